@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "zero_infer/model_config.h"
+#include "zero_infer/weight_source.h"
+
+namespace zi {
+
+/// The directory of a model: `model` itself when it is a directory, else a name such as
+/// `bigscience/bloom` looked up in the local Hugging Face cache (HF_HUB_CACHE, HF_HOME,
+/// ~/.cache/huggingface/hub; the snapshot of refs/main, else the only one). Nothing is downloaded.
+/// Throws CheckpointError with what was looked at and the download command.
+std::filesystem::path resolve_model(const std::string& model);
+
+/// Opens a safetensors checkpoint: reads the headers of every file that the index (or the single
+/// model.safetensors) names and checks them (FACTS of the format: offsets inside the file, no overlap,
+/// sizes that match shape and type, known types). Tensor names are looked up with and without
+/// `prefix` (`transformer.`). Keeps the files open; reads go through pread.
+/// Throws CheckpointError or IoError. A directory with only pytorch_model*.bin is refused, with how to
+/// convert it.
+std::unique_ptr<WeightSource> open_checkpoint(const std::filesystem::path& directory,
+                                              const std::string& prefix);
+
+/// Seeded random weights, the same values for any world size, thread and order: element i of a tensor
+/// is a pure function of (seed, tensor name, i). Matrices are uniform with standard deviation 0.02, norm
+/// weights (names ending in `layernorm.weight` or `ln_f.weight`) are 1, biases are 0.
+/// Every tensor is present except `lm_head.weight`.
+std::unique_ptr<WeightSource> make_dummy_weights(std::uint64_t seed, DType stored);
+
+}  // namespace zi

@@ -1,0 +1,65 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+
+#include "zero_infer/buffer.h"
+
+namespace zi {
+
+/// A point in a stream's work. Before its first record it counts as reached.
+class Event {
+ public:
+  virtual ~Event() = default;
+  /// Whether the work before the last record is done.
+  virtual bool reached() const = 0;
+  /// Blocks the host until then.
+  virtual void synchronize() const = 0;
+};
+
+/// An execution queue: enqueued work runs in order, asynchronously to the host. One host thread at a
+/// time may enqueue. The destructor waits for the work.
+class Stream {
+ public:
+  virtual ~Stream() = default;
+  /// The event is reached when all work enqueued so far is done.
+  virtual void record(Event& event) = 0;
+  /// Work enqueued later waits for the event's last record (made by the host before this call).
+  virtual void wait(const Event& event) = 0;
+  /// Blocks the host until the queue is empty; throws what failed in the enqueued work.
+  virtual void synchronize() = 0;
+};
+
+struct MemoryInfo {
+  std::size_t free_bytes = 0;
+  std::size_t total_bytes = 0;
+};
+
+/// One rank's device. Streams, events and buffers must not outlive it.
+class Device {
+ public:
+  virtual ~Device() = default;
+
+  virtual std::string name() const = 0;
+  /// Device memory; on the CPU backend, what the node can still give (shared by its ranks).
+  virtual MemoryInfo memory() const = 0;
+
+  /// Device memory, 4096-aligned. Throws ConfigError with the numbers when there is not enough.
+  virtual Buffer allocate(std::size_t bytes) = 0;
+  /// Host memory that the device copies from at full speed, 4096-aligned (fit for O_DIRECT).
+  virtual Buffer allocate_pinned(std::size_t bytes) = 0;
+
+  virtual std::unique_ptr<Stream> make_stream(const std::string& name) = 0;
+  virtual std::unique_ptr<Event> make_event() = 0;
+  /// Seconds between two reached events of this device's streams.
+  virtual double elapsed_seconds(const Event& start, const Event& end) const = 0;
+
+  /// Enqueues a copy in any direction between device and host memory. Both ranges must stay valid
+  /// and untouched until the stream has passed it.
+  virtual void copy(void* dst, const void* src, std::size_t bytes, Stream& stream) = 0;
+  /// Enqueues zeroing of device memory.
+  virtual void zero(void* dst, std::size_t bytes, Stream& stream) = 0;
+};
+
+}  // namespace zi

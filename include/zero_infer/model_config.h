@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace zi {
+
+/// A model's shape and constants, whatever its family: config.json with its aliases resolved.
+struct ModelConfig {
+  std::string family;  // config.json's model_type: `bloom`
+  std::int64_t hidden = 0;
+  std::int64_t layers = 0;
+  std::int64_t heads = 0;
+  std::int64_t head_dim = 0;
+  std::int64_t ffn = 0;  // width of the MLP
+  std::int64_t vocabulary = 0;
+  float norm_epsilon = 1e-5f;
+  bool residual_after_norm = false;  // apply_residual_connection_post_layernorm
+  bool tied_head = true;
+  std::vector<std::int32_t> eos_ids;  // any of them ends a sequence; may be empty
+  std::int32_t bos_id = -1;
+  std::int32_t pad_id = -1;
+
+  /// Reads `directory`/config.json and, for the end-of-text ids, generation_config.json where there is
+  /// one. Throws CheckpointError naming file, key and value: missing or not JSON, a key that is missing,
+  /// of the wrong type, not positive or not finite, heads that do not divide hidden.
+  static ModelConfig load(const std::filesystem::path& directory);
+};
+
+}  // namespace zi

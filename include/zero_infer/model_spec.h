@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace zi {
+
+/// A tensor as the checkpoint names it (without an optional family prefix such as `transformer.`).
+struct TensorSpec {
+  std::string name;
+  std::vector<std::int64_t> shape;  // row-major; a matrix is (out, in)
+
+  std::int64_t elements() const {
+    std::int64_t n = 1;
+    for (std::int64_t d : shape) n *= d;
+    return n;
+  }
+  bool operator==(const TensorSpec&) const = default;
+};
+
+/// The matrices that travel together (sharded), and the small vectors that are replicated.
+struct UnitSpec {
+  std::string name;                  // `block 3`, `head`
+  std::vector<TensorSpec> matrices;  // 2-D, in the order of their use
+  std::vector<TensorSpec> vectors;   // 1-D, kept in float32 on every rank
+};
+
+/// Everything that a model family wants from a checkpoint. Block units are gathered; the head stays
+/// where it is, cut by vocabulary rows; embedding rows are looked up on the host.
+struct ModelSpec {
+  std::vector<UnitSpec> blocks;
+  UnitSpec head;                    // one matrix (vocabulary, hidden) and the final norm's vectors
+  TensorSpec embedding;             // (vocabulary, hidden)
+  std::vector<TensorSpec> vectors;  // of the model itself: the embedding's norm
+};
+
+}  // namespace zi

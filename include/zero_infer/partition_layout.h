@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "zero_infer/dtype.h"
+#include "zero_infer/model_spec.h"
+
+namespace zi {
+
+/// A matrix as the ops see it: `blocks` row blocks at a fixed stride. A gathered matrix has one block
+/// a rank, a shard has one. Rows at and beyond `rows` are zero padding (only in the last blocks).
+struct RowBlockMatrix {
+  const std::byte* data = nullptr;  // row 0 of block 0
+  std::int64_t rows = 0;            // of the whole matrix, without padding
+  std::int64_t cols = 0;
+  int blocks = 1;
+  std::int64_t rows_per_block = 0;
+  std::size_t block_stride_bytes = 0;
+  DType dtype = DType::kBFloat16;
+
+  /// Columns of a product's output: all rows of all blocks, padding included.
+  std::int64_t padded_rows() const { return blocks * rows_per_block; }
+  std::size_t bytes() const {
+    return static_cast<std::size_t>(padded_rows() * cols) * size_of(dtype);
+  }
+};
+
+/// How one unit is cut over the ranks, by output rows (DESIGN.md, "Partition"). A pure value: the same
+/// arguments give the same layout on every rank. For world n each matrix (out, in) gives each rank
+/// ceil(out / n) rows, laid one matrix after the other at 256-byte offsets; the shard is padded to
+/// 4096 bytes. A gathered slot is n shards in a row.
+class PartitionLayout {
+ public:
+  struct Matrix {
+    TensorSpec tensor;            // (rows, cols)
+    std::int64_t rows_per_rank;   // ceil(rows / world)
+    std::size_t offset;           // of row 0 in the shard, in bytes
+    std::size_t bytes;            // rows_per_rank * cols * size_of(dtype)
+  };
+  /// Rows that a rank really holds; `count` < rows_per_rank (even 0) on the last ranks.
+  struct RowRange {
+    std::int64_t first;
+    std::int64_t count;
+  };
+
+  /// Throws CheckpointError for a tensor that is not 2-D or is empty, ConfigError for world < 1.
+  PartitionLayout(const UnitSpec& unit, DType dtype, int world);
+
+  int world() const { return world_; }
+  DType dtype() const { return dtype_; }
+  const std::vector<Matrix>& matrices() const { return matrices_; }
+  std::size_t shard_bytes() const { return shard_bytes_; }
+  std::size_t gathered_bytes() const { return shard_bytes_ * static_cast<std::size_t>(world_); }
+  RowRange rows_of(std::size_t matrix, int rank) const;
+
+  /// The matrix in a gathered slot that starts at `slot`.
+  RowBlockMatrix gathered(std::size_t matrix, const std::byte* slot) const;
+  /// The rank's own rows of the matrix in a shard that starts at `shard`; `rows` counts the real ones.
+  RowBlockMatrix own(std::size_t matrix, const std::byte* shard, int rank) const;
+
+ private:
+  int world_;
+  DType dtype_;
+  std::vector<Matrix> matrices_;
+  std::size_t shard_bytes_ = 0;
+};
+
+}  // namespace zi

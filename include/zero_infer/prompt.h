@@ -1,0 +1,107 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace zi {
+
+/// One prompt as the user gave it. Exactly one of `text` and `ids` is set.
+struct Prompt {
+  std::uint64_t index = 0;  // order in the input, from 0: names the sequence everywhere
+  std::string id;           // JSON value as text (`"a"`, `17`); empty in the file: the index
+  std::optional<std::string> text;
+  std::optional<std::vector<std::int32_t>> ids;
+  std::optional<std::int64_t> max_new_tokens;
+  std::string where;  // `prompts.jsonl:18` or `--prompt 2`, for messages
+
+  /// Compact bytes for the trip between ranks, and back (throws Error when damaged).
+  std::string serialize() const;
+  static Prompt deserialize(std::string_view bytes);
+};
+
+/// Where prompts come from; used by rank 0 only.
+class PromptSource {
+ public:
+  virtual ~PromptSource() = default;
+  /// Up to `most` further prompts; fewer, even none, when no more can be had at once (a pipe that is
+  /// slow). Blocks only when `wait` is true and none is there yet. Lines that cannot be used are reported through the
+  /// error callback given at construction and skipped.
+  virtual std::vector<Prompt> take(std::size_t most, bool wait) = 0;
+  /// Whether `take` can still give one.
+  virtual bool exhausted() = 0;
+  /// How many prompts there are in all, where known (files and flags; not standard input).
+  virtual std::optional<std::uint64_t> total() const = 0;
+};
+
+using PromptErrorCallback = std::function<void(const std::string& message)>;
+
+std::unique_ptr<PromptSource> prompts_from_flags(const std::vector<std::string>& texts);
+/// `path` may be `-` for standard input. One JSON object a line: {"prompt": ..} or {"prompt_ids": [..]},
+/// optional `id` (string or integer), `max_new_tokens`; other keys are ignored; empty lines too. A malformed line is
+/// reported with file, line and reason, and the others run. Reads ahead by a thread of its own with a bounded queue.
+/// Throws IoError when the file cannot be opened, and when reading fails.
+std::unique_ptr<PromptSource> prompts_from_jsonl(const std::filesystem::path& path,
+                                                 PromptErrorCallback on_error);
+/// Leaves out prompts whose id is in `done`.
+std::unique_ptr<PromptSource> skip_done(std::unique_ptr<PromptSource> source,
+                                        std::set<std::string> done);
+
+/// Parses one line of a prompt file. Throws PromptError with the reason (not the place).
+Prompt parse_prompt_line(std::string_view line);
+
+struct TokenLogprob {
+  std::int32_t id = 0;
+  float logprob = 0;
+  std::vector<std::pair<std::int32_t, float>> top;
+};
+
+/// A finished sequence: one line of the output file.
+struct Result {
+  std::uint64_t index = 0;
+  std::string id;  // JSON value as text
+  int rank = 0;
+  std::string prompt;  // the text; for prompt_ids its decoding
+  std::int64_t prompt_tokens = 0;
+  std::string text;
+  std::vector<std::int32_t> token_ids;
+  std::string finish_reason;                         // eos | length | stop; empty when scored
+  std::optional<std::vector<TokenLogprob>> logprobs;  // with --logprobs
+  std::optional<std::vector<float>> token_logprobs;   // with --score: of tokens 1.. of the prompt
+  double perplexity = 0;                              // with --score
+
+  /// The JSON object of the output file, without a newline. Invalid UTF-8 becomes U+FFFD; a
+  /// non-finite number becomes null.
+  std::string to_json() const;
+  /// Reads what `to_json` wrote (throws PromptError): the trip between ranks, and tests.
+  static Result from_json(std::string_view json);
+};
+
+/// The output file of a job, written by rank 0: each line is whole and on its way to the disk when
+/// `write` returns.
+class ResultFile {
+ public:
+  /// `path` may be `-` for standard output. Creates or truncates the file; with `append` (--resume) keeps it, cuts
+  /// off an unfinished last line. Throws IoError (directory missing, not writable).
+  ResultFile(const std::filesystem::path& path, bool append);
+  ~ResultFile();
+  ResultFile(const ResultFile&) = delete;
+  ResultFile& operator=(const ResultFile&) = delete;
+  void write(const Result& result);
+
+ private:
+  std::string path_;
+  int fd_ = -1;
+};
+
+/// Ids (JSON text) of the whole lines in an output file, for --resume; empty if there is no file.
+/// Throws PromptError naming a line that is not one of ours.
+std::set<std::string> finished_ids(const std::filesystem::path& path);
+
+}  // namespace zi

@@ -1,0 +1,68 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "zero_infer/dtype.h"
+
+namespace zi {
+
+enum class LoadFormat { kAuto, kDummy };
+enum class BackendChoice { kAuto, kCpu, kCuda };
+
+/// All that a run is told, by YAML keys and by flags (flags win). A key is a flag's name with `_` for
+/// `-`; `prompt` and `stop` are lists.
+struct RunConfig {
+  std::string model;                 // directory or name
+  LoadFormat load_format = LoadFormat::kAuto;
+  std::vector<std::string> prompt;   // texts
+  std::optional<std::string> prompts;  // JSONL path or `-`
+  std::optional<std::string> output;   // JSONL path or `-`
+  bool resume = false;
+  std::int64_t max_new_tokens = 64;
+  std::vector<std::int64_t> batch_size = {8};  // lanes a rank; more than one only with --benchmark
+  std::int64_t max_pass_tokens = 512;  // rows of a pass at most, at least batch_size
+  double temperature = 0;
+  std::int64_t top_k = 0;
+  double top_p = 1;
+  double repetition_penalty = 1;
+  std::uint64_t seed = 0;
+  std::vector<std::string> stop;
+  bool ignore_eos = false;
+  std::int64_t logprobs = 0;
+  std::optional<DType> compute_dtype;  // default: the weights' own 16-bit type, else bfloat16
+  bool score = false;
+  BackendChoice backend = BackendChoice::kAuto;
+  bool cpu_offload = false;
+  std::optional<std::filesystem::path> nvme_offload_path;
+  std::optional<std::size_t> gpu_weight_budget;  // bytes a rank of block shards on the device
+  std::optional<std::size_t> cpu_weight_budget;  // bytes a rank of block shards in pinned memory
+  std::optional<std::size_t> kv_budget;          // bytes a rank
+  bool benchmark = false;
+  bool quiet = false;
+  bool verbose = false;
+};
+
+/// What the command line asks for.
+struct CommandLine {
+  RunConfig config;
+  bool exit_now = false;  // --help or --version was asked for: print `text` and leave with 0
+  std::string text;
+};
+
+/// Reads the YAML file over the defaults. Throws ConfigError with `file:line: ...` for an unknown or
+/// repeated key, a value of the wrong type or out of range, and for a file that is missing or no YAML map.
+/// A relative path of `model` that starts with `./` or `../` counts from the YAML file's folder.
+RunConfig load_run_config(const std::filesystem::path& yaml, RunConfig defaults = {});
+
+/// Reads flags (CLI11; --config FILE.yaml first, then the flags over it) and checks the whole. Throws
+/// ConfigError with one line for anything unknown, malformed, out of range or contradictory.
+CommandLine parse_command_line(int argc, const char* const* argv);
+
+/// Checks what does not depend on the machine: ranges, and options that exclude or need each other.
+void check(const RunConfig& config);
+
+}  // namespace zi

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace zi {
+
+/// A byte-level BPE tokenizer read from tokenizer.json (FACTS: split by an Oniguruma regex, byte-level
+/// alphabet, BPE by merge rank, special tokens matched in the text). Immutable: any thread may use it.
+class Tokenizer {
+ public:
+  /// Throws CheckpointError naming the file and what it does not support or lacks.
+  static Tokenizer load(const std::filesystem::path& tokenizer_json);
+  /// The same from the file's text (`name` stands in messages).
+  static Tokenizer parse(std::string_view json, const std::string& name);
+  /// One token a byte, ids 0..255: for dummy weights without a tokenizer.json.
+  static Tokenizer bytes();
+
+  Tokenizer(Tokenizer&&) noexcept;
+  Tokenizer& operator=(Tokenizer&&) noexcept;
+  ~Tokenizer();
+
+  /// Ids of UTF-8 text, nothing added in front or behind. Throws PromptError for invalid UTF-8 (with the
+  /// byte's offset).
+  std::vector<std::int32_t> encode(std::string_view text) const;
+
+  /// The bytes of the tokens, special ones left out; ids without a token give nothing.
+  std::string decode(std::span<const std::int32_t> ids) const;
+  /// The bytes of one token: possibly a part of a UTF-8 character. Empty for special tokens.
+  std::string_view token_bytes(std::int32_t id) const;
+
+  /// Ids from here on have no token and must never be sampled.
+  std::int32_t size() const;
+
+ private:
+  struct State;
+  explicit Tokenizer(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+/// Turns tokens into text as they come: returns whole UTF-8 characters only and holds back an
+/// incomplete one. Bytes that can never become valid UTF-8 come out as U+FFFD.
+class TextStream {
+ public:
+  explicit TextStream(const Tokenizer& tokenizer) : tokenizer_(&tokenizer) {}
+  std::string push(std::int32_t id);
+  /// What is still held back, as U+FFFD where incomplete.
+  std::string finish();
+
+ private:
+  const Tokenizer* tokenizer_;
+  std::string pending_;
+};
+
+}  // namespace zi

@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "zero_infer/dtype.h"
+#include "zero_infer/model_spec.h"
+
+namespace zi {
+
+/// Where weights come from: a checkpoint on disk, or seeded random values. Nothing is kept in memory
+/// beyond the headers: a read goes to the file each time.
+class WeightSource {
+ public:
+  virtual ~WeightSource() = default;
+
+  /// Writes elements [first, first + count) of the row-major `tensor`, converted to `to`, to `dst`.
+  /// Any thread may call it at any time. Throws CheckpointError or IoError with path and offset.
+  virtual void read(const TensorSpec& tensor, std::int64_t first, std::int64_t count, DType to,
+                    void* dst) const = 0;
+
+  /// Whether the tensor is there.
+  virtual bool contains(const std::string& name) const = 0;
+
+  /// The type in which the tensor is stored. Throws CheckpointError if it is missing.
+  virtual DType stored_dtype(const std::string& name) const = 0;
+
+  /// Differs when the weights differ: written into shard files, compared when they are reused.
+  virtual std::uint64_t identity() const = 0;
+
+  /// Directory or description, for messages.
+  virtual std::string describe() const = 0;
+};
+
+}  // namespace zi

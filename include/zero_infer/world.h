@@ -1,0 +1,57 @@
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "zero_infer/communicator.h"
+
+namespace zi {
+
+/// The job's ranks, over MPI (thread level MULTIPLE). One object for a process: initialises MPI,
+/// finalises it when destroyed. The calls below are for the main thread, on host memory, and
+/// collective where said; waiting ranks sleep rather than burn a core that a peer needs.
+class World {
+ public:
+  World(int* argc, char*** argv);
+  ~World();
+  World(const World&) = delete;
+  World& operator=(const World&) = delete;
+
+  int rank() const;
+  int size() const;
+  int local_rank() const;  // among the ranks of this host
+  int local_size() const;
+  const std::string& host() const;
+
+  /// Collective: recv (size, bytes).
+  void all_gather(const void* send, void* recv, std::size_t bytes);
+  /// Collective: the root's string on every rank.
+  std::string broadcast(std::string bytes, int root);
+  /// Collective: on the root every rank's string, elsewhere empty.
+  std::vector<std::string> gather(std::string_view bytes, int root);
+  /// Collective: item r of the root's list arrives at rank r (the list is ignored elsewhere).
+  std::string scatter(const std::vector<std::string>& items, int root);
+  void barrier();
+
+  /// Collective: runs `step` on every rank and returns when all succeeded. Where a rank throws zi::Error,
+  /// the lowest such rank throws it again and all others throw PeerError: one line is printed and all
+  /// leave together, without an abort.
+  void all_or_none(const std::function<void()>& step);
+
+  /// Ends the whole job at once with this exit code; for failures in mid-pass.
+  [[noreturn]] void abort(int exit_code);
+
+  /// Collectives between the ranks' devices for the CPU backend (device memory is host memory), on a
+  /// communicator of its own. Collective. The World must outlive it.
+  std::unique_ptr<Communicator> make_cpu_communicator();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace zi

@@ -1,0 +1,72 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "offload/shard_reader.h"
+#include "offload/shard_store.h"
+
+namespace zi {
+
+/// What a shard file must have been written for; all of it stands in its header.
+struct ShardFileKey {
+  std::uint64_t model_identity = 0;
+  std::string model_name;  // for the folder's name and messages
+  int world = 1;
+  int rank = 0;
+  DType dtype = DType::kBFloat16;
+};
+
+/// How one rank reads its shard file.
+struct NvmeOptions {
+  std::size_t extent_bytes = 4u << 20;  // one read, and one checksum
+  int depth = 16;                       // reads in flight; staging is depth * extent_bytes
+  bool allow_io_uring = true;           // tests turn them off to take the other path
+  bool allow_direct = true;
+};
+
+/// Makes sure that `directory` holds this rank's shard file with the shards of `units` (file and
+/// folder named by the key: <directory>/<model>-<identity>-<dtype>-world<n>/rank-<r>.shard). An existing file is
+/// reused after its header is checked (reads only the header); a damaged header or a file of another key under
+/// this name throws IoError with what to do; one that lacks units is written anew with all of its own and these.
+/// Writing: free space is checked and reserved first, a second writer is refused (flock), the file gets a
+/// temporary name, checksums per extent, fsync, then rename. `readers[i]` makes units[i]'s shard; memory used is a few extents.
+/// Returns the path. Throws IoError (no space, read-only, locked, ...).
+std::filesystem::path prepare_shard_file(const std::filesystem::path& directory,
+                                         const ShardFileKey& key, const std::vector<int>& units,
+                                         const std::vector<const ShardReader*>& readers,
+                                         const std::function<void(std::size_t)>& progress);
+
+/// Shards on NVMe: io_uring with O_DIRECT and registered buffers into pinned staging, `depth` extents in flight, then
+/// device copies; every extent's checksum is compared before it is used. Where the kernel refuses io_uring
+/// or the file system O_DIRECT, pread or buffered reads take over and one line says so.
+class NvmeStore final : public ShardStore {
+ public:
+  NvmeStore(Device& device, const std::filesystem::path& shard_file, const ShardFileKey& key,
+            const NvmeOptions& options);
+  ~NvmeStore() override;
+
+  Tier tier() const override { return Tier::kNvme; }
+  void start_read(int unit) override;
+  void finish_read(int unit, std::byte* dst, Stream& copies) override;
+  const std::byte* resident(int) const override { return nullptr; }
+
+  /// `io_uring + O_DIRECT`, `pread + O_DIRECT`, ...: what is really used.
+  std::string method() const;
+  std::size_t staging_bytes() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+/// Bytes per second of a bare read of this rank's units in the shard file with the same options: no checksums,
+/// no copies. For limits. Reads at most `bytes` (whole extents, wrapping around).
+double measure_bare_read(Device& device, const std::filesystem::path& shard_file,
+                         const NvmeOptions& options, std::size_t bytes);
+
+}  // namespace zi

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <span>
+
+#include "zero_infer/model_spec.h"
+#include "zero_infer/partition_layout.h"
+#include "zero_infer/weight_source.h"
+
+namespace zi {
+
+/// Makes any byte range of one rank's shard of one unit out of the weight source: its own rows and
+/// nothing else, padding as zeros. Any thread may call it.
+class ShardReader {
+ public:
+  /// Keeps references: source and layout outlive the reader.
+  ShardReader(const WeightSource& source, const PartitionLayout& layout, int rank);
+
+  std::size_t shard_bytes() const;
+
+  /// Fills dst with bytes [offset, offset + dst.size()) of the shard. Throws as WeightSource::read.
+  void read(std::size_t offset, std::span<std::byte> dst) const;
+
+ private:
+  const WeightSource* source_;
+  const PartitionLayout* layout_;
+  int rank_;
+};
+
+/// Reads whole shards into host memory with `threads` threads, in pieces of a few MiB; rethrows the first
+/// failure. `progress` (may be empty) is told the bytes done, from any thread, one at a time.
+void read_shard(const ShardReader& reader, std::span<std::byte> dst, int threads,
+                const std::function<void(std::size_t)>& progress = {});
+
+}  // namespace zi

@@ -1,0 +1,21 @@
+// The main of tests that run under mpirun: MPI lives as long as the process, and a failed rank ends the job.
+
+#include <gtest/gtest.h>
+
+#include "mpi_world.h"
+
+namespace zi::test {
+
+static World* g_world = nullptr;
+World& world() { return *g_world; }
+
+}  // namespace zi::test
+
+int main(int argc, char** argv) {
+  zi::World world(&argc, &argv);
+  zi::test::g_world = &world;
+  testing::InitGoogleTest(&argc, argv);
+  const int failed = RUN_ALL_TESTS();
+  if (failed != 0) world.abort(failed);
+  return 0;
+}
