@@ -15,12 +15,15 @@ namespace zi {
 /// What moved, and how long each stage was busy, since the last `take_stats`.
 struct FetchStats {
   std::size_t passes = 0;
-  std::size_t read_bytes = 0;    // storage -> staging
-  std::size_t copied_bytes = 0;  // host or staging -> slot, this rank's shards
+  std::size_t read_bytes = 0;      // storage -> staging
+  std::size_t copied_bytes = 0;    // host or staging -> slot, this rank's shards
   std::size_t gathered_bytes = 0;  // received from the other ranks
-  std::size_t resident_bytes = 0;  // used in place
+  std::size_t resident_bytes =
+      0;                         // of the device tier: used, or sent to the others, where they rest
   double read_wait_seconds = 0;  // the host waited for storage
-  double copy_seconds = 0;       // from events
+  double copy_seconds =
+      0;  // from events, as gather_seconds; complete while the caller waits for the device
+          // between passes, else trips that are reused before they end are left out
   double gather_seconds = 0;
 };
 
@@ -31,28 +34,33 @@ struct UnitWeights {
   RowBlockMatrix matrix(std::size_t i) const { return layout->gathered(i, gathered); }
 };
 
-/// Brings each unit together just before it runs. Walks the units in order, keeps the next ones in flight
-/// (read -> copy -> gather, each on a stream of its own, ordered by events) and runs them into the
-/// next pass: the first units of the next pass travel while the last of this one computes. With a world of
-/// one, units of the device tier are used in place and need no slot.
+/// Brings each unit together just before it runs. Walks the units in order, keeps the next ones in
+/// flight (read -> copy -> gather, each on a stream of its own, ordered by events) and runs them
+/// into the next pass: the first units of the next pass travel while the last of this one computes.
+/// With a world of one, units of the device tier are used in place and need no slot.
 class LayerFetcher {
  public:
   /// `layouts[u]` and `stores[u]` (the store of the unit's tier) for every unit; slots are
   /// `slot_count` (>= 2) device buffers of the largest gathered unit. All outlive the fetcher.
-  /// `communicator` may be null for a world of one. `gathers` is the stream of the communicator's calls.
+  /// A unit's tier must be the same on every rank: it decides how far gathers are enqueued ahead,
+  /// and their order among other calls on `gathers` with it. `communicator` may be null for a world
+  /// of one. `gathers` is the stream of the communicator's calls.
   LayerFetcher(Device& device, Communicator* communicator, int rank,
                std::vector<const PartitionLayout*> layouts, std::vector<ShardStore*> stores,
                int slot_count, Stream& gathers);
+  /// Waits for copies, gathers and compute in flight. Shards used in place are the stores': the
+  /// caller waits for `compute` before those go.
   ~LayerFetcher();
 
   /// Device bytes of `slot_count` slots for these layouts and tiers; 0 when none is needed.
   static std::size_t slots_bytes(const std::vector<const PartitionLayout*>& layouts,
                                  const std::vector<Tier>& tiers, int slot_count);
 
-  /// Collective. Calls body(unit, weights) for every unit, in order; what body enqueues on `compute`
-  /// runs when the weights are there, and the slot is reused when it is done. An idle rank passes an empty body.
-  /// Does not wait for the device. `last`: no further pass will follow, so that nothing more is fetched
-  /// (every rank must say the same).
+  /// Collective. Calls body(unit, weights) for every unit, in order; what body enqueues on
+  /// `compute` runs when the weights are there, and the slot is reused when it is done. An idle
+  /// rank passes an empty body. Does not wait for the device. `last`: no further pass will follow,
+  /// so that nothing more is fetched (every rank must say the same). What a store or the body
+  /// throws comes out, and later passes are refused.
   void run_pass(const std::function<void(int unit, const UnitWeights& weights)>& body,
                 Stream& compute, bool last = false);
 

@@ -21,29 +21,42 @@ struct ShardFileKey {
   DType dtype = DType::kBFloat16;
 };
 
+/// One read, and one checksum: what prepare_shard_file writes unless told otherwise.
+inline constexpr std::size_t kShardExtentBytes = std::size_t{4} << 20;
+
 /// How one rank reads its shard file.
 struct NvmeOptions {
-  std::size_t extent_bytes = 4u << 20;  // one read, and one checksum
-  int depth = 16;                       // reads in flight; staging is depth * extent_bytes
-  bool allow_io_uring = true;           // tests turn them off to take the other path
+  std::size_t extent_bytes = kShardExtentBytes;  // as the file was written
+  int depth = 16;                                // reads in flight; staging is depth * extent_bytes
+  bool allow_io_uring = true;                    // tests turn them off to take the other path
   bool allow_direct = true;
 };
 
 /// Makes sure that `directory` holds this rank's shard file with the shards of `units` (file and
-/// folder named by the key: <directory>/<model>-<identity>-<dtype>-world<n>/rank-<r>.shard). An existing file is
-/// reused after its header is checked (reads only the header); a damaged header or a file of another key under
-/// this name throws IoError with what to do; one that lacks units is written anew with all of its own and these.
-/// Writing: free space is checked and reserved first, a second writer is refused (flock), the file gets a
-/// temporary name, checksums per extent, fsync, then rename. `readers[i]` makes units[i]'s shard; memory used is a few extents.
-/// Returns the path. Throws IoError (no space, read-only, locked, ...).
+/// folder named by the key: <directory>/<model>-<identity>-<dtype>-world<n>/rank-<r>.shard). An
+/// existing file is reused after its header is checked (reads only the header); a damaged header or
+/// a file of another key under this name throws IoError with what to do; one that lacks units is
+/// written anew with all of its own and these. Writing: free space is checked and reserved first, a
+/// second writer is refused (flock on <file>.lock), the file gets a temporary name, checksums per
+/// extent, fsync, then rename; any failure removes it. `readers[i]` makes units[i]'s shard, from
+/// several threads at once; memory used is a few extents. `progress` (may be empty) is told the
+/// bytes written so far, from any thread, one at a time; what it throws ends the writing. Returns
+/// the path. Throws IoError (no space, read-only, locked, ...), Error for arguments that make no
+/// file.
 std::filesystem::path prepare_shard_file(const std::filesystem::path& directory,
                                          const ShardFileKey& key, const std::vector<int>& units,
                                          const std::vector<const ShardReader*>& readers,
-                                         const std::function<void(std::size_t)>& progress);
+                                         const std::function<void(std::size_t)>& progress,
+                                         std::size_t extent_bytes = kShardExtentBytes);
 
-/// Shards on NVMe: io_uring with O_DIRECT and registered buffers into pinned staging, `depth` extents in flight, then
-/// device copies; every extent's checksum is compared before it is used. Where the kernel refuses io_uring
-/// or the file system O_DIRECT, pread or buffered reads take over and one line says so.
+/// Shards on NVMe: io_uring with O_DIRECT and registered buffers into pinned staging, `depth`
+/// extents in flight, then device copies; every extent's checksum is compared before it is used.
+/// Where the kernel refuses io_uring or the file system O_DIRECT, pread or buffered reads take over
+/// and one line says so. The reads that were started form a queue, in which a unit may stand more
+/// than once (the next pass). A unit that is finished must be the queue's first; with an empty
+/// queue finish_read starts it itself. A failed read fails the store: every later call throws the
+/// same. One thread makes, calls and destroys it; the destructor waits for reads and copies in
+/// flight.
 class NvmeStore final : public ShardStore {
  public:
   NvmeStore(Device& device, const std::filesystem::path& shard_file, const ShardFileKey& key,
@@ -64,8 +77,8 @@ class NvmeStore final : public ShardStore {
   std::unique_ptr<State> state_;
 };
 
-/// Bytes per second of a bare read of this rank's units in the shard file with the same options: no checksums,
-/// no copies. For limits. Reads at most `bytes` (whole extents, wrapping around).
+/// Bytes per second of a bare read of this rank's units in the shard file with the same options: no
+/// checksums, no copies. For limits. Reads at most `bytes` (whole extents, wrapping around).
 double measure_bare_read(Device& device, const std::filesystem::path& shard_file,
                          const NvmeOptions& options, std::size_t bytes);
 

@@ -19,7 +19,9 @@ class ShardReader {
 
   std::size_t shard_bytes() const;
 
-  /// Fills dst with bytes [offset, offset + dst.size()) of the shard. Throws as WeightSource::read.
+  /// Fills dst with bytes [offset, offset + dst.size()) of the shard, both multiples of the
+  /// element's size. Throws as WeightSource::read, and Error for a range that is not one of the
+  /// shard.
   void read(std::size_t offset, std::span<std::byte> dst) const;
 
  private:
@@ -28,8 +30,9 @@ class ShardReader {
   int rank_;
 };
 
-/// Reads whole shards into host memory with `threads` threads, in pieces of a few MiB; rethrows the first
-/// failure. `progress` (may be empty) is told the bytes done, from any thread, one at a time.
+/// Reads a whole shard into host memory with `threads` threads, in pieces of a few MiB; rethrows
+/// the first failure. `progress` (may be empty) is told the bytes of each piece as it is done
+/// (their sum is the shard), from any thread, one call at a time.
 void read_shard(const ShardReader& reader, std::span<std::byte> dst, int threads,
                 const std::function<void(std::size_t)>& progress = {});
 

@@ -8,6 +8,7 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace zi {
@@ -15,7 +16,7 @@ namespace zi {
 /// One prompt as the user gave it. Exactly one of `text` and `ids` is set.
 struct Prompt {
   std::uint64_t index = 0;  // order in the input, from 0: names the sequence everywhere
-  std::string id;           // JSON value as text (`"a"`, `17`); empty in the file: the index
+  std::string id;           // JSON value as text (`"a"`, `17`); the index where the file has none
   std::optional<std::string> text;
   std::optional<std::vector<std::int32_t>> ids;
   std::optional<std::int64_t> max_new_tokens;
@@ -30,30 +31,36 @@ struct Prompt {
 class PromptSource {
  public:
   virtual ~PromptSource() = default;
-  /// Up to `most` further prompts; fewer, even none, when no more can be had at once (a pipe that is
-  /// slow). Blocks only when `wait` is true and none is there yet. Lines that cannot be used are reported through the
-  /// error callback given at construction and skipped.
+  /// Up to `most` further prompts; fewer, even none, when no more can be had at once (a pipe that
+  /// is slow). With `wait` it waits for the first one, but for at most about 0.1 s, so that the
+  /// caller stays able to end: none is the end only when `exhausted` says so. Lines that cannot be
+  /// used are skipped and reported, on this thread, through the callback given at construction.
   virtual std::vector<Prompt> take(std::size_t most, bool wait) = 0;
-  /// Whether `take` can still give one.
+  /// True once every prompt has been taken and every bad line reported.
   virtual bool exhausted() = 0;
-  /// How many prompts there are in all, where known (files and flags; not standard input).
+  /// How many prompts there are in all, lines that cannot be used included, where that is known:
+  /// flags and files of up to 1 GiB; not pipes. Reads the file when first called.
   virtual std::optional<std::uint64_t> total() const = 0;
 };
 
 using PromptErrorCallback = std::function<void(const std::string& message)>;
 
+/// Throws PromptError for an empty text and for invalid UTF-8.
 std::unique_ptr<PromptSource> prompts_from_flags(const std::vector<std::string>& texts);
-/// `path` may be `-` for standard input. One JSON object a line: {"prompt": ..} or {"prompt_ids": [..]},
-/// optional `id` (string or integer), `max_new_tokens`; other keys are ignored; empty lines too. A malformed line is
-/// reported with file, line and reason, and the others run. Reads ahead by a thread of its own with a bounded queue.
-/// Throws IoError when the file cannot be opened, and when reading fails.
+/// `path` may be `-` for standard input. One JSON object a line: {"prompt": ..} or {"prompt_ids":
+/// [..]}, optional `id` (string or integer), `max_new_tokens`; other keys are ignored; empty lines
+/// too. A malformed line, or one with an id that an earlier line has, is reported with file, line
+/// and reason, and the others run; it keeps its index. Reads ahead by a thread of its own with a
+/// bounded queue. Throws IoError when the file cannot be opened; `take` throws it when reading
+/// fails.
 std::unique_ptr<PromptSource> prompts_from_jsonl(const std::filesystem::path& path,
                                                  PromptErrorCallback on_error);
-/// Leaves out prompts whose id is in `done`.
+/// Leaves out prompts whose id is in `done`; `total` is less by their number.
 std::unique_ptr<PromptSource> skip_done(std::unique_ptr<PromptSource> source,
                                         std::set<std::string> done);
 
-/// Parses one line of a prompt file. Throws PromptError with the reason (not the place).
+/// Parses one line of a prompt file; `index` and `where` are left alone, and `id` is empty where
+/// the line has none. Throws PromptError with the reason (not the place).
 Prompt parse_prompt_line(std::string_view line);
 
 struct TokenLogprob {
@@ -71,28 +78,33 @@ struct Result {
   std::int64_t prompt_tokens = 0;
   std::string text;
   std::vector<std::int32_t> token_ids;
-  std::string finish_reason;                         // eos | length | stop; empty when scored
+  std::string finish_reason;                          // eos | length | stop; empty when scored
   std::optional<std::vector<TokenLogprob>> logprobs;  // with --logprobs
   std::optional<std::vector<float>> token_logprobs;   // with --score: of tokens 1.. of the prompt
   double perplexity = 0;                              // with --score
 
   /// The JSON object of the output file, without a newline. Invalid UTF-8 becomes U+FFFD; a
-  /// non-finite number becomes null.
+  /// non-finite number becomes null. Scored results have `token_logprobs` and `perplexity` in place
+  /// of `text`, `token_ids`, `finish_reason` and `logprobs`.
   std::string to_json() const;
-  /// Reads what `to_json` wrote (throws PromptError): the trip between ranks, and tests.
-  static Result from_json(std::string_view json);
+  /// Compact bytes with exact numbers for the trip between ranks, and back (throws Error when
+  /// damaged).
+  std::string serialize() const;
+  static Result deserialize(std::string_view bytes);
 };
 
 /// The output file of a job, written by rank 0: each line is whole and on its way to the disk when
 /// `write` returns.
 class ResultFile {
  public:
-  /// `path` may be `-` for standard output. Creates or truncates the file; with `append` (--resume) keeps it, cuts
-  /// off an unfinished last line. Throws IoError (directory missing, not writable).
+  /// `path` may be `-` for standard output. Creates or truncates the file; with `append` (--resume)
+  /// keeps it and cuts off an unfinished last line. Throws IoError (directory missing, not
+  /// writable).
   ResultFile(const std::filesystem::path& path, bool append);
   ~ResultFile();
   ResultFile(const ResultFile&) = delete;
   ResultFile& operator=(const ResultFile&) = delete;
+  /// Throws IoError naming the path (disk full, ..); the file then holds whole lines only.
   void write(const Result& result);
 
  private:

@@ -54,8 +54,10 @@ struct CommandLine {
 };
 
 /// Reads the YAML file over the defaults. Throws ConfigError with `file:line: ...` for an unknown or
-/// repeated key, a value of the wrong type or out of range, and for a file that is missing or no YAML map.
-/// A relative path of `model` that starts with `./` or `../` counts from the YAML file's folder.
+/// repeated key, a value of the wrong type or out of range, for both `prompt` and `prompts`, and for a
+/// file that is missing or no YAML map. A path of `model` or `prompts` that starts with `./` or `../`
+/// counts from the YAML file's folder, every other relative path from the current directory. What the
+/// file says of prompts replaces both `prompt` and `prompts` of `defaults`.
 RunConfig load_run_config(const std::filesystem::path& yaml, RunConfig defaults = {});
 
 /// Reads flags (CLI11; --config FILE.yaml first, then the flags over it) and checks the whole. Throws

@@ -12,7 +12,11 @@
 namespace zi {
 
 /// The job's ranks, over MPI (thread level MULTIPLE). One object for a process: initialises MPI,
-/// finalises it when destroyed. The calls below are for the main thread, on host memory, and
+/// finalises it when destroyed (collective). Destroyed while an exception leaves one rank alone, it
+/// aborts the job instead, because finalising would wait for peers that wait for this rank; so
+/// `main` catches inside the World's life and calls `abort`. After all_or_none has thrown
+/// everywhere, finalising is safe. A program started without mpirun is a world of one. Errors are
+/// CommError; strings are up to 2 GiB. The calls below are for the main thread, on host memory, and
 /// collective where said; waiting ranks sleep rather than burn a core that a peer needs.
 class World {
  public:
@@ -37,16 +41,18 @@ class World {
   std::string scatter(const std::vector<std::string>& items, int root);
   void barrier();
 
-  /// Collective: runs `step` on every rank and returns when all succeeded. Where a rank throws zi::Error,
-  /// the lowest such rank throws it again and all others throw PeerError: one line is printed and all
-  /// leave together, without an abort.
+  /// Collective: runs `step` on every rank and returns when all succeeded. Where ranks throw, the
+  /// lowest of them throws its exception again (one that is no zi::Error as a zi::Error) and all
+  /// others throw PeerError: one line is printed and all leave together, without an abort. `step`
+  /// itself must not be collective, apart from all_or_none inside it: a rank that fails before a
+  /// collective call would leave the others in it.
   void all_or_none(const std::function<void()>& step);
 
   /// Ends the whole job at once with this exit code; for failures in mid-pass.
   [[noreturn]] void abort(int exit_code);
 
-  /// Collectives between the ranks' devices for the CPU backend (device memory is host memory), on a
-  /// communicator of its own. Collective. The World must outlive it.
+  /// Collectives between the ranks' devices for the CPU backend (device memory is host memory), on
+  /// a communicator of its own. Collective. The World must outlive it.
   std::unique_ptr<Communicator> make_cpu_communicator();
 
  private:

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Installs what zero-infer is built from, where it is missing (Debian 12, Ubuntu 24.04).
+#   launch/install_packages.sh [--tests]     --tests: what the tests need, too
+set -euo pipefail
+
+packages=(g++ cmake ninja-build pkg-config openmpi-bin libopenmpi-dev liburing-dev libyaml-cpp-dev
+  libdnnl-dev libonig-dev nlohmann-json3-dev libcli11-dev libspdlog-dev libfmt-dev libxxhash-dev
+  libhwloc-dev)
+if [ "${1:-}" = --tests ]; then
+  packages+=(libgtest-dev libgmock-dev libbenchmark-dev clang libclang-rt-dev)
+  # Ubuntu has the sanitizers' runtime under the compiler's version only.
+  apt-cache show libclang-rt-dev >/dev/null 2>&1 || packages=("${packages[@]/libclang-rt-dev/}")
+fi
+
+missing=()
+for package in "${packages[@]}"; do
+  [ -n "$package" ] || continue
+  dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+done
+if [ ${#missing[@]} -eq 0 ]; then
+  echo "packages: all there"
+  exit 0
+fi
+command -v apt-get >/dev/null || {
+  echo "packages: no apt-get here; install the counterparts of: ${missing[*]}" >&2
+  exit 1
+}
+sudo=()
+if [ "$(id -u)" -ne 0 ]; then
+  command -v sudo >/dev/null || {
+    echo "packages: run as root or install sudo, or have these installed: ${missing[*]}" >&2
+    exit 1
+  }
+  sudo=(sudo)
+fi
+echo "packages: installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+"${sudo[@]}" apt-get update -qq
+"${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null

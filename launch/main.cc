@@ -1,0 +1,144 @@
+#include <fmt/format.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <exception>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "engine/benchmark_protocol.h"
+#include "engine/engine.h"
+#include "engine/summary.h"
+#include "launch/signals.h"
+#include "zero_infer/error.h"
+#include "zero_infer/log.h"
+#include "zero_infer/world.h"
+
+namespace zi {
+namespace {
+
+// Exit codes; a signal ends with 128 + its number.
+constexpr int kFailed = 1;         // in mid-run: the job was taken down
+constexpr int kBadInput = 2;       // nothing ran
+constexpr int kPromptsFailed = 3;  // all others ran
+
+/// Prompts and outputs live on rank 0 alone.
+struct Ends {
+  std::unique_ptr<PromptSource> source;
+  std::unique_ptr<OutputSink> sink;
+  std::int64_t bad_lines = 0;
+};
+
+std::unique_ptr<PromptSource> open_source(const RunConfig& config, std::int64_t& bad_lines) {
+  std::unique_ptr<PromptSource> source;
+  if (config.prompts) {
+    source = prompts_from_jsonl(*config.prompts, [&bad_lines](const std::string& message) {
+      log_error(message);
+      ++bad_lines;
+    });
+  } else {
+    source = prompts_from_flags(config.prompt);
+  }
+  if (!config.resume) return source;
+  std::set<std::string> done = finished_ids(*config.output);
+  log_info(fmt::format("{} finished sequences stand in {}: they are skipped", done.size(),
+                       *config.output));
+  return skip_done(std::move(source), std::move(done));
+}
+
+std::unique_ptr<OutputSink> open_sink(const RunConfig& config, const PromptSource& source) {
+  if (config.output) {
+    const bool progress = !config.quiet && *config.output != "-";
+    return std::make_unique<JsonlSink>(*config.output, config.resume, source.total(), progress);
+  }
+  return std::make_unique<ConsoleSink>(reaches_terminal(STDOUT_FILENO));
+}
+
+int generate(World& world, Engine& engine, Ends& ends) {
+  const RunConfig& config = engine.config();
+  Engine::Job job{.source = ends.source.get(),
+                  .sink = ends.sink.get(),
+                  .lanes = config.batch_size.front(),
+                  .options = engine.generation_options(),
+                  .stop_signal = stop_signal};
+  const char streams = world.rank() == 0 && ends.sink->streams() ? 1 : 0;
+  job.options.stream_text = world.broadcast(std::string(1, streams), 0).front() != 0;
+  const Engine::Outcome outcome = engine.generate(job);
+  ends.sink.reset();  // its progress line ends before the summary
+  if (outcome.signal != 0) {
+    if (world.rank() == 0) {
+      log_error(fmt::format("stopped by {}; finished sequences are kept{}",
+                            outcome.signal == SIGINT ? "SIGINT" : "SIGTERM",
+                            config.output && *config.output != "-" ? ", go on with --resume" : ""));
+    }
+    return 128 + outcome.signal;
+  }
+  if (!config.quiet && outcome.stats.passes > 0) {
+    const std::string summary = summarize(world, engine, outcome);
+    if (world.rank() == 0) log_info(summary);
+  }
+  // Lines that are no prompts are known to rank 0 only; every rank leaves with the same code.
+  std::vector<std::int64_t> bad_lines(static_cast<std::size_t>(world.size()));
+  world.all_gather(&ends.bad_lines, bad_lines.data(), sizeof(std::int64_t));
+  const std::int64_t failed = outcome.failed_prompts + bad_lines.front();
+  if (world.rank() == 0 && failed > 0) {
+    log_error(fmt::format("{} prompts could not be used (named above); all others ran", failed));
+  }
+  return failed > 0 ? kPromptsFailed : 0;
+}
+
+int run(World& world, int argc, char** argv, std::chrono::steady_clock::time_point start,
+        bool& running) {
+  CommandLine command;
+  world.all_or_none([&] { command = parse_command_line(argc, argv); });
+  const RunConfig& config = command.config;
+  const std::string prefix =
+      world.size() > 1 ? fmt::format("[rank {}/{} {}]", world.rank(), world.size(), world.host())
+                       : "";
+  set_log(config.quiet     ? LogLevel::kQuiet
+          : config.verbose ? LogLevel::kVerbose
+                           : LogLevel::kNormal,
+          prefix);
+  if (command.exit_now) {
+    if (world.rank() == 0) std::fputs(command.text.c_str(), stdout);
+    return 0;
+  }
+  catch_stop_signals();
+  Ends ends;
+  world.all_or_none([&] {
+    if (world.rank() != 0 || config.benchmark) return;
+    ends.source = open_source(config, ends.bad_lines);
+    ends.sink = open_sink(config, *ends.source);
+  });
+  Backend backend;
+  world.all_or_none([&] { backend = make_backend(world, config); });
+  Engine engine(world, std::move(backend), config);
+  running = true;
+  const int code = config.benchmark ? run_benchmark(world, engine, start, stop_signal)
+                                    : generate(world, engine, ends);
+  running = false;
+  return config.benchmark && code != 0 ? 128 + code : code;
+}
+
+}  // namespace
+}  // namespace zi
+
+int main(int argc, char** argv) {
+  const auto start = std::chrono::steady_clock::now();
+  std::unique_ptr<zi::World> world;
+  bool running = false;  // ranks are in the middle of collectives: one that fails takes all down
+  try {
+    world = std::make_unique<zi::World>(&argc, &argv);
+    return zi::run(*world, argc, argv, start, running);
+  } catch (const zi::PeerError&) {
+    return zi::kBadInput;
+  } catch (const std::exception& error) {
+    zi::log_error(error.what());
+    if (running && world != nullptr) world->abort(zi::kFailed);
+    return zi::kBadInput;
+  }
+}

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Every test: installs what is missing, builds, runs unit, mpi and failure tests, the same under the address,
+# undefined-behaviour and thread sanitizers, and the fuzzers for a minute each.
+#   launch/test.sh [--quick]     --quick: without sanitizers and fuzzers
+set -euo pipefail
+cd "$(dirname "$0")/.."
+quick=${1:-}
+
+launch/install_packages.sh --tests
+jobs=$(nproc)
+if [ "$(id -u)" -eq 0 ]; then
+  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+fi
+
+build() {  # PRESET [cmake flags]: configures and builds quietly, and says how long it took
+  local preset=$1 start=$SECONDS
+  shift
+  cmake --preset "$preset" "$@" >/dev/null
+  cmake --build --preset "$preset" --parallel "$jobs" -- --quiet
+  echo "built $preset in $((SECONDS - start)) s"
+}
+check() {  # PRESET [ctest flags]
+  local preset=$1 start=$SECONDS
+  shift
+  ctest --preset "$preset" --parallel "$jobs" "$@"
+  echo "tested $preset in $((SECONDS - start)) s"
+}
+
+build cpu -DZI_TESTS=ON -DZI_BENCHMARKS=ON
+check cpu
+if [ "$quick" != --quick ]; then
+  build asan
+  check asan -LE slow
+  build tsan
+  check tsan -LE slow
+  build fuzz
+  check fuzz -L fuzz
+fi

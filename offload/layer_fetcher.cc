@@ -1,0 +1,326 @@
+#include "offload/layer_fetcher.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+
+#include "zero_infer/bytes.h"
+#include "zero_infer/error.h"
+#include "zero_infer/log.h"
+
+namespace zi {
+namespace {
+
+bool travels(const PartitionLayout& layout, Tier tier) {
+  return layout.world() > 1 || tier != Tier::kDevice;
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace
+
+/// Trips are numbered through all passes: trip t brings travelling unit t % M into slot t %
+/// slot_count. Reads are started, trips are fetched and slots are consumed in this order, on every
+/// rank.
+struct LayerFetcher::State {
+  using Trip = std::uint64_t;
+
+  /// Events of one trip; a ring of them, long enough that a pass and what it fetches ahead are all
+  /// in it. They order the streams (a wait holds for the record before it, so reuse is safe) and
+  /// time them.
+  struct TripEvents {
+    std::unique_ptr<Event> copy_start, copied, gather_start, gathered;
+    bool copies = false;
+    bool gathers = false;
+  };
+  struct Slot {
+    std::byte* data = nullptr;
+    std::unique_ptr<Event> consumed;  // recorded on the compute stream
+  };
+
+  State(Device& dev, Communicator* comm, int own_rank, std::vector<const PartitionLayout*> lay,
+        std::vector<ShardStore*> sto, int slot_count, Stream& gather_stream);
+  ~State();
+
+  void check() const;
+  int unit_of(Trip trip) const { return travellers[trip % travellers.size()]; }
+  Slot& slot_of(Trip trip) { return slots[trip % slots.size()]; }
+  TripEvents& events_of(Trip trip) { return ring[trip % ring.size()]; }
+  Event& ready(Trip trip) {
+    return world > 1 ? *events_of(trip).gathered : *events_of(trip).copied;
+  }
+  const PartitionLayout& layout(int unit) const { return *layouts[static_cast<std::size_t>(unit)]; }
+  ShardStore& store(int unit) const { return *stores[static_cast<std::size_t>(unit)]; }
+
+  void start_reads();
+  void fetch_ahead();
+  void fetch_through(Trip trip);
+  void fetch(Trip trip);
+  void copy(Trip trip, std::byte* dst);
+  void gather(Trip trip, const std::byte* shard);
+  void run(int unit, const UnitWeights& weights,
+           const std::function<void(int, const UnitWeights&)>& body, Stream& compute);
+  void collect_times();
+
+  Device& device;
+  Communicator* communicator;
+  int rank;
+  int world = 1;
+  std::vector<const PartitionLayout*> layouts;
+  std::vector<ShardStore*> stores;
+  std::vector<int> travellers;  // units that need a slot, in order
+  Stream& gathers;
+  Buffer memory;
+  std::vector<Slot> slots;
+  std::vector<TripEvents> ring;
+
+  Trip known = 0;      // trips below are sure to be wanted
+  Trip started = 0;    // reads below are started
+  Trip fetched = 0;    // copies and gathers below are enqueued
+  Trip consumed = 0;   // compute of trips below is enqueued
+  Trip collected = 0;  // times of trips below are in the statistics, or lost
+  bool failed = false;
+  FetchStats stats;
+
+  std::unique_ptr<Stream> copies;  // last: its destructor waits for work on all of the above
+};
+
+LayerFetcher::State::State(Device& dev, Communicator* comm, int own_rank,
+                           std::vector<const PartitionLayout*> lay, std::vector<ShardStore*> sto,
+                           int slot_count, Stream& gather_stream)
+    : device(dev),
+      communicator(comm),
+      rank(own_rank),
+      layouts(std::move(lay)),
+      stores(std::move(sto)),
+      gathers(gather_stream) {
+  check();
+  world = layouts.empty() ? 1 : layouts.front()->world();
+  std::vector<Tier> tiers;
+  for (std::size_t u = 0; u < layouts.size(); ++u) {
+    tiers.push_back(stores[u]->tier());
+    if (travels(*layouts[u], tiers[u])) travellers.push_back(static_cast<int>(u));
+  }
+  copies = device.make_stream("copies");
+  const std::size_t bytes = slots_bytes(layouts, tiers, slot_count);
+  if (bytes == 0) return;
+  memory = device.allocate(bytes);
+  const auto count = static_cast<std::size_t>(slot_count);
+  for (std::size_t s = 0; s < count; ++s) {
+    slots.push_back({memory.data() + s * (bytes / count), device.make_event()});
+  }
+  // A caller that waits for the device between passes has at most one pass and the slots fetched
+  // ahead in flight.
+  ring.resize(travellers.size() + count);
+  for (TripEvents& events : ring) {
+    events.copy_start = device.make_event();
+    events.copied = device.make_event();
+    events.gather_start = device.make_event();
+    events.gathered = device.make_event();
+  }
+}
+
+void LayerFetcher::State::check() const {
+  if (layouts.size() != stores.size()) {
+    throw Error(fmt::format("the layer fetcher was given {} layouts but {} stores", layouts.size(),
+                            stores.size()));
+  }
+  for (std::size_t u = 0; u < layouts.size(); ++u) {
+    if (layouts[u] == nullptr || stores[u] == nullptr) {
+      throw Error(fmt::format("unit {} has no layout or no store", u));
+    }
+    if (layouts[u]->world() != layouts.front()->world()) {
+      throw Error(fmt::format("unit {} is cut for {} ranks and unit 0 for {}", u,
+                              layouts[u]->world(), layouts.front()->world()));
+    }
+  }
+  const int ranks = layouts.empty() ? 1 : layouts.front()->world();
+  if (rank < 0 || rank >= ranks)
+    throw Error(fmt::format("rank {} is not in a world of {}", rank, ranks));
+  if (ranks > 1 && communicator == nullptr) {
+    throw Error(fmt::format("a world of {} needs a communicator", ranks));
+  }
+}
+
+LayerFetcher::State::~State() {
+  // All that may still use slots or stores: copies, gathers, and what bodies enqueued. The gathers
+  // enqueued here are enqueued on every rank, or on a rank that failed earlier in the order; that
+  // one gets through here and ends the job, so nobody waits for ever.
+  const auto settle = [](auto& queue) {
+    try {
+      queue.synchronize();
+    } catch (const std::exception& e) {
+      log_verbose(fmt::format("while the layer fetcher ended: {}", e.what()));
+    }
+  };
+  if (copies) settle(*copies);
+  if (fetched != 0 && world > 1) settle(gathers);
+  for (Slot& slot : slots) settle(*slot.consumed);
+}
+
+/// Reads go as far ahead as each unit is under way once: stores take what their staging has room
+/// for.
+void LayerFetcher::State::start_reads() {
+  const Trip end = std::min<Trip>(known, fetched + travellers.size());
+  for (; started < end; ++started) {
+    const int unit = unit_of(started);
+    if (store(unit).tier() != Tier::kDevice) store(unit).start_read(unit);
+  }
+}
+
+/// Fetches into every slot that is free or whose compute is enqueued, as far as the host need not
+/// wait for storage: what could be computed comes first.
+void LayerFetcher::State::fetch_ahead() {
+  const Trip end = std::min<Trip>(known, consumed + slots.size());
+  while (fetched < end && store(unit_of(fetched)).tier() != Tier::kNvme) fetch(fetched);
+}
+
+void LayerFetcher::State::fetch_through(Trip trip) {
+  while (fetched <= trip) fetch(fetched);
+}
+
+void LayerFetcher::State::fetch(Trip trip) {
+  collect_times();
+  // A trip that leaves the ring untimed would be timed with its successor's events.
+  if (trip >= ring.size()) collected = std::max<Trip>(collected, trip - ring.size() + 1);
+  const int unit = unit_of(trip);
+  const std::size_t bytes = layout(unit).shard_bytes();
+  std::byte* place = slot_of(trip).data + static_cast<std::size_t>(rank) * bytes;
+  TripEvents& events = events_of(trip);
+  events.copies = store(unit).tier() != Tier::kDevice;
+  events.gathers = world > 1;
+  if (events.copies) {
+    copy(trip, place);
+    if (world > 1) gathers.wait(*events.copied);
+    if (world > 1) gather(trip, place);
+  } else {
+    // The shard goes from where it rests straight into everybody's slot.
+    stats.resident_bytes += bytes;
+    gathers.wait(*slot_of(trip).consumed);
+    gather(trip, store(unit).resident(unit));
+  }
+  ++fetched;
+  start_reads();
+}
+
+void LayerFetcher::State::copy(Trip trip, std::byte* dst) {
+  const int unit = unit_of(trip);
+  const std::size_t bytes = layout(unit).shard_bytes();
+  TripEvents& events = events_of(trip);
+  copies->wait(*slot_of(trip).consumed);
+  copies->record(*events.copy_start);
+  const auto before = std::chrono::steady_clock::now();
+  store(unit).finish_read(unit, dst, *copies);
+  if (store(unit).tier() == Tier::kNvme) {
+    stats.read_wait_seconds += seconds_since(before);
+    stats.read_bytes += bytes;
+  }
+  stats.copied_bytes += bytes;
+  copies->record(*events.copied);
+}
+
+void LayerFetcher::State::gather(Trip trip, const std::byte* shard) {
+  const std::size_t bytes = layout(unit_of(trip)).shard_bytes();
+  TripEvents& events = events_of(trip);
+  gathers.record(*events.gather_start);
+  communicator->all_gather(shard, slot_of(trip).data, bytes, gathers);
+  gathers.record(*events.gathered);
+  stats.gathered_bytes += bytes * static_cast<std::size_t>(world - 1);
+}
+
+void LayerFetcher::State::collect_times() {
+  for (; collected < fetched; ++collected) {
+    TripEvents& events = events_of(collected);
+    if (!ready(collected).reached()) return;
+    if (events.copies)
+      stats.copy_seconds += device.elapsed_seconds(*events.copy_start, *events.copied);
+    if (events.gathers) {
+      stats.gather_seconds += device.elapsed_seconds(*events.gather_start, *events.gathered);
+    }
+  }
+}
+
+void LayerFetcher::State::run(int unit, const UnitWeights& weights,
+                              const std::function<void(int, const UnitWeights&)>& body,
+                              Stream& compute) {
+  if (!travels(layout(unit), store(unit).tier())) {
+    if (body) body(unit, weights);
+    return;
+  }
+  compute.wait(ready(consumed));
+  // Also when the body throws: what it enqueued before still reads the slot.
+  Event& done = *slot_of(consumed).consumed;
+  try {
+    if (body) body(unit, weights);
+  } catch (...) {
+    compute.record(done);
+    throw;
+  }
+  compute.record(done);
+  ++consumed;
+}
+
+LayerFetcher::LayerFetcher(Device& device, Communicator* communicator, int rank,
+                           std::vector<const PartitionLayout*> layouts,
+                           std::vector<ShardStore*> stores, int slot_count, Stream& gathers)
+    : state_(std::make_unique<State>(device, communicator, rank, std::move(layouts),
+                                     std::move(stores), slot_count, gathers)) {}
+
+LayerFetcher::~LayerFetcher() = default;
+
+std::size_t LayerFetcher::slots_bytes(const std::vector<const PartitionLayout*>& layouts,
+                                      const std::vector<Tier>& tiers, int slot_count) {
+  if (slot_count < 2) {
+    throw ConfigError(fmt::format(
+        "{} slots are too few: one unit computes while the next travels, which takes 2 at least",
+        slot_count));
+  }
+  std::size_t largest = 0;
+  for (std::size_t u = 0; u < layouts.size(); ++u) {
+    if (!travels(*layouts[u], tiers.at(u))) continue;
+    largest = std::max(largest, layouts[u]->gathered_bytes());
+  }
+  return align_up(largest, kPageBytes) * static_cast<std::size_t>(slot_count);
+}
+
+void LayerFetcher::run_pass(const std::function<void(int unit, const UnitWeights& weights)>& body,
+                            Stream& compute, bool last) {
+  State& s = *state_;
+  if (s.failed) throw Error("a pass failed before; the layer fetcher cannot go on");
+  s.failed = true;  // until the end is reached
+  // This pass's trips, and those of the next one, which will come.
+  s.known = s.consumed + s.travellers.size() * (last ? 1 : 2);
+  s.start_reads();
+  s.fetch_ahead();
+  for (int unit = 0; unit < static_cast<int>(s.layouts.size()); ++unit) {
+    UnitWeights weights{&s.layout(unit), nullptr};
+    if (travels(s.layout(unit), s.store(unit).tier())) {
+      s.fetch_through(s.consumed);  // waits for storage at most, with all earlier bodies enqueued
+      weights.gathered = s.slot_of(s.consumed).data;
+    } else {
+      weights.gathered = s.store(unit).resident(unit);
+      s.stats.resident_bytes += s.layout(unit).shard_bytes();
+    }
+    s.run(unit, weights, body, compute);
+    s.start_reads();
+    s.fetch_ahead();
+  }
+  ++s.stats.passes;
+  s.failed = false;
+}
+
+void LayerFetcher::synchronize() {
+  state_->copies->synchronize();
+  state_->gathers.synchronize();
+}
+
+FetchStats LayerFetcher::take_stats() {
+  state_->collect_times();
+  return std::exchange(state_->stats, {});
+}
+
+}  // namespace zi

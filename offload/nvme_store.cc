@@ -1,0 +1,224 @@
+#include "offload/nvme_store.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <deque>
+#include <exception>
+#include <utility>
+
+#include "offload/block_reader.h"
+#include "offload/file_descriptor.h"
+#include "offload/shard_file.h"
+#include "zero_infer/bytes.h"
+#include "zero_infer/error.h"
+
+namespace zi {
+namespace {
+
+constexpr int kMostDepth = 1024;
+
+/// A shard file open for reading, its header checked for what does not depend on the job.
+struct OpenShardFile {
+  FileDescriptor file;
+  std::string path;
+  ShardHeader header;
+
+  explicit OpenShardFile(const std::filesystem::path& shard_file)
+      : file(::open(shard_file.c_str(), O_RDONLY | O_CLOEXEC)), path(shard_file.string()) {
+    if (!file.is_open()) {
+      throw IoError(system_error_text(path, "cannot open the shard file", errno));
+    }
+    header = read_shard_header(file.get(), path);
+  }
+
+  /// Bytes of one staging slot: an extent, less when every shard is smaller.
+  std::size_t slot_bytes() const {
+    std::size_t longest = kPageBytes;
+    for (const ShardUnit& unit : header.units) longest = std::max(longest, unit.bytes);
+    return std::min(header.extent_bytes, longest);
+  }
+};
+
+std::size_t checked_depth(const NvmeOptions& options) {
+  if (options.depth < 1 || options.depth > kMostDepth) {
+    throw ConfigError(
+        fmt::format("{} reads in flight cannot be used: 1 to {} can", options.depth, kMostDepth));
+  }
+  return static_cast<std::size_t>(options.depth);
+}
+
+}  // namespace
+
+/// Extents are read, finished and copied in one order, so the staging is used as a circle: extent
+/// number s (counted over all requests) goes through slot s % depth, which is free as soon as the
+/// copy of extent s - depth is done.
+struct NvmeStore::State {
+  struct Request {
+    const ShardUnit* unit;
+    std::size_t submitted = 0;  // extents
+  };
+
+  State(Device& its_device, const std::filesystem::path& shard_file, const ShardFileKey& key,
+        const NvmeOptions& options)
+      : device(its_device), shards(shard_file), depth(checked_depth(options)) {
+    check_shard_key(shards.header, key, options.extent_bytes, shards.path);
+    slot_bytes = shards.slot_bytes();
+    direct = options.allow_direct && enable_direct_reads(shards.file.get(), shards.path);
+    staging = device.allocate_pinned(depth * slot_bytes);
+    for (std::size_t i = 0; i < depth; ++i) copied.push_back(device.make_event());
+    reader = make_block_reader({shards.file.get(), shards.path, direct}, staging.span(), slot_bytes,
+                               options.allow_io_uring);
+  }
+
+  ~State() {
+    reader.reset();  // waits for the reads in flight
+    for (const auto& event : copied) {
+      try {
+        event->synchronize();
+      } catch (const Error&) {
+        // The device has failed: it copies nothing any more, and the streams report it.
+      }
+    }
+  }
+
+  std::byte* slot(std::uint64_t extent) const {
+    return staging.data() + extent % depth * slot_bytes;
+  }
+
+  void submit_next() {
+    Request& request = requests[next_request];
+    const ShardExtent extent = shards.header.extent(*request.unit, request.submitted);
+    reader->start(submitted % depth, extent.offset, extent.bytes);
+    ++submitted;
+    if (++request.submitted == shards.header.extent_count(*request.unit)) ++next_request;
+  }
+
+  /// Starts what there are free slots for.
+  void submit_ready() {
+    while (next_request < requests.size() && submitted - finished < depth &&
+           copied[submitted % depth]->reached()) {
+      submit_next();
+    }
+  }
+
+  void start(int unit) {
+    const ShardUnit* found = shards.header.find(unit);
+    if (found == nullptr) {
+      throw Error(fmt::format("unit {} is not in shard file {}", unit, shards.path));
+    }
+    requests.push_back({found});
+    submit_ready();
+  }
+
+  void finish(int unit, std::byte* dst, Stream& copies) {
+    if (requests.empty()) start(unit);
+    if (requests.front().unit->unit != unit) {
+      throw Error(fmt::format("unit {} cannot be finished: the read of unit {} was started before",
+                              unit, requests.front().unit->unit));
+    }
+    const ShardUnit& shard = *requests.front().unit;
+    for (std::size_t i = 0; i < shards.header.extent_count(shard); ++i) {
+      submit_ready();
+      if (submitted == finished) {
+        // Nothing is in flight and no slot is free: the oldest copy comes first.
+        copied[submitted % depth]->synchronize();
+        submit_next();
+      }
+      const ShardExtent extent = shards.header.extent(shard, i);
+      const std::span<const std::byte> bytes(slot(finished), extent.bytes);
+      reader->wait(finished % depth);
+      verify_extent(extent, unit, bytes, shards.path);
+      device.copy(dst + i * shards.header.extent_bytes, bytes.data(), bytes.size(), copies);
+      copies.record(*copied[finished % depth]);
+      ++finished;
+    }
+    requests.pop_front();
+    --next_request;  // all of the first request was submitted
+    submit_ready();
+  }
+
+  /// Runs a call unless an earlier one has failed.
+  template <typename Call>
+  void guarded(const Call& call) {
+    if (failure) std::rethrow_exception(failure);
+    try {
+      call();
+    } catch (...) {
+      failure = std::current_exception();
+      throw;
+    }
+  }
+
+  Device& device;
+  OpenShardFile shards;
+  std::size_t depth;
+  std::size_t slot_bytes = 0;
+  bool direct = false;
+  Buffer staging;
+  std::vector<std::unique_ptr<Event>> copied;  // per slot
+  std::unique_ptr<BlockReader> reader;
+  std::deque<Request> requests;  // started and not finished, in order
+  std::size_t next_request = 0;  // the first with extents that are not submitted
+  std::uint64_t submitted = 0;   // extents, over all requests
+  std::uint64_t finished = 0;
+  std::exception_ptr failure;
+};
+
+NvmeStore::NvmeStore(Device& device, const std::filesystem::path& shard_file,
+                     const ShardFileKey& key, const NvmeOptions& options)
+    : state_(std::make_unique<State>(device, shard_file, key, options)) {}
+
+NvmeStore::~NvmeStore() = default;
+
+void NvmeStore::start_read(int unit) {
+  state_->guarded([&] { state_->start(unit); });
+}
+
+void NvmeStore::finish_read(int unit, std::byte* dst, Stream& copies) {
+  state_->guarded([&] { state_->finish(unit, dst, copies); });
+}
+
+std::string NvmeStore::method() const {
+  return state_->reader->method() + (state_->direct ? " + O_DIRECT" : ", buffered");
+}
+
+std::size_t NvmeStore::staging_bytes() const { return state_->depth * state_->slot_bytes; }
+
+double measure_bare_read(Device& device, const std::filesystem::path& shard_file,
+                         const NvmeOptions& options, std::size_t bytes) {
+  const OpenShardFile shards(shard_file);
+  const std::size_t depth = checked_depth(options);
+  const std::size_t slot_bytes = shards.slot_bytes();
+  std::vector<ShardExtent> extents;
+  for (const ShardUnit& unit : shards.header.units) {
+    for (std::size_t i = 0; i < shards.header.extent_count(unit); ++i) {
+      extents.push_back(shards.header.extent(unit, i));
+    }
+  }
+  const bool direct = options.allow_direct && enable_direct_reads(shards.file.get(), shards.path);
+  const Buffer staging = device.allocate_pinned(depth * slot_bytes);
+  const auto reader = make_block_reader({shards.file.get(), shards.path, direct}, staging.span(),
+                                        slot_bytes, options.allow_io_uring);
+  // How many extents `bytes` are; one at least.
+  std::size_t count = 0;
+  std::size_t total = 0;
+  do {
+    total += extents[count++ % extents.size()].bytes;
+  } while (total + extents[count % extents.size()].bytes <= bytes);
+
+  const auto begin = std::chrono::steady_clock::now();
+  for (std::size_t i = 0; i < count + depth; ++i) {
+    if (i >= depth) reader->wait(i % depth);
+    if (i < count)
+      reader->start(i % depth, extents[i % extents.size()].offset,
+                    extents[i % extents.size()].bytes);
+  }
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+  return static_cast<double>(total) / seconds.count();
+}
+
+}  // namespace zi

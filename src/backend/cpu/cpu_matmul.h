@@ -1,0 +1,31 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "zero_infer/dtype.h"
+#include "zero_infer/partition_layout.h"
+
+namespace zi {
+
+/// Products by oneDNN whose rows have the same bits for any number and order of rows. The usual
+/// call (rows of `a` as oneDNN's source) takes other kernels for other row counts and sums in
+/// another order. Here the roles are swapped and all sizes are fixed: a chunk of weight rows is the
+/// source, always of the same height for a matrix, and a tile of 16 activation rows, packed as the
+/// kernel wants it, is the weights. The packing is paid once a call; the big matrix streams through
+/// unpacked, once for all tiles.
+class CpuMatmul {
+ public:
+  explicit CpuMatmul(int threads);
+  ~CpuMatmul();
+
+  /// y (rows, w.padded_rows()) = a (rows, w.cols) . w^T; see Ops::matmul. Blocks until it is done;
+  /// one thread at a time. Throws Error with oneDNN's reason.
+  void run(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w, float* y);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace zi

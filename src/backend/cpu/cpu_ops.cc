@@ -1,0 +1,254 @@
+#include <algorithm>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "backend/cpu/cpu_attention.h"
+#include "backend/cpu/cpu_matmul.h"
+#include "backend/cpu/row_kernels.h"
+#include "backend/cpu/simd.h"
+#include "zero_infer/backend.h"
+#include "zero_infer/cpu_stream.h"
+#include "zero_infer/error.h"
+#include "zero_infer/sampler.h"
+
+namespace zi {
+namespace {
+
+/// Fewer elements than this are done sooner by one thread than shared out.
+constexpr std::int64_t kParallelElements = 16384;
+
+std::byte* at(void* data, DType dtype, std::int64_t index) {
+  return static_cast<std::byte*>(data) + static_cast<std::size_t>(index) * size_of(dtype);
+}
+
+/// Runs kernel(row, float_row) with float_row = y's row when y is float32, else a row to convert
+/// from.
+template <typename Kernel>
+void for_rows_into(void* y, DType dtype, std::int64_t rows, std::int64_t cols, int threads,
+                   Kernel kernel) {
+#pragma omp parallel num_threads(threads) if (rows > 1 && rows * cols >= kParallelElements)
+  {
+    std::vector<float> converted(dtype == DType::kFloat32 ? 0 : static_cast<std::size_t>(cols));
+#pragma omp for schedule(static)
+    for (std::int64_t row = 0; row < rows; ++row) {
+      std::byte* out = at(y, dtype, row * cols);
+      float* target = converted.empty() ? reinterpret_cast<float*>(out) : converted.data();
+      kernel(row, target);
+      simd::from_float(target, out, dtype, static_cast<std::size_t>(cols));
+    }
+  }
+}
+
+/// One object for all streams of a rank: kernels share scratch memory and the rank's threads, so
+/// they run one after the other even when they stand on several streams.
+struct Kernels {
+  explicit Kernels(int thread_count)
+      : threads(thread_count), matmul(thread_count), attention(thread_count) {}
+  std::mutex mutex;
+  int threads;
+  CpuMatmul matmul;
+  CpuAttention attention;
+};
+
+void write_kv(const float* qkv, std::int64_t ld, const float* bias, const RaggedBatch& batch,
+              const KvLayer& kv, float* q, int threads) {
+  const std::int64_t head_dim = kv.head_dim;
+  const std::int64_t hidden = kv.heads * head_dim;
+  const std::size_t width = static_cast<std::size_t>(head_dim) * size_of(kv.dtype);
+#pragma omp parallel num_threads(threads) if (batch.tokens * hidden >= kParallelElements)
+  {
+    std::vector<float> sum(static_cast<std::size_t>(head_dim));
+#pragma omp for schedule(static)
+    for (int row = 0; row < batch.tokens; ++row) {
+      const std::int32_t* end = batch.row_begin + batch.sequences + 1;
+      const auto sequence = std::upper_bound(batch.row_begin, end, row) - batch.row_begin - 1;
+      const int position = batch.context[sequence] - batch.row_begin[sequence + 1] + row;
+      const std::int64_t page =
+          batch.block_tables[sequence * batch.max_pages + position / kKvPageTokens];
+      std::byte* keys = kv.data + static_cast<std::size_t>(page) * kv.page_bytes();
+      std::byte* values = keys + kv.page_bytes() / 2;
+      for (std::int64_t head = 0; head < kv.heads; ++head) {
+        const std::int64_t column = head * 3 * head_dim;
+        const float* x = qkv + row * ld + column;
+        row::add(x, bias + column, head_dim, q + row * hidden + head * head_dim);
+        const std::size_t slot =
+            static_cast<std::size_t>(head * kKvPageTokens + position % kKvPageTokens) * width;
+        row::add(x + head_dim, bias + column + head_dim, head_dim, sum.data());
+        simd::from_float(sum.data(), keys + slot, kv.dtype, static_cast<std::size_t>(head_dim));
+        row::add(x + 2 * head_dim, bias + column + 2 * head_dim, head_dim, sum.data());
+        simd::from_float(sum.data(), values + slot, kv.dtype, static_cast<std::size_t>(head_dim));
+      }
+    }
+  }
+}
+
+/// SampleRows that own their histories: the host's lists grow while the stream runs.
+struct SampleRows {
+  std::vector<SampleRow> rows;
+  std::vector<std::vector<std::int32_t>> histories;
+};
+
+void sample_rows(const float* logits, std::int64_t ld, std::int64_t vocabulary,
+                 const SampleRows& rows, const SampleResults& results, int threads) {
+  const auto count = static_cast<std::int64_t>(rows.rows.size());
+  const auto top = static_cast<std::size_t>(results.top);
+  std::exception_ptr failure;
+#pragma omp parallel for num_threads(threads) schedule(dynamic) if (count > 1)
+  for (std::int64_t row = 0; row < count; ++row) {
+    try {  // an exception must not leave the loop
+      SampleRow wanted = rows.rows[static_cast<std::size_t>(row)];
+      wanted.history = rows.histories[static_cast<std::size_t>(row)];
+      std::span<std::int32_t> top_ids;
+      std::span<float> top_logprobs;
+      if (top > 0) {
+        top_ids = {results.top_ids + row * results.top, top};
+        top_logprobs = {results.top_logprobs + row * results.top, top};
+      }
+      const Sampled sampled = sample_row({logits + row * ld, static_cast<std::size_t>(vocabulary)},
+                                         wanted, top_ids, top_logprobs);
+      results.ids[row] = sampled.id;
+      results.logprobs[row] = sampled.logprob;
+    } catch (...) {
+#pragma omp critical(zi_sample_failure)
+      failure = std::current_exception();
+    }
+  }
+  if (failure) std::rethrow_exception(failure);
+}
+
+class CpuOps final : public Ops {
+ public:
+  explicit CpuOps(int threads) : kernels_(std::make_shared<Kernels>(threads)) {}
+
+  void layer_norm(const float* x, const float* gamma, const float* beta, float epsilon,
+                  std::int64_t rows, std::int64_t cols, void* y, DType y_dtype,
+                  Stream& stream) override {
+    enqueue(stream, [=](Kernels& kernels) {
+      for_rows_into(y, y_dtype, rows, cols, kernels.threads, [&](std::int64_t row, float* out) {
+        row::layer_norm(x + row * cols, gamma, beta, epsilon, cols, out);
+      });
+    });
+  }
+
+  void matmul(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w, float* y,
+              Stream& stream) override {
+    enqueue(stream, [=](Kernels& kernels) { kernels.matmul.run(a, a_dtype, rows, w, y); });
+  }
+
+  void bias_gelu(const float* x, std::int64_t ld, const float* bias, std::int64_t rows,
+                 std::int64_t cols, void* y, DType y_dtype, Stream& stream) override {
+    enqueue(stream, [=](Kernels& kernels) {
+      for_rows_into(y, y_dtype, rows, cols, kernels.threads, [&](std::int64_t row, float* out) {
+        row::bias_gelu(x + row * ld, bias, cols, out);
+      });
+    });
+  }
+
+  void bias_residual(const float* x, std::int64_t ld, const float* bias, std::int64_t rows,
+                     std::int64_t cols, float* residual, Stream& stream) override {
+    enqueue(stream, [=](Kernels& kernels) {
+#pragma omp parallel for num_threads(kernels.threads) if (rows * cols >= kParallelElements)
+      for (std::int64_t row = 0; row < rows; ++row) {
+        row::bias_residual(x + row * ld, bias, cols, residual + row * cols);
+      }
+    });
+  }
+
+  void split_qkv(const float* qkv, std::int64_t ld, const float* bias, const RaggedBatch& batch,
+                 const KvLayer& kv, float* q, Stream& stream) override {
+    enqueue(stream,
+            [=](Kernels& kernels) { write_kv(qkv, ld, bias, batch, kv, q, kernels.threads); });
+  }
+
+  void attention(const float* q, const RaggedBatch& batch, const KvLayer& kv, const float* slopes,
+                 void* out, DType out_dtype, Stream& stream) override {
+    if (kv.head_dim > 256) {
+      throw ConfigError("attention heads of more than 256 elements are not supported");
+    }
+    enqueue(stream,
+            [=](Kernels& kernels) { kernels.attention.run(q, batch, kv, slopes, out, out_dtype); });
+  }
+
+  void gather_rows(const float* x, const std::int32_t* rows, std::int64_t count, std::int64_t cols,
+                   float* out, Stream& stream) override {
+    enqueue(stream, [=](Kernels&) {
+      for (std::int64_t i = 0; i < count; ++i) {
+        std::copy_n(x + rows[i] * cols, cols, out + i * cols);
+      }
+    });
+  }
+
+  void convert(const void* x, DType from, void* y, DType to, std::int64_t count,
+               Stream& stream) override {
+    enqueue(stream, [=](Kernels&) { convert_now(x, from, y, to, count); });
+  }
+
+  void interleave(const float* slices, int blocks, std::int64_t rows, std::int64_t slice,
+                  float* logits, Stream& stream) override {
+    enqueue(stream, [=](Kernels& kernels) {
+#pragma omp parallel for num_threads(kernels.threads) if (rows * slice >= kParallelElements)
+      for (std::int64_t row = 0; row < rows; ++row) {
+        for (std::int64_t block = 0; block < blocks; ++block) {
+          std::copy_n(slices + (block * rows + row) * slice, slice,
+                      logits + (row * blocks + block) * slice);
+        }
+      }
+    });
+  }
+
+  void sample(const float* logits, std::int64_t ld, std::int64_t vocabulary,
+              std::span<const SampleRow> rows, const SampleResults& results,
+              Stream& stream) override {
+    auto owned = std::make_shared<SampleRows>();
+    owned->rows.assign(rows.begin(), rows.end());
+    for (const SampleRow& row : rows) {
+      // Only the penalty reads the history.
+      const auto used = row.repetition_penalty == 1 ? std::span<const std::int32_t>{} : row.history;
+      owned->histories.emplace_back(used.begin(), used.end());
+    }
+    enqueue(stream, [=, owned = std::move(owned)](Kernels& kernels) {
+      sample_rows(logits, ld, vocabulary, *owned, results, kernels.threads);
+    });
+  }
+
+ private:
+  static void convert_now(const void* x, DType from, void* y, DType to, std::int64_t count) {
+    if (from == to) {
+      if (x != y) std::memcpy(y, x, static_cast<std::size_t>(count) * size_of(from));
+      return;
+    }
+    constexpr std::int64_t kPiece = 1024;
+    float piece[kPiece];
+    for (std::int64_t i = 0; i < count; i += kPiece) {
+      const auto elements = static_cast<std::size_t>(std::min(kPiece, count - i));
+      simd::to_float(at(const_cast<void*>(x), from, i), from, piece, elements);
+      simd::from_float(piece, at(y, to, i), to, elements);
+    }
+  }
+
+  template <typename Kernel>
+  void enqueue(Stream& stream, Kernel kernel) {
+    dynamic_cast<CpuStream&>(stream).enqueue([kernels = kernels_, kernel = std::move(kernel)] {
+      const std::lock_guard lock(kernels->mutex);
+      kernel(*kernels);
+    });
+  }
+
+  std::shared_ptr<Kernels> kernels_;
+};
+
+}  // namespace
+
+std::unique_ptr<Ops> make_cpu_ops(int threads) {
+  if (threads < 1) throw ConfigError("the CPU backend needs at least one thread");
+#ifdef __SANITIZE_THREAD__
+  threads = 1;  // ThreadSanitizer does not see OpenMP's barriers and would report every loop
+#endif
+  return std::make_unique<CpuOps>(threads);
+}
+
+}  // namespace zi

@@ -1,0 +1,279 @@
+#include "zero_infer/checkpoint.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <optional>
+#include <set>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "json_file.h"
+#include "safetensors.h"
+#include "zero_infer/error.h"
+
+namespace zi {
+namespace {
+
+using nlohmann::json;
+namespace fs = std::filesystem;
+
+constexpr const char* kSingleFile = "model.safetensors";
+constexpr const char* kIndexFile = "model.safetensors.index.json";
+constexpr std::size_t kMaxIndexDepth = 8;
+/// One piece of a converting read: it stays in the core's cache, and on the reader's stack.
+constexpr std::size_t kConversionBytes = std::size_t{256} << 10;
+/// From here on the whole range is announced to the kernel before its parts are read.
+constexpr std::size_t kAnnounceBytes = std::size_t{1} << 20;
+
+std::optional<DType> usable_dtype(std::string_view stored) {
+  if (stored == "BF16") return DType::kBFloat16;
+  if (stored == "F16") return DType::kFloat16;
+  if (stored == "F32") return DType::kFloat32;
+  return std::nullopt;
+}
+
+struct Place {
+  std::size_t file = 0;
+  StoredTensor tensor;
+};
+
+/// The files of a directory, opened, and where each tensor is.
+struct Files {
+  std::vector<SafetensorsFile> files;
+  std::unordered_map<std::string, Place> tensors;
+  std::uint64_t identity = 0;
+};
+
+class Checkpoint final : public WeightSource {
+ public:
+  Checkpoint(std::string directory, std::string prefix, Files files)
+      : directory_(std::move(directory)), prefix_(std::move(prefix)), files_(std::move(files)) {}
+
+  void read(const TensorSpec& tensor, std::int64_t first, std::int64_t count, DType to,
+            void* dst) const override;
+  bool contains(const std::string& name) const override { return find(name) != nullptr; }
+  DType stored_dtype(const std::string& name) const override { return dtype_of(name, at(name)); }
+  std::uint64_t identity() const override { return files_.identity; }
+  std::string describe() const override { return directory_; }
+
+ private:
+  const Place* find(const std::string& name) const;
+  const Place& at(const std::string& name) const;
+  DType dtype_of(const std::string& name, const Place& place) const;
+
+  std::string directory_;
+  std::string prefix_;
+  Files files_;
+};
+
+const Place* Checkpoint::find(const std::string& name) const {
+  auto found = files_.tensors.find(name);
+  if (found == files_.tensors.end()) found = files_.tensors.find(prefix_ + name);
+  return found == files_.tensors.end() ? nullptr : &found->second;
+}
+
+const Place& Checkpoint::at(const std::string& name) const {
+  if (const Place* place = find(name)) return *place;
+  const std::string also =
+      prefix_.empty() ? "" : fmt::format(" (nor {})", in_quotes(prefix_ + name));
+  throw CheckpointError(
+      fmt::format("{} has no tensor {}{} among its {}; a file is missing, or config.json belongs "
+                  "to another model",
+                  directory_, in_quotes(name), also, files_.tensors.size()));
+}
+
+DType Checkpoint::dtype_of(const std::string& name, const Place& place) const {
+  if (const auto dtype = usable_dtype(place.tensor.dtype)) return *dtype;
+  throw CheckpointError(fmt::format(
+      "{}: tensor {} is stored as {}; only weights in BF16, F16 or F32 can be used: convert "
+      "the checkpoint to one of them",
+      files_.files[place.file].path(), in_quotes(name), in_quotes(place.tensor.dtype)));
+}
+
+void Checkpoint::read(const TensorSpec& tensor, std::int64_t first, std::int64_t count, DType to,
+                      void* dst) const {
+  const Place& place = at(tensor.name);
+  const SafetensorsFile& file = files_.files[place.file];
+  if (tensor.shape != place.tensor.shape) {
+    throw CheckpointError(
+        fmt::format("{}: tensor {} has the shape [{}], config.json asks for [{}]; config.json "
+                    "belongs to another model",
+                    file.path(), in_quotes(tensor.name), fmt::join(place.tensor.shape, ", "),
+                    fmt::join(tensor.shape, ", ")));
+  }
+  const DType from = dtype_of(tensor.name, place);
+  const std::int64_t elements = tensor.elements();
+  if (first < 0 || count < 0 || first > elements || count > elements - first) {
+    throw CheckpointError(
+        fmt::format("{}: elements [{}, +{}) of tensor {} were asked for, it has {}", file.path(),
+                    first, count, in_quotes(tensor.name), elements));
+  }
+  const std::size_t element = size_of(from);
+  std::uint64_t offset = place.tensor.begin + static_cast<std::uint64_t>(first) * element;
+  auto left = static_cast<std::size_t>(count);
+  if (left * element >= kAnnounceBytes) file.will_read(offset, left * element);
+  if (from == to) {
+    file.read(offset, dst, left * element);
+    return;
+  }
+  alignas(64) std::array<std::byte, kConversionBytes> piece;
+  auto* out = static_cast<std::byte*>(dst);
+  while (left > 0) {
+    const std::size_t n = std::min(left, piece.size() / element);
+    file.read(offset, piece.data(), n * element);
+    convert(piece.data(), from, out, to, n);
+    offset += n * element;
+    out += n * size_of(to);
+    left -= n;
+  }
+}
+
+/// Tensor -> file name, as the index says. Nothing outside the directory may be named.
+std::map<std::string, std::string> read_weight_map(const fs::path& index) {
+  const std::string file = index.string();
+  const json root = parse_json_object(read_text_file(index, kMaxHeaderBytes), file, kMaxIndexDepth);
+  const auto found = root.find("weight_map");
+  if (found == root.end() || !found->is_object() || found->empty()) {
+    throw CheckpointError(fmt::format(
+        "{}: `weight_map` is missing, empty or not an object; fetch the file again", file));
+  }
+  std::map<std::string, std::string> weight_map;
+  for (const auto& [tensor, value] : found->items()) {
+    if (!value.is_string()) {
+      throw CheckpointError(
+          fmt::format("{}: weight_map names no file for tensor {}", file, in_quotes(tensor)));
+    }
+    const std::string name = value.get<std::string>();
+    const fs::path path(name);
+    const bool inside =
+        path.has_filename() && path.is_relative() && name.find('\0') == std::string::npos &&
+        std::none_of(path.begin(), path.end(),
+                     [](const fs::path& part) { return part == ".." || part == "."; });
+    if (!inside) {
+      throw CheckpointError(fmt::format(
+          "{}: weight_map puts tensor {} into {}; only files inside the model's directory are "
+          "read: correct the index",
+          file, in_quotes(tensor), in_quotes(name)));
+    }
+    weight_map.emplace(tensor, name);
+  }
+  return weight_map;
+}
+
+/// Says why a directory without an index and without the single file cannot be used.
+[[noreturn]] void throw_no_weights(const fs::path& directory) {
+  std::size_t bins = 0;
+  std::size_t tensors = 0;
+  std::error_code code;
+  for (fs::directory_iterator it(directory, code), end; !code && it != end; it.increment(code)) {
+    const std::string name = it->path().filename().string();
+    if (name.starts_with("pytorch_model") && name.ends_with(".bin")) ++bins;
+    if (name.ends_with(".safetensors")) ++tensors;
+  }
+  const std::string where = directory.string();
+  if (code) throw IoError(fmt::format("{} cannot be listed: {}", where, code.message()));
+  if (tensors > 0) {
+    throw CheckpointError(
+        fmt::format("{} has {} safetensors files but neither {} nor {}; fetch the index too", where,
+                    tensors, kSingleFile, kIndexFile));
+  }
+  if (bins > 0) {
+    throw CheckpointError(fmt::format(
+        "{0} has its weights only as pytorch_model*.bin ({1} files), which are Python pickles and "
+        "can run "
+        "code; convert them once: python3 -c \"from transformers import AutoModelForCausalLM as M; "
+        "M.from_pretrained('{0}', torch_dtype='auto').save_pretrained('{0}-safetensors', "
+        "safe_serialization=True)\" and copy tokenizer.json there",
+        where, bins));
+  }
+  throw CheckpointError(fmt::format(
+      "{} has no weights: neither {} nor {} is there; give the directory of a safetensors "
+      "checkpoint, or --load-format dummy for random weights",
+      where, kSingleFile, kIndexFile));
+}
+
+class FilesReader {
+ public:
+  explicit FilesReader(const fs::path& directory) : directory_(directory) {}
+
+  Files read_single() {
+    const std::size_t file = open(kSingleFile);
+    for (const auto& [name, tensor] : files_.files[file].header().tensors) {
+      files_.tensors.emplace(name, Place{file, tensor});
+    }
+    return finish();
+  }
+
+  Files read_indexed() {
+    const auto weight_map = read_weight_map(directory_ / kIndexFile);
+    std::set<std::string> names;
+    for (const auto& [tensor, name] : weight_map) names.insert(name);
+    std::map<std::string, std::size_t> opened;
+    for (const std::string& name : names) {
+      std::error_code code;
+      if (!fs::exists(directory_ / name, code) && !code) {
+        throw CheckpointError(fmt::format("{}: {} names the file {}, which is not there; fetch it",
+                                          directory_.string(), kIndexFile, in_quotes(name)));
+      }
+      opened[name] = open(name);
+    }
+    for (const auto& [tensor, name] : weight_map) {
+      const std::size_t file = opened.at(name);
+      const auto& tensors = files_.files[file].header().tensors;
+      const auto found = tensors.find(tensor);
+      if (found == tensors.end()) {
+        throw CheckpointError(
+            fmt::format("{}: {} says that tensor {} is in {}, but that file lacks it; index and "
+                        "files belong to "
+                        "different checkpoints: fetch both again",
+                        directory_.string(), kIndexFile, in_quotes(tensor), in_quotes(name)));
+      }
+      files_.tensors.emplace(tensor, Place{file, found->second});
+    }
+    return finish();
+  }
+
+ private:
+  std::size_t open(const std::string& name) {
+    files_.files.emplace_back(directory_ / name);
+    facts_ += fmt::format("{}\n{:016x}\n", name, files_.files.back().identity());
+    return files_.files.size() - 1;
+  }
+  Files finish() {
+    files_.identity = XXH3_64bits(facts_.data(), facts_.size());
+    return std::move(files_);
+  }
+
+  fs::path directory_;
+  Files files_;
+  std::string facts_;
+};
+
+}  // namespace
+
+std::unique_ptr<WeightSource> open_checkpoint(const fs::path& directory,
+                                              const std::string& prefix) {
+  std::error_code code;
+  if (!fs::is_directory(directory, code)) {
+    throw CheckpointError(fmt::format("{} is not a directory{}", directory.string(),
+                                      code ? ": " + code.message() : std::string()));
+  }
+  FilesReader reader(directory);
+  Files files;
+  if (fs::exists(directory / kIndexFile, code)) {
+    files = reader.read_indexed();
+  } else if (fs::exists(directory / kSingleFile, code)) {
+    files = reader.read_single();
+  } else {
+    throw_no_weights(directory);
+  }
+  return std::make_unique<Checkpoint>(directory.string(), prefix, std::move(files));
+}
+
+}  // namespace zi

@@ -1,0 +1,177 @@
+#include "zero_infer/model_config.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <cmath>
+#include <initializer_list>
+#include <limits>
+#include <optional>
+#include <utility>
+
+#include "json_file.h"
+#include "zero_infer/error.h"
+
+namespace zi {
+namespace {
+
+using nlohmann::json;
+namespace fs = std::filesystem;
+
+using Names = std::initializer_list<const char*>;
+
+constexpr std::size_t kMaxConfigBytes = std::size_t{16} << 20;
+constexpr std::size_t kMaxConfigDepth = 64;
+// Upper ends far above any model, so that products of two sizes stay far below 2^63.
+constexpr std::int64_t kMostHidden = std::int64_t{1} << 24;
+constexpr std::int64_t kMostLayers = std::int64_t{1} << 20;
+constexpr std::int64_t kMostFfn = std::int64_t{1} << 28;
+constexpr std::int64_t kMostVocabulary = std::numeric_limits<std::int32_t>::max();
+
+/// Reads typed keys of one JSON file; a message names file, key and value.
+class KeyReader {
+ public:
+  explicit KeyReader(const fs::path& path)
+      : file_(path.string()),
+        root_(parse_json_object(read_text_file(path, kMaxConfigBytes), file_, kMaxConfigDepth)) {}
+
+  std::string text(const char* key) const {
+    const json* value = find({key});
+    if (value == nullptr) fail_missing({key});
+    if (!value->is_string()) fail(key, *value, "a string");
+    return value->get<std::string>();
+  }
+
+  /// A size from 1 to `most` under one of the names.
+  std::int64_t size(Names names, std::int64_t most) const {
+    const std::optional<std::int64_t> value = optional_size(names, most);
+    if (!value) fail_missing(names);
+    return *value;
+  }
+
+  std::optional<std::int64_t> optional_size(Names names, std::int64_t most) const {
+    std::optional<std::int64_t> found;
+    for (const char* name : names) {
+      const json* value = find({name});
+      if (value == nullptr) continue;
+      const bool fits = value->is_number_unsigned() && value->get<std::uint64_t>() >= 1 &&
+                        value->get<std::uint64_t>() <= static_cast<std::uint64_t>(most);
+      if (!fits) fail(name, *value, fmt::format("a whole number from 1 to {}", most));
+      const auto number = value->get<std::int64_t>();
+      if (found && *found != number) {
+        throw CheckpointError(
+            fmt::format("{}: {} mean the same and have the different values {} and {}; "
+                        "remove the wrong one",
+                        file_, join(names), *found, number));
+      }
+      found = number;
+    }
+    return found;
+  }
+
+  float positive(const char* key, float absent) const {
+    const json* value = find({key});
+    if (value == nullptr) return absent;
+    const float number = value->is_number() ? value->get<float>() : 0.0f;
+    if (!(number > 0) || !std::isfinite(number)) fail(key, *value, "a finite number above 0");
+    return number;
+  }
+
+  bool flag(const char* key, bool absent) const {
+    const json* value = find({key});
+    if (value == nullptr) return absent;
+    if (!value->is_boolean()) fail(key, *value, "true or false");
+    return value->get<bool>();
+  }
+
+  /// Token ids: a number, a list of numbers, or null. Negative ids stand for none.
+  std::vector<std::int32_t> ids(const char* key) const {
+    const json* value = find({key});
+    if (value == nullptr) return {};
+    std::vector<std::int32_t> ids;
+    for (const json& item : value->is_array() ? *value : json::array({*value})) {
+      const bool fits = item.is_number_integer() &&
+                        (!item.is_number_unsigned() ||
+                         item.get<std::uint64_t>() <= std::numeric_limits<std::int32_t>::max());
+      if (!fits) fail(key, *value, "a token id");
+      const auto id = item.get<std::int64_t>();
+      if (id >= 0) ids.push_back(static_cast<std::int32_t>(id));
+    }
+    return ids;
+  }
+
+  std::int32_t id(const char* key) const {
+    const std::vector<std::int32_t> list = ids(key);
+    return list.empty() ? -1 : list.front();
+  }
+
+  const std::string& file() const { return file_; }
+
+ private:
+  /// Null where the key is missing or null: both mean the default.
+  const json* find(Names names) const {
+    for (const char* name : names) {
+      const auto found = root_.find(name);
+      if (found != root_.end() && !found->is_null()) return &*found;
+    }
+    return nullptr;
+  }
+  static std::string join(Names names) { return fmt::format("`{}`", fmt::join(names, "` or `")); }
+  [[noreturn]] void fail_missing(Names names) const {
+    throw CheckpointError(fmt::format(
+        "{}: {} is missing; this is not the config.json of a supported model, or a damaged one",
+        file_, join(names)));
+  }
+  [[noreturn]] void fail(const char* key, const json& value, const std::string& expected) const {
+    throw CheckpointError(fmt::format(
+        "{}: `{}` is {}, expected {}", file_, key,
+        in_quotes(value.dump(-1, ' ', false, json::error_handler_t::replace)), expected));
+  }
+
+  std::string file_;
+  json root_;
+};
+
+}  // namespace
+
+ModelConfig ModelConfig::load(const fs::path& directory) {
+  std::error_code code;
+  if (!fs::is_directory(directory, code)) {
+    throw CheckpointError(fmt::format("{} is not a directory", directory.string()));
+  }
+  if (!fs::exists(directory / "config.json", code) && !code) {
+    throw CheckpointError(fmt::format(
+        "{} has no config.json; give the directory of a model as Hugging Face publishes it",
+        directory.string()));
+  }
+  const KeyReader keys(directory / "config.json");
+  ModelConfig config;
+  config.family = keys.text("model_type");
+  config.hidden = keys.size({"n_embed", "hidden_size"}, kMostHidden);
+  config.layers = keys.size({"n_layer", "num_hidden_layers"}, kMostLayers);
+  config.heads = keys.size({"n_head", "num_attention_heads"}, kMostHidden);
+  config.ffn = keys.optional_size({"n_inner"}, kMostFfn).value_or(4 * config.hidden);
+  config.vocabulary = keys.size({"vocab_size"}, kMostVocabulary);
+  config.norm_epsilon = keys.positive("layer_norm_epsilon", config.norm_epsilon);
+  config.residual_after_norm =
+      keys.flag("apply_residual_connection_post_layernorm", config.residual_after_norm);
+  config.tied_head = keys.flag("tie_word_embeddings", config.tied_head);
+  config.eos_ids = keys.ids("eos_token_id");
+  config.bos_id = keys.id("bos_token_id");
+  config.pad_id = keys.id("pad_token_id");
+  if (config.hidden % config.heads != 0) {
+    throw CheckpointError(fmt::format("{}: {} heads do not divide a hidden size of {}", keys.file(),
+                                      config.heads, config.hidden));
+  }
+  config.head_dim = config.hidden / config.heads;
+
+  const fs::path generation = directory / "generation_config.json";
+  if (fs::exists(generation, code)) {
+    // What the model's authors want generation to stop at goes before what training used.
+    std::vector<std::int32_t> ids = KeyReader(generation).ids("eos_token_id");
+    if (!ids.empty()) config.eos_ids = std::move(ids);
+  }
+  return config;
+}
+
+}  // namespace zi

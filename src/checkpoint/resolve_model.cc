@@ -1,0 +1,129 @@
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cstdlib>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "json_file.h"
+#include "zero_infer/checkpoint.h"
+#include "zero_infer/error.h"
+
+namespace zi {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::size_t kMaxRefBytes = 4096;
+
+/// An environment variable that is set and not empty, `~/` expanded as the hub's own tools do.
+std::optional<fs::path> environment_path(const char* name) {
+  const char* value = std::getenv(name);
+  if (value == nullptr || *value == '\0') return std::nullopt;
+  const std::string_view text(value);
+  const char* home = std::getenv("HOME");
+  if (text.starts_with("~/") && home != nullptr) return fs::path(home) / text.substr(2);
+  return fs::path(text);
+}
+
+/// The hub cache, by the precedence of huggingface_hub.
+std::optional<fs::path> hub_cache() {
+  if (auto path = environment_path("HF_HUB_CACHE")) return path;
+  if (auto path = environment_path("HUGGINGFACE_HUB_CACHE")) return path;
+  if (auto path = environment_path("HF_HOME")) return *path / "hub";
+  if (auto path = environment_path("XDG_CACHE_HOME")) return *path / "huggingface" / "hub";
+  if (auto path = environment_path("HOME")) return *path / ".cache" / "huggingface" / "hub";
+  return std::nullopt;
+}
+
+/// `name` or `organisation/name` as the hub allows them; anything else is a path.
+bool is_hub_name(const std::string& model) {
+  if (model.empty() || std::count(model.begin(), model.end(), '/') > 1) return false;
+  if (model.front() == '/' || model.back() == '/') return false;
+  if (model.front() == '.' || model.front() == '~' || model.find("..") != std::string::npos) {
+    return false;
+  }
+  return std::all_of(model.begin(), model.end(), [](unsigned char c) {
+    return std::isalnum(c) != 0 || c == '-' || c == '_' || c == '.' || c == '/';
+  });
+}
+
+std::string cache_folder(const std::string& model) {
+  std::string folder = "models--";
+  for (char c : model) {
+    if (c == '/') {
+      folder += "--";
+    } else {
+      folder += c;
+    }
+  }
+  return folder;
+}
+
+std::string trimmed(std::string text) {
+  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back())) != 0)
+    text.pop_back();
+  return text;
+}
+
+/// The snapshot that refs/main names, else the only one; nothing when there is none.
+std::optional<fs::path> find_snapshot(const fs::path& repository, const std::string& model) {
+  std::error_code code;
+  const fs::path snapshots = repository / "snapshots";
+  const fs::path ref = repository / "refs" / "main";
+  if (fs::is_regular_file(ref, code)) {
+    const std::string hash = trimmed(read_text_file(ref, kMaxRefBytes));
+    const bool plain = !hash.empty() && std::all_of(hash.begin(), hash.end(), [](unsigned char c) {
+      return std::isalnum(c) != 0;
+    });
+    if (plain && fs::is_directory(snapshots / hash, code)) return snapshots / hash;
+  }
+  std::vector<std::string> found;
+  for (fs::directory_iterator it(snapshots, code), end; !code && it != end; it.increment(code)) {
+    std::error_code ignored;
+    if (it->is_directory(ignored)) found.push_back(it->path().filename().string());
+  }
+  if (found.size() == 1) return snapshots / found.front();
+  if (found.empty()) return std::nullopt;
+  std::sort(found.begin(), found.end());
+  throw CheckpointError(fmt::format(
+      "{} has several snapshots of {} ({}) and no refs/main that names one; give the directory "
+      "of the one to use as --model",
+      snapshots.string(), in_quotes(model), fmt::join(found, ", ")));
+}
+
+}  // namespace
+
+fs::path resolve_model(const std::string& model) {
+  std::error_code code;
+  if (fs::is_directory(model, code)) return model;
+  if (fs::exists(model, code)) {
+    throw CheckpointError(fmt::format(
+        "{} is a file; --model takes the directory that holds config.json", in_quotes(model)));
+  }
+  if (!is_hub_name(model)) {
+    throw CheckpointError(
+        fmt::format("there is no directory {}; --model takes a directory or a name such as "
+                    "bigscience/bloom",
+                    in_quotes(model)));
+  }
+  const std::optional<fs::path> cache = hub_cache();
+  if (!cache) {
+    throw CheckpointError(fmt::format(
+        "there is no directory {}, and no Hugging Face cache to look into: set HOME, HF_HOME or "
+        "HF_HUB_CACHE",
+        in_quotes(model)));
+  }
+  const fs::path repository = *cache / cache_folder(model);
+  if (const auto snapshot = find_snapshot(repository, model)) return *snapshot;
+  throw CheckpointError(fmt::format(
+      "model {} was found neither as the directory {} nor in the Hugging Face cache as {}; "
+      "download it "
+      "with `hf download {}` (older: `huggingface-cli download {}`), or give its directory",
+      in_quotes(model), fs::absolute(model, code).string(), repository.string(), model, model));
+}
+
+}  // namespace zi

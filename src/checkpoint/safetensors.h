@@ -1,0 +1,72 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace zi {
+
+/// One tensor of a safetensors file.
+struct StoredTensor {
+  std::string dtype;  // as written: `BF16`, `F16`, `F32`; others may be there and cannot be used
+  std::vector<std::int64_t> shape;
+  std::uint64_t begin = 0;  // bytes from the start of the file
+  std::uint64_t end = 0;
+};
+
+/// What the header of a file says, checked against the file's size.
+struct SafetensorsHeader {
+  std::uint64_t bytes = 0;  // length word and JSON: the tensors' bytes start here
+  std::map<std::string, StoredTensor> tensors;
+};
+
+/// Longest JSON header that is read, as in the reference implementation.
+inline constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;
+
+/// Reads the length word at the start of a file of `file_bytes`
+/// (https://github.com/huggingface/safetensors#format) and returns the bytes of word and JSON
+/// together. `start` holds up to 8 first bytes of the file. `file` stands in messages. Throws
+/// CheckpointError.
+std::uint64_t safetensors_header_bytes(std::string_view start, std::uint64_t file_bytes,
+                                       const std::string& file);
+
+/// Reads and checks a whole header. `start` holds the file's first safetensors_header_bytes bytes.
+/// A pure function of its arguments. Throws CheckpointError naming file, tensor and values: not
+/// JSON, repeated names, sizes that do not match shape and type, overflow, offsets outside the
+/// file, tensors that overlap, bytes that belong to none, a file shorter or longer than promised.
+SafetensorsHeader parse_safetensors_header(std::string_view start, std::uint64_t file_bytes,
+                                           const std::string& file);
+
+/// An open safetensors file with a checked header.
+class SafetensorsFile {
+ public:
+  /// Throws CheckpointError (missing, damaged) or IoError (cannot be opened or read).
+  explicit SafetensorsFile(const std::filesystem::path& path);
+  ~SafetensorsFile();
+  SafetensorsFile(SafetensorsFile&& other) noexcept;
+  SafetensorsFile& operator=(SafetensorsFile&&) = delete;
+
+  const std::string& path() const { return path_; }
+  const SafetensorsHeader& header() const { return header_; }
+
+  /// Reads exactly [offset, offset + bytes) of the file. Any thread. Throws IoError with path and
+  /// offset.
+  void read(std::uint64_t offset, void* dst, std::size_t bytes) const;
+  /// Tells the kernel that the range will be read next. A hint: it cannot fail.
+  void will_read(std::uint64_t offset, std::uint64_t bytes) const;
+
+  /// Differs when the file's size, time of change or header differ.
+  std::uint64_t identity() const { return identity_; }
+
+ private:
+  std::string path_;
+  int fd_ = -1;
+  SafetensorsHeader header_;
+  std::uint64_t identity_ = 0;
+};
+
+}  // namespace zi

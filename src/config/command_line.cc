@@ -1,0 +1,144 @@
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <optional>
+#include <utility>
+
+#include "config/option_table.h"
+#include "zero_infer/error.h"
+#include "zero_infer/run_config.h"
+
+namespace zi {
+namespace {
+
+struct Flag {
+  const Option* option = nullptr;  // of the table; null for --config
+  CLI::Option* parsed = nullptr;   // owned by the CLI::App
+};
+
+constexpr std::size_t kNameColumns = 36;
+constexpr std::size_t kHelpColumns = 64;
+
+/// The option's help with its default, on a line of its own where the last line has no room for it.
+std::string help_text(const Option& option) {
+  if (option.default_text.empty()) return option.help;
+  const std::string text = fmt::format("(default: {})", option.default_text);
+  const std::size_t last_line = option.help.size() - (option.help.rfind('\n') + 1);
+  const char* gap = last_line + 1 + text.size() > kHelpColumns ? "\n" : " ";
+  return option.help + gap + text;
+}
+
+/// A flag that takes one text each time it stands. CLI11 only splits and counts: it converts
+/// nothing, and a value in brackets stays as it is.
+CLI::Option* add_valued(CLI::App& app, const std::string& flag, const std::string& value_name,
+                        const std::string& help) {
+  return app
+      .add_option(
+          "--" + flag, [](const CLI::results_t&) { return true; }, help)
+      ->option_text(value_name)
+      ->expected(1)
+      ->allow_extra_args(false)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+}
+
+/// The flags of the table, in CLI11's terms.
+class Flags {
+ public:
+  Flags() : app_("Runs language models whose weights do not fit on one device.", "zero-infer") {
+    app_.allow_extras();  // named with a suggestion below
+    app_.get_formatter()->column_width(kNameColumns);
+    app_.footer(
+        "Each flag is also a key of the YAML file, with `_` for `-`; flags win. Switches also take "
+        "=false.\nSizes read like 24GiB, 512MiB or 1.5GB. Several ranks: mpirun -np 4 zero-infer "
+        "..");
+    config_ = add_valued(app_, "config", "FILE.yaml", "read these keys first")->group("Model");
+    for (const Option& option : option_table()) {
+      CLI::Option* parsed =
+          option.arity == Arity::kSwitch
+              ? app_.add_flag("--" + option.flag)->description(help_text(option))
+              : add_valued(app_, option.flag, option.value_name, help_text(option));
+      flags_.push_back({&option, parsed->group(option.group)});
+    }
+    // Last, so that --help shows their group last.
+    app_.set_help_flag("-h,--help", "show this and leave")->group("Other");
+    app_.set_version_flag("--version", "zero-infer " ZI_VERSION, "show the version and leave")
+        ->group("Other");
+  }
+
+  /// The text that --help or --version asks for; nothing when there is work to do.
+  std::optional<std::string> parse(int argc, const char* const* argv) {
+    try {
+      app_.parse(argc, argv);
+    } catch (const CLI::CallForVersion& version) {
+      return fmt::format("{}\n", version.what());
+    } catch (const CLI::CallForHelp&) {
+      return app_.help();
+    } catch (const CLI::ArgumentMismatch&) {
+      // Each flag takes its value whatever it looks like: only the last can be without one.
+      throw ConfigError(one_line(fmt::format("{}: needs a value; see --help", argv[argc - 1])));
+    } catch (const CLI::ParseError& error) {
+      throw ConfigError(one_line(fmt::format("{}; see --help", error.what())));
+    }
+    for (const std::string& extra : app_.remaining()) refuse_extra(extra);
+    return std::nullopt;
+  }
+
+  std::optional<std::string> config() const {
+    if (config_->count() == 0) return std::nullopt;
+    check_once(*config_, "config");
+    return config_->results()[0];
+  }
+
+  std::vector<Given> level() const {
+    std::vector<Given> level;
+    for (const Flag& flag : flags_) {
+      if (flag.parsed->count() == 0) continue;
+      if (flag.option->arity != Arity::kList) check_once(*flag.parsed, flag.option->flag);
+      level.push_back({flag.option, flag.parsed->results(), "--" + flag.option->flag});
+    }
+    return level;
+  }
+
+ private:
+  static void check_once(const CLI::Option& parsed, const std::string& flag) {
+    if (parsed.count() == 1) return;
+    throw ConfigError(fmt::format("--{}: given {} times; give it once", flag, parsed.count()));
+  }
+
+  [[noreturn]] void refuse_extra(const std::string& extra) const {
+    if (!extra.starts_with("-") || extra == "-") {
+      throw ConfigError(one_line(fmt::format(
+          "unexpected argument `{}`; a text with spaces needs quotes, see --help", extra)));
+    }
+    const std::string name = extra.substr(0, extra.find('='));
+    std::vector<std::string> known = {"--config", "--help", "--version"};
+    for (const Option& option : option_table()) known.push_back("--" + option.flag);
+    const std::string near = suggestion(name, known);
+    throw ConfigError(
+        one_line(fmt::format("unknown flag `{}`{}", name, near.empty() ? "; see --help" : near)));
+  }
+
+  CLI::App app_;
+  CLI::Option* config_ = nullptr;
+  std::vector<Flag> flags_;
+};
+
+}  // namespace
+
+CommandLine parse_command_line(int argc, const char* const* argv) {
+  Flags flags;
+  CommandLine line;
+  if (std::optional<std::string> text = flags.parse(argc, argv)) {
+    line.exit_now = true;
+    line.text = std::move(*text);
+    return line;
+  }
+  if (const std::optional<std::string> yaml = flags.config()) {
+    line.config = load_run_config(*yaml);
+  }
+  apply_level(line.config, flags.level());
+  check(line.config);
+  return line;
+}
+
+}  // namespace zi

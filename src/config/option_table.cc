@@ -1,0 +1,350 @@
+#include "config/option_table.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <utility>
+
+#include "zero_infer/bytes.h"
+#include "zero_infer/error.h"
+
+namespace zi {
+namespace {
+
+/// Keeps products of two counts inside 64 bits.
+constexpr std::int64_t kMostCount = 1'000'000'000;
+
+template <typename T>
+T parse_number(std::string_view text, std::string_view kind) {
+  T value{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error == std::errc::result_out_of_range) {
+    throw ConfigError(fmt::format("`{}` is out of range", text));
+  }
+  if (error != std::errc() || end != text.data() + text.size()) {
+    throw ConfigError(fmt::format("`{}` is not {}", text, kind));
+  }
+  return value;
+}
+
+bool parse_switch(std::string_view text) {
+  if (text == "true" || text == "True" || text == "TRUE") return true;
+  if (text == "false" || text == "False" || text == "FALSE") return false;
+  throw ConfigError(fmt::format("`{}` is neither true nor false", text));
+}
+
+void check_count(std::int64_t value, std::int64_t least, std::int64_t most) {
+  if (value >= least && value <= most) return;
+  throw ConfigError(fmt::format("must be from {} to {}, not {}", least, most, value));
+}
+
+/// An option that lives in one member: `parse` makes the member's value from what was written.
+template <typename T, typename Parse, typename Check>
+Option option(std::string flag, T RunConfig::*member, Arity arity, std::string value_name,
+              std::string help, Parse parse, Check check) {
+  Option made;
+  made.flag = std::move(flag);
+  made.arity = arity;
+  made.value_name = std::move(value_name);
+  made.help = std::move(help);
+  made.read = [member, parse](RunConfig& config, const Values& values) {
+    config.*member = parse(values);
+  };
+  made.check = [member, check](const RunConfig& config) { check(config.*member); };
+  made.is_set = [member](const RunConfig& config) { return config.*member != RunConfig().*member; };
+  made.reset = [member](RunConfig& config) { config.*member = RunConfig().*member; };
+  return made;
+}
+
+Option toggle(std::string flag, bool RunConfig::*member, std::string help) {
+  return option(
+      std::move(flag), member, Arity::kSwitch, "", std::move(help),
+      [](const Values& values) { return parse_switch(values.at(0)); }, [](bool) {});
+}
+
+/// A text that may be empty only while it is not given.
+Option text(std::string flag, std::string RunConfig::*member, std::string value_name,
+            std::string help) {
+  return option(
+      std::move(flag), member, Arity::kSingle, std::move(value_name), std::move(help),
+      [](const Values& values) {
+        if (values.at(0).empty()) throw ConfigError("must not be empty");
+        return values[0];
+      },
+      [](const std::string&) {});
+}
+
+template <typename T>
+Option optional_text(std::string flag, std::optional<T> RunConfig::*member, std::string value_name,
+                     std::string help) {
+  return option(
+      std::move(flag), member, Arity::kSingle, std::move(value_name), std::move(help),
+      [](const Values& values) { return std::optional<T>(values.at(0)); },
+      [](const std::optional<T>& value) {
+        if (value && value->empty()) throw ConfigError("must not be empty");
+      });
+}
+
+template <typename Check>
+Option texts(std::string flag, Values RunConfig::*member, std::string help, Check check) {
+  return option(
+      std::move(flag), member, Arity::kList, "TEXT", std::move(help),
+      [](const Values& values) { return values; }, check);
+}
+
+Option count(std::string flag, std::int64_t RunConfig::*member, std::int64_t least,
+             std::int64_t most, std::string help) {
+  Option made = option(
+      std::move(flag), member, Arity::kSingle, "N", std::move(help),
+      [](const Values& values) {
+        return parse_number<std::int64_t>(values.at(0), "a whole number");
+      },
+      [least, most](std::int64_t value) { check_count(value, least, most); });
+  made.default_text = fmt::format("{}", RunConfig().*member);
+  return made;
+}
+
+template <typename Valid>
+Option real(std::string flag, double RunConfig::*member, Valid valid, std::string range,
+            std::string help) {
+  Option made = option(
+      std::move(flag), member, Arity::kSingle, "X", std::move(help),
+      [](const Values& values) { return parse_number<double>(values.at(0), "a number"); },
+      [valid, range](double value) {
+        if (std::isfinite(value) && valid(value)) return;
+        throw ConfigError(fmt::format("must be {}, not {}", range, value));
+      });
+  made.default_text = fmt::format("{}", RunConfig().*member);
+  return made;
+}
+
+Option size(std::string flag, std::optional<std::size_t> RunConfig::*member, std::string help) {
+  return option(
+      std::move(flag), member, Arity::kSingle, "SIZE", std::move(help),
+      [](const Values& values) { return std::optional(parse_size(values.at(0))); },
+      [](const std::optional<std::size_t>&) {});
+}
+
+/// One of a few words, such as `auto|dummy`; the first is the default.
+template <typename T>
+Option choice(std::string flag, T RunConfig::*member,
+              std::vector<std::pair<std::string, T>> choices, std::string help) {
+  std::string names;
+  for (const auto& [name, value] : choices) names += (names.empty() ? "" : "|") + name;
+  const std::string default_text = choices.front().first;
+  Option made = option(
+      std::move(flag), member, Arity::kSingle, names, std::move(help),
+      [choices, names](const Values& values) {
+        for (const auto& [name, value] : choices) {
+          if (name == values.at(0)) return value;
+        }
+        throw ConfigError(fmt::format("`{}` is not one of {}", values[0], names));
+      },
+      [](T) {});
+  made.default_text = default_text;
+  return made;
+}
+
+Option compute_dtype() {
+  Option made = option(
+      "compute-dtype", &RunConfig::compute_dtype, Arity::kSingle, "TYPE",
+      "type of the products: bfloat16, float16 or float32",
+      [](const Values& values) { return std::optional(parse_dtype(values.at(0))); },
+      [](const std::optional<DType>&) {});
+  made.default_text = "the weights' own 16-bit type, else bfloat16";
+  return made;
+}
+
+Option seed() {
+  Option made = option(
+      "seed", &RunConfig::seed, Arity::kSingle, "N",
+      "seed of sampling: the same seed, the same texts",
+      [](const Values& values) {
+        return parse_number<std::uint64_t>(
+            values.at(0),
+            fmt::format("a whole number from 0 to {}", std::numeric_limits<std::uint64_t>::max()));
+      },
+      [](std::uint64_t) {});
+  made.default_text = fmt::format("{}", RunConfig().seed);
+  return made;
+}
+
+Option batch_size() {
+  Option made = option(
+      "batch-size", &RunConfig::batch_size, Arity::kCommaList, "N[,N..]",
+      "lanes: sequences that a rank works on at once;\nseveral, such as 1,8,16, with --benchmark",
+      [](const Values& values) {
+        std::vector<std::int64_t> sizes;
+        const std::string joined = fmt::format("{}", fmt::join(values, ","));
+        std::string_view rest = joined;
+        while (true) {
+          const std::size_t comma = rest.find(',');
+          std::string_view item = rest.substr(0, comma);
+          while (!item.empty() && item.front() == ' ') item.remove_prefix(1);
+          while (!item.empty() && item.back() == ' ') item.remove_suffix(1);
+          sizes.push_back(parse_number<std::int64_t>(item, "a whole number"));
+          if (comma == std::string_view::npos) return sizes;
+          rest.remove_prefix(comma + 1);
+        }
+      },
+      [](const std::vector<std::int64_t>& sizes) {
+        if (sizes.empty()) throw ConfigError("must have at least one value");
+        for (std::int64_t size : sizes) check_count(size, 1, kMostCount);
+      });
+  made.default_text = fmt::format("{}", fmt::join(RunConfig().batch_size, ","));
+  return made;
+}
+
+Option input_path(Option option) {
+  option.input_path = true;
+  return option;
+}
+
+Option with_rival(Option option, std::string rival) {
+  option.rival = std::move(rival);
+  return option;
+}
+
+Option with_default(Option option, std::string default_text) {
+  option.default_text = std::move(default_text);
+  return option;
+}
+
+std::vector<Option> model_options() {
+  return {
+      input_path(text("model", &RunConfig::model, "DIR|NAME",
+                      "a directory with config.json and safetensors files, or a\n"
+                      "name such as bigscience/bloom in the local Hugging Face cache")),
+      choice<LoadFormat>("load-format", &RunConfig::load_format,
+                         {{"auto", LoadFormat::kAuto}, {"dummy", LoadFormat::kDummy}},
+                         "dummy: seeded random weights, only config.json is read"),
+      compute_dtype(),
+      choice<BackendChoice>("backend", &RunConfig::backend,
+                            {{"auto", BackendChoice::kAuto},
+                             {"cpu", BackendChoice::kCpu},
+                             {"cuda", BackendChoice::kCuda}},
+                            "auto: the GPU where there is one"),
+  };
+}
+
+std::vector<Option> prompt_options() {
+  return {
+      with_rival(texts("prompt", &RunConfig::prompt, "a prompt; repeatable", [](const Values&) {}),
+                 "prompts"),
+      with_rival(input_path(optional_text("prompts", &RunConfig::prompts, "FILE.jsonl|-",
+                                          "a prompt a line: {\"prompt\": ..} or {\"prompt_ids\": "
+                                          "[..]},\nwith optional id and max_new_tokens")),
+                 "prompt"),
+  };
+}
+
+std::vector<Option> generation_options() {
+  return {
+      count("max-new-tokens", &RunConfig::max_new_tokens, 1, kMostCount,
+            "tokens generated for a prompt at most"),
+      batch_size(),
+      count("max-pass-tokens", &RunConfig::max_pass_tokens, 1, kMostCount,
+            "tokens of one pass at most, prompts and lanes together"),
+      texts("stop", &RunConfig::stop, "text that ends a sequence; repeatable",
+            [](const Values& stops) {
+              for (const std::string& stop : stops) {
+                if (stop.empty()) throw ConfigError("must not be empty: it would end every text");
+              }
+            }),
+      toggle("ignore-eos", &RunConfig::ignore_eos, "generate beyond the end-of-text token"),
+      toggle("score", &RunConfig::score,
+             "generate nothing: log-likelihood and perplexity of the prompts"),
+  };
+}
+
+std::vector<Option> sampling_options() {
+  return {
+      real(
+          "temperature", &RunConfig::temperature, [](double x) { return x >= 0; },
+          "finite and at least 0", "0: greedy, always the best token"),
+      count("top-k", &RunConfig::top_k, 0, kMostCount, "sample from the N best; 0: from all"),
+      real(
+          "top-p", &RunConfig::top_p, [](double x) { return x > 0 && x <= 1; },
+          "above 0 and at most 1", "sample from the best whose probabilities reach X"),
+      real(
+          "repetition-penalty", &RunConfig::repetition_penalty, [](double x) { return x > 0; },
+          "finite and above 0", "above 1 makes tokens that were there less likely"),
+      seed(),
+  };
+}
+
+std::vector<Option> memory_options() {
+  return {
+      toggle("cpu-offload", &RunConfig::cpu_offload,
+             "weights beyond the device's budget rest in pinned memory"),
+      with_default(optional_text("nvme-offload-path", &RunConfig::nvme_offload_path, "DIR",
+                                 "weights beyond the other budgets rest in files here"),
+                   "off"),
+      with_default(size("gpu-weight-budget", &RunConfig::gpu_weight_budget,
+                        "device memory for resident weights, a rank"),
+                   "all, with an offload what fits (CPU backend: 0)"),
+      with_default(size("cpu-weight-budget", &RunConfig::cpu_weight_budget,
+                        "pinned memory for weights, a rank"),
+                   "with --cpu-offload what fits, else 0"),
+      with_default(size("kv-budget", &RunConfig::kv_budget, "memory for the KV cache, a rank"),
+                   "what the batch needs"),
+  };
+}
+
+std::vector<Option> output_options() {
+  return {
+      with_default(optional_text("output", &RunConfig::output, "FILE.jsonl|-",
+                                 "one JSON object a line for each finished sequence"),
+                   "readable text"),
+      toggle("resume", &RunConfig::resume, "skip the prompts that the output file already holds"),
+      count("logprobs", &RunConfig::logprobs, 0, 100,
+            "log-probabilities of each token and of the N best"),
+      with_rival(toggle("quiet", &RunConfig::quiet, "only results, warnings and errors"),
+                 "verbose"),
+      with_rival(toggle("verbose", &RunConfig::verbose, "also plans, placement and timings"),
+                 "quiet"),
+  };
+}
+
+std::vector<Option> other_options() {
+  return {toggle("benchmark", &RunConfig::benchmark,
+                 "measure time per token: fills the batch with prompts, built-in\n"
+                 "ones when none is given")};
+}
+
+}  // namespace
+
+std::string Option::key() const {
+  std::string key = flag;
+  std::replace(key.begin(), key.end(), '-', '_');
+  return key;
+}
+
+const std::vector<Option>& option_table() {
+  static const std::vector<Option> table = [] {
+    std::vector<Option> all;
+    const auto add = [&all](const std::string& group, std::vector<Option> options) {
+      for (Option& option : options) {
+        option.group = group;
+        all.push_back(std::move(option));
+      }
+    };
+    add("Model", model_options());
+    add("Prompts", prompt_options());
+    add("Generation", generation_options());
+    add("Sampling", sampling_options());
+    add("Memory and offload", memory_options());
+    add("Output", output_options());
+    add("Other", other_options());
+    return all;
+  }();
+  return table;
+}
+
+}  // namespace zi

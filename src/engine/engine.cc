@@ -1,0 +1,149 @@
+#include "engine/engine.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "zero_infer/bytes.h"
+#include "zero_infer/checkpoint.h"
+#include "zero_infer/error.h"
+#include "zero_infer/log.h"
+
+namespace zi {
+
+Backend make_backend(World& world, const RunConfig& config) {
+  if (config.backend == BackendChoice::kCuda) {
+    throw ConfigError("this build has no CUDA backend yet; use --backend cpu or leave it at auto");
+  }
+  Backend backend;
+  backend.name = "cpu";
+  backend.device = make_cpu_device();
+  backend.ops = make_cpu_ops(threads_per_rank(world.local_size()));
+  if (world.size() > 1) backend.communicator = world.make_cpu_communicator();
+  return backend;
+}
+
+Engine::Engine(World& world, Backend backend, RunConfig config)
+    : world_(&world), backend_(std::move(backend)), config_(std::move(config)) {
+  world.all_or_none([&] { open_model(); });
+  make_memory_plan();
+  if (world.rank() == 0) {
+    const std::size_t total = plan_->device_bytes() + plan_->host_bytes();
+    log_info(fmt::format("memory of a rank: {}", format_memory(static_cast<double>(total))));
+    log_verbose("\n" + plan_->table());
+  }
+  world.all_or_none([&] {
+    const LoadOptions options{.rank = world.rank(),
+                              .world = world.size(),
+                              .threads = std::max(2, threads_per_rank(world.local_size())),
+                              .show_progress = world.rank() == 0 && !config_.quiet,
+                              .model_name = directory_.filename().string(),
+                              .nvme_path = config_.nvme_offload_path};
+    weights_ =
+        std::make_unique<ModelWeights>(*backend_.device, *source_, model_->spec(), *plan_, options);
+  });
+  world.all_or_none([&] {
+    const std::int64_t vocabulary =
+        config_.score ? model_->config().vocabulary
+                      : std::min<std::int64_t>(tokenizer_->size(), model_->config().vocabulary);
+    runner_ = std::make_unique<PassRunner>(
+        *backend_.device, *backend_.ops, backend_.communicator.get(), *model_, *weights_, *plan_,
+        world_->rank(), world_->size(), vocabulary, static_cast<int>(config_.logprobs));
+  });
+}
+
+Engine::~Engine() = default;
+
+void Engine::open_model() {
+  directory_ = resolve_model(config_.model);
+  if (directory_.filename().empty()) directory_ = directory_.parent_path();
+  const ModelConfig model_config = ModelConfig::load(directory_);
+  const auto tokenizer_file = directory_ / "tokenizer.json";
+  const bool dummy = config_.load_format == LoadFormat::kDummy;
+  if (std::filesystem::exists(tokenizer_file)) {
+    tokenizer_ = Tokenizer::load(tokenizer_file);
+  } else if (dummy) {
+    if (world_->rank() == 0) {
+      log_warning(fmt::format("{} has no tokenizer.json: each byte of a prompt is one token",
+                              directory_.string()));
+    }
+    tokenizer_ = Tokenizer::bytes();
+  } else {
+    throw CheckpointError(fmt::format(
+        "{} has no tokenizer.json; download it together with the weights", directory_.string()));
+  }
+  // Named once without knowing whether there is a head of its own, to learn the prefix.
+  const std::string prefix = make_model(model_config, false)->spec().prefix;
+  if (dummy) {
+    const DType stored = config_.compute_dtype.value_or(DType::kBFloat16);
+    source_ = make_dummy_weights(config_.seed, stored);
+  } else {
+    source_ = open_checkpoint(directory_, prefix);
+  }
+  model_ = make_model(model_config, source_->contains("lm_head.weight"));
+  const DType stored = source_->stored_dtype(model_->spec().blocks.front().matrices.front().name);
+  compute_dtype_ =
+      config_.compute_dtype.value_or(stored == DType::kFloat32 ? DType::kBFloat16 : stored);
+  // In float32 the weights keep their stored values; else they are converted once, while loading.
+  weight_dtype_ = compute_dtype_ == DType::kFloat32 ? stored : compute_dtype_;
+  if (weight_dtype_ != stored && world_->rank() == 0) {
+    log_info(fmt::format("the checkpoint's {} weights are converted to {} while loading",
+                         name_of(stored), name_of(weight_dtype_)));
+  }
+}
+
+void Engine::make_memory_plan() {
+  struct Memory {
+    std::size_t device_free;
+    std::size_t host_free;
+    std::int64_t local_size;
+  };
+  const std::size_t free = backend_.device->memory().free_bytes;
+  const Memory mine{free, free, world_->local_size()};
+  std::vector<Memory> all(static_cast<std::size_t>(world_->size()));
+  world_->all_gather(&mine, all.data(), sizeof(Memory));
+  PlanInput input;
+  input.model = model_.get();
+  input.weight_dtype = weight_dtype_;
+  input.compute_dtype = compute_dtype_;
+  input.world = world_->size();
+  input.device_is_host = backend_.device_is_host;
+  input.device_free = std::ranges::min_element(all, {}, &Memory::device_free)->device_free;
+  input.host_free = std::ranges::min_element(all, {}, &Memory::host_free)->host_free;
+  input.local_size =
+      static_cast<int>(std::ranges::max_element(all, {}, &Memory::local_size)->local_size);
+  world_->all_or_none([&] { plan_ = make_plan(input, config_); });
+}
+
+GenerationOptions Engine::generation_options() const {
+  GenerationOptions options = GenerationOptions::from(config_);
+  options.vocabulary = model_->config().vocabulary;
+  if (!config_.ignore_eos) options.eos_ids = model_->config().eos_ids;
+  return options;
+}
+
+Engine::Outcome Engine::generate(const Job& job) {
+  WorkExchange exchange(*world_, job.source, job.sink);
+  Generator generator(*runner_, exchange, *tokenizer_, *plan_, job.lanes, world_->rank(),
+                      job.options, job.stop_signal);
+  runner_->take_fetch_stats();
+  Outcome outcome;
+  outcome.signal = generator.run();
+  outcome.failed_prompts = generator.failed_prompts();
+  outcome.stats = generator.stats();
+  outcome.fetched = runner_->take_fetch_stats();
+  return outcome;
+}
+
+std::string Engine::nvme_method() const {
+  return weights_->nvme_store() != nullptr ? weights_->nvme_store()->method() : std::string();
+}
+
+Limits Engine::measure_limits() {
+  runner_.reset();
+  return zi::measure_limits(*world_, *backend_.device, *backend_.ops, backend_.communicator.get(),
+                            *plan_, weights_->shard_file());
+}
+
+}  // namespace zi

@@ -1,0 +1,94 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "engine/generator.h"
+#include "engine/limits.h"
+#include "engine/memory_plan.h"
+#include "engine/model_weights.h"
+#include "engine/output.h"
+#include "engine/pass_runner.h"
+#include "zero_infer/backend.h"
+#include "zero_infer/model.h"
+#include "zero_infer/prompt.h"
+#include "zero_infer/run_config.h"
+#include "zero_infer/tokenizer.h"
+#include "zero_infer/world.h"
+
+namespace zi {
+
+/// A backend's parts for one rank. `communicator` is null for a world of one.
+struct Backend {
+  std::string name;
+  bool device_is_host = true;
+  std::unique_ptr<Device> device;
+  std::unique_ptr<Ops> ops;
+  std::unique_ptr<Communicator> communicator;
+};
+
+/// Collective. The backend that the config asks for, or the best there is.
+Backend make_backend(World& world, const RunConfig& config);
+
+/// A model that is loaded and ready to generate, on all ranks of a world. Every public call is
+/// collective.
+class Engine {
+ public:
+  /// Resolves the model, plans the memory, loads. A failure on any rank leaves all of them, with
+  /// one message.
+  Engine(World& world, Backend backend, RunConfig config);
+  ~Engine();
+
+  /// What a generation needs on rank 0; elsewhere both may be null.
+  struct Job {
+    PromptSource* source = nullptr;
+    OutputSink* sink = nullptr;
+    std::int64_t lanes = 1;  // up to the plan's
+    GenerationOptions options;
+    std::function<int()> stop_signal = [] { return 0; };
+  };
+  struct Outcome {
+    int signal = 0;
+    std::int64_t failed_prompts = 0;
+    GenerationStats stats;  // of this rank
+    FetchStats fetched;     // of this rank
+  };
+  Outcome generate(const Job& job);
+
+  /// Measures the links. The engine cannot generate afterwards.
+  Limits measure_limits();
+
+  const RunConfig& config() const { return config_; }
+  const MemoryPlan& plan() const { return *plan_; }
+  const Tokenizer& tokenizer() const { return *tokenizer_; }
+  const Model& model() const { return *model_; }
+  const Backend& backend() const { return backend_; }
+  const LoadStats& load_stats() const { return weights_->load_stats(); }
+  /// `io_uring + O_DIRECT`; empty without an NVMe tier.
+  std::string nvme_method() const;
+  /// The options of the config with the model's ids.
+  GenerationOptions generation_options() const;
+
+ private:
+  void open_model();
+  void make_memory_plan();
+
+  World* world_;
+  Backend backend_;
+  RunConfig config_;
+  std::filesystem::path directory_;
+  std::optional<Tokenizer> tokenizer_;
+  std::unique_ptr<WeightSource> source_;
+  std::unique_ptr<Model> model_;
+  DType compute_dtype_ = DType::kBFloat16;
+  DType weight_dtype_ = DType::kBFloat16;
+  std::optional<MemoryPlan> plan_;
+  std::unique_ptr<ModelWeights> weights_;
+  std::unique_ptr<PassRunner> runner_;
+};
+
+}  // namespace zi

@@ -1,0 +1,246 @@
+#include "engine/generator.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <limits>
+
+#include "zero_infer/bytes.h"
+#include "zero_infer/error.h"
+#include "zero_infer/log.h"
+
+namespace zi {
+namespace {
+
+/// Bytes at the end of `text` that could be the beginning of a stop text: they must not be shown
+/// yet.
+std::size_t held_back(std::string_view text, const std::vector<std::string>& stops) {
+  std::size_t held = 0;
+  for (const std::string& stop : stops) {
+    for (std::size_t n = std::min(stop.size() - 1, text.size()); n > held; --n) {
+      if (text.ends_with(std::string_view(stop).substr(0, n))) held = n;
+    }
+  }
+  return held;
+}
+
+}  // namespace
+
+GenerationOptions GenerationOptions::from(const RunConfig& c) {
+  GenerationOptions o;
+  o.max_new_tokens = c.max_new_tokens;
+  o.sampling.temperature = static_cast<float>(c.temperature);
+  o.sampling.top_k = static_cast<int>(c.top_k);
+  o.sampling.top_p = static_cast<float>(c.top_p);
+  o.sampling.repetition_penalty = static_cast<float>(c.repetition_penalty);
+  o.sampling.seed = c.seed;
+  o.stop = c.stop;
+  o.logprobs = c.logprobs;
+  o.score = c.score;
+  return o;
+}
+
+Generator::Generator(PassRunner& runner, WorkExchange& exchange, const Tokenizer& tokenizer,
+                     const MemoryPlan& plan, std::int64_t lanes, int rank,
+                     GenerationOptions options, std::function<int()> stop_signal)
+    : runner_(&runner),
+      exchange_(&exchange),
+      tokenizer_(&tokenizer),
+      scheduler_(lanes, plan.pass_tokens, plan.kv_pages),
+      rank_(rank),
+      options_(std::move(options)),
+      stop_signal_(std::move(stop_signal)) {}
+
+int Generator::run() {
+  const auto start = std::chrono::steady_clock::now();
+  int signal = 0;
+  for (;;) {
+    WorkExchange::Turn turn = exchange_->take_turn({.free_lanes = scheduler_.free_lanes(),
+                                                    .active = scheduler_.active(),
+                                                    .failed_prompts = stats_.failed_prompts,
+                                                    .signal = stop_signal_()},
+                                                   outbox_);
+    outbox_.clear();
+    for (Prompt& prompt : turn.prompts) admit(std::move(prompt));
+    if (turn.leave) {
+      signal = turn.signal;
+      all_failed_ = turn.failed_prompts;
+      break;
+    }
+    if (turn.run) run_pass(turn.most_active);
+  }
+  stats_.set_backs = scheduler_.set_backs();
+  stats_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return signal;
+}
+
+void Generator::admit(Prompt prompt) {
+  const std::string where = prompt.where;
+  try {
+    Sequence* const s = scheduler_.admit(make_sequence(std::move(prompt)));
+    if (options_.stream_text && !options_.score) {
+      append_event(outbox_, {OutputEvent::Kind::kStarted, s->prompt.index, rank_, s->prompt_text});
+    }
+  } catch (const PromptError& error) {
+    log_error(fmt::format("{}: {}", where, error.what()));
+    ++stats_.failed_prompts;
+  }
+}
+
+std::unique_ptr<Sequence> Generator::make_sequence(Prompt prompt) const {
+  auto s = std::make_unique<Sequence>(std::move(prompt), *tokenizer_);
+  if (s->prompt.text) {
+    s->prompt_text = *s->prompt.text;
+    s->tokens = tokenizer_->encode(s->prompt_text);
+  } else {
+    s->tokens = *s->prompt.ids;
+    for (std::int32_t id : s->tokens) {
+      if (id < 0 || id >= options_.vocabulary) {
+        throw PromptError(fmt::format("token id {} is out of range: the model has ids 0 to {}", id,
+                                      options_.vocabulary - 1));
+      }
+    }
+    s->prompt_text = tokenizer_->decode(s->tokens);
+  }
+  if (s->tokens.empty()) throw PromptError("the prompt is empty; give at least one token");
+  s->prompt_tokens = static_cast<std::int64_t>(s->tokens.size());
+  s->max_new_tokens =
+      options_.score ? 0 : s->prompt.max_new_tokens.value_or(options_.max_new_tokens);
+  const std::int64_t most = scheduler_.max_sequence_tokens();
+  if (s->max_new_tokens > most || s->prompt_tokens > most - s->max_new_tokens) {
+    throw PromptError(fmt::format(
+        "{} prompt tokens and {} new ones do not fit the KV cache of {} tokens; raise --kv-budget, "
+        "or shorten the prompt or --max-new-tokens",
+        s->prompt_tokens, s->max_new_tokens, most));
+  }
+  return s;
+}
+
+SampleRow Generator::sample_row(const Sequence& s, std::int64_t target_row) const {
+  SampleRow row = options_.sampling;
+  row.sequence = s.prompt.index;
+  row.position = s.tokens.size();
+  row.history = s.tokens;
+  if (options_.score) row.target = s.tokens[static_cast<std::size_t>(target_row) + 1];
+  return row;
+}
+
+void Generator::run_pass(std::int64_t most_active) {
+  const std::vector<Chunk> chunks = scheduler_.compose();
+  logits_rows_.clear();
+  samples_.clear();
+  std::vector<Sequence*> owners;
+  std::int32_t row = 0;
+  for (const Chunk& c : chunks) {
+    // A score wants the logits of every row that has a next token; a draw those of the last row.
+    const auto tokens = static_cast<std::int64_t>(c.sequence->tokens.size());
+    // After a set-back the first rows come again, but their scores are there already.
+    const auto scored = static_cast<std::int64_t>(c.sequence->token_logprobs.size());
+    const std::int64_t begin =
+        options_.score ? std::max<std::int64_t>(0, scored - c.first) : c.count - 1;
+    const std::int64_t end = options_.score ? std::min(c.count, tokens - 1 - c.first)
+                             : c.last()     ? c.count
+                                            : begin;
+    for (std::int64_t r = begin; r < end; ++r) {
+      logits_rows_.push_back(row + static_cast<std::int32_t>(r));
+      samples_.push_back(sample_row(*c.sequence, c.first + r));
+      owners.push_back(c.sequence);
+    }
+    row += static_cast<std::int32_t>(c.count);
+  }
+  const std::int64_t most =
+      options_.score ? exchange_->most(static_cast<std::int64_t>(samples_.size())) : most_active;
+  runner_->run({chunks, logits_rows_, samples_, most});
+  ++stats_.passes;
+
+  for (const Chunk& c : chunks) {
+    scheduler_.advance(c);
+    stats_.prompt_rows +=
+        std::max<std::int64_t>(0, std::min(c.first + c.count, c.sequence->prompt_tokens) - c.first);
+  }
+  for (std::size_t i = 0; i < owners.size(); ++i) {
+    if (options_.score) {
+      take_score(*owners[i], i);
+    } else {
+      take_token(*owners[i], i);
+    }
+  }
+  for (const Chunk& c : chunks) {
+    const bool scored = options_.score && c.last();
+    if (scored || !c.sequence->finish_reason.empty()) finish(*c.sequence);
+  }
+}
+
+void Generator::take_score(Sequence& s, std::size_t row) {
+  s.token_logprobs.push_back(runner_->results().logprobs[row]);
+}
+
+void Generator::take_token(Sequence& s, std::size_t row) {
+  const SampleResults& results = runner_->results();
+  const std::int32_t id = results.ids[row];
+  s.tokens.push_back(id);
+  ++stats_.new_tokens;
+  if (options_.logprobs > 0) {
+    TokenLogprob entry{.id = id, .logprob = results.logprobs[row], .top = {}};
+    const auto top = static_cast<std::size_t>(results.top);
+    for (std::size_t k = row * top; k < (row + 1) * top; ++k) {
+      entry.top.emplace_back(results.top_ids[k], results.top_logprobs[k]);
+    }
+    s.logprobs.push_back(std::move(entry));
+  }
+  const bool eos = std::ranges::find(options_.eos_ids, id) != options_.eos_ids.end();
+  if (eos) {
+    s.finish_reason = "eos";
+  } else if (s.new_tokens() >= s.max_new_tokens) {
+    s.finish_reason = "length";
+  }
+  std::string more = s.stream.push(id);
+  if (!s.finish_reason.empty()) more += s.stream.finish();
+  append_text(s, more);
+}
+
+void Generator::append_text(Sequence& s, const std::string& more) {
+  const std::size_t shown = s.text.size() - held_back(s.text, options_.stop);
+  s.text += more;
+  std::size_t cut = std::string::npos;
+  for (const std::string& stop : options_.stop) cut = std::min(cut, s.text.find(stop));
+  if (cut != std::string::npos) {
+    s.text.resize(cut);
+    s.finish_reason = "stop";
+  }
+  if (!options_.stream_text) return;
+  const bool ended = !s.finish_reason.empty();
+  const std::size_t show = s.text.size() - (ended ? 0 : held_back(s.text, options_.stop));
+  if (show > shown) {
+    append_event(outbox_, {OutputEvent::Kind::kText, s.prompt.index, rank_,
+                           s.text.substr(shown, show - shown)});
+  }
+}
+
+void Generator::finish(Sequence& s) {
+  const std::unique_ptr<Sequence> done = scheduler_.retire(&s);
+  Result r;
+  r.index = done->prompt.index;
+  r.id = done->prompt.id;
+  r.rank = rank_;
+  r.prompt = done->prompt_text;
+  r.prompt_tokens = done->prompt_tokens;
+  r.text = std::move(done->text);
+  r.token_ids.assign(done->tokens.begin() + done->prompt_tokens, done->tokens.end());
+  r.finish_reason = done->finish_reason;
+  if (options_.logprobs > 0 && !options_.score) r.logprobs = std::move(done->logprobs);
+  if (options_.score) {
+    double sum = 0;
+    for (float logprob : done->token_logprobs) sum -= logprob;
+    r.perplexity = done->token_logprobs.empty()
+                       ? std::numeric_limits<double>::quiet_NaN()
+                       : std::exp(sum / static_cast<double>(done->token_logprobs.size()));
+    r.token_logprobs = std::move(done->token_logprobs);
+  }
+  ++stats_.sequences;
+  append_event(outbox_, {OutputEvent::Kind::kFinished, r.index, rank_, r.serialize()});
+}
+
+}  // namespace zi

@@ -1,0 +1,85 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/pass_runner.h"
+#include "engine/scheduler.h"
+#include "engine/work_exchange.h"
+#include "zero_infer/run_config.h"
+#include "zero_infer/tokenizer.h"
+
+namespace zi {
+
+/// How sequences are drawn and ended; the same on every rank.
+struct GenerationOptions {
+  std::int64_t max_new_tokens = 64;
+  SampleRow sampling;                 // temperature .. seed; the rest is set for each row
+  std::vector<std::int32_t> eos_ids;  // empty with --ignore-eos
+  std::vector<std::string> stop;
+  std::int64_t logprobs = 0;
+  bool score = false;
+  std::int64_t vocabulary = 0;  // valid prompt ids are below
+  bool stream_text = false;     // rank 0's sink wants text as it comes
+
+  static GenerationOptions from(const RunConfig& config);
+};
+
+/// What a rank did.
+struct GenerationStats {
+  std::int64_t passes = 0;       // of the whole job: every rank counts the same ones
+  std::int64_t prompt_rows = 0;  // rows that were prompt tokens, recomputed ones included
+  std::int64_t new_tokens = 0;
+  std::int64_t sequences = 0;
+  std::int64_t failed_prompts = 0;
+  std::int64_t set_backs = 0;
+  double seconds = 0;
+};
+
+/// One rank's stream of sequences: takes prompts, runs passes until no rank has work, hands results
+/// on.
+class Generator {
+ public:
+  /// `stop_signal` is asked once a pass: 0 or the signal to leave for.
+  Generator(PassRunner& runner, WorkExchange& exchange, const Tokenizer& tokenizer,
+            const MemoryPlan& plan, std::int64_t lanes, int rank, GenerationOptions options,
+            std::function<int()> stop_signal);
+
+  /// Collective. Returns when all sequences of all ranks are finished or a signal came; the signal
+  /// or 0.
+  int run();
+  const GenerationStats& stats() const { return stats_; }
+  /// Prompts that could not be used, of all ranks; valid after `run`.
+  std::int64_t failed_prompts() const { return all_failed_; }
+
+ private:
+  void admit(Prompt prompt);
+  /// Throws PromptError when it cannot be used.
+  std::unique_ptr<Sequence> make_sequence(Prompt prompt) const;
+  void run_pass(std::int64_t most_active);
+  SampleRow sample_row(const Sequence& s, std::int64_t target_row) const;
+  void take_token(Sequence& s, std::size_t row);
+  void take_score(Sequence& s, std::size_t row);
+  void append_text(Sequence& s, const std::string& more);
+  void finish(Sequence& s);
+
+  PassRunner* runner_;
+  WorkExchange* exchange_;
+  const Tokenizer* tokenizer_;
+  Scheduler scheduler_;
+  int rank_;
+  GenerationOptions options_;
+  std::function<int()> stop_signal_;
+  GenerationStats stats_;
+  std::int64_t all_failed_ = 0;
+  std::string outbox_;
+
+  // Of the pass being run; kept to spare allocations.
+  std::vector<std::int32_t> logits_rows_;
+  std::vector<SampleRow> samples_;
+};
+
+}  // namespace zi

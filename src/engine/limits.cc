@@ -1,0 +1,87 @@
+#include "engine/limits.h"
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <vector>
+
+#include "offload/nvme_store.h"
+
+namespace zi {
+namespace {
+
+constexpr int kRepeats = 5;
+constexpr std::size_t kReadBytes = 512u << 20;
+
+/// Bytes per second of the median of some repeats, after one to warm up. Every rank repeats equally
+/// often, since the step may be collective.
+double rate(World& world, std::size_t bytes, const std::function<void()>& step) {
+  std::vector<double> seconds;
+  for (int i = 0; i <= kRepeats; ++i) {
+    world.barrier();
+    const auto start = std::chrono::steady_clock::now();
+    step();
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    if (i > 0) seconds.push_back(took.count());
+  }
+  std::ranges::nth_element(seconds, seconds.begin() + kRepeats / 2);
+  return static_cast<double>(bytes) / seconds[kRepeats / 2];
+}
+
+}  // namespace
+
+Limits measure_limits(World& world, Device& device, Ops& ops, Communicator* communicator,
+                      const MemoryPlan& plan, const std::filesystem::path& shard_file) {
+  Limits limits;
+  const PartitionLayout& layout = plan.blocks.front();
+  const auto stream = device.make_stream("limits");
+  const auto finish = [&] { stream->synchronize(); };
+  const std::size_t shard = layout.shard_bytes();
+  const auto slot_bytes = layout.gathered_bytes();
+  const Buffer slot = device.allocate(slot_bytes);
+  device.zero(slot.data(), slot_bytes, *stream);
+  finish();
+
+  if (plan.host_shards > 0) {
+    const Buffer pinned = device.allocate_pinned(shard);
+    std::ranges::fill(pinned.span(), std::byte{1});
+    limits.copy = rate(world, shard, [&] {
+      device.copy(slot.data(), pinned.data(), shard, *stream);
+      finish();
+    });
+  }
+  if (communicator != nullptr) {
+    const std::size_t received = slot_bytes - shard;
+    std::byte* const own = slot.data() + shard * static_cast<std::size_t>(world.rank());
+    limits.gather = rate(world, received, [&] {
+      communicator->all_gather(own, slot.data(), shard, *stream);
+      finish();
+    });
+  }
+  if (plan.nvme_shards > 0) {
+    world.barrier();
+    limits.read = measure_bare_read(device, shard_file, NvmeOptions{},
+                                    std::min(plan.nvme_shards, kReadBytes));
+  }
+  // All matrices of a block, one row each: what the weights cost when nothing else is done.
+  std::size_t widest = 0, longest = 0, bytes = 0;
+  std::vector<RowBlockMatrix> matrices;
+  for (std::size_t i = 0; i < layout.matrices().size(); ++i) {
+    matrices.push_back(layout.gathered(i, slot.data()));
+    widest = std::max(widest, static_cast<std::size_t>(matrices.back().padded_rows()));
+    longest = std::max(longest, static_cast<std::size_t>(matrices.back().cols));
+    bytes += matrices.back().bytes();
+  }
+  const Buffer input = device.allocate(longest * sizeof(float));
+  const Buffer output = device.allocate(widest * sizeof(float));
+  device.zero(input.data(), input.bytes(), *stream);
+  limits.product = rate(world, bytes, [&] {
+    for (const RowBlockMatrix& m : matrices) {
+      ops.matmul(input.data(), plan.compute_dtype, 1, m, output.as<float>(), *stream);
+    }
+    finish();
+  });
+  return limits;
+}
+
+}  // namespace zi

@@ -1,0 +1,229 @@
+#include "engine/memory_plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "engine/pass_inputs.h"
+#include "engine/vocabulary_head.h"
+#include "offload/layer_fetcher.h"
+#include "offload/nvme_store.h"
+#include "offload/placement.h"
+#include "zero_infer/bytes.h"
+#include "zero_infer/error.h"
+
+namespace zi {
+namespace {
+
+/// Tokens of KV that a lane gets unless --kv-budget says otherwise.
+constexpr std::int64_t kDefaultLaneTokens = 2048;
+/// Rows of logits at once: a compromise between reading the head again and (rows, vocabulary)
+/// float32.
+constexpr std::int64_t kHostHeadRows = 32;
+constexpr std::int64_t kDeviceHeadRows = 256;
+/// What is left to the rest of the process and to the system.
+constexpr double kUsableDevice = 0.95;
+constexpr double kUsableHost = 0.90;
+
+std::size_t scaled(std::size_t bytes, double factor) {
+  return static_cast<std::size_t>(static_cast<double>(bytes) * factor);
+}
+
+/// Memory that one rank may take on its device and on its host.
+struct Room {
+  std::size_t device;
+  std::size_t host;
+};
+
+Room room_of(const PlanInput& in) {
+  const std::size_t host =
+      scaled(in.host_free, kUsableHost) / static_cast<std::size_t>(in.local_size);
+  return {in.device_is_host ? host : scaled(in.device_free, kUsableDevice), host};
+}
+
+std::size_t vectors_bytes(const ModelSpec& spec) {
+  std::int64_t elements = 0;
+  const auto add = [&](const std::vector<TensorSpec>& vectors) {
+    for (const TensorSpec& v : vectors) {
+      elements += static_cast<std::int64_t>(
+          align_up(static_cast<std::size_t>(v.elements()), kMatrixAlignment / sizeof(float)));
+    }
+  };
+  add(spec.vectors);
+  add(spec.head.vectors);
+  for (const UnitSpec& block : spec.blocks) add(block.vectors);
+  return static_cast<std::size_t>(elements) * sizeof(float);
+}
+
+/// KV memory: what was asked for, else room for 2048 tokens a lane but at most a quarter of what is
+/// free.
+void plan_kv(MemoryPlan& plan, const PlanInput& in, const RunConfig& config, std::size_t free) {
+  const ModelConfig& c = in.model->config();
+  const KvLayer layer{.data = nullptr,
+                      .dtype = plan.compute_dtype,
+                      .heads = static_cast<int>(c.heads),
+                      .head_dim = static_cast<int>(c.head_dim)};
+  const std::size_t page = layer.page_bytes() * static_cast<std::size_t>(c.layers);
+  std::size_t pages;
+  if (config.kv_budget) {
+    pages = *config.kv_budget / page;
+    if (pages == 0) {
+      throw ConfigError(fmt::format(
+          "--kv-budget {} is less than one page of the KV cache: {} tokens take {}; raise it",
+          format_memory(static_cast<double>(*config.kv_budget)), kKvPageTokens,
+          format_memory(static_cast<double>(page))));
+    }
+  } else {
+    const auto wanted =
+        static_cast<std::size_t>(plan.lanes * ceil_div(kDefaultLaneTokens, kKvPageTokens));
+    pages = std::clamp<std::size_t>(free / 4 / page, 1, wanted);
+  }
+  plan.kv_pages = static_cast<std::int64_t>(pages);
+  plan.max_sequence_tokens = plan.kv_pages * kKvPageTokens;
+  plan.kv = pages * page;
+}
+
+TierBudgets budgets_of(const MemoryPlan& plan, const Room& room, const PlanInput& in,
+                       const RunConfig& config, std::size_t all_shards) {
+  TierBudgets budgets;
+  budgets.nvme = config.nvme_offload_path.has_value();
+  const bool offload = config.cpu_offload || budgets.nvme;
+  if (config.gpu_weight_budget) {
+    budgets.device_bytes = *config.gpu_weight_budget;
+  } else if (!offload) {
+    budgets.device_bytes = all_shards;
+  } else if (!in.device_is_host) {
+    const std::size_t taken = plan.device_bytes();
+    budgets.device_bytes = room.device > taken ? room.device - taken : 0;
+  }  // on the CPU backend the device tier is host memory: asked to offload, all blocks leave it
+  if (config.cpu_weight_budget) {
+    budgets.host_bytes = *config.cpu_weight_budget;
+  } else if (config.cpu_offload && !budgets.nvme) {
+    budgets.host_bytes = std::numeric_limits<std::size_t>::max();
+  } else if (config.cpu_offload) {
+    const std::size_t taken =
+        plan.host_bytes() + (in.device_is_host ? plan.device_bytes() + budgets.device_bytes : 0);
+    budgets.host_bytes = room.host > taken ? room.host - taken : 0;
+  }
+  return budgets;
+}
+
+void check_fit(const MemoryPlan& plan, const PlanInput& in, const Room& room) {
+  const std::size_t device = plan.device_bytes();
+  const std::size_t host = plan.host_bytes() + (in.device_is_host ? device : 0);
+  const auto refuse = [&](std::string_view where, std::size_t needed, std::size_t free,
+                          std::string_view advice) {
+    throw ConfigError(
+        fmt::format("the plan does not fit: a rank needs {} of {} memory, {} can be "
+                    "had; {}\n{}",
+                    format_memory(static_cast<double>(needed)), where,
+                    format_memory(static_cast<double>(free)), advice, plan.table()));
+  };
+  if (!in.device_is_host && device > room.device) {
+    refuse("device", device, room.device,
+           "lower --batch-size, --kv-budget or --gpu-weight-budget, or give --cpu-offload or "
+           "--nvme-offload-path");
+  }
+  if (host > room.host) {
+    refuse("host", host, room.host,
+           in.device_is_host ? "lower --batch-size or --kv-budget, use more hosts, or give "
+                               "--nvme-offload-path with --gpu-weight-budget 0"
+                             : "lower --cpu-weight-budget and give --nvme-offload-path");
+  }
+}
+
+}  // namespace
+
+MemoryPlan make_plan(const PlanInput& in, const RunConfig& config) {
+  const ModelConfig& c = in.model->config();
+  const ModelSpec& spec = in.model->spec();
+  MemoryPlan plan;
+  plan.weight_dtype = in.weight_dtype;
+  plan.compute_dtype = in.compute_dtype;
+  plan.lanes = *std::max_element(config.batch_size.begin(), config.batch_size.end());
+  plan.pass_tokens = std::max(config.max_pass_tokens, plan.lanes);
+  const std::int64_t most = in.device_is_host ? kHostHeadRows : kDeviceHeadRows;
+  plan.head_rows = config.score ? std::min(most, plan.pass_tokens) : std::min(most, plan.lanes);
+
+  std::vector<std::size_t> shard_bytes;
+  std::size_t all_shards = 0;
+  for (const UnitSpec& unit : spec.blocks) {
+    plan.blocks.emplace_back(unit, plan.weight_dtype, in.world);
+    shard_bytes.push_back(plan.blocks.back().shard_bytes());
+    all_shards += shard_bytes.back();
+  }
+  plan.head.emplace_back(spec.head, plan.weight_dtype, in.world);
+  plan.head_shard = plan.head.front().shard_bytes();
+  plan.vectors = vectors_bytes(spec);
+  plan.workspace = in.model->workspace_bytes(plan.pass_tokens, in.world);
+  plan.head_workspace =
+      VocabularyHead::workspace_bytes(plan.head_rows, c.hidden, plan.compute_dtype,
+                                      plan.head.front().matrices().front().rows_per_rank, in.world);
+  if (config.nvme_offload_path) {
+    const NvmeOptions options;
+    plan.staging = static_cast<std::size_t>(options.depth) * options.extent_bytes;
+  }
+
+  const Room room = room_of(in);
+  plan_kv(plan, in, config, room.device);
+  plan.inputs = PassInputs::bytes(plan.input_shape(c));
+  // Before the tiers are known every block counts as travelling: its slots are needed.
+  const bool copied_and_gathered =
+      in.world > 1 && (config.cpu_offload || config.nvme_offload_path.has_value());
+  plan.slot_count = copied_and_gathered ? 3 : 2;
+  std::vector<const PartitionLayout*> layouts;
+  for (const PartitionLayout& layout : plan.blocks) layouts.push_back(&layout);
+  plan.slots = LayerFetcher::slots_bytes(layouts, std::vector<Tier>(layouts.size(), Tier::kNvme),
+                                         plan.slot_count);
+  plan.tiers = place_units(shard_bytes, budgets_of(plan, room, in, config, all_shards));
+  plan.slots =
+      in.world == 1 && std::ranges::all_of(plan.tiers, [](Tier t) { return t == Tier::kDevice; })
+          ? 0
+          : plan.slots;
+  if (std::ranges::find(plan.tiers, Tier::kNvme) == plan.tiers.end()) plan.staging = 0;
+  for (std::size_t i = 0; i < plan.tiers.size(); ++i) {
+    (plan.tiers[i] == Tier::kDevice ? plan.device_shards
+     : plan.tiers[i] == Tier::kHost ? plan.host_shards
+                                    : plan.nvme_shards) += shard_bytes[i];
+  }
+  check_fit(plan, in, room);
+  return plan;
+}
+
+PassInputs::Shape MemoryPlan::input_shape(const ModelConfig& c) const {
+  return {.lanes = lanes,
+          .pass_tokens = pass_tokens,
+          .kv_pages = kv_pages,
+          .embedding_row_bytes = static_cast<std::size_t>(c.hidden) * size_of(weight_dtype)};
+}
+
+std::string MemoryPlan::table() const {
+  const auto count = [this](Tier tier) { return std::ranges::count(tiers, tier); };
+  std::string out;
+  const auto line = [&out](std::string_view what, std::size_t bytes, const std::string& note) {
+    if (bytes == 0) return;
+    out +=
+        fmt::format("  {:<22} {:>10}  {}\n", what, format_memory(static_cast<double>(bytes)), note);
+  };
+  const std::string type(name_of(weight_dtype));
+  line("block shards, device", device_shards,
+       fmt::format("{} blocks, {}", count(Tier::kDevice), type));
+  line("block shards, host", host_shards, fmt::format("{} blocks, {}", count(Tier::kHost), type));
+  line("block shards, nvme", nvme_shards,
+       fmt::format("{} blocks, {} (on disk)", count(Tier::kNvme), type));
+  line("head shard", head_shard, fmt::format("rows of the vocabulary, {}", type));
+  line("vectors", vectors, "norms and biases, float32");
+  line("slots", slots, fmt::format("{} gathered blocks", slot_count));
+  line("KV cache", kv,
+       fmt::format("{} pages, {} tokens, {}", kv_pages, max_sequence_tokens,
+                   name_of(compute_dtype)));
+  line("workspace", workspace, fmt::format("activations of {} rows", pass_tokens));
+  line("logits", head_workspace, fmt::format("{} rows at once", head_rows));
+  line("inputs", inputs, "indices and embedding rows of a pass, on the device and pinned");
+  line("staging", staging, "NVMe reads in flight");
+  if (!out.empty()) out.pop_back();
+  return out;
+}
+
+}  // namespace zi

@@ -1,0 +1,67 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "engine/pass_inputs.h"
+#include "offload/shard_store.h"
+#include "zero_infer/model.h"
+#include "zero_infer/partition_layout.h"
+#include "zero_infer/run_config.h"
+
+namespace zi {
+
+/// What a plan is made from; equal on every rank (memory is the least of all ranks).
+struct PlanInput {
+  const Model* model = nullptr;
+  DType weight_dtype = DType::kBFloat16;
+  DType compute_dtype = DType::kBFloat16;
+  int world = 1;
+  int local_size = 1;           // the most ranks on one host: they share its memory
+  bool device_is_host = true;   // the CPU backend: device memory comes out of the host's
+  std::size_t device_free = 0;  // of one device; with device_is_host, unused
+  std::size_t host_free = 0;    // of one host, for all of its ranks
+};
+
+/// All memory of one rank, known before any of it is taken. The engine takes exactly this.
+struct MemoryPlan {
+  DType weight_dtype = DType::kBFloat16;
+  DType compute_dtype = DType::kBFloat16;
+  std::vector<PartitionLayout> blocks;
+  std::vector<PartitionLayout> head;  // one
+  std::vector<Tier> tiers;            // of each block
+  int slot_count = 2;
+  std::int64_t lanes = 1;
+  std::int64_t pass_tokens = 1;  // rows of a pass at most
+  std::int64_t head_rows = 1;    // rows of logits computed at once
+  std::int64_t kv_pages = 0;
+  std::int64_t max_sequence_tokens = 0;  // that the KV pages can hold
+
+  // Bytes of one rank.
+  std::size_t device_shards = 0;
+  std::size_t host_shards = 0;
+  std::size_t nvme_shards = 0;
+  std::size_t head_shard = 0;
+  std::size_t vectors = 0;
+  std::size_t slots = 0;
+  std::size_t kv = 0;
+  std::size_t workspace = 0;       // activations of the blocks
+  std::size_t head_workspace = 0;  // hidden states, logits and their exchange
+  std::size_t inputs = 0;          // of a pass; as many bytes are pinned
+  std::size_t staging = 0;         // pinned buffers of the NVMe reads
+
+  std::size_t device_bytes() const {
+    return device_shards + head_shard + vectors + slots + kv + workspace + head_workspace + inputs;
+  }
+  std::size_t host_bytes() const { return host_shards + staging + inputs; }
+  PassInputs::Shape input_shape(const ModelConfig& config) const;
+  /// A table for people, one line a part.
+  std::string table() const;
+};
+
+/// Plans or refuses: throws ConfigError with the table and what to change when it does not fit.
+MemoryPlan make_plan(const PlanInput& input, const RunConfig& config);
+
+}  // namespace zi

@@ -1,0 +1,116 @@
+#include "engine/model_weights.h"
+
+#include <chrono>
+#include <functional>
+
+#include "zero_infer/bytes.h"
+#include "zero_infer/progress.h"
+
+namespace zi {
+namespace {
+
+std::size_t vector_stride(const TensorSpec& v) {
+  return align_up(static_cast<std::size_t>(v.elements()) * sizeof(float), kMatrixAlignment);
+}
+
+}  // namespace
+
+ModelWeights::ModelWeights(Device& device, const WeightSource& source, const ModelSpec& spec,
+                           const MemoryPlan& plan, const LoadOptions& options)
+    : source_(&source), embedding_(spec.embedding), weight_dtype_(plan.weight_dtype) {
+  const auto start = std::chrono::steady_clock::now();
+  load_vectors(device, spec, plan);
+  load_shards(device, plan, options);
+  stats_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+void ModelWeights::load_vectors(Device& device, const ModelSpec& spec, const MemoryPlan& plan) {
+  vectors_ = device.allocate(plan.vectors);
+  Buffer staging = device.allocate_pinned(plan.vectors);
+  std::size_t offset = 0;
+  const auto load = [&](const std::vector<TensorSpec>& vectors) {
+    std::vector<const float*> out;
+    for (const TensorSpec& v : vectors) {
+      source_->read(v, 0, v.elements(), DType::kFloat32, staging.data() + offset);
+      out.push_back(reinterpret_cast<const float*>(vectors_.data() + offset));
+      offset += vector_stride(v);
+    }
+    return out;
+  };
+  model_vectors_ = load(spec.vectors);
+  head_vectors_ = load(spec.head.vectors);
+  for (const UnitSpec& block : spec.blocks) block_vectors_.push_back(load(block.vectors));
+  const auto stream = device.make_stream("load");
+  device.copy(vectors_.data(), staging.data(), offset, *stream);
+  stream->synchronize();
+}
+
+void ModelWeights::load_shards(Device& device, const MemoryPlan& plan, const LoadOptions& options) {
+  std::vector<int> units[3];
+  std::vector<std::size_t> bytes[3];
+  for (std::size_t b = 0; b < plan.blocks.size(); ++b) {
+    const auto tier = static_cast<std::size_t>(plan.tiers[b]);
+    units[tier].push_back(static_cast<int>(b));
+    bytes[tier].push_back(plan.blocks[b].shard_bytes());
+  }
+  const auto of = [](Tier tier) { return static_cast<std::size_t>(tier); };
+
+  stats_.loaded_bytes = plan.device_shards + plan.host_shards + plan.head_shard;
+  Progress progress("loading weights", stats_.loaded_bytes, Progress::Unit::kBytes,
+                    options.show_progress);
+  const auto fill = [&](const PartitionLayout& layout, std::span<std::byte> dst) {
+    read_shard(ShardReader(*source_, layout, options.rank), dst, options.threads,
+               [&](std::size_t done) { progress.add(done); });
+  };
+  head_ = device.allocate(plan.head_shard);
+  fill(plan.head.front(), head_.span());
+  if (!units[of(Tier::kDevice)].empty()) {
+    device_ =
+        std::make_unique<DeviceStore>(device, units[of(Tier::kDevice)], bytes[of(Tier::kDevice)]);
+    for (int u : units[of(Tier::kDevice)]) {
+      fill(plan.blocks[static_cast<std::size_t>(u)], device_->shard(u));
+    }
+  }
+  if (!units[of(Tier::kHost)].empty()) {
+    host_ = std::make_unique<HostStore>(device, units[of(Tier::kHost)], bytes[of(Tier::kHost)]);
+    for (int u : units[of(Tier::kHost)]) {
+      fill(plan.blocks[static_cast<std::size_t>(u)], host_->shard(u));
+    }
+  }
+  progress.clear();
+  if (const auto& nvme_units = units[of(Tier::kNvme)]; !nvme_units.empty()) {
+    std::vector<ShardReader> readers;
+    for (int u : nvme_units) {
+      readers.emplace_back(*source_, plan.blocks[static_cast<std::size_t>(u)], options.rank);
+    }
+    std::vector<const ShardReader*> pointers;
+    for (const ShardReader& reader : readers) pointers.push_back(&reader);
+    const ShardFileKey key{.model_identity = source_->identity(),
+                           .model_name = options.model_name,
+                           .world = options.world,
+                           .rank = options.rank,
+                           .dtype = plan.weight_dtype};
+    stats_.shard_file_bytes = plan.nvme_shards;
+    Progress writing("writing the shard file", plan.nvme_shards, Progress::Unit::kBytes,
+                     options.show_progress);
+    shard_file_ = prepare_shard_file(*options.nvme_path, key, nvme_units, pointers,
+                                     [&](std::size_t done) { writing.add(done); });
+    writing.clear();
+    nvme_ = std::make_unique<NvmeStore>(device, shard_file_, key, NvmeOptions{});
+  }
+  for (Tier tier : plan.tiers) {
+    store_of_block_.push_back(tier == Tier::kDevice ? static_cast<ShardStore*>(device_.get())
+                              : tier == Tier::kHost ? static_cast<ShardStore*>(host_.get())
+                                                    : nvme_.get());
+  }
+}
+
+void ModelWeights::read_embedding_rows(std::span<const std::int32_t> ids, std::byte* dst) const {
+  const std::int64_t hidden = embedding_.shape[1];
+  const std::size_t row_bytes = static_cast<std::size_t>(hidden) * size_of(weight_dtype_);
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    source_->read(embedding_, ids[i] * hidden, hidden, weight_dtype_, dst + i * row_bytes);
+  }
+}
+
+}  // namespace zi

@@ -1,0 +1,83 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/memory_plan.h"
+#include "offload/nvme_store.h"
+#include "offload/resident_stores.h"
+#include "offload/shard_reader.h"
+#include "zero_infer/device.h"
+#include "zero_infer/weight_source.h"
+
+namespace zi {
+
+/// Where and how one rank loads.
+struct LoadOptions {
+  int rank = 0;
+  int world = 1;
+  int threads = 1;
+  bool show_progress = false;
+  std::string model_name;  // for shard files
+  std::optional<std::filesystem::path> nvme_path;
+};
+
+/// What loading did, for the summary.
+struct LoadStats {
+  double seconds = 0;
+  std::size_t loaded_bytes = 0;      // of shards, from the checkpoint into memory
+  std::size_t shard_file_bytes = 0;  // resting in the shard file
+};
+
+/// This rank's weights in their tiers: shards of the blocks, the shard of the head and the
+/// replicated vectors. Reads only its own rows from the source, straight to where they rest.
+class ModelWeights {
+ public:
+  /// Loads everything. Source, plan and device outlive the weights.
+  ModelWeights(Device& device, const WeightSource& source, const ModelSpec& spec,
+               const MemoryPlan& plan, const LoadOptions& options);
+
+  /// The store of each block's tier.
+  const std::vector<ShardStore*>& stores() const { return store_of_block_; }
+  const std::byte* head_shard() const { return head_.data(); }
+  std::span<const float* const> block_vectors(int block) const {
+    return block_vectors_[static_cast<std::size_t>(block)];
+  }
+  std::span<const float* const> model_vectors() const { return model_vectors_; }
+  std::span<const float* const> head_vectors() const { return head_vectors_; }
+
+  /// Rows of the embedding in the plan's weight type, (ids.size(), hidden), read from the source.
+  void read_embedding_rows(std::span<const std::int32_t> ids, std::byte* dst) const;
+
+  const LoadStats& load_stats() const { return stats_; }
+  /// The shard file of the NVMe tier; empty without one.
+  const std::filesystem::path& shard_file() const { return shard_file_; }
+  /// The NVMe store; null without one.
+  const NvmeStore* nvme_store() const { return nvme_.get(); }
+
+ private:
+  void load_vectors(Device& device, const ModelSpec& spec, const MemoryPlan& plan);
+  void load_shards(Device& device, const MemoryPlan& plan, const LoadOptions& options);
+
+  const WeightSource* source_;
+  TensorSpec embedding_;
+  DType weight_dtype_;
+  std::unique_ptr<DeviceStore> device_;
+  std::unique_ptr<HostStore> host_;
+  std::unique_ptr<NvmeStore> nvme_;
+  std::filesystem::path shard_file_;
+  std::vector<ShardStore*> store_of_block_;
+  Buffer head_;
+  Buffer vectors_;
+  std::vector<std::vector<const float*>> block_vectors_;
+  std::vector<const float*> model_vectors_;
+  std::vector<const float*> head_vectors_;
+  LoadStats stats_;
+};
+
+}  // namespace zi

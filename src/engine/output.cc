@@ -1,0 +1,119 @@
+#include "engine/output.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+
+#include "zero_infer/error.h"
+
+namespace zi {
+namespace {
+
+struct EventHeader {
+  std::uint64_t index;
+  std::uint64_t bytes;
+  std::int32_t rank;
+  std::int32_t kind;
+};
+
+std::string title(std::uint64_t index, int rank) {
+  return fmt::format("[prompt {}, rank {}] ", index, rank);
+}
+
+void print(const std::string& text) {
+  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
+    throw IoError(fmt::format("standard output cannot be written: {}", std::strerror(errno)));
+  }
+}
+
+std::string score_line(const Result& r) {
+  return fmt::format("{}{} tokens, perplexity {:.4f}: {}\n", title(r.index, r.rank),
+                     r.prompt_tokens, r.perplexity, r.prompt);
+}
+
+std::string suffix_of(const Result& r) {
+  return fmt::format("  ({} tokens, {})\n", r.token_ids.size(), r.finish_reason);
+}
+
+}  // namespace
+
+void append_event(std::string& outbox, const OutputEvent& event) {
+  const EventHeader header{event.index, event.body.size(), event.rank,
+                           static_cast<std::int32_t>(event.kind)};
+  outbox.append(reinterpret_cast<const char*>(&header), sizeof(header));
+  outbox += event.body;
+}
+
+std::vector<OutputEvent> read_events(std::string_view bytes) {
+  std::vector<OutputEvent> events;
+  while (!bytes.empty()) {
+    EventHeader header{};
+    if (bytes.size() < sizeof(header)) throw Error("an output event is cut off");
+    std::memcpy(&header, bytes.data(), sizeof(header));
+    bytes.remove_prefix(sizeof(header));
+    if (bytes.size() < header.bytes) throw Error("an output event is cut off");
+    events.push_back({static_cast<OutputEvent::Kind>(header.kind), header.index, header.rank,
+                      std::string(bytes.substr(0, header.bytes))});
+    bytes.remove_prefix(header.bytes);
+  }
+  return events;
+}
+
+void OutputSink::started(std::uint64_t, int, const std::string&) {}
+void OutputSink::text(std::uint64_t, const std::string&) {}
+
+JsonlSink::JsonlSink(const std::filesystem::path& path, bool append,
+                     std::optional<std::uint64_t> total, bool show_progress)
+    : file_(path, append),
+      progress_("sequences", static_cast<std::size_t>(total.value_or(0)), Progress::Unit::kItems,
+                show_progress) {}
+
+void JsonlSink::finished(const Result& result) {
+  file_.write(result);
+  progress_.add(1);
+}
+
+void ConsoleSink::started(std::uint64_t index, int rank, const std::string& prompt) {
+  // A sequence that starts behind the one on the screen waits its turn, even with a lower index:
+  // `open_` is ordered by index, and what is on the screen must not be torn apart.
+  const bool on_screen_changes = !open_.empty() && index < open_.begin()->first;
+  if (on_screen_changes) print("\n");
+  open_[index].pending = title(index, rank) + prompt;
+  print_front();
+}
+
+void ConsoleSink::text(std::uint64_t index, const std::string& text) {
+  open_[index].pending += text;
+  print_front();
+}
+
+void ConsoleSink::finished(const Result& result) {
+  if (!result.token_logprobs && !terminal_) {
+    print(title(result.index, result.rank) + result.prompt + result.text + suffix_of(result));
+    return;
+  }
+  if (result.token_logprobs) {
+    open_.erase(result.index);
+    print(score_line(result));
+    return;
+  }
+  Open& open = open_[result.index];
+  open.finished = true;
+  open.suffix = suffix_of(result);
+  print_front();
+}
+
+void ConsoleSink::print_front() {
+  while (!open_.empty()) {
+    Open& front = open_.begin()->second;
+    if (!front.pending.empty()) print(front.pending);
+    front.pending.clear();
+    if (!front.finished) return;
+    print(front.suffix);
+    open_.erase(open_.begin());
+  }
+}
+
+}  // namespace zi

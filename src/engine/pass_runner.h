@@ -1,0 +1,74 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "engine/memory_plan.h"
+#include "engine/model_weights.h"
+#include "engine/pass_inputs.h"
+#include "engine/scheduler.h"
+#include "engine/vocabulary_head.h"
+#include "offload/layer_fetcher.h"
+#include "zero_infer/communicator.h"
+#include "zero_infer/device.h"
+#include "zero_infer/model.h"
+#include "zero_infer/ops.h"
+
+namespace zi {
+
+/// Runs passes on one rank: owns the streams, the slots (through the fetcher), the KV cache and the
+/// workspace, and strings embedding, blocks, head and sampling together.
+class PassRunner {
+ public:
+  /// Everything that a pass is about. `most_logits_rows` is the largest count of any rank, so that
+  /// all take part in the same exchanges; an idle rank has no chunks.
+  struct Request {
+    std::span<const Chunk> chunks;
+    std::span<const std::int32_t> logits_rows;  // rows of the pass, ascending
+    std::span<const SampleRow> samples;         // one for each of them
+    std::int64_t most_logits_rows = 0;
+  };
+
+  /// `vocabulary`: ids from here on are never sampled. `top`: how many best ids to report a row.
+  /// `communicator` is null for a world of one. All arguments outlive the runner.
+  PassRunner(Device& device, Ops& ops, Communicator* communicator, Model& model,
+             const ModelWeights& weights, const MemoryPlan& plan, int rank, int world,
+             std::int64_t vocabulary, int top);
+
+  /// Collective. Runs one pass and waits for its samples; `results` has a row for each of
+  /// `samples`.
+  void run(const Request& request);
+  const SampleResults& results() const { return results_; }
+
+  /// What moved since the last call.
+  FetchStats take_fetch_stats();
+
+ private:
+  void embed(std::span<const Chunk> chunks);
+  void run_head(const Request& request);
+
+  Device* device_;
+  Ops* ops_;
+  Model* model_;
+  const ModelWeights* weights_;
+  const MemoryPlan* plan_;
+  std::int64_t vocabulary_;
+
+  // Memory before streams: a stream's destructor waits for the work that uses the memory.
+  Buffer kv_;
+  Buffer workspace_;
+  Buffer head_workspace_;
+  Buffer results_memory_;
+  SampleResults results_;
+  PassInputs inputs_;
+  std::unique_ptr<Stream> compute_;
+  std::unique_ptr<Stream> exchange_;
+  std::unique_ptr<VocabularyHead> head_;
+  std::unique_ptr<LayerFetcher> fetcher_;
+  std::vector<std::int32_t> ids_;
+  std::vector<RowBlockMatrix> matrices_;
+};
+
+}  // namespace zi

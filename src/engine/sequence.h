@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "zero_infer/prompt.h"
+#include "zero_infer/tokenizer.h"
+
+namespace zi {
+
+/// A prompt and the tokens generated for it; lives on one rank, in one lane.
+struct Sequence {
+  Sequence(Prompt from, const Tokenizer& tokenizer) : prompt(std::move(from)), stream(tokenizer) {}
+
+  Prompt prompt;
+  std::string prompt_text;
+  std::vector<std::int32_t> tokens;  // the prompt's, then the new ones
+  std::int64_t prompt_tokens = 0;
+  std::int64_t max_new_tokens = 0;
+
+  std::int64_t computed = 0;        // tokens whose keys and values are in the pages
+  std::vector<std::int32_t> pages;  // of the KV cache, in order of position
+  std::uint64_t order = 0;          // of admission to this rank
+
+  TextStream stream;
+  std::string text;  // of the new tokens so far, whole characters
+  std::string finish_reason;
+  std::vector<TokenLogprob> logprobs;
+  std::vector<float> token_logprobs;  // with --score
+
+  std::int64_t new_tokens() const {
+    return static_cast<std::int64_t>(tokens.size()) - prompt_tokens;
+  }
+};
+
+}  // namespace zi

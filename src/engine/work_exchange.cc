@@ -1,0 +1,133 @@
+#include "engine/work_exchange.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <thread>
+
+#include "zero_infer/error.h"
+
+namespace zi {
+namespace {
+
+/// In front of each rank's prompts: what rank 0 alone knows after dealing.
+struct DealHeader {
+  std::int64_t most_active;
+  std::int64_t dealt;
+};
+
+void append_sized(std::string& out, const std::string& item) {
+  const std::uint64_t size = item.size();
+  out.append(reinterpret_cast<const char*>(&size), sizeof(size));
+  out += item;
+}
+
+std::vector<Prompt> read_prompts(std::string_view bytes) {
+  std::vector<Prompt> prompts;
+  while (!bytes.empty()) {
+    std::uint64_t size = 0;
+    if (bytes.size() < sizeof(size)) throw CommError("a dealt prompt is cut off");
+    std::memcpy(&size, bytes.data(), sizeof(size));
+    bytes.remove_prefix(sizeof(size));
+    if (bytes.size() < size) throw CommError("a dealt prompt is cut off");
+    prompts.push_back(Prompt::deserialize(bytes.substr(0, size)));
+    bytes.remove_prefix(size);
+  }
+  return prompts;
+}
+
+}  // namespace
+
+void WorkExchange::deliver(std::string_view outbox) {
+  const std::vector<std::string> all = world_->gather(outbox, 0);
+  if (world_->rank() != 0) return;
+  for (const std::string& bytes : all) {
+    for (const OutputEvent& event : read_events(bytes)) {
+      switch (event.kind) {
+        case OutputEvent::Kind::kStarted:
+          sink_->started(event.index, event.rank, event.body);
+          break;
+        case OutputEvent::Kind::kText:
+          sink_->text(event.index, event.body);
+          break;
+        case OutputEvent::Kind::kFinished:
+          sink_->finished(Result::deserialize(event.body));
+          break;
+      }
+    }
+  }
+}
+
+std::vector<std::string> WorkExchange::deal(const std::vector<Wire>& ranks) {
+  std::vector<std::int64_t> free, active;
+  std::int64_t wanted = 0;
+  for (const Wire& w : ranks) {
+    free.push_back(w.report.free_lanes);
+    active.push_back(w.report.active);
+    wanted += w.report.free_lanes;
+  }
+  const std::vector<Prompt> prompts = source_->take(static_cast<std::size_t>(wanted), false);
+  std::vector<std::string> items(ranks.size());
+  for (const Prompt& prompt : prompts) {
+    const auto to = static_cast<std::size_t>(std::ranges::max_element(free) - free.begin());
+    append_sized(items[to], prompt.serialize());
+    --free[to];
+    ++active[to];
+  }
+  const DealHeader header{*std::ranges::max_element(active),
+                          static_cast<std::int64_t>(prompts.size())};
+  for (std::string& item : items) {
+    item.insert(0, reinterpret_cast<const char*>(&header), sizeof(header));
+  }
+  return items;
+}
+
+WorkExchange::Turn WorkExchange::take_turn(const Report& report, std::string_view outbox) {
+  const bool open = world_->rank() == 0 && !source_->exhausted();
+  const Wire mine{report, outbox.size(), open ? 1 : 0};
+  std::vector<Wire> ranks(static_cast<std::size_t>(world_->size()));
+  world_->all_gather(&mine, ranks.data(), sizeof(Wire));
+
+  Turn turn;
+  std::int64_t wanted = 0;
+  std::int64_t active = 0;
+  bool anything_said = false;
+  for (const Wire& w : ranks) {
+    wanted += w.report.free_lanes;
+    active += w.report.active;
+    turn.most_active = std::max(turn.most_active, w.report.active);
+    turn.failed_prompts += w.report.failed_prompts;
+    turn.signal = std::max(turn.signal, w.report.signal);
+    anything_said = anything_said || w.outbox_bytes > 0;
+  }
+  if (anything_said) deliver(outbox);
+  if (turn.signal != 0) {
+    turn.leave = true;
+    return turn;
+  }
+  const bool source_open = ranks.front().open != 0;
+  if (source_open && wanted > 0) {
+    const std::string dealt =
+        world_->scatter(world_->rank() == 0 ? deal(ranks) : std::vector<std::string>(), 0);
+    DealHeader header{};
+    if (dealt.size() < sizeof(header)) throw CommError("dealt prompts are cut off");
+    std::memcpy(&header, dealt.data(), sizeof(header));
+    turn.prompts = read_prompts(std::string_view(dealt).substr(sizeof(header)));
+    turn.most_active = header.most_active;
+    active += header.dealt;
+  }
+  turn.run = active > 0;
+  turn.leave = !turn.run && !source_open;
+  if (!turn.run && source_open) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));  // a slow pipe, and nothing to do
+  }
+  return turn;
+}
+
+std::int64_t WorkExchange::most(std::int64_t value) {
+  std::vector<std::int64_t> all(static_cast<std::size_t>(world_->size()));
+  world_->all_gather(&value, all.data(), sizeof(value));
+  return *std::ranges::max_element(all);
+}
+
+}  // namespace zi

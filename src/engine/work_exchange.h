@@ -1,0 +1,58 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "engine/output.h"
+#include "zero_infer/prompt.h"
+#include "zero_infer/world.h"
+
+namespace zi {
+
+/// The once-a-pass control exchange: who still works, who wants prompts, what was finished, and
+/// whether to stop. Because every rank sees the same reports, all leave together and nobody waits
+/// in a gather for a rank that is gone.
+class WorkExchange {
+ public:
+  struct Report {
+    std::int64_t free_lanes = 0;
+    std::int64_t active = 0;
+    std::int64_t failed_prompts = 0;  // so far on this rank
+    std::int32_t signal = 0;          // SIGINT or SIGTERM was received
+  };
+  struct Turn {
+    std::vector<Prompt> prompts;      // for this rank's lanes
+    std::int64_t most_active = 0;     // the largest number of busy lanes of any rank
+    bool run = false;                 // somebody works: run a pass
+    bool leave = false;               // all leave
+    std::int32_t signal = 0;          // the signal that some rank received
+    std::int64_t failed_prompts = 0;  // of all ranks
+  };
+
+  /// `source` and `sink` are used on rank 0 and may be null elsewhere.
+  WorkExchange(World& world, PromptSource* source, OutputSink* sink)
+      : world_(&world), source_(source), sink_(sink) {}
+
+  /// Collective. Sends `outbox` (events) to rank 0's sink and fetches work from its source.
+  Turn take_turn(const Report& report, std::string_view outbox);
+
+  /// Collective: the largest value of any rank.
+  std::int64_t most(std::int64_t value);
+
+ private:
+  struct Wire {
+    Report report;
+    std::uint64_t outbox_bytes = 0;
+    std::int32_t open = 0;  // rank 0: the source can still give prompts
+  };
+  void deliver(std::string_view outbox);
+  /// On rank 0: the prompts for each rank, given to the rank with the most free lanes first.
+  std::vector<std::string> deal(const std::vector<Wire>& ranks);
+
+  World* world_;
+  PromptSource* source_;
+  OutputSink* sink_;
+};
+
+}  // namespace zi

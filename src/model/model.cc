@@ -1,0 +1,16 @@
+#include "zero_infer/model.h"
+
+#include <fmt/format.h>
+
+#include "model/bloom.h"
+#include "zero_infer/error.h"
+
+namespace zi {
+
+std::unique_ptr<Model> make_model(const ModelConfig& config, bool has_lm_head) {
+  if (config.family == "bloom") return std::make_unique<Bloom>(config, has_lm_head);
+  throw CheckpointError(fmt::format(
+      "models of type `{}` are not supported; this version runs `bloom`", config.family));
+}
+
+}  // namespace zi

@@ -1,0 +1,59 @@
+#include "text/json_line.h"
+
+#include <fmt/format.h>
+
+#include "text/utf8.h"
+#include "zero_infer/error.h"
+
+namespace zi {
+namespace {
+
+constexpr int kMostNesting = 64;
+
+/// The library's message without its own name and the line number, which is always 1 here.
+std::string reason(const nlohmann::json::exception& error) {
+  std::string_view text = error.what();
+  for (const std::string_view prefix : {"] ", "parse error at line 1, "}) {
+    if (const auto at = text.find(prefix); at != std::string_view::npos && at < 60) {
+      text.remove_prefix(at + prefix.size());
+    }
+  }
+  std::string out(text.substr(0, 200));
+  while (first_invalid_utf8(out)) out.pop_back();
+  return out.size() < text.size() ? out + ".." : out;
+}
+
+}  // namespace
+
+nlohmann::json parse_json_line(std::string_view line) {
+  if (const auto offset = first_invalid_utf8(line)) {
+    throw PromptError(fmt::format("invalid UTF-8 at byte {} of the line (0x{:02x})", *offset,
+                                  static_cast<unsigned char>(line[*offset])));
+  }
+  using nlohmann::json;
+  const auto shallow = [](int depth, json::parse_event_t, json&) {
+    if (depth > kMostNesting) {
+      throw PromptError(fmt::format("JSON nested deeper than {}", kMostNesting));
+    }
+    return true;
+  };
+  json value;
+  try {
+    value = json::parse(line, shallow);
+  } catch (const json::exception& error) {
+    throw PromptError("not JSON: " + reason(error));
+  }
+  if (!value.is_object()) throw PromptError("not a JSON object");
+  return value;
+}
+
+std::string id_of(const nlohmann::json& object) {
+  const auto it = object.find("id");
+  if (it == object.end()) return {};
+  if (!it->is_string() && !it->is_number_integer()) {
+    throw PromptError("`id` is neither a string nor an integer of 64 bits");
+  }
+  return it->dump();
+}
+
+}  // namespace zi

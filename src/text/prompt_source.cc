@@ -1,0 +1,284 @@
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <condition_variable>
+#include <cstring>
+#include <deque>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <unordered_map>
+#include <variant>
+
+#include "text/line_reader.h"
+#include "text/utf8.h"
+#include "zero_infer/error.h"
+#include "zero_infer/prompt.h"
+
+namespace zi {
+namespace {
+
+constexpr std::size_t kMostLineBytes = 64u << 20;
+constexpr std::size_t kMostQueuedItems = 1024;
+constexpr std::size_t kMostQueuedBytes = 64u << 20;
+constexpr off_t kMostCountedBytes = off_t{1} << 30;
+constexpr std::chrono::milliseconds kMostWait(100);
+
+class FlagPrompts : public PromptSource {
+ public:
+  explicit FlagPrompts(const std::vector<std::string>& texts) {
+    for (std::size_t i = 0; i < texts.size(); ++i) {
+      Prompt prompt;
+      prompt.index = i;
+      prompt.id = std::to_string(i);
+      prompt.text = texts[i];
+      prompt.where = fmt::format("--prompt {}", i + 1);
+      if (texts[i].empty()) throw PromptError(prompt.where + ": empty prompt");
+      if (const auto offset = first_invalid_utf8(texts[i])) {
+        throw PromptError(fmt::format("{}: invalid UTF-8 at byte {}", prompt.where, *offset));
+      }
+      prompts_.push_back(std::move(prompt));
+    }
+  }
+
+  std::vector<Prompt> take(std::size_t most, bool) override {
+    const std::size_t count = std::min(most, prompts_.size() - next_);
+    const auto begin = prompts_.begin() + static_cast<std::ptrdiff_t>(next_);
+    next_ += count;
+    return {begin, begin + static_cast<std::ptrdiff_t>(count)};
+  }
+  bool exhausted() override { return next_ == prompts_.size(); }
+  std::optional<std::uint64_t> total() const override { return prompts_.size(); }
+
+ private:
+  std::vector<Prompt> prompts_;
+  std::size_t next_ = 0;
+};
+
+/// A prompt, or what is wrong with a line.
+struct Item {
+  std::variant<Prompt, std::string> value;
+  std::size_t bytes = 0;
+};
+
+class JsonlPrompts : public PromptSource {
+ public:
+  JsonlPrompts(const std::filesystem::path& path, PromptErrorCallback on_error)
+      : path_(path),
+        name_(path == "-" ? "standard input" : path.string()),
+        on_error_(std::move(on_error)),
+        wake_(::eventfd(0, EFD_CLOEXEC)) {
+    if (wake_.get() < 0) throw IoError(fmt::format("eventfd: {}", std::strerror(errno)));
+    LineReader lines(open_for_reading(path), name_, kMostLineBytes, wake_.get());
+    // Signals are the main thread's: a new thread inherits the mask of its parent.
+    sigset_t all;
+    sigset_t before;
+    ::sigfillset(&all);
+    ::pthread_sigmask(SIG_SETMASK, &all, &before);
+    reader_ = std::thread([this, lines = std::move(lines)]() mutable { read(lines); });
+    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  }
+
+  ~JsonlPrompts() override {
+    {
+      const std::lock_guard lock(mutex_);
+      stop_ = true;
+    }
+    changed_.notify_all();
+    const std::uint64_t one = 1;
+    // An eventfd at 0 always takes a 1; there is nobody to tell here if it did not.
+    [[maybe_unused]] const ssize_t written = ::write(wake_.get(), &one, sizeof(one));
+    reader_.join();
+  }
+
+  std::vector<Prompt> take(std::size_t most, bool wait) override {
+    const auto deadline = std::chrono::steady_clock::now() + kMostWait;
+    std::vector<Prompt> prompts;
+    while (most > 0) {
+      const std::vector<std::string> errors = pop(most, wait ? &deadline : nullptr, prompts);
+      for (const std::string& error : errors) on_error_(error);
+      if (errors.empty() || !prompts.empty()) break;  // else: look again behind the bad lines
+    }
+    return prompts;
+  }
+
+  bool exhausted() override {
+    const std::lock_guard lock(mutex_);
+    return ended_ && queue_.empty() && !failure_;
+  }
+
+  /// Counted by reading the file once more, when first asked for.
+  std::optional<std::uint64_t> total() const override {
+    if (!counted_) {
+      counted_ = true;
+      struct stat status {};
+      const bool countable = path_ != "-" && ::stat(path_.c_str(), &status) == 0 &&
+                             S_ISREG(status.st_mode) && status.st_size <= kMostCountedBytes;
+      if (countable) {
+        LineReader lines(open_for_reading(path_), name_, kMostLineBytes);
+        std::uint64_t count = 0;
+        while (const auto line = lines.next()) count += line->blank() ? 0 : 1;
+        total_ = count;
+      }
+    }
+    return total_;
+  }
+
+ private:
+  using TimePoint = std::chrono::steady_clock::time_point;
+
+  /// Moves prompts from the queue, waiting for the first item until `deadline` if there is one.
+  /// Returns the messages that stood between them.
+  std::vector<std::string> pop(std::size_t most, const TimePoint* deadline,
+                               std::vector<Prompt>& prompts) {
+    std::vector<std::string> errors;
+    std::unique_lock lock(mutex_);
+    if (deadline != nullptr) {
+      changed_.wait_until(lock, *deadline, [&] { return !queue_.empty() || ended_; });
+    }
+    // What was read before the failure comes first.
+    if (queue_.empty() && failure_) std::rethrow_exception(failure_);
+    while (!queue_.empty() && prompts.size() < most) {
+      Item& item = queue_.front();
+      queued_bytes_ -= item.bytes;
+      if (auto* prompt = std::get_if<Prompt>(&item.value)) {
+        prompts.push_back(std::move(*prompt));
+      } else {
+        errors.push_back(std::move(std::get<std::string>(item.value)));
+      }
+      queue_.pop_front();
+    }
+    lock.unlock();
+    changed_.notify_all();
+    return errors;
+  }
+
+  /// The reader thread.
+  void read(LineReader& lines) {
+    std::exception_ptr failure;
+    try {
+      bool running = true;
+      while (running) {
+        const auto line = lines.next();
+        if (!line) break;
+        if (!line->blank()) running = push({parse(*line), line->text.size()});
+      }
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    {
+      const std::lock_guard lock(mutex_);
+      ended_ = true;
+      failure_ = failure;
+    }
+    changed_.notify_all();
+  }
+
+  std::variant<Prompt, std::string> parse(const LineReader::Line& line) {
+    // Lines that cannot be used count too: mending one does not change the ids of the others.
+    const std::uint64_t index = next_index_++;
+    const std::string where = fmt::format("{}:{}", name_, line.number);
+    try {
+      if (line.too_long) {
+        throw PromptError(fmt::format("longer than {} MiB", kMostLineBytes >> 20));
+      }
+      Prompt prompt = parse_prompt_line(line.text);
+      const bool own_id = !prompt.id.empty();
+      if (!own_id) prompt.id = std::to_string(index);
+      const auto [known, fresh] = line_of_id_.emplace(prompt.id, line.number);
+      if (!fresh) {
+        throw PromptError(fmt::format("`id` {}{} stands already in line {}", prompt.id,
+                                      own_id ? "" : " (the line's number, as it has no `id`)",
+                                      known->second));
+      }
+      prompt.index = index;
+      prompt.where = where;
+      return prompt;
+    } catch (const PromptError& error) {
+      return fmt::format("{}: {}", where, error.what());
+    }
+  }
+
+  /// Waits for room; false when the source is being destroyed.
+  bool push(Item item) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] {
+      const bool room = queue_.size() < kMostQueuedItems && queued_bytes_ < kMostQueuedBytes;
+      return stop_ || room;
+    });
+    if (stop_) return false;
+    queued_bytes_ += item.bytes;
+    queue_.push_back(std::move(item));
+    lock.unlock();
+    changed_.notify_all();
+    return true;
+  }
+
+  const std::filesystem::path path_;
+  const std::string name_;
+  const PromptErrorCallback on_error_;
+  const FileDescriptor wake_;
+  mutable bool counted_ = false;
+  mutable std::optional<std::uint64_t> total_;
+
+  // The reader thread's own.
+  std::uint64_t next_index_ = 0;
+  std::unordered_map<std::string, std::uint64_t> line_of_id_;
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<Item> queue_;
+  std::size_t queued_bytes_ = 0;
+  bool stop_ = false;
+  bool ended_ = false;
+  std::exception_ptr failure_;
+  std::thread reader_;
+};
+
+class SkipDone : public PromptSource {
+ public:
+  SkipDone(std::unique_ptr<PromptSource> source, std::set<std::string> done)
+      : source_(std::move(source)), done_(std::move(done)) {}
+
+  std::vector<Prompt> take(std::size_t most, bool wait) override {
+    for (;;) {
+      std::vector<Prompt> prompts = source_->take(most, wait);
+      if (prompts.empty()) return prompts;
+      std::erase_if(prompts, [&](const Prompt& prompt) { return done_.contains(prompt.id); });
+      if (!prompts.empty()) return prompts;
+    }
+  }
+  bool exhausted() override { return source_->exhausted(); }
+  std::optional<std::uint64_t> total() const override {
+    const auto all = source_->total();
+    if (!all) return std::nullopt;
+    return *all - std::min<std::uint64_t>(*all, done_.size());
+  }
+
+ private:
+  std::unique_ptr<PromptSource> source_;
+  std::set<std::string> done_;
+};
+
+}  // namespace
+
+std::unique_ptr<PromptSource> prompts_from_flags(const std::vector<std::string>& texts) {
+  return std::make_unique<FlagPrompts>(texts);
+}
+
+std::unique_ptr<PromptSource> prompts_from_jsonl(const std::filesystem::path& path,
+                                                 PromptErrorCallback on_error) {
+  return std::make_unique<JsonlPrompts>(path, std::move(on_error));
+}
+
+std::unique_ptr<PromptSource> skip_done(std::unique_ptr<PromptSource> source,
+                                        std::set<std::string> done) {
+  return std::make_unique<SkipDone>(std::move(source), std::move(done));
+}
+
+}  // namespace zi

@@ -1,0 +1,172 @@
+#include "zero_infer/sampler.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <ranges>
+#include <vector>
+
+#include "zero_infer/error.h"
+#include "zero_infer/random.h"
+
+namespace zi {
+namespace {
+
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+
+/// Larger logits first, lower ids first among equals.
+struct BetterId {
+  const float* logits;
+  bool operator()(std::int32_t a, std::int32_t b) const {
+    const float x = logits[a];
+    const float y = logits[b];
+    return x > y || (x == y && a < b);
+  }
+};
+
+/// The largest value; NaNs are passed over. Independent lanes let the compiler use vector
+/// registers.
+float max_of(std::span<const float> x) {
+  constexpr std::size_t kLanes = 32;
+  float lanes[kLanes];
+  std::fill_n(lanes, kLanes, kMinusInfinity);
+  std::size_t i = 0;
+  for (; i + kLanes <= x.size(); i += kLanes) {
+    for (std::size_t lane = 0; lane < kLanes; ++lane) {
+      lanes[lane] = x[i + lane] > lanes[lane] ? x[i + lane] : lanes[lane];
+    }
+  }
+  for (; i < x.size(); ++i) lanes[0] = x[i] > lanes[0] ? x[i] : lanes[0];
+  return *std::max_element(lanes, lanes + kLanes);
+}
+
+std::int32_t first_of(std::span<const float> x, float value) {
+  return static_cast<std::int32_t>(std::find(x.begin(), x.end(), value) - x.begin());
+}
+
+/// log(sum(exp(x))). NaN, +infinity and a row of nothing but -infinity all make the sum NaN.
+double log_sum_exp(std::span<const float> x, float largest) {
+  double sum = 0;
+  for (const float value : x) sum += static_cast<double>(std::exp(value - largest));
+  if (!std::isfinite(sum)) {
+    throw Error(fmt::format(
+        "the logits of a token hold NaN or infinity (largest of {}: {}); the weights are "
+        "damaged or the compute type overflows, try --compute-dtype float32",
+        x.size(), largest));
+  }
+  return static_cast<double>(largest) + std::log(sum);
+}
+
+void apply_repetition_penalty(std::span<const std::int32_t> history, float penalty,
+                              std::span<const float> raw, std::span<float> logits) {
+  for (const std::int32_t id : history) {
+    if (id < 0 || static_cast<std::size_t>(id) >= raw.size()) continue;
+    const auto i = static_cast<std::size_t>(id);
+    // From the raw value: an id that stands in the history twice is changed once.
+    logits[i] = raw[i] > 0 ? raw[i] / penalty : raw[i] * penalty;
+  }
+}
+
+/// Cuts `ids` to the smallest set of best ids whose weights reach `p` of their sum. Sorts no more
+/// of them than needed: a nucleus is mostly far smaller than the vocabulary.
+template <typename Weight>
+void keep_nucleus(std::vector<std::int32_t>& ids, float p, const BetterId& better, Weight weight) {
+  double total = 0;
+  for (const std::int32_t id : ids) total += weight(id);
+  const double enough = static_cast<double>(p) * total;
+  double mass = 0;
+  std::size_t sorted = 0;
+  for (std::size_t until = 256; sorted < ids.size(); until *= 8) {
+    until = std::min(until, ids.size());
+    const auto begin = ids.begin() + static_cast<std::ptrdiff_t>(sorted);
+    const auto end = ids.begin() + static_cast<std::ptrdiff_t>(until);
+    if (until < ids.size()) std::nth_element(begin, end, ids.end(), better);
+    std::sort(begin, end, better);
+    for (; sorted < until; ++sorted) {
+      mass += weight(ids[sorted]);
+      if (mass >= enough) {
+        ids.resize(sorted + 1);
+        return;
+      }
+    }
+  }
+}
+
+/// One draw from `logits` (after the penalty), whose largest value is `largest`.
+std::int32_t draw(std::span<const float> logits, float largest, const SampleRow& row) {
+  std::vector<std::int32_t> ids(logits.size());
+  std::iota(ids.begin(), ids.end(), 0);
+  const BetterId better{logits.data()};
+  const auto weight = [&](std::int32_t id) {
+    const float x = logits[static_cast<std::size_t>(id)] - largest;
+    return static_cast<double>(std::exp(x / row.temperature));
+  };
+  if (row.top_k > 0 && static_cast<std::size_t>(row.top_k) < ids.size()) {
+    std::nth_element(ids.begin(), ids.begin() + (row.top_k - 1), ids.end(), better);
+    ids.resize(static_cast<std::size_t>(row.top_k));
+    // nth_element leaves an order that is the library's choice: the draw must not depend on it.
+    if (!(row.top_p < 1)) std::sort(ids.begin(), ids.end());
+  }
+  if (row.top_p < 1) keep_nucleus(ids, row.top_p, better, weight);
+
+  std::vector<double> cumulative(ids.size());
+  double mass = 0;
+  for (std::size_t i = 0; i < ids.size(); ++i) cumulative[i] = mass += weight(ids[i]);
+  const double point = uniform01(random_bits(row.seed, row.sequence, row.position)) * mass;
+  // The first whose sum exceeds the point has a weight above 0; `point < mass` but for rounding.
+  auto hit = std::upper_bound(cumulative.begin(), cumulative.end(), point);
+  if (hit == cumulative.end()) hit = std::lower_bound(cumulative.begin(), cumulative.end(), mass);
+  return ids[static_cast<std::size_t>(hit - cumulative.begin())];
+}
+
+void report_best(std::span<const float> logits, double log_sum, std::span<std::int32_t> ids,
+                 std::span<float> logprobs) {
+  if (ids.size() != logprobs.size()) {
+    throw Error(fmt::format("sample_row: room for {} best ids but for {} log-probabilities",
+                            ids.size(), logprobs.size()));
+  }
+  if (ids.empty()) return;
+  const auto all = std::views::iota(std::int32_t{0}, static_cast<std::int32_t>(logits.size()));
+  const auto found = std::partial_sort_copy(all.begin(), all.end(), ids.begin(), ids.end(),
+                                            BetterId{logits.data()});
+  const auto count = static_cast<std::size_t>(found - ids.begin());
+  for (std::size_t i = 0; i < count; ++i) {
+    logprobs[i] = static_cast<float>(logits[static_cast<std::size_t>(ids[i])] - log_sum);
+  }
+  std::fill(ids.begin() + static_cast<std::ptrdiff_t>(count), ids.end(), -1);
+  std::fill(logprobs.begin() + static_cast<std::ptrdiff_t>(count), logprobs.end(), kMinusInfinity);
+}
+
+}  // namespace
+
+Sampled sample_row(std::span<const float> logits, const SampleRow& row,
+                   std::span<std::int32_t> top_ids, std::span<float> top_logprobs) {
+  if (logits.empty()) throw Error("sample_row: a row of logits without a single one");
+  if (row.target >= 0 && static_cast<std::size_t>(row.target) >= logits.size()) {
+    throw Error(fmt::format("sample_row: the target id {} is not below the vocabulary's {} ids",
+                            row.target, logits.size()));
+  }
+  const float largest = max_of(logits);
+  const double log_sum = log_sum_exp(logits, largest);
+  report_best(logits, log_sum, top_ids, top_logprobs);
+
+  Sampled sampled;
+  const bool penalised = row.repetition_penalty != 1 && !row.history.empty();
+  if (row.target >= 0) {
+    sampled.id = row.target;
+  } else if (!penalised) {
+    sampled.id = row.temperature > 0 ? draw(logits, largest, row) : first_of(logits, largest);
+  } else {
+    std::vector<float> changed(logits.begin(), logits.end());
+    apply_repetition_penalty(row.history, row.repetition_penalty, logits, changed);
+    const float best = max_of(changed);
+    sampled.id = row.temperature > 0 ? draw(changed, best, row) : first_of(changed, best);
+  }
+  sampled.logprob = static_cast<float>(logits[static_cast<std::size_t>(sampled.id)] - log_sum);
+  return sampled;
+}
+
+}  // namespace zi

@@ -1,0 +1,358 @@
+// The whole engine on the bundled model against the reference's outputs, for the ranks that mpirun
+// started.
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "engine/engine.h"
+#include "mpi_world.h"
+#include "recording_ops.h"
+
+namespace zi::test {
+namespace {
+
+const std::string kModel = std::string(ZI_TEST_DATA) + "/bloom-kjv";
+
+struct Golden {
+  std::string prompt;
+  std::vector<std::int32_t> greedy_ids;
+  std::vector<std::int32_t> top5_ids;
+  std::vector<float> top5_logits;
+  double min_margin;
+  std::uint64_t prompt_tokens;
+};
+
+std::vector<Golden> read_golden() {
+  std::ifstream file(kModel + "/golden.json");
+  std::vector<Golden> out;
+  for (const auto& entry : nlohmann::json::parse(file)) {
+    const auto& f = entry.at("float32");
+    out.push_back({f.at("prompt"), f.at("greedy_ids"), f.at("top5_ids"), f.at("top5_logits"),
+                   f.at("min_margin"), f.at("prompt_ids").size()});
+  }
+  return out;
+}
+
+/// Where shards rest in a run.
+struct Placement {
+  std::string name;
+  bool cpu_offload = false;
+  bool nvme = false;
+  std::optional<std::size_t> device_budget;
+  std::optional<std::size_t> host_budget;
+};
+
+/// All ranks of a test share a folder; rank 0 makes it and takes it away.
+class SharedFolder {
+ public:
+  SharedFolder() {
+    if (world().rank() == 0) {
+      std::string name = std::filesystem::temp_directory_path() / "zero-infer-XXXXXX";
+      path_ = mkdtemp(name.data());
+    }
+    path_ = world().broadcast(path_, 0);
+  }
+  ~SharedFolder() {
+    world().barrier();
+    if (world().rank() == 0) std::filesystem::remove_all(path_);
+  }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+struct Run {
+  std::vector<Result> results;  // of all ranks, on rank 0
+  RecordingOps::Record logits;  // of all ranks, on rank 0
+  Engine::Outcome outcome;
+};
+
+RecordingOps::Record gather_records(const RecordingOps::Record& mine) {
+  std::string bytes;
+  const auto put = [&bytes](const void* p, std::size_t n) {
+    bytes.append(static_cast<const char*>(p), n);
+  };
+  for (const auto& [key, row] : mine) {
+    const std::uint64_t head[3] = {key.first, key.second, row.size()};
+    put(head, sizeof(head));
+    put(row.data(), row.size() * sizeof(float));
+  }
+  RecordingOps::Record all;
+  for (const std::string& part : world().gather(bytes, 0)) {
+    for (std::size_t at = 0; at < part.size();) {
+      std::uint64_t head[3];
+      std::memcpy(head, part.data() + at, sizeof(head));
+      std::vector<float> row(head[2]);
+      std::memcpy(row.data(), part.data() + at + sizeof(head), row.size() * sizeof(float));
+      at += sizeof(head) + row.size() * sizeof(float);
+      all[{head[0], head[1]}] = std::move(row);
+    }
+  }
+  return all;
+}
+
+Run run(const std::vector<std::string>& prompts, const Placement& placement, DType dtype,
+        std::int64_t batch, const std::string& folder, std::int64_t pass_tokens = 512,
+        std::optional<std::size_t> kv_budget = std::nullopt) {
+  RunConfig config;
+  config.model = kModel;
+  config.prompt = prompts;
+  config.quiet = true;
+  config.compute_dtype = dtype;
+  config.batch_size = {batch};
+  config.max_new_tokens = 48;
+  config.max_pass_tokens = std::max(pass_tokens, batch);
+  config.cpu_offload = placement.cpu_offload;
+  if (placement.nvme) config.nvme_offload_path = folder;
+  config.gpu_weight_budget = placement.device_budget;
+  config.cpu_weight_budget = placement.host_budget;
+  config.kv_budget = kv_budget;
+
+  RecordingOps::Record record;
+  Backend backend = make_backend(world(), config);
+  backend.ops = std::make_unique<RecordingOps>(std::move(backend.ops), &record);
+  Engine engine(world(), std::move(backend), config);
+  const auto source = prompts_from_flags(prompts);
+  MemorySink sink;
+  Run out;
+  out.outcome = engine.generate({.source = source.get(),
+                                 .sink = &sink,
+                                 .lanes = batch,
+                                 .options = engine.generation_options()});
+  out.results = std::move(sink.results);
+  out.logits = gather_records(record);
+  return out;
+}
+
+std::vector<std::string> texts(const std::vector<Golden>& golden) {
+  std::vector<std::string> out;
+  for (const Golden& g : golden) out.push_back(g.prompt);
+  return out;
+}
+
+std::vector<Placement> placements() {
+  // Blocks of the bundled model have 2.46 MB; a rank's shard 1/n of it.
+  const std::size_t shard = 2'460'000 / static_cast<std::size_t>(world().size()) + 8192;
+  return {{.name = "device"},
+          {.name = "host", .cpu_offload = true},
+          {.name = "nvme", .nvme = true},
+          {.name = "device+host", .cpu_offload = true, .device_budget = 3 * shard},
+          {.name = "device+nvme", .nvme = true, .device_budget = 2 * shard},
+          {.name = "device+host+nvme",
+           .cpu_offload = true,
+           .nvme = true,
+           .device_budget = 2 * shard,
+           .host_budget = 2 * shard}};
+}
+
+/// On rank 0: ids equal the reference's where no two best logits nearly tie.
+void expect_golden_ids(const Run& run, const std::vector<Golden>& golden, double margin,
+                       const std::string& what) {
+  if (world().rank() != 0) return;
+  ASSERT_EQ(run.results.size(), golden.size()) << what;
+  std::vector<int> seen(golden.size(), 0);
+  for (const Result& r : run.results) {
+    ++seen[r.index];
+    const Golden& g = golden[r.index];
+    EXPECT_EQ(r.prompt, g.prompt);
+    EXPECT_EQ(r.finish_reason, "length");
+    if (g.min_margin > margin) EXPECT_EQ(r.token_ids, g.greedy_ids) << what << ": " << g.prompt;
+  }
+  for (int n : seen) EXPECT_EQ(n, 1) << what;
+}
+
+/// On rank 0: the errors of the first step's five best logits: their maximum for each prompt.
+std::vector<double> first_step_errors(const Run& run, const std::vector<Golden>& golden) {
+  std::vector<double> errors;
+  for (std::size_t i = 0; i < golden.size(); ++i) {
+    const std::vector<float>& row = run.logits.at({i, golden[i].prompt_tokens});
+    double worst = 0;
+    for (std::size_t k = 0; k < golden[i].top5_ids.size(); ++k) {
+      const float got = row[static_cast<std::size_t>(golden[i].top5_ids[k])];
+      worst = std::max(worst, static_cast<double>(std::abs(got - golden[i].top5_logits[k])));
+    }
+    errors.push_back(worst);
+  }
+  return errors;
+}
+
+void expect_same_bits(const Run& a, const Run& b, const std::string& what) {
+  if (world().rank() != 0) return;
+  ASSERT_EQ(a.logits.size(), b.logits.size()) << what;
+  for (const auto& [key, row] : a.logits) {
+    const auto other = b.logits.find(key);
+    ASSERT_NE(other, b.logits.end()) << what;
+    ASSERT_EQ(0, std::memcmp(row.data(), other->second.data(), row.size() * sizeof(float)))
+        << what << ": prompt " << key.first << ", position " << key.second;
+  }
+}
+
+class EngineOnTheBundledModel : public testing::TestWithParam<DType> {};
+
+TEST_P(EngineOnTheBundledModel, MatchesTheReferenceOnEveryTierAndBatchSizeWithTheSameBits) {
+  const auto golden = read_golden();
+  const auto prompts = texts(golden);
+  const SharedFolder folder;
+  const bool exact = GetParam() == DType::kFloat32;
+  const Run base = run(prompts, {.name = "device"}, GetParam(), 16, folder.path());
+  expect_golden_ids(base, golden, exact ? 0.01 : 0.3, "device, 16 lanes");
+  if (world().rank() == 0) {
+    const auto errors = first_step_errors(base, golden);
+    double sum = 0;
+    for (double e : errors) {
+      if (exact) EXPECT_LE(e, 0.002);
+      sum += e;
+    }
+    const double mean = sum / static_cast<double>(errors.size());
+    EXPECT_LE(mean, 0.1) << "the reference's own bfloat16 run: 0.112";
+    fmt::print("[          ] {}: worst of the five best logits, averaged: {:.5f}\n",
+               name_of(GetParam()), mean);
+  }
+  for (const Placement& p : placements()) {
+    for (std::int64_t batch : {1, 3, 16}) {
+      const std::string what = fmt::format("{}, {} lanes", p.name, batch);
+      const Run other = run(prompts, p, GetParam(), batch, folder.path());
+      expect_golden_ids(other, golden, exact ? 0.01 : 0.3, what);
+      expect_same_bits(base, other, what);
+    }
+  }
+}
+
+TEST_P(EngineOnTheBundledModel, GivesTheSameBitsOneByOneInSmallChunksAndWhenPagesRunOut) {
+  const auto golden = read_golden();
+  const auto prompts = texts(golden);
+  const SharedFolder folder;
+  const Run base = run(prompts, {.name = "device"}, GetParam(), 16, folder.path());
+  const Run chunked = run(prompts, {.name = "device"}, GetParam(), 4, folder.path(), 5);
+  expect_same_bits(base, chunked, "chunks of 5 rows");
+
+  // 6 layers, 5 heads of 64, K and V: one page of 16 tokens.
+  const std::size_t page = 6 * 2 * 320 * kKvPageTokens * size_of(GetParam());
+  const Run tight = run(prompts, {.name = "device"}, GetParam(), 16, folder.path(), 64, 7 * page);
+  expect_same_bits(base, tight, "seven pages");
+  if (world().size() == 1) EXPECT_GT(tight.outcome.stats.set_backs, 0);
+
+  Run one_by_one;
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    const Run single = run({prompts[i]}, {.name = "device"}, GetParam(), 1, folder.path());
+    for (const auto& [key, row] : single.logits) one_by_one.logits[{i, key.second}] = row;
+  }
+  expect_same_bits(base, one_by_one, "one by one");
+}
+
+INSTANTIATE_TEST_SUITE_P(ComputeTypes, EngineOnTheBundledModel,
+                         testing::Values(DType::kFloat32, DType::kBFloat16),
+                         [](const auto& info) { return std::string(name_of(info.param)); });
+
+/// Mean negative log-likelihood of the windows of score.json.
+double mean_nll(DType dtype) {
+  std::ifstream file(kModel + "/score.json");
+  const auto score = nlohmann::json::parse(file);
+  const std::vector<std::int32_t> ids = score.at("ids");
+  const std::size_t window = score.at("window");
+  const SharedFolder folder;
+  const std::string path = folder.path() + "/windows.jsonl";
+  if (world().rank() == 0) {
+    std::ofstream out(path);
+    for (std::size_t at = 0; at < ids.size(); at += window) {
+      out << nlohmann::json{{"prompt_ids",
+                             std::vector<std::int32_t>(
+                                 ids.begin() + static_cast<std::ptrdiff_t>(at),
+                                 ids.begin() + static_cast<std::ptrdiff_t>(at + window))}}
+                 .dump()
+          << "\n";
+    }
+  }
+  world().barrier();
+  RunConfig config;
+  config.model = kModel;
+  config.prompts = path;
+  config.quiet = true;
+  config.score = true;
+  config.compute_dtype = dtype;
+  config.batch_size = {3};
+  config.max_pass_tokens = 200;
+  Engine engine(world(), make_backend(world(), config), config);
+  const auto source =
+      world().rank() == 0
+          ? prompts_from_jsonl(path, [](const std::string& m) { ADD_FAILURE() << m; })
+          : nullptr;
+  MemorySink sink;
+  engine.generate(
+      {.source = source.get(), .sink = &sink, .lanes = 3, .options = engine.generation_options()});
+  double sum = 0;
+  std::size_t count = 0;
+  for (const Result& r : sink.results) {
+    EXPECT_EQ(r.token_logprobs->size(), window - 1);
+    for (float logprob : *r.token_logprobs) sum -= logprob;
+    count += r.token_logprobs->size();
+  }
+  if (world().rank() == 0) EXPECT_EQ(sink.results.size(), ids.size() / window);
+  return sum / static_cast<double>(std::max<std::size_t>(count, 1));
+}
+
+TEST(Score, GivesTheReferencesLikelihood) {
+  constexpr double kReference = 0.05742813171472568;
+  const double exact = mean_nll(DType::kFloat32);
+  const double narrow = mean_nll(DType::kBFloat16);
+  if (world().rank() != 0) return;
+  EXPECT_NEAR(exact, kReference, 0.002 * kReference);
+  EXPECT_NEAR(narrow, kReference, 0.05 * kReference);
+  fmt::print("[          ] mean NLL: float32 {:.6f}, bfloat16 {:.6f}\n", exact, narrow);
+}
+
+TEST(Work, ManyPromptsOfVeryDifferentLengthsAllEndOnceAndOnePromptLeavesTheOthersIdle) {
+  const SharedFolder folder;
+  const auto golden = read_golden();
+  for (const std::size_t count : {std::size_t{1}, std::size_t{200}}) {
+    const std::string path = folder.path() + "/work.jsonl";
+    if (world().rank() == 0) {
+      std::ofstream out(path);
+      for (std::size_t i = 0; i < count; ++i) {
+        std::string prompt;
+        for (std::size_t n = 0; n <= i % 11; ++n) prompt += golden[(i + n) % 12].prompt + " ";
+        out << nlohmann::json{{"prompt", prompt}, {"max_new_tokens", 1 + (i * 37) % 61}}.dump()
+            << "\n";
+      }
+    }
+    world().barrier();
+    RunConfig config;
+    config.model = kModel;
+    config.prompts = path;
+    config.quiet = true;
+    config.batch_size = {6};
+    config.max_pass_tokens = 40;
+    Engine engine(world(), make_backend(world(), config), config);
+    const auto source =
+        world().rank() == 0
+            ? prompts_from_jsonl(path, [](const std::string& m) { ADD_FAILURE() << m; })
+            : nullptr;
+    MemorySink sink;
+    engine.generate({.source = source.get(),
+                     .sink = &sink,
+                     .lanes = 6,
+                     .options = engine.generation_options()});
+    if (world().rank() != 0) continue;
+    std::map<std::uint64_t, int> seen;
+    std::map<int, int> by_rank;
+    for (const Result& r : sink.results) {
+      ++seen[r.index];
+      ++by_rank[r.rank];
+      if (r.finish_reason == "length") EXPECT_EQ(r.token_ids.size(), 1 + (r.index * 37) % 61);
+    }
+    EXPECT_EQ(seen.size(), count);
+    EXPECT_EQ(sink.results.size(), count);
+    if (count > 1) EXPECT_EQ(static_cast<int>(by_rank.size()), world().size());
+  }
+}
+
+}  // namespace
+}  // namespace zi::test

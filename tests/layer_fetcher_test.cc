@@ -1,0 +1,267 @@
+#include "offload/layer_fetcher.h"
+
+#include <gmock/gmock.h>
+
+#include <future>
+
+#include "layer_fetcher_harness.h"
+
+namespace zi::test {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+constexpr Tier D = Tier::kDevice;
+constexpr Tier H = Tier::kHost;
+constexpr Tier N = Tier::kNvme;
+
+/// Plays the other ranks: gathers arrive in unit order over and over, and what this rank sends is
+/// checked when the gather runs.
+class FakeCommunicator final : public Communicator {
+ public:
+  FakeCommunicator(int world, int rank, int units) : world_(world), rank_(rank), units_(units) {}
+
+  void all_gather(const void* send, void* recv, std::size_t bytes, Stream& stream) override {
+    const int unit = gathers_enqueued++ % units_;
+    EXPECT_EQ(bytes, FetcherHarness::pages_of(unit) * kPageBytes) << "not in unit order";
+    dynamic_cast<CpuStream&>(stream).enqueue([this, send, recv, bytes, unit] {
+      random_delay(17, static_cast<std::uint64_t>(++counter_), 200);
+      auto* blocks = static_cast<std::byte*>(recv);
+      auto* own = blocks + static_cast<std::size_t>(rank_) * bytes;
+      if (send != own) {
+        ++out_of_place;
+        std::memcpy(own, send, bytes);
+      }
+      for (std::size_t i = 0; i < bytes; ++i) wrong_bytes += own[i] != shard_byte(unit, rank_, i);
+      for (int r = 0; r < world_; ++r) {
+        if (r == rank_) continue;
+        const auto shard = make_shard(unit, r, bytes);
+        std::memcpy(blocks + static_cast<std::size_t>(r) * bytes, shard.data(), bytes);
+      }
+    });
+  }
+  void all_to_all(const void*, void*, std::size_t, Stream&) override { FAIL() << "not used"; }
+
+  int gathers_enqueued = 0;
+  std::atomic<std::size_t> wrong_bytes{0};
+  std::atomic<int> out_of_place{0};
+
+ private:
+  int world_;
+  int rank_;
+  int units_;
+  int counter_ = 0;
+};
+
+TEST(LayerFetcher, BringsEveryByteBeforeItsComputeAndKeepsItUntilThen) {
+  for (int units = 1; units <= 7; ++units) {
+    for (int slots : {2, 3}) {
+      for (std::uint64_t seed = 0; seed < 6; ++seed) {
+        FetcherHarness harness({mixed_tiers(units, seed), slots, 1, 0, seed}, nullptr);
+        for (int pass = 0; pass < 4; ++pass) harness.run_pass(harness.compute, pass == 3);
+        harness.compute.synchronize();
+        harness.fetcher->synchronize();
+        ASSERT_EQ(harness.wrong_bytes, 0u)
+            << units << " units, " << slots << " slots, seed " << seed;
+        ASSERT_EQ(harness.units_computed, 4 * units);
+      }
+    }
+  }
+}
+
+TEST(LayerFetcher, GathersEveryRanksShardInUnitOrder) {
+  for (int units = 1; units <= 7; ++units) {
+    for (int slots : {2, 3}) {
+      for (std::uint64_t seed = 0; seed < 5; ++seed) {
+        const int rank = static_cast<int>(seed % 3);
+        const auto tiers = mixed_tiers(units, seed);
+        FakeCommunicator communicator(3, rank, units);
+        FetcherHarness harness({tiers, slots, 3, rank, seed}, &communicator);
+        for (int pass = 0; pass < 3; ++pass) {
+          harness.run_pass(harness.compute, pass == 2, /*idle=*/pass == 1);
+        }
+        harness.compute.synchronize();
+        harness.fetcher->synchronize();
+        ASSERT_EQ(harness.wrong_bytes, 0u)
+            << units << " units, " << slots << " slots, seed " << seed;
+        ASSERT_EQ(communicator.wrong_bytes, 0u) << "sent before it was copied";
+        ASSERT_EQ(communicator.gathers_enqueued, 3 * units);
+        ASSERT_EQ(communicator.out_of_place, 3 * std::count(tiers.begin(), tiers.end(), D));
+      }
+    }
+  }
+}
+
+TEST(LayerFetcher, GoesOnAfterALastPass) {
+  FetcherHarness harness({{H, N, H}}, nullptr);
+  for (bool last : {false, true, true, false, true}) harness.run_pass(harness.compute, last);
+  harness.compute.synchronize();
+  EXPECT_EQ(harness.wrong_bytes, 0u);
+  EXPECT_EQ(harness.units_computed, 15);
+}
+
+TEST(LayerFetcher, FetchesIntoTheNextPassUnlessItIsTheLast) {
+  FetcherHarness harness({{H, H, H, H, H}, 3}, nullptr);
+  harness.run_pass(harness.compute, false);
+  EXPECT_EQ(harness.store_in(H).finished, 5 + 3);
+  harness.run_pass(harness.compute, true);
+  EXPECT_EQ(harness.store_in(H).finished, 10);
+}
+
+TEST(LayerFetcher, DoesNotWaitForTheDevice) {
+  FetcherHarness harness({{H, D, H, H, D, H, H}}, nullptr);
+  std::promise<void> released;
+  harness.compute.enqueue([&] { released.get_future().wait(); });
+  harness.run_pass(harness.compute, false);  // would never return
+  EXPECT_EQ(harness.units_computed, 0);
+  released.set_value();
+  harness.compute.synchronize();
+  EXPECT_EQ(harness.units_computed, 7);
+  EXPECT_EQ(harness.wrong_bytes, 0u);
+}
+
+TEST(LayerFetcher, WaitsForStorageOnlyBehindEverythingThatCanRun) {
+  FetcherHarness harness({{D, N, D, D, N}}, nullptr);
+  harness.run_pass(harness.compute, true);
+  EXPECT_THAT(harness.log, ElementsAre("start 1", "start 4", "body 0", "finish 1", "body 1",
+                                       "body 2", "body 3", "finish 4", "body 4"));
+}
+
+TEST(LayerFetcher, StartsReadsOfTheNextPassAsSoonAsTheUnitWasRead) {
+  FetcherHarness harness({{N, N}}, nullptr);
+  harness.run_pass(harness.compute, false);
+  EXPECT_THAT(harness.log, ElementsAre("start 0", "start 1", "finish 0", "start 0", "body 0",
+                                       "finish 1", "start 1", "body 1"));
+}
+
+TEST(LayerFetcher, UsesDeviceUnitsOfAWorldOfOneInPlaceAndWithoutSlots) {
+  FetcherHarness harness({{D, D}}, nullptr);
+  harness.fetcher->run_pass(
+      [&](int unit, const UnitWeights& weights) {
+        EXPECT_EQ(weights.gathered, harness.store_in(D).resident(unit));
+      },
+      harness.compute, true);
+  const FetchStats stats = harness.fetcher->take_stats();
+  EXPECT_EQ(stats.resident_bytes, 3 * kPageBytes);
+  EXPECT_EQ(stats.copied_bytes, 0u);
+  EXPECT_THAT(harness.log, ElementsAre());
+}
+
+TEST(LayerFetcher, CountsBytesByTheirWayAndTimesThem) {
+  FakeCommunicator communicator(3, 1, 3);
+  FetcherHarness harness({{D, H, N}, 2, 3, 1}, &communicator);  // 1, 2 and 3 pages
+  for (bool last : {false, true}) {
+    harness.run_pass(harness.compute, last);
+    harness.compute.synchronize();
+  }
+  harness.fetcher->synchronize();
+  const FetchStats stats = harness.fetcher->take_stats();
+  EXPECT_EQ(stats.passes, 2u);
+  EXPECT_EQ(stats.resident_bytes, 2 * 1 * kPageBytes);
+  EXPECT_EQ(stats.copied_bytes, 2 * 5 * kPageBytes);
+  EXPECT_EQ(stats.read_bytes, 2 * 3 * kPageBytes);
+  EXPECT_EQ(stats.gathered_bytes, 2 * 6 * 2 * kPageBytes);
+  EXPECT_GT(stats.copy_seconds, 0);
+  EXPECT_GT(stats.gather_seconds, 0);
+  EXPECT_GT(stats.read_wait_seconds, 0);
+  const FetchStats after = harness.fetcher->take_stats();
+  EXPECT_EQ(after.passes + after.copied_bytes, 0u);
+  EXPECT_EQ(after.copy_seconds + after.gather_seconds, 0);
+}
+
+TEST(LayerFetcher, LetsAFailedReadOutAndEndsCleanly) {
+  for (Tier tier : {H, N}) {
+    FetcherHarness harness({{tier, tier, tier, tier}}, nullptr);
+    harness.store_in(tier).fail_at = 7;  // in the second pass, or on the way to it
+    bool failed = false;
+    for (int pass = 0; pass < 2 && !failed; ++pass) {
+      try {
+        harness.run_pass(harness.compute, false);
+      } catch (const IoError& e) {
+        failed = true;
+        EXPECT_THAT(e.what(), HasSubstr("offset 8192"));
+      }
+    }
+    EXPECT_TRUE(failed);
+    EXPECT_THROW(harness.run_pass(harness.compute, true), Error);
+    harness.compute.synchronize();
+    EXPECT_EQ(harness.wrong_bytes, 0u);
+  }
+}
+
+TEST(LayerFetcher, ReportsAFailedCopyAtSynchronizeAndHangsNowhere) {
+  FetcherHarness harness({{H, H, H}}, nullptr);
+  harness.store_in(H).fail_in_stream_at = 2;
+  harness.run_pass(harness.compute, false);
+  EXPECT_THROW(harness.fetcher->synchronize(), IoError);
+  EXPECT_THROW(harness.compute.synchronize(), IoError);  // it waited for what never came
+  EXPECT_EQ(harness.units_computed, 1);
+}
+
+TEST(LayerFetcher, WaitsAtItsEndForComputeThatABodyEnqueuedBeforeItThrew) {
+  auto harness = std::make_unique<FetcherHarness>(HarnessOptions{{H, H, H}}, nullptr);
+  std::atomic<int> sum{0};
+  const auto body = [&](int unit, const UnitWeights& weights) {
+    harness->compute.enqueue([&sum, data = weights.gathered] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      sum += std::to_integer<int>(data[0]) + 1;
+    });
+    if (unit == 1) throw ConfigError("body failed");
+  };
+  EXPECT_THROW(harness->fetcher->run_pass(body, harness->compute), ConfigError);
+  harness->fetcher.reset();  // the slots go: nothing may read them any more
+  EXPECT_EQ(sum, std::to_integer<int>(shard_byte(0, 0, 0)) +
+                     std::to_integer<int>(shard_byte(1, 0, 0)) + 2);
+}
+
+TEST(LayerFetcher, EndsWithAPassInFlight) {
+  for (int pass = 0; pass < 10; ++pass) {
+    FakeCommunicator communicator(2, 0, 5);
+    FetcherHarness harness({{H, D, N, H, H}, 2, 2, 0, static_cast<std::uint64_t>(pass)},
+                           &communicator);
+    harness.run_pass(harness.compute, false);
+    harness.fetcher.reset();
+    EXPECT_EQ(harness.wrong_bytes, 0u);
+    EXPECT_EQ(harness.units_computed, 5);
+  }
+}
+
+TEST(LayerFetcher, PlansSlotsOfTheLargestTravellingUnit) {
+  const auto layout = [](std::int64_t rows, int world) {
+    return PartitionLayout({"unit", {{"w", {rows, 2048}}}, {}}, DType::kBFloat16, world);
+  };
+  const PartitionLayout small = layout(2, 1);
+  const PartitionLayout large = layout(10, 1);
+  EXPECT_EQ(LayerFetcher::slots_bytes({&small, &large}, {H, H}, 2), 2 * 10 * kPageBytes);
+  EXPECT_EQ(LayerFetcher::slots_bytes({&small, &large}, {N, D}, 3), 3 * 2 * kPageBytes);
+  EXPECT_EQ(LayerFetcher::slots_bytes({&small, &large}, {D, D}, 2), 0u);
+  const PartitionLayout shared = layout(10, 4);  // 3 rows a rank
+  EXPECT_EQ(LayerFetcher::slots_bytes({&shared}, {D}, 2), 2 * 12 * kPageBytes);
+  EXPECT_THROW(LayerFetcher::slots_bytes({&small}, {H}, 1), ConfigError);
+}
+
+TEST(LayerFetcher, RefusesArgumentsThatDoNotBelongTogether) {
+  auto device = make_cpu_device();
+  auto gathers = device->make_stream("gathers");
+  HostLog log;
+  FakeStore store(H, 1, 0, &log);
+  FakeCommunicator communicator(2, 0, 1);
+  const UnitSpec unit{"unit", {{"w", {2, 2048}}}, {}};
+  const PartitionLayout one(unit, DType::kBFloat16, 1);
+  const PartitionLayout two(unit, DType::kBFloat16, 2);
+  const auto make = [&](Communicator* comm, int rank, std::vector<const PartitionLayout*> layouts,
+                        std::vector<ShardStore*> stores, int slots) {
+    LayerFetcher(*device, comm, rank, std::move(layouts), std::move(stores), slots, *gathers);
+  };
+  EXPECT_NO_THROW(make(nullptr, 0, {&one}, {&store}, 2));
+  EXPECT_THROW(make(nullptr, 0, {&one}, {}, 2), Error);
+  EXPECT_THROW(make(nullptr, 0, {&one}, {nullptr}, 2), Error);
+  EXPECT_THROW(make(nullptr, 0, {&one}, {&store}, 1), ConfigError);
+  EXPECT_THROW(make(nullptr, 1, {&one}, {&store}, 2), Error);
+  EXPECT_THROW(make(nullptr, 0, {&two}, {&store}, 2), Error);
+  EXPECT_THROW(make(&communicator, 0, {&two, &one}, {&store, &store}, 2), Error);
+}
+
+}  // namespace
+}  // namespace zi::test

@@ -1,0 +1,161 @@
+#include "engine/memory_plan.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "zero_infer/error.h"
+
+namespace zi {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr std::size_t kGiB = std::size_t{1} << 30;
+
+ModelConfig shape(std::int64_t hidden, std::int64_t layers, std::int64_t heads) {
+  ModelConfig c;
+  c.family = "bloom";
+  c.hidden = hidden;
+  c.layers = layers;
+  c.heads = heads;
+  c.head_dim = hidden / heads;
+  c.ffn = 4 * hidden;
+  c.vocabulary = 250880;
+  return c;
+}
+
+class Plan : public testing::Test {
+ protected:
+  /// bloom-7b1 on a device of its own.
+  PlanInput input(int world, bool device_is_host = false) {
+    PlanInput in;
+    in.model = model_.get();
+    in.world = world;
+    in.local_size = world;
+    in.device_is_host = device_is_host;
+    in.device_free = 80 * kGiB;
+    in.host_free = 120 * kGiB;
+    return in;
+  }
+  static std::string refusal(const PlanInput& in, const RunConfig& config) {
+    try {
+      make_plan(in, config);
+    } catch (const ConfigError& error) {
+      return error.what();
+    }
+    return "";
+  }
+  static RunConfig config() {
+    RunConfig c;
+    c.model = "m";
+    return c;
+  }
+  std::unique_ptr<Model> model_ = make_model(shape(4096, 30, 32), false);
+};
+
+// 12 H^2 elements of 2 bytes in a block's matrices: 402,653,184; V * H * 2 = 2,055,208,960 in the
+// head.
+constexpr std::size_t kBlock = 402'653'184;
+constexpr std::size_t kHead = 2'055'208'960;
+
+TEST_F(Plan, OneRankHoldsAllBlocksOnTheDeviceWithoutSlots) {
+  const MemoryPlan plan = make_plan(input(1), config());
+  EXPECT_EQ(plan.device_shards, 30 * kBlock);
+  EXPECT_EQ(plan.head_shard, kHead);
+  EXPECT_EQ(plan.slots, 0u);
+  EXPECT_EQ(plan.host_shards + plan.nvme_shards + plan.staging, 0u);
+}
+
+TEST_F(Plan, FourRanksHoldAQuarterEachAndTwoGatheredSlots) {
+  const MemoryPlan plan = make_plan(input(4), config());
+  EXPECT_EQ(plan.device_shards, 30 * kBlock / 4);
+  EXPECT_EQ(plan.head_shard, kHead / 4);
+  EXPECT_EQ(plan.slots, 2 * kBlock);
+}
+
+TEST_F(Plan, KvPagesFollowTheBudgetAndTheFormula) {
+  RunConfig c = config();
+  c.kv_budget = kGiB;
+  const MemoryPlan plan = make_plan(input(1), c);
+  // FACTS: 491,520 bytes of KV for a token of 7b1.
+  EXPECT_EQ(plan.kv_pages, static_cast<std::int64_t>(kGiB / (491'520 * kKvPageTokens)));
+  EXPECT_EQ(plan.kv, static_cast<std::size_t>(plan.kv_pages) * 491'520 * kKvPageTokens);
+  EXPECT_EQ(plan.max_sequence_tokens, plan.kv_pages * kKvPageTokens);
+}
+
+TEST_F(Plan, ATinyKvBudgetIsRefusedWithThePagesSize) {
+  RunConfig c = config();
+  c.kv_budget = 1000;
+  EXPECT_THAT(refusal(input(1), c), HasSubstr("16 tokens take 7.50 MiB"));
+}
+
+TEST_F(Plan, CpuOffloadWithoutDeviceBudgetPutsEveryBlockOnTheHost) {
+  RunConfig c = config();
+  c.cpu_offload = true;
+  c.gpu_weight_budget = 0;
+  const MemoryPlan plan = make_plan(input(1), c);
+  EXPECT_EQ(plan.device_shards, 0u);
+  EXPECT_EQ(plan.host_shards, 30 * kBlock);
+  EXPECT_EQ(plan.slots, 2 * kBlock);
+}
+
+TEST_F(Plan, CpuOffloadFillsTheDeviceFirstAndSpreadsTheRest) {
+  PlanInput in = input(1);
+  in.device_free = 12 * kGiB;
+  RunConfig c = config();
+  c.cpu_offload = true;
+  const MemoryPlan plan = make_plan(in, c);
+  EXPECT_GT(plan.device_shards, 0u);
+  EXPECT_GT(plan.host_shards, 0u);
+  EXPECT_EQ(plan.device_shards + plan.host_shards, 30 * kBlock);
+  EXPECT_LE(plan.device_bytes(), 12 * kGiB);
+}
+
+TEST_F(Plan, OnTheCpuBackendOffloadMovesEveryBlockBecauseTheDeviceIsTheHost) {
+  RunConfig c = config();
+  c.cpu_offload = true;
+  const MemoryPlan plan = make_plan(input(2, true), c);
+  EXPECT_EQ(plan.device_shards, 0u);
+  EXPECT_EQ(plan.host_shards, 30 * kBlock / 2);
+}
+
+TEST_F(Plan, ThreeTiersShareTheBlocksByTheirBudgets) {
+  RunConfig c = config();
+  c.cpu_offload = true;
+  c.nvme_offload_path = "/mnt/nvme";
+  c.gpu_weight_budget = 10 * kBlock;
+  c.cpu_weight_budget = 5 * kBlock + 1;
+  const MemoryPlan plan = make_plan(input(1), c);
+  EXPECT_EQ(plan.device_shards, 10 * kBlock);
+  EXPECT_EQ(plan.host_shards, 5 * kBlock);
+  EXPECT_EQ(plan.nvme_shards, 15 * kBlock);
+  EXPECT_EQ(plan.staging, std::size_t{64} << 20);
+}
+
+TEST_F(Plan, AModelThatDoesNotFitIsRefusedWithTheNumbersAndWhatToChange) {
+  PlanInput in = input(1);
+  in.device_free = 8 * kGiB;
+  const std::string message = refusal(in, config());
+  EXPECT_THAT(message, HasSubstr("of device memory, 7.60 GiB can be had"));
+  EXPECT_THAT(message, HasSubstr("--cpu-offload or --nvme-offload-path"));
+  EXPECT_THAT(message, HasSubstr("block shards, device"));
+  EXPECT_THAT(message, HasSubstr("11.2 GiB"));
+}
+
+TEST_F(Plan, HostMemoryIsSharedByTheRanksOfAHost) {
+  PlanInput in = input(4);
+  in.host_free = 10 * kGiB;
+  RunConfig c = config();
+  c.cpu_offload = true;
+  c.gpu_weight_budget = 0;
+  EXPECT_THAT(refusal(in, c), HasSubstr("of host memory, 2.25 GiB can be had"));
+}
+
+TEST_F(Plan, BudgetsThatHoldTooLittleAreRefused) {
+  RunConfig c = config();
+  c.gpu_weight_budget = kGiB;
+  EXPECT_THAT(refusal(input(1), c), HasSubstr("--nvme-offload-path"));
+}
+
+}  // namespace
+}  // namespace zi

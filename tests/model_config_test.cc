@@ -1,0 +1,149 @@
+#include "zero_infer/model_config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "synthetic_checkpoint.h"
+#include "zero_infer/error.h"
+
+namespace zi {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::ThrowsMessage;
+
+class ModelConfigTest : public ::testing::Test {
+ protected:
+  void write(const std::string& json, const char* name = "config.json") {
+    testing::write_text(directory_.path() / name, json);
+  }
+  ModelConfig load() const { return ModelConfig::load(directory_.path()); }
+  ModelConfig load(const std::string& json) {
+    write(json);
+    return load();
+  }
+  /// A whole config.json with `more` (`"key": value, `) in front.
+  static std::string with(const std::string& more) {
+    return "{" + more +
+           R"("model_type":"bloom","n_embed":64,"n_head":4,"n_layer":2,"vocab_size":100})";
+  }
+  void expect_refused(const std::string& json, const std::string& part) {
+    write(json);
+    EXPECT_THAT([&] { load(); },
+                ThrowsMessage<CheckpointError>(AllOf(HasSubstr("config.json"), HasSubstr(part))))
+        << json;
+  }
+  testing::TemporaryDirectory directory_;
+};
+
+TEST_F(ModelConfigTest, ReadsTheBundledModel) {
+  const ModelConfig config = ModelConfig::load(ZI_TEST_DATA "/bloom-kjv");
+  EXPECT_EQ(config.family, "bloom");
+  EXPECT_EQ(config.hidden, 320);
+  EXPECT_EQ(config.layers, 6);
+  EXPECT_EQ(config.heads, 5);
+  EXPECT_EQ(config.head_dim, 64);
+  EXPECT_EQ(config.ffn, 1280);
+  EXPECT_EQ(config.vocabulary, 4096);
+  EXPECT_FLOAT_EQ(config.norm_epsilon, 1e-5f);
+  EXPECT_FALSE(config.residual_after_norm);
+  EXPECT_TRUE(config.tied_head);
+  EXPECT_THAT(config.eos_ids, ElementsAre(2));
+  EXPECT_EQ(config.bos_id, 1);
+  EXPECT_EQ(config.pad_id, 3);
+}
+
+TEST_F(ModelConfigTest, TakesEitherNameOfASize) {
+  const ModelConfig old_names = load(with(""));
+  EXPECT_EQ(old_names.hidden, 64);
+  EXPECT_EQ(old_names.head_dim, 16);
+  const ModelConfig new_names = load(
+      R"({"model_type":"bloom","hidden_size":64,"num_attention_heads":4,"num_hidden_layers":2,"vocab_size":100})");
+  EXPECT_EQ(new_names.hidden, 64);
+  EXPECT_EQ(new_names.heads, 4);
+  EXPECT_EQ(new_names.layers, 2);
+  EXPECT_EQ(load(with(R"("hidden_size":64,)")).hidden, 64);
+}
+
+TEST_F(ModelConfigTest, RefusesTwoNamesThatDisagree) {
+  expect_refused(with(R"("hidden_size":128,)"), "`n_embed` or `hidden_size` mean the same");
+}
+
+TEST_F(ModelConfigTest, MissingAndNullKeysHaveDefaults) {
+  for (const char* more :
+       {"",
+        R"("n_inner":null,"eos_token_id":null,"bos_token_id":null,"layer_norm_epsilon":null,)"}) {
+    const ModelConfig config = load(with(more));
+    EXPECT_EQ(config.ffn, 256);
+    EXPECT_FLOAT_EQ(config.norm_epsilon, 1e-5f);
+    EXPECT_FALSE(config.residual_after_norm);
+    EXPECT_TRUE(config.tied_head);
+    EXPECT_THAT(config.eos_ids, IsEmpty());
+    EXPECT_EQ(config.bos_id, -1);
+    EXPECT_EQ(config.pad_id, -1);
+  }
+}
+
+TEST_F(ModelConfigTest, ReadsWhatIsGiven) {
+  const ModelConfig config = load(with(
+      R"("n_inner":200,"layer_norm_epsilon":1e-6,"apply_residual_connection_post_layernorm":true,)"
+      R"("tie_word_embeddings":false,"eos_token_id":[2,7],"pad_token_id":-1,)"));
+  EXPECT_EQ(config.ffn, 200);
+  EXPECT_FLOAT_EQ(config.norm_epsilon, 1e-6f);
+  EXPECT_TRUE(config.residual_after_norm);
+  EXPECT_FALSE(config.tied_head);
+  EXPECT_THAT(config.eos_ids, ElementsAre(2, 7));
+  EXPECT_EQ(config.pad_id, -1);
+}
+
+TEST_F(ModelConfigTest, GenerationConfigDecidesWhereTextEnds) {
+  write(R"({"eos_token_id":[5,6]})", "generation_config.json");
+  EXPECT_THAT(load(with(R"("eos_token_id":2,)")).eos_ids, ElementsAre(5, 6));
+  write(R"({"eos_token_id":null})", "generation_config.json");
+  EXPECT_THAT(load(with(R"("eos_token_id":2,)")).eos_ids, ElementsAre(2));
+  write("{", "generation_config.json");
+  EXPECT_THAT([&] { load(); }, ThrowsMessage<CheckpointError>(HasSubstr("generation_config.json")));
+}
+
+TEST_F(ModelConfigTest, NamesFileKeyAndValueOfWhatIsWrong) {
+  expect_refused("", "not valid JSON");
+  expect_refused("[1]", "a JSON object was expected");
+  expect_refused(R"({"model_type":"bloom"})", "`n_embed` or `hidden_size` is missing");
+  expect_refused(R"({"n_embed":64,"n_head":4,"n_layer":2,"vocab_size":100})",
+                 "`model_type` is missing");
+  expect_refused(with(R"("model_type":7,)"), "`model_type` stands there twice");
+  for (const char* value : {"0", "-64", "1.5", "\"64\"", "true", "[64]", "18446744073709551615"}) {
+    expect_refused(with(std::string(R"("hidden_size":)") + value + ","), "`hidden_size` is");
+    expect_refused(with(std::string(R"("n_inner":)") + value + ","),
+                   std::string(value) == "0" ? "expected a whole number from 1" : "`n_inner` is");
+  }
+  for (const char* value : {"0", "-1e-5", "\"x\"", "1e-60", "1e60"}) {
+    expect_refused(with(std::string(R"("layer_norm_epsilon":)") + value + ","),
+                   "`layer_norm_epsilon` is");
+  }
+  expect_refused(with(R"("layer_norm_epsilon":NaN,)"), "not valid JSON");
+  expect_refused(with(R"("tie_word_embeddings":1,)"),
+                 "`tie_word_embeddings` is `1`, expected true or false");
+  expect_refused(with(R"("eos_token_id":"2",)"), "`eos_token_id` is");
+  expect_refused(with(R"("eos_token_id":[2,2147483648],)"), "`eos_token_id` is");
+  expect_refused(with(R"("bos_token_id":1.5,)"), "`bos_token_id` is");
+}
+
+TEST_F(ModelConfigTest, RefusesHeadsThatDoNotDivideHidden) {
+  expect_refused(R"({"model_type":"bloom","n_embed":64,"n_head":5,"n_layer":2,"vocab_size":100})",
+                 "5 heads do not divide a hidden size of 64");
+}
+
+TEST_F(ModelConfigTest, TellsMissingDirectoriesFromMissingFiles) {
+  EXPECT_THAT([&] { load(); }, ThrowsMessage<CheckpointError>(HasSubstr("has no config.json")));
+  EXPECT_THAT([&] { ModelConfig::load(directory_.path() / "none"); },
+              ThrowsMessage<CheckpointError>(HasSubstr("none is not a directory")));
+}
+
+}  // namespace
+}  // namespace zi

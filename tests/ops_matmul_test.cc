@@ -1,0 +1,135 @@
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <tuple>
+#include <vector>
+
+#include "ops_fixture.h"
+
+namespace zi {
+namespace {
+
+/// A matrix of `blocks` row blocks with a gap between them, in device memory.
+struct TestMatrix {
+  std::vector<std::byte> bytes;
+  Buffer buffer;
+  RowBlockMatrix device;
+  RowBlockMatrix host;
+};
+
+struct MatmulCase {
+  DType a;
+  DType w;
+};
+
+struct MatmulTest : OpsTest {
+  TestMatrix matrix(std::int64_t rows_per_block, int blocks, std::int64_t cols, DType dtype) {
+    TestMatrix m;
+    const auto values = as(floats(rows_per_block * blocks * cols), dtype);
+    const std::size_t block_bytes =
+        static_cast<std::size_t>(rows_per_block * cols) * size_of(dtype);
+    const std::size_t stride = block_bytes + 512;
+    m.bytes.assign(stride * static_cast<std::size_t>(blocks), std::byte{0xff});  // NaN in the gaps
+    for (std::size_t b = 0; b < static_cast<std::size_t>(blocks); ++b) {
+      std::memcpy(m.bytes.data() + b * stride, values.data() + b * block_bytes, block_bytes);
+    }
+    m.buffer = upload(m.bytes);
+    m.device = {
+        m.buffer.data(), rows_per_block * blocks, cols, blocks, rows_per_block, stride, dtype};
+    m.host = m.device;
+    m.host.data = m.bytes.data();
+    return m;
+  }
+
+  std::vector<std::byte> multiply(const std::byte* a, DType dtype, std::int64_t rows,
+                                  const TestMatrix& m) {
+    return run(static_cast<std::size_t>(rows * m.device.padded_rows()) * 4, [&](std::byte* y) {
+      ops->matmul(a, dtype, rows, m.device, reinterpret_cast<float*>(y), *stream);
+    });
+  }
+};
+
+constexpr MatmulCase kMatmulCases[] = {
+    {DType::kBFloat16, DType::kBFloat16}, {DType::kFloat32, DType::kFloat32},
+    {DType::kFloat32, DType::kBFloat16},  {DType::kFloat32, DType::kFloat16},
+    {DType::kFloat16, DType::kFloat16},   {DType::kBFloat16, DType::kFloat32},
+};
+
+TEST_P(MatmulTest, MatchesTheReferenceForEveryPairOfTypes) {
+  for (const auto [a_dtype, w_dtype] : kMatmulCases) {
+    for (const auto& [cols, block_rows, blocks] :
+         {std::tuple{64, 64, 1}, {320, 107, 4}, {33, 5, 3}, {427, 65, 1}, {1, 1, 1}}) {
+      for (const std::int64_t rows : {1, 17, 40}) {
+        SCOPED_TRACE(fmt::format("{} x {}, {} rows, {} blocks of ({}, {})", name_of(a_dtype),
+                                 name_of(w_dtype), rows, blocks, block_rows, cols));
+        const TestMatrix m = matrix(block_rows, blocks, cols, w_dtype);
+        const auto host_a = as(floats(rows * cols), a_dtype);
+        const Buffer a = upload(host_a);
+        const auto bytes = multiply(a.data(), a_dtype, rows, m);
+        std::vector<double> magnitudes;
+        const auto want = test::matmul(host_a.data(), a_dtype, rows, m.host, magnitudes);
+        const auto* got = reinterpret_cast<const float*>(bytes.data());
+        for (std::size_t i = 0; i < want.size(); ++i) {
+          // Exact products; each of the cols float32 sums loses at most 2^-24 of what is summed so
+          // far, in practice far less than the bound cols * 2^-24 * sum |a w|.
+          const double tolerance =
+              (8 + std::sqrt(static_cast<double>(cols))) * std::ldexp(1.0, -24) * magnitudes[i];
+          ASSERT_NEAR(got[i], want[i], tolerance) << "element " << i;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(MatmulTest, RowsHaveTheSameBitsInEveryBatch) {
+  if (!GetParam().exact) GTEST_SKIP() << "this backend promises equality within rounding only";
+  constexpr std::int64_t kRows = 70;
+  for (const auto [a_dtype, w_dtype] :
+       {kMatmulCases[0], kMatmulCases[1], kMatmulCases[2], kMatmulCases[4]}) {
+    for (const auto& [cols, block_rows, blocks] :
+         {std::tuple{64, 427, 1}, {320, 107, 2}, {1280, 75, 1}, {4096, 67, 1}, {320, 3, 2}}) {
+      SCOPED_TRACE(fmt::format("{} x {}, {} blocks of ({}, {})", name_of(a_dtype), name_of(w_dtype),
+                               blocks, block_rows, cols));
+      const TestMatrix m = matrix(block_rows, blocks, cols, w_dtype);
+      const std::size_t a_row = static_cast<std::size_t>(cols) * size_of(a_dtype);
+      const Buffer a = upload(as(floats(kRows * cols), a_dtype));
+      const std::size_t y_row = static_cast<std::size_t>(m.device.padded_rows()) * 4;
+      const auto all = multiply(a.data(), a_dtype, kRows, m);
+      for (std::int64_t count = 1; count <= kRows; ++count) {
+        // The first rows, and the last: the same row then has another place in the batch.
+        for (const std::int64_t first : {std::int64_t{0}, kRows - count}) {
+          const auto start = static_cast<std::size_t>(first);
+          const auto got = multiply(a.data() + start * a_row, a_dtype, count, m);
+          ASSERT_EQ(std::memcmp(got.data(), all.data() + start * y_row, got.size()), 0)
+              << count << " rows from " << first;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(MatmulTest, ManyRowsAreCutIntoGroupsWithoutASeam) {
+  if (!GetParam().exact) GTEST_SKIP() << "this backend promises equality within rounding only";
+  // 32 MiB hold 182 tiles of 11,264 float32 columns... a wide row makes the group the minimum of 8
+  // tiles.
+  constexpr std::int64_t kCols = 70000;
+  const TestMatrix m = matrix(9, 1, kCols, DType::kFloat32);
+  const Buffer a = upload(floats(150 * kCols));
+  const auto all = multiply(a.data(), DType::kFloat32, 150, m);
+  for (const std::size_t row : {0u, 127u, 128u, 149u}) {
+    const auto one = multiply(a.data() + row * kCols * 4, DType::kFloat32, 1, m);
+    EXPECT_EQ(std::memcmp(one.data(), all.data() + row * 9 * 4, one.size()), 0) << "row " << row;
+  }
+}
+
+TEST_P(MatmulTest, NoRowsWriteNothing) {
+  const TestMatrix m = matrix(16, 1, 32, DType::kBFloat16);
+  EXPECT_TRUE(multiply(m.device.data, DType::kBFloat16, 0, m).empty());
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, MatmulTest, ::testing::ValuesIn(backends()), backend_name);
+
+}  // namespace
+}  // namespace zi

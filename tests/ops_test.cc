@@ -1,0 +1,268 @@
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <numeric>
+#include <vector>
+
+#include "ops_fixture.h"
+#include "zero_infer/error.h"
+
+namespace zi {
+namespace {
+
+TEST_P(OpsTest, LayerNormMatchesTheReference) {
+  for (const std::int64_t cols : {1, 7, 16, 320, 1029}) {
+    for (const std::int64_t rows : {1, 3, 33}) {
+      auto host_x = floats(rows * cols, 3);
+      for (float& v : host_x) v += 1;
+      const auto gamma = floats(cols);
+      const auto beta = floats(cols);
+      const auto want =
+          test::layer_norm(host_x.data(), gamma.data(), beta.data(), 1e-5, rows, cols);
+      const Buffer x = upload(host_x);
+      const Buffer g = upload(gamma);
+      const Buffer b = upload(beta);
+      for (const DType dtype : kDTypes) {
+        SCOPED_TRACE(fmt::format("({}, {}) {}", rows, cols, name_of(dtype)));
+        const auto got = run(want.size() * size_of(dtype), [&](std::byte* y) {
+          ops->layer_norm(x.as<float>(), g.as<float>(), b.as<float>(), 1e-5f, rows, cols, y, dtype,
+                          *stream);
+        });
+        // float32 sums of values up to 10: a few units of 2^-24 of the row's size, times gamma (<
+        // 5).
+        expect_near(got, dtype, want, 2e-6, 1e-5);
+      }
+    }
+  }
+}
+
+TEST_P(OpsTest, LayerNormWorksInPlace) {
+  const auto x = floats(5 * 40);
+  const auto ones = std::vector<float>(40, 1);
+  const auto zeros = std::vector<float>(40, 0);
+  const auto want = test::layer_norm(x.data(), ones.data(), zeros.data(), 1e-5, 5, 40);
+  const Buffer gamma = upload(ones);
+  const Buffer beta = upload(zeros);
+  const Buffer start = upload(x);
+  const auto got = run(x.size() * 4, [&](std::byte* y) {
+    device->copy(y, start.data(), x.size() * 4, *stream);
+    auto* rows = reinterpret_cast<float*>(y);
+    ops->layer_norm(rows, gamma.as<float>(), beta.as<float>(), 1e-5f, 5, 40, rows, DType::kFloat32,
+                    *stream);
+  });
+  expect_near(got, DType::kFloat32, want, 2e-6, 1e-5);
+}
+
+TEST_P(OpsTest, BiasGeluMatchesTheReferenceOverItsWholeRange) {
+  const std::int64_t rows = 5;
+  const std::int64_t cols = 403;
+  const std::int64_t ld = 410;
+  auto host_x = floats(rows * ld, 4);
+  const std::vector<float> special = {0.0f, -0.0f, 1e-20f, -12, 12, -80, 80, -1e4f, 1e4f, -3e38f};
+  std::copy(special.begin(), special.end(), host_x.begin());
+  auto bias = floats(cols, 0.1f);
+  std::fill_n(bias.begin(), special.size(), 0.0f);
+  const auto want = test::bias_gelu(host_x.data(), ld, bias.data(), rows, cols);
+  const Buffer x = upload(host_x);
+  const Buffer b = upload(bias);
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    const auto got = run(want.size() * size_of(dtype), [&](std::byte* y) {
+      ops->bias_gelu(x.as<float>(), ld, b.as<float>(), rows, cols, y, dtype, *stream);
+    });
+    // 1e-6 of the value, but for |x| beyond 6 on the left, where the argument's rounding is
+    // multiplied by itself: e^-2u with u up to 15 loses 15 * 2^-23 of values below 1e-9.
+    expect_near(got, dtype, want, 1e-6, 1e-9);
+  }
+}
+
+TEST_P(OpsTest, BiasResidualAddsBoth) {
+  const std::int64_t rows = 4;
+  const std::int64_t cols = 37;
+  const std::int64_t ld = 40;
+  const auto host_x = floats(rows * ld);
+  const auto bias = floats(cols);
+  const auto residual = floats(rows * cols);
+  const Buffer x = upload(host_x);
+  const Buffer b = upload(bias);
+  const Buffer start = upload(residual);
+  const auto got = run(residual.size() * 4, [&](std::byte* y) {
+    device->copy(y, start.data(), residual.size() * 4, *stream);
+    ops->bias_residual(x.as<float>(), ld, b.as<float>(), rows, cols, reinterpret_cast<float*>(y),
+                       *stream);
+  });
+  std::vector<double> want;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t c = 0; c < cols; ++c) {
+      want.push_back(static_cast<double>(residual[static_cast<std::size_t>(r * cols + c)]) +
+                     host_x[static_cast<std::size_t>(r * ld + c)] +
+                     bias[static_cast<std::size_t>(c)]);
+    }
+  }
+  expect_near(got, DType::kFloat32, want, 1e-6, 1e-6);
+}
+
+TEST_P(OpsTest, SmallOpsGiveARowTheSameBitsInEveryBatch) {
+  if (!GetParam().exact) GTEST_SKIP() << "this backend promises equality within rounding only";
+  const std::int64_t rows = 41;
+  const std::int64_t cols = 1027;  // odd: rows lie at every alignment
+  const Buffer x = upload(floats(rows * cols));
+  const Buffer gamma = upload(floats(cols));
+  const Buffer beta = upload(floats(cols));
+  const auto both = [&](std::int64_t first, std::int64_t count) {
+    const float* start = x.as<float>() + first * cols;
+    const std::size_t bytes = static_cast<std::size_t>(count * cols) * 4;
+    auto result = run(bytes, [&](std::byte* y) {
+      ops->layer_norm(start, gamma.as<float>(), beta.as<float>(), 1e-5f, count, cols, y,
+                      DType::kFloat32, *stream);
+    });
+    const auto gelu = run(bytes, [&](std::byte* y) {
+      ops->bias_gelu(start, cols, beta.as<float>(), count, cols, y, DType::kFloat32, *stream);
+    });
+    return std::pair{result, gelu};
+  };
+  const auto all = both(0, rows);
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const auto one = both(row, 1);
+    const auto at = static_cast<std::size_t>(row * cols) * 4;
+    ASSERT_EQ(std::memcmp(one.first.data(), all.first.data() + at, one.first.size()), 0) << row;
+    ASSERT_EQ(std::memcmp(one.second.data(), all.second.data() + at, one.second.size()), 0) << row;
+  }
+}
+
+TEST_P(OpsTest, GatherRowsTakesThemInTheGivenOrder) {
+  const auto host_x = floats(6 * 11);
+  const Buffer x = upload(host_x);
+  const Buffer rows = upload(std::vector<std::int32_t>{5, 0, 5});
+  const auto got = run(3 * 11 * 4, [&](std::byte* y) {
+    ops->gather_rows(x.as<float>(), rows.as<std::int32_t>(), 3, 11, reinterpret_cast<float*>(y),
+                     *stream);
+  });
+  EXPECT_EQ(std::memcmp(got.data(), host_x.data() + 55, 44), 0);
+  EXPECT_EQ(std::memcmp(got.data() + 44, host_x.data(), 44), 0);
+  EXPECT_EQ(std::memcmp(got.data() + 88, host_x.data() + 55, 44), 0);
+}
+
+TEST_P(OpsTest, ConvertRoundsAsTheHostDoes) {
+  auto values = floats(2500, 100);
+  const std::vector<float> special = {0.0f,  -0.0f,   65504.0f, 65520.0f, 1e30f,    -1e30f,
+                                      6e-8f, 5.9e-8f, 1e-40f,   INFINITY, -INFINITY};
+  std::copy(special.begin(), special.end(), values.begin());
+  for (const DType from : kDTypes) {
+    const auto host_x = as(values, from);
+    const Buffer x = upload(host_x);
+    for (const DType to : kDTypes) {
+      SCOPED_TRACE(fmt::format("{} to {}", name_of(from), name_of(to)));
+      std::vector<std::byte> want(values.size() * size_of(to));
+      std::vector<float> exact(values.size());
+      convert(host_x.data(), from, exact.data(), DType::kFloat32, exact.size());
+      convert(exact.data(), DType::kFloat32, want.data(), to, exact.size());
+      const auto got = run(want.size(), [&](std::byte* y) {
+        ops->convert(x.data(), from, y, to, static_cast<std::int64_t>(values.size()), *stream);
+      });
+      EXPECT_EQ(got, want);
+    }
+  }
+}
+
+TEST_P(OpsTest, ConvertKeepsNaN) {
+  const std::vector<float> nan(19, std::numeric_limits<float>::quiet_NaN());
+  const Buffer x = upload(nan);
+  for (const DType to : {DType::kBFloat16, DType::kFloat16}) {
+    const auto got = run(
+        19 * 2, [&](std::byte* y) { ops->convert(x.data(), DType::kFloat32, y, to, 19, *stream); });
+    for (const double v : test::to_doubles(got.data(), to, 19)) EXPECT_TRUE(std::isnan(v));
+  }
+}
+
+TEST_P(OpsTest, InterleavePutsTheSlicesOfEachRowSideBySide) {
+  const int blocks = 3;
+  const std::int64_t rows = 2;
+  const std::int64_t slice = 5;
+  std::vector<float> slices(30);
+  std::iota(slices.begin(), slices.end(), 0.0f);
+  const Buffer x = upload(slices);
+  const auto got = run(30 * 4, [&](std::byte* y) {
+    ops->interleave(x.as<float>(), blocks, rows, slice, reinterpret_cast<float*>(y), *stream);
+  });
+  const auto* logits = reinterpret_cast<const float*>(got.data());
+  for (int r = 0; r < 2; ++r) {
+    for (int i = 0; i < 15; ++i) {
+      EXPECT_EQ(logits[r * 15 + i], static_cast<float>((i / 5) * 10 + r * 5 + i % 5));
+    }
+  }
+}
+
+TEST_P(OpsTest, SampleReportsTheBestIdsBelowTheVocabulary) {
+  const std::int64_t ld = 12;
+  std::vector<float> host_logits(2 * 12, 0.0f);
+  host_logits[3] = 5;
+  host_logits[7] = 4;
+  host_logits[11] = 99;  // padding of the last slice
+  host_logits[12 + 9] = 2;
+  host_logits[12 + 2] = 2;
+  const Buffer logits = upload(host_logits);
+  Buffer memory = device->allocate_pinned(4096);
+  SampleResults results;
+  results.ids = memory.as<std::int32_t>();
+  results.logprobs = memory.as<float>() + 16;
+  results.top = 2;
+  results.top_ids = memory.as<std::int32_t>() + 32;
+  results.top_logprobs = memory.as<float>() + 64;
+  std::vector<SampleRow> rows(2);
+  rows[1].target = 9;
+  ops->sample(logits.as<float>(), ld, 10, rows, results, *stream);
+  rows.clear();  // copied before the call returned
+  stream->synchronize();
+  EXPECT_EQ(results.ids[0], 3);
+  EXPECT_NEAR(results.logprobs[0], 5 - std::log(std::exp(5.0) + std::exp(4.0) + 8), 1e-5);
+  EXPECT_EQ(results.ids[1], 9);
+  EXPECT_NEAR(results.logprobs[1], 2 - std::log(2 * std::exp(2.0) + 8), 1e-5);
+  EXPECT_EQ(results.top_ids[0], 3);
+  EXPECT_EQ(results.top_ids[1], 7);
+  EXPECT_EQ(results.top_ids[2], 2);
+  EXPECT_EQ(results.top_ids[3], 9);
+}
+
+TEST_P(OpsTest, SampleUsesTheHistoryAsItWasAtTheCall) {
+  std::vector<float> host_logits = {1, 3, 2, 0};
+  const Buffer logits = upload(host_logits);
+  Buffer memory = device->allocate_pinned(64);
+  SampleResults results;
+  results.ids = memory.as<std::int32_t>();
+  results.logprobs = memory.as<float>() + 4;
+  std::vector<std::int32_t> history = {1};
+  SampleRow row;
+  row.repetition_penalty = 2;
+  row.history = history;
+  ops->sample(logits.as<float>(), 4, 4, std::span(&row, 1), results, *stream);
+  history[0] = 2;
+  stream->synchronize();
+  EXPECT_EQ(results.ids[0], 2);
+}
+
+TEST_P(OpsTest, SampleFailsTheStreamForNaNLogits) {
+  if (GetParam().name.starts_with("cuda")) GTEST_SKIP() << "asked of the host's sampler only";
+  const Buffer logits = upload(std::vector<float>(8, std::numeric_limits<float>::quiet_NaN()));
+  Buffer memory = device->allocate_pinned(64);
+  SampleResults results;
+  results.ids = memory.as<std::int32_t>();
+  results.logprobs = memory.as<float>() + 4;
+  const SampleRow row;
+  ops->sample(logits.as<float>(), 8, 8, std::span(&row, 1), results, *stream);
+  EXPECT_THROW(stream->synchronize(), Error);
+}
+
+TEST_P(OpsTest, RefuseHeadsThatAreTooWide) {
+  const KvLayer kv{nullptr, DType::kFloat32, 1, 257};
+  EXPECT_THROW(
+      ops->attention(nullptr, RaggedBatch{}, kv, nullptr, nullptr, DType::kFloat32, *stream),
+      ConfigError);
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, OpsTest, ::testing::ValuesIn(backends()), backend_name);
+
+}  // namespace
+}  // namespace zi

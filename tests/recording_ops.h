@@ -1,0 +1,76 @@
+#pragma once
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "zero_infer/ops.h"
+
+namespace zi::test {
+
+/// Ops that also keep the logits of every drawn token, by (prompt index, position). For backends
+/// whose device memory the host can read.
+class RecordingOps final : public Ops {
+ public:
+  using Key = std::pair<std::uint64_t, std::uint64_t>;
+  using Record = std::map<Key, std::vector<float>>;
+
+  RecordingOps(std::unique_ptr<Ops> inner, Record* record)
+      : inner_(std::move(inner)), record_(record) {}
+
+  void layer_norm(const float* x, const float* gamma, const float* beta, float epsilon,
+                  std::int64_t rows, std::int64_t cols, void* y, DType y_dtype,
+                  Stream& stream) override {
+    inner_->layer_norm(x, gamma, beta, epsilon, rows, cols, y, y_dtype, stream);
+  }
+  void matmul(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w, float* y,
+              Stream& stream) override {
+    inner_->matmul(a, a_dtype, rows, w, y, stream);
+  }
+  void bias_gelu(const float* x, std::int64_t ld, const float* bias, std::int64_t rows,
+                 std::int64_t cols, void* y, DType y_dtype, Stream& stream) override {
+    inner_->bias_gelu(x, ld, bias, rows, cols, y, y_dtype, stream);
+  }
+  void bias_residual(const float* x, std::int64_t ld, const float* bias, std::int64_t rows,
+                     std::int64_t cols, float* residual, Stream& stream) override {
+    inner_->bias_residual(x, ld, bias, rows, cols, residual, stream);
+  }
+  void split_qkv(const float* qkv, std::int64_t ld, const float* bias, const RaggedBatch& batch,
+                 const KvLayer& kv, float* q, Stream& stream) override {
+    inner_->split_qkv(qkv, ld, bias, batch, kv, q, stream);
+  }
+  void attention(const float* q, const RaggedBatch& batch, const KvLayer& kv, const float* slopes,
+                 void* out, DType out_dtype, Stream& stream) override {
+    inner_->attention(q, batch, kv, slopes, out, out_dtype, stream);
+  }
+  void gather_rows(const float* x, const std::int32_t* rows, std::int64_t count, std::int64_t cols,
+                   float* out, Stream& stream) override {
+    inner_->gather_rows(x, rows, count, cols, out, stream);
+  }
+  void convert(const void* x, DType from, void* y, DType to, std::int64_t count,
+               Stream& stream) override {
+    inner_->convert(x, from, y, to, count, stream);
+  }
+  void interleave(const float* slices, int blocks, std::int64_t rows, std::int64_t slice,
+                  float* logits, Stream& stream) override {
+    inner_->interleave(slices, blocks, rows, slice, logits, stream);
+  }
+  void sample(const float* logits, std::int64_t ld, std::int64_t vocabulary,
+              std::span<const SampleRow> rows, const SampleResults& results,
+              Stream& stream) override {
+    stream.synchronize();
+    for (std::size_t r = 0; r < rows.size(); ++r) {
+      const float* const begin = logits + static_cast<std::int64_t>(r) * ld;
+      (*record_)[{rows[r].sequence, rows[r].position}].assign(begin, begin + vocabulary);
+    }
+    inner_->sample(logits, ld, vocabulary, rows, results, stream);
+  }
+
+ private:
+  std::unique_ptr<Ops> inner_;
+  Record* record_;
+};
+
+}  // namespace zi::test

@@ -1,0 +1,213 @@
+#include "zero_infer/sampler.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <numeric>
+#include <vector>
+
+#include "zero_infer/error.h"
+
+// Rows name what differs from greedy; the rest has its default.
+#pragma GCC diagnostic ignored "-Wmissing-field-initializers"
+
+namespace zi {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+
+/// Logits whose softmax is `p`, shifted by a constant that must not matter.
+std::vector<float> logits_of(const std::vector<double>& p, float shift = 7) {
+  std::vector<float> logits;
+  for (const double value : p) logits.push_back(static_cast<float>(std::log(value)) + shift);
+  return logits;
+}
+
+Sampled sample(const std::vector<float>& logits, const SampleRow& row) {
+  return sample_row(logits, row, {}, {});
+}
+
+/// How often each id is drawn at positions 0 .. draws - 1.
+std::map<std::int32_t, double> frequencies(const std::vector<float>& logits, SampleRow row,
+                                           int draws = 20000) {
+  std::map<std::int32_t, double> out;
+  for (int i = 0; i < draws; ++i) {
+    row.position = static_cast<std::uint64_t>(i);
+    out[sample(logits, row).id] += 1.0 / draws;
+  }
+  return out;
+}
+
+/// 20,000 draws: the standard deviation of a frequency is at most sqrt(0.25 / 20000) = 0.0035.
+constexpr double kTolerance = 4 * 0.0035;
+
+TEST(Sampler, TakesTheLargestLogitAndTheLowestIdAmongEquals) {
+  EXPECT_EQ(sample({1, 5, 2, 5}, {}).id, 1);
+  std::vector<float> logits(1001, -3.0f);
+  for (const std::size_t at : {0, 31, 32, 500, 999, 1000}) {
+    std::vector<float> one = logits;
+    one[at] = -1;
+    EXPECT_EQ(sample(one, {}).id, static_cast<std::int32_t>(at));
+  }
+}
+
+TEST(Sampler, ReportsLogProbabilitiesOfTheRawLogits) {
+  const auto logits = logits_of({0.1, 0.6, 0.3});
+  EXPECT_NEAR(sample(logits, {}).logprob, std::log(0.6), 1e-6);
+  const std::vector<std::int32_t> history = {0, 1, 2};
+  SampleRow row{.temperature = 0.3f, .top_k = 1, .repetition_penalty = 1.5f, .history = history};
+  const Sampled sampled = sample(logits, row);
+  EXPECT_NEAR(sampled.logprob, std::log(sampled.id == 0 ? 0.1 : sampled.id == 1 ? 0.6 : 0.3), 1e-6);
+  EXPECT_EQ(sample({kInfinity * -1, 0}, {.target = 0}).logprob, -kInfinity);
+}
+
+TEST(Sampler, ReportsTheTargetWithoutADraw) {
+  const auto logits = logits_of({0.1, 0.6, 0.3});
+  const Sampled sampled = sample(logits, {.temperature = 1, .target = 2});
+  EXPECT_EQ(sampled.id, 2);
+  EXPECT_NEAR(sampled.logprob, std::log(0.3), 1e-6);
+  EXPECT_THROW(sample(logits, {.target = 3}), Error);
+}
+
+TEST(Sampler, ReportsTheBestIdsInOrder) {
+  const std::vector<float> logits = {0, 3, 1, 3, 2};
+  std::vector<std::int32_t> ids(3);
+  std::vector<float> logprobs(3);
+  const Sampled sampled = sample_row(logits, {}, ids, logprobs);
+  EXPECT_THAT(ids, testing::ElementsAre(1, 3, 4));
+  EXPECT_EQ(logprobs[0], sampled.logprob);
+  EXPECT_EQ(logprobs[0], logprobs[1]);
+  EXPECT_NEAR(logprobs[2], logprobs[0] - 1, 1e-6);
+}
+
+TEST(Sampler, FillsUpWhereFewerIdsExistThanAskedFor) {
+  std::vector<std::int32_t> ids(3, 9);
+  std::vector<float> logprobs(3, 9);
+  sample_row(std::vector<float>{1, 2}, {}, ids, logprobs);
+  EXPECT_THAT(ids, testing::ElementsAre(1, 0, -1));
+  EXPECT_EQ(logprobs[2], -kInfinity);
+  EXPECT_THROW(sample_row(std::vector<float>{1, 2}, {}, ids, {}), Error);
+}
+
+TEST(Sampler, DrawsByTheSoftmaxOfTheTemperature) {
+  const auto logits = logits_of({0.1, 0.6, 0.3});
+  auto drawn = frequencies(logits, {.temperature = 1, .seed = 1});
+  EXPECT_NEAR(drawn[0], 0.1, kTolerance);
+  EXPECT_NEAR(drawn[1], 0.6, kTolerance);
+  EXPECT_NEAR(drawn[2], 0.3, kTolerance);
+  // Temperature 0.5 squares the weights: 0.01, 0.36 and 0.09 of 0.46.
+  drawn = frequencies(logits, {.temperature = 0.5f, .seed = 2});
+  EXPECT_NEAR(drawn[0], 0.01 / 0.46, kTolerance);
+  EXPECT_NEAR(drawn[1], 0.36 / 0.46, kTolerance);
+  EXPECT_NEAR(drawn[2], 0.09 / 0.46, kTolerance);
+}
+
+TEST(Sampler, KeepsTheTopK) {
+  const auto logits = logits_of({0.1, 0.4, 0.2, 0.3});
+  auto drawn = frequencies(logits, {.temperature = 1, .top_k = 2, .seed = 3});
+  EXPECT_EQ(drawn.size(), 2u);
+  EXPECT_NEAR(drawn[1], 4.0 / 7, kTolerance);
+  EXPECT_NEAR(drawn[3], 3.0 / 7, kTolerance);
+  EXPECT_EQ(frequencies({2, 5, 5, 1}, {.temperature = 9, .top_k = 1}, 200).size(), 1u);
+  EXPECT_EQ(sample({2, 5, 5, 1}, {.temperature = 9, .top_k = 1}).id, 1);
+  EXPECT_EQ(frequencies(logits, {.temperature = 1, .top_k = 99, .seed = 3}).size(), 4u);
+}
+
+TEST(Sampler, KeepsTheSmallestSetWhoseMassReachesTopP) {
+  const auto logits = logits_of({0.1, 0.4, 0.2, 0.3});
+  auto drawn = frequencies(logits, {.temperature = 1, .top_p = 0.65f, .seed = 4});
+  EXPECT_EQ(drawn.size(), 2u);
+  EXPECT_NEAR(drawn[1], 4.0 / 7, kTolerance);
+  drawn = frequencies(logits, {.temperature = 1, .top_p = 0.75f, .seed = 4});
+  EXPECT_EQ(drawn.size(), 3u);
+  EXPECT_EQ(drawn.count(0), 0u);
+  drawn = frequencies(logits, {.temperature = 1, .top_p = 0, .seed = 4}, 200);
+  EXPECT_EQ(drawn.size(), 1u);
+  EXPECT_EQ(drawn.count(1), 1u);
+}
+
+TEST(Sampler, MeasuresTopPAfterTopK) {
+  // Of the best two, 4/7 and 3/7, the first alone reaches 0.5; of all four it would not.
+  const auto logits = logits_of({0.1, 0.4, 0.2, 0.3});
+  const SampleRow row{.temperature = 1, .top_k = 2, .top_p = 0.5f};
+  EXPECT_EQ(frequencies(logits, row, 200).size(), 1u);
+}
+
+TEST(Sampler, FindsALargeNucleusInALargeVocabulary) {
+  // 3000 equal weights: p = 0.5 keeps the 1500 lowest ids, more than one step of the search sorts.
+  const std::vector<float> logits(3000, 1.5f);
+  std::int32_t largest = 0;
+  for (const auto& [id, frequency] :
+       frequencies(logits, {.temperature = 1, .top_p = 0.49995f, .seed = 5}, 4000)) {
+    largest = std::max(largest, id);
+  }
+  EXPECT_LT(largest, 1500);
+  EXPECT_GT(largest, 1450);
+}
+
+TEST(Sampler, PenalisesEachRepeatedIdOnce) {
+  const std::vector<float> logits = {2.0f, 1.5f, -1.0f, -1.4f};
+  const std::vector<std::int32_t> first = {0, 0, 0};
+  EXPECT_EQ(sample(logits, {.repetition_penalty = 1.2f, .history = first}).id, 0)
+      << "2 / 1.2 is still the largest, 2 / 1.2^3 is not";
+  EXPECT_EQ(sample(logits, {.repetition_penalty = 1.5f, .history = first}).id, 1);
+  // Negative logits are multiplied: -1 * 1.5 falls behind -1.4.
+  const std::vector<std::int32_t> all_but_last = {0, 1, 2};
+  const SampleRow row{.repetition_penalty = 1.5f, .history = all_but_last};
+  EXPECT_EQ(sample({-1.0f, -1.2f, -1.1f, -1.4f}, row).id, 3);
+}
+
+TEST(Sampler, IgnoresIdsOfTheHistoryBeyondTheVocabulary) {
+  const std::vector<std::int32_t> history = {-1, 2, 2147483647, 1};
+  EXPECT_EQ(sample({1.0f, 1.1f}, {.repetition_penalty = 2, .history = history}).id, 0);
+}
+
+TEST(Sampler, DrawsTheSameForTheSameSeedSequenceAndPosition) {
+  std::vector<float> logits(1000);
+  for (std::size_t i = 0; i < logits.size(); ++i) logits[i] = std::sin(static_cast<float>(i));
+  const SampleRow row{.temperature = 1, .seed = 1, .sequence = 2, .position = 3};
+  const auto id = sample(logits, row).id;
+  EXPECT_EQ(sample(logits, row).id, id);
+  const auto differs = [&](std::uint64_t SampleRow::*member) {
+    int different = 0;
+    for (std::uint64_t i = 0; i < 20; ++i) {
+      SampleRow other = row;
+      other.*member = 100 + i;
+      different += sample(logits, other).id != id;
+    }
+    return different > 15;
+  };
+  EXPECT_TRUE(differs(&SampleRow::seed));
+  EXPECT_TRUE(differs(&SampleRow::sequence));
+  EXPECT_TRUE(differs(&SampleRow::position));
+}
+
+TEST(Sampler, NeverDrawsAnImpossibleId) {
+  const std::vector<float> logits = {-kInfinity, 0, -kInfinity, 0, -kInfinity};
+  for (const auto& [id, frequency] : frequencies(logits, {.temperature = 1}, 2000)) {
+    EXPECT_TRUE(id == 1 || id == 3) << id;
+  }
+}
+
+TEST(Sampler, StaysGreedyAtATinyTemperatureAndEvenAtAHugeOne) {
+  EXPECT_EQ(sample({1, 2, 1.5f}, {.temperature = 1e-30f}).id, 1);
+  EXPECT_EQ(frequencies({1, 2, 300}, {.temperature = 1e30f}, 500).size(), 3u);
+}
+
+TEST(Sampler, RefusesRowsThatAreNotNumbers) {
+  for (const SampleRow& row : {SampleRow{}, SampleRow{.temperature = 1}, SampleRow{.target = 0}}) {
+    EXPECT_THROW(sample({1, kNaN, 2}, row), Error);
+    EXPECT_THROW(sample({kNaN, 1}, row), Error);
+    EXPECT_THROW(sample({1, kInfinity}, row), Error);
+    EXPECT_THROW(sample({-kInfinity, -kInfinity}, row), Error);
+    EXPECT_THROW(sample({}, row), Error);
+  }
+}
+
+}  // namespace
+}  // namespace zi

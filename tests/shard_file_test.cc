@@ -1,0 +1,364 @@
+#include "offload/shard_file.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/file.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <xxhash.h>
+
+#include <csignal>
+#include <fstream>
+#include <iterator>
+
+#include "offload/file_descriptor.h"
+#include "tests/shard_test_util.h"
+#include "zero_infer/bytes.h"
+
+namespace zi {
+namespace {
+
+using test::flip_byte;
+using test::message_of;
+using test::TestUnits;
+using testing::AllOf;
+using testing::HasSubstr;
+namespace fs = std::filesystem;
+
+std::vector<std::byte> contents(const fs::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  const std::string text{std::istreambuf_iterator<char>(in), {}};
+  const auto* begin = reinterpret_cast<const std::byte*>(text.data());
+  return {begin, begin + text.size()};
+}
+
+void overwrite_start(const fs::path& path, std::span<const std::byte> bytes) {
+  std::fstream out(path, std::ios::binary | std::ios::in | std::ios::out);
+  out.write(reinterpret_cast<const char*>(bytes.data()),
+            static_cast<std::streamsize>(bytes.size()));
+}
+
+ShardHeader read_header(const fs::path& path) {
+  const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  return read_shard_header(file.get(), path.string());
+}
+
+/// The names in a folder without those of locks: what a failed writer must not leave.
+std::vector<std::string> files_in(const fs::path& folder) {
+  std::vector<std::string> names;
+  std::error_code missing;
+  for (const auto& entry : fs::recursive_directory_iterator(folder, missing)) {
+    if (entry.is_regular_file() && entry.path().extension() != ".lock") {
+      names.push_back(entry.path().filename().string());
+    }
+  }
+  return names;
+}
+
+class ShardFile : public testing::Test {
+ protected:
+  const fs::path& directory() const { return directory_.path(); }
+  std::string failure_of_prepare() {
+    return message_of<IoError>([&] { units_.prepare(directory()); });
+  }
+
+  test::TemporaryDirectory directory_;
+  TestUnits units_{4};
+};
+
+TEST_F(ShardFile, HoldsEveryShardAtItsPlaceWithItsChecksums) {
+  std::size_t last = 0;
+  const fs::path path = units_.prepare(directory(), 0, 4, [&](std::size_t done) {
+    EXPECT_GT(done, last);
+    last = done;
+  });
+  EXPECT_EQ(path, directory() / "test_model_1-0000000000001234-bfloat16-world2" / "rank-1.shard");
+  const std::vector<std::byte> bytes = contents(path);
+  const ShardHeader header = read_header(path);
+  EXPECT_EQ(header.key.model_name, "test/model 1");
+  ASSERT_EQ(header.units.size(), 4u);
+  std::size_t sum = 0;
+  for (const ShardUnit& unit : header.units) {
+    const std::vector<std::byte> shard = units_.shard(unit.unit);
+    ASSERT_EQ(unit.bytes, shard.size());
+    EXPECT_EQ(unit.offset % kPageBytes, 0u);
+    EXPECT_EQ(std::memcmp(bytes.data() + unit.offset, shard.data(), shard.size()), 0);
+    for (std::size_t e = 0; e < header.extent_count(unit); ++e) {
+      const ShardExtent extent = header.extent(unit, e);
+      EXPECT_EQ(extent.checksum, XXH3_64bits(bytes.data() + extent.offset, extent.bytes));
+    }
+    sum += unit.bytes;
+  }
+  EXPECT_EQ(last, sum);
+  EXPECT_EQ(header.file_bytes, bytes.size());
+  EXPECT_EQ(files_in(directory()), std::vector<std::string>{"rank-1.shard"});
+}
+
+TEST_F(ShardFile, IsReusedWithoutBeingWrittenOrFullyRead) {
+  const fs::path path = units_.prepare(directory());
+  const auto time = fs::last_write_time(path);
+  const int reads = units_.source.reads;
+  flip_byte(path, read_header(path).units[1].offset);  // the store's business, not the header's
+  const auto flipped_time = fs::last_write_time(path);
+  EXPECT_GE(flipped_time, time);
+  EXPECT_EQ(units_.prepare(directory()), path);
+  EXPECT_EQ(units_.prepare(directory(), 1, 3), path);  // some of its units
+  EXPECT_EQ(fs::last_write_time(path), flipped_time);
+  EXPECT_EQ(units_.source.reads, reads);
+}
+
+TEST_F(ShardFile, ThatLacksUnitsIsWrittenAnewWithItsOwnAndTheNew) {
+  const fs::path path = units_.prepare(directory(), 0, 2);
+  units_.prepare(directory(), 1, 4);
+  const ShardHeader header = read_header(path);
+  ASSERT_EQ(header.units.size(), 4u);
+  const std::vector<std::byte> bytes = contents(path);
+  for (const ShardUnit& unit : header.units) {
+    const std::vector<std::byte> shard = units_.shard(unit.unit);
+    EXPECT_EQ(std::memcmp(bytes.data() + unit.offset, shard.data(), shard.size()), 0) << unit.unit;
+  }
+}
+
+TEST_F(ShardFile, WithDamagedUnitsIsNotCopiedFrom) {
+  const fs::path path = units_.prepare(directory(), 0, 2);
+  flip_byte(path, read_header(path).units[0].offset + 17000);
+  EXPECT_THAT(
+      message_of<IoError>([&] { units_.prepare(directory(), 1, 4); }),
+      AllOf(HasSubstr(path.string()), HasSubstr("checksum of unit 0"), HasSubstr("remove it")));
+  EXPECT_EQ(read_header(path).units.size(), 2u) << "the old file stays";
+  EXPECT_EQ(files_in(directory()).size(), 1u);
+}
+
+TEST_F(ShardFile, OfAnotherJobIsRefusedWithWhatDiffers) {
+  const fs::path path = units_.prepare(directory());
+  const auto refusal = [&](auto change) {
+    TestUnits job(4);
+    change(job.key);
+    const fs::path place = shard_file_path(directory(), job.key);
+    fs::create_directories(place.parent_path());
+    if (place != path) fs::copy_file(path, place);
+    return message_of<IoError>([&] { job.prepare(directory()); });
+  };
+  EXPECT_THAT(refusal([](ShardFileKey& key) { key.world = 4; }),
+              HasSubstr("was written for 2 ranks, this job has 4; remove it or run with -np 2"));
+  EXPECT_THAT(refusal([](ShardFileKey& key) { key.rank = 0; }),
+              HasSubstr("was written for rank 1, this is rank 0"));
+  EXPECT_THAT(refusal([](ShardFileKey& key) { key.dtype = DType::kFloat16; }),
+              HasSubstr("weights of bfloat16, this job uses float16"));
+  EXPECT_THAT(refusal([](ShardFileKey& key) { key.model_identity = 0x99; }),
+              AllOf(HasSubstr("other weights"), HasSubstr("0000000000001234"),
+                    HasSubstr("0000000000000099")));
+  EXPECT_THAT(message_of<IoError>(
+                  [&] { check_shard_key(read_header(path), units_.key, 8192, path.string()); }),
+              HasSubstr("extents of 16384 bytes, this job reads 8192"));
+}
+
+TEST_F(ShardFile, WithAShardOfAnotherSizeIsRefused) {
+  units_.prepare(directory());
+  const TestUnits other(4, 500);
+  EXPECT_THAT(message_of<IoError>([&] { other.prepare(directory()); }),
+              AllOf(HasSubstr("bytes of unit 0, this job needs"), HasSubstr("remove it")));
+}
+
+TEST_F(ShardFile, WithAnyByteOfTheHeaderFlippedIsRefused) {
+  const fs::path path = units_.prepare(directory());
+  const std::size_t header_bytes = read_header(path).header_bytes;
+  for (std::size_t i = 0; i < header_bytes; i += i < 400 ? 1 : 97) {
+    flip_byte(path, i);
+    const std::string message = failure_of_prepare();
+    EXPECT_THAT(message, HasSubstr(path.string())) << i;
+    if (i < 8) {
+      EXPECT_THAT(message, HasSubstr("is no shard file"));
+    }
+    if (i == 8) {
+      EXPECT_THAT(message, HasSubstr("version 17"));
+    }
+    if (i == 12) {
+      EXPECT_THAT(message, HasSubstr("byte order"));
+    }
+    if (i > 24) {
+      EXPECT_THAT(message, HasSubstr("its checksum differs"));
+    }
+    flip_byte(path, i);
+  }
+  EXPECT_EQ(failure_of_prepare(), "nothing was thrown");
+}
+
+TEST_F(ShardFile, WithAWrongFieldUnderARightChecksumIsRefusedWithoutHarm) {
+  const fs::path path = units_.prepare(directory());
+  const std::size_t header_bytes = read_header(path).header_bytes;
+  const std::size_t file_bytes = fs::file_size(path);
+  std::vector<std::byte> good = contents(path);
+  good.resize(header_bytes);
+  int refused = 0;
+  for (std::size_t i = 16; i < 160; ++i) {
+    for (const int value : {0x00, 0x01, 0x7f, 0xff}) {
+      std::vector<std::byte> bytes = good;
+      bytes[i] = static_cast<std::byte>(value);
+      const std::uint64_t checksum = XXH3_64bits(bytes.data(), header_bytes - 8);
+      for (std::size_t b = 0; b < 8; ++b) {
+        bytes[header_bytes - 8 + b] = static_cast<std::byte>(checksum >> (8 * b));
+      }
+      overwrite_start(path, bytes);
+      const std::string message = message_of<IoError>([&] {
+        const ShardHeader header = read_header(path);
+        for (const ShardUnit& unit : header.units) {
+          const ShardExtent last = header.extent(unit, header.extent_count(unit) - 1);
+          EXPECT_LE(last.offset + last.bytes, file_bytes);
+        }
+      });
+      if (message != "nothing was thrown") {
+        EXPECT_THAT(message, HasSubstr(path.string()));
+        ++refused;
+      }
+    }
+  }
+  EXPECT_GT(refused, 200);
+}
+
+TEST_F(ShardFile, ThatIsCutShortIsRefusedAtAnyLength) {
+  const fs::path path = units_.prepare(directory());
+  const std::size_t size = fs::file_size(path);
+  for (const std::size_t cut : {size - 1, size - 4096, size / 2, std::size_t{4096}}) {
+    fs::resize_file(path, cut);
+    EXPECT_THAT(failure_of_prepare(), AllOf(HasSubstr(path.string()), HasSubstr("cut short"),
+                                            HasSubstr(std::to_string(cut))));
+  }
+  for (const std::size_t cut : {4000, 60, 8, 0}) {
+    fs::resize_file(path, cut);
+    EXPECT_THAT(failure_of_prepare(), HasSubstr(path.string()));
+  }
+}
+
+TEST_F(ShardFile, ThatGrewIsRefused) {
+  const fs::path path = units_.prepare(directory());
+  fs::resize_file(path, fs::file_size(path) + 4096);
+  EXPECT_THAT(failure_of_prepare(), HasSubstr("damaged"));
+}
+
+TEST_F(ShardFile, IsNotWrittenByTwoJobsAtOnce) {
+  const fs::path path = shard_file_path(directory(), units_.key);
+  fs::create_directories(path.parent_path());
+  {
+    const FileDescriptor other(
+        ::open((path.string() + ".lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
+    ASSERT_EQ(::flock(other.get(), LOCK_EX), 0);
+    EXPECT_THAT(failure_of_prepare(), HasSubstr("is being written by another job"));
+    EXPECT_EQ(files_in(directory()).size(), 0u);
+  }
+  EXPECT_EQ(units_.prepare(directory()), path);
+}
+
+TEST_F(ShardFile, IsNotThereAfterItsWriterWasKilledAndIsWrittenByTheNext) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    units_.prepare(directory(), 0, 4, [](std::size_t done) {
+      if (done > 40000) ::kill(::getpid(), SIGKILL);
+    });
+    std::_Exit(0);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFSIGNALED(status));
+  EXPECT_EQ(files_in(directory()), std::vector<std::string>{"rank-1.shard.tmp"});
+  const fs::path path = units_.prepare(directory());
+  EXPECT_EQ(read_header(path).units.size(), 4u);
+  EXPECT_EQ(files_in(directory()), std::vector<std::string>{"rank-1.shard"});
+}
+
+TEST_F(ShardFile, LeavesNothingBehindWhenItsWeightsCannotBeRead) {
+  std::atomic<int> left = 6;
+  units_.source.on_read = [&] {
+    if (--left <= 0) throw CheckpointError("the tensor is gone");
+  };
+  EXPECT_EQ(message_of<CheckpointError>([&] { units_.prepare(directory()); }),
+            "the tensor is gone");
+  EXPECT_EQ(files_in(directory()).size(), 0u);
+}
+
+TEST_F(ShardFile, LeavesNothingBehindWhenItsProgressThrows) {
+  EXPECT_EQ(message_of<Error>([&] {
+              units_.prepare(directory(), 0, 4, [](std::size_t) { throw Error("interrupted"); });
+            }),
+            "interrupted");
+  EXPECT_EQ(files_in(directory()).size(), 0u);
+}
+
+TEST_F(ShardFile, LeavesNothingBehindWhenAWriteFails) {
+  ASSERT_NE(std::signal(SIGXFSZ, SIG_IGN), SIG_ERR);
+  struct rlimit old {};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &old), 0);
+  units_.source.on_read = [&] {  // behind the check of the space
+    const struct rlimit low { 8192, old.rlim_max };
+    ::setrlimit(RLIMIT_FSIZE, &low);
+  };
+  const std::string message = failure_of_prepare();
+  ::setrlimit(RLIMIT_FSIZE, &old);
+  EXPECT_THAT(message, AllOf(HasSubstr("rank-1.shard.tmp"), HasSubstr("cannot write"),
+                             HasSubstr("at offset"), HasSubstr("File too large")));
+  EXPECT_EQ(files_in(directory()).size(), 0u);
+}
+
+TEST_F(ShardFile, AboveTheLimitOfAFilesSizeIsRefusedBeforeItIsWritten) {
+  struct rlimit old {};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &old), 0);
+  const struct rlimit low { 65536, old.rlim_max };
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &low), 0);
+  const std::string message = failure_of_prepare();
+  ::setrlimit(RLIMIT_FSIZE, &old);
+  EXPECT_THAT(message, AllOf(HasSubstr("64.0 KiB"), HasSubstr("ulimit -f")));
+  EXPECT_EQ(units_.source.reads, 0);
+}
+
+TEST_F(ShardFile, ThatDoesNotFitTheDiskIsRefusedWithTheNumbers) {
+  const fs::path small = directory() / "small";
+  fs::create_directories(small);
+  if (::mount("none", small.c_str(), "tmpfs", 0, "size=64k") != 0) {
+    GTEST_SKIP() << "no right to mount a small tmpfs";
+  }
+  const std::string message = message_of<IoError>([&] { units_.prepare(small); });
+  const std::size_t left = files_in(small).size();
+  ::umount2(small.c_str(), MNT_DETACH);
+  EXPECT_THAT(message, AllOf(HasSubstr("needs"), HasSubstr("KiB"), HasSubstr("free"),
+                             HasSubstr(small.string())));
+  EXPECT_EQ(left, 0u);
+  EXPECT_EQ(units_.source.reads, 0);
+}
+
+TEST_F(ShardFile, InAPlaceThatCannotBeWrittenNamesIt) {
+  const fs::path file = directory() / "file";
+  std::ofstream(file) << "text";
+  EXPECT_THAT(message_of<IoError>([&] { units_.prepare(file / "below"); }),
+              AllOf(HasSubstr(file.string()), HasSubstr("Not a directory"),
+                    HasSubstr("--nvme-offload-path")));
+  EXPECT_THAT(message_of<IoError>([&] { units_.prepare("/proc/zi"); }),
+              AllOf(HasSubstr("/proc/zi"), HasSubstr("--nvme-offload-path")));
+  const fs::path frozen = directory() / "frozen";
+  fs::create_directories(frozen);
+  if (::mount("none", frozen.c_str(), "tmpfs", MS_RDONLY, "size=64k") != 0) {
+    GTEST_SKIP() << "no right to mount a read-only tmpfs";
+  }
+  const std::string message = message_of<IoError>([&] { units_.prepare(frozen); });
+  ::umount2(frozen.c_str(), MNT_DETACH);
+  EXPECT_THAT(message, AllOf(HasSubstr(frozen.string()), HasSubstr("Read-only file system")));
+}
+
+TEST_F(ShardFile, IsNotMadeOfArgumentsThatMakeNone) {
+  EXPECT_THROW(units_.prepare(directory(), 0, 0), Error);
+  EXPECT_THROW(plan_shard_file(units_.key, 4096, {{1, 4096}, {1, 4096}}), Error);
+  EXPECT_THROW(plan_shard_file(units_.key, 4096, {{1, 5000}}), Error);
+  EXPECT_THROW(plan_shard_file(units_.key, 5000, {{1, 4096}}), Error);
+  EXPECT_THROW(plan_shard_file(units_.key, 4096, {{1, std::size_t{1} << 50}}), Error);
+}
+
+TEST(ShardFilePath, CannotLeaveItsDirectory) {
+  ShardFileKey key;
+  key.model_name = "../../etc";
+  EXPECT_EQ(shard_file_path("/d", key),
+            fs::path("/d/model.._.._etc-0000000000000000-bfloat16-world1/rank-0.shard"));
+}
+
+}  // namespace
+}  // namespace zi

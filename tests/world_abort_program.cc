@@ -1,0 +1,38 @@
+// Ends a job in the way that its argument names; the exit status of mpirun is the result.
+//   abort     one rank calls abort(7) while the others wait for it: the job's status is 7
+//   leave     an exception destroys one rank's World while the others wait: the job must not hang,
+//   status 1 together  all_or_none throws on every rank and destroys every World: all finalise,
+//   status 0
+
+#include <cstring>
+
+#include "zero_infer/error.h"
+#include "zero_infer/world.h"
+
+namespace {
+
+void run(zi::World& world, const char* mode) {
+  const bool last = world.rank() == world.size() - 1;
+  if (std::strcmp(mode, "together") == 0) {
+    world.all_or_none([&] {
+      if (last) throw zi::ConfigError("as asked");
+    });
+  }
+  if (last && std::strcmp(mode, "abort") == 0) world.abort(7);
+  if (last) throw zi::ConfigError("as asked");
+  world.barrier();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 2) return 2;
+  const char* mode = argv[1];
+  try {
+    zi::World world(&argc, &argv);
+    run(world, mode);
+  } catch (const zi::Error&) {
+    return 0;
+  }
+  return 3;
+}
