@@ -49,6 +49,8 @@ struct Placement {
   std::optional<std::size_t> host_budget;
 };
 
+const Placement kDeviceOnly{"device", false, false, {}, {}};
+
 /// All ranks of a test share a folder; rank 0 makes it and takes it away.
 class SharedFolder {
  public:
@@ -69,7 +71,7 @@ class SharedFolder {
   std::string path_;
 };
 
-struct Run {
+struct Played {
   std::vector<Result> results;  // of all ranks, on rank 0
   RecordingOps::Record logits;  // of all ranks, on rank 0
   Engine::Outcome outcome;
@@ -99,7 +101,7 @@ RecordingOps::Record gather_records(const RecordingOps::Record& mine) {
   return all;
 }
 
-Run run(const std::vector<std::string>& prompts, const Placement& placement, DType dtype,
+Played play(const std::vector<std::string>& prompts, const Placement& placement, DType dtype,
         std::int64_t batch, const std::string& folder, std::int64_t pass_tokens = 512,
         std::optional<std::size_t> kv_budget = std::nullopt) {
   RunConfig config;
@@ -122,7 +124,7 @@ Run run(const std::vector<std::string>& prompts, const Placement& placement, DTy
   Engine engine(world(), std::move(backend), config);
   const auto source = prompts_from_flags(prompts);
   MemorySink sink;
-  Run out;
+  Played out;
   out.outcome = engine.generate({.source = source.get(),
                                  .sink = &sink,
                                  .lanes = batch,
@@ -141,20 +143,17 @@ std::vector<std::string> texts(const std::vector<Golden>& golden) {
 std::vector<Placement> placements() {
   // Blocks of the bundled model have 2.46 MB; a rank's shard 1/n of it.
   const std::size_t shard = 2'460'000 / static_cast<std::size_t>(world().size()) + 8192;
-  return {{.name = "device"},
-          {.name = "host", .cpu_offload = true},
-          {.name = "nvme", .nvme = true},
-          {.name = "device+host", .cpu_offload = true, .device_budget = 3 * shard},
-          {.name = "device+nvme", .nvme = true, .device_budget = 2 * shard},
-          {.name = "device+host+nvme",
-           .cpu_offload = true,
-           .nvme = true,
-           .device_budget = 2 * shard,
-           .host_budget = 2 * shard}};
+  const std::size_t two = 2 * shard;
+  return {{"device", false, false, {}, {}},
+          {"host", true, false, {}, {}},
+          {"nvme", false, true, {}, {}},
+          {"device+host", true, false, 3 * shard, {}},
+          {"device+nvme", false, true, two, {}},
+          {"device+host+nvme", true, true, two, two}};
 }
 
 /// On rank 0: ids equal the reference's where no two best logits nearly tie.
-void expect_golden_ids(const Run& run, const std::vector<Golden>& golden, double margin,
+void expect_golden_ids(const Played& run, const std::vector<Golden>& golden, double margin,
                        const std::string& what) {
   if (world().rank() != 0) return;
   ASSERT_EQ(run.results.size(), golden.size()) << what;
@@ -163,14 +162,16 @@ void expect_golden_ids(const Run& run, const std::vector<Golden>& golden, double
     ++seen[r.index];
     const Golden& g = golden[r.index];
     EXPECT_EQ(r.prompt, g.prompt);
-    EXPECT_EQ(r.finish_reason, "length");
-    if (g.min_margin > margin) EXPECT_EQ(r.token_ids, g.greedy_ids) << what << ": " << g.prompt;
+    if (g.min_margin > margin) {
+      EXPECT_EQ(r.finish_reason, "length");
+      EXPECT_EQ(r.token_ids, g.greedy_ids) << what << ": " << g.prompt;
+    }
   }
   for (int n : seen) EXPECT_EQ(n, 1) << what;
 }
 
 /// On rank 0: the errors of the first step's five best logits: their maximum for each prompt.
-std::vector<double> first_step_errors(const Run& run, const std::vector<Golden>& golden) {
+std::vector<double> first_step_errors(const Played& run, const std::vector<Golden>& golden) {
   std::vector<double> errors;
   for (std::size_t i = 0; i < golden.size(); ++i) {
     const std::vector<float>& row = run.logits.at({i, golden[i].prompt_tokens});
@@ -184,7 +185,7 @@ std::vector<double> first_step_errors(const Run& run, const std::vector<Golden>&
   return errors;
 }
 
-void expect_same_bits(const Run& a, const Run& b, const std::string& what) {
+void expect_same_bits(const Played& a, const Played& b, const std::string& what) {
   if (world().rank() != 0) return;
   ASSERT_EQ(a.logits.size(), b.logits.size()) << what;
   for (const auto& [key, row] : a.logits) {
@@ -202,13 +203,15 @@ TEST_P(EngineOnTheBundledModel, MatchesTheReferenceOnEveryTierAndBatchSizeWithTh
   const auto prompts = texts(golden);
   const SharedFolder folder;
   const bool exact = GetParam() == DType::kFloat32;
-  const Run base = run(prompts, {.name = "device"}, GetParam(), 16, folder.path());
+  const Played base = play(prompts, kDeviceOnly, GetParam(), 16, folder.path());
   expect_golden_ids(base, golden, exact ? 0.01 : 0.3, "device, 16 lanes");
   if (world().rank() == 0) {
     const auto errors = first_step_errors(base, golden);
     double sum = 0;
     for (double e : errors) {
-      if (exact) EXPECT_LE(e, 0.002);
+      if (exact) {
+        EXPECT_LE(e, 0.002);
+      }
       sum += e;
     }
     const double mean = sum / static_cast<double>(errors.size());
@@ -219,7 +222,7 @@ TEST_P(EngineOnTheBundledModel, MatchesTheReferenceOnEveryTierAndBatchSizeWithTh
   for (const Placement& p : placements()) {
     for (std::int64_t batch : {1, 3, 16}) {
       const std::string what = fmt::format("{}, {} lanes", p.name, batch);
-      const Run other = run(prompts, p, GetParam(), batch, folder.path());
+      const Played other = play(prompts, p, GetParam(), batch, folder.path());
       expect_golden_ids(other, golden, exact ? 0.01 : 0.3, what);
       expect_same_bits(base, other, what);
     }
@@ -230,19 +233,21 @@ TEST_P(EngineOnTheBundledModel, GivesTheSameBitsOneByOneInSmallChunksAndWhenPage
   const auto golden = read_golden();
   const auto prompts = texts(golden);
   const SharedFolder folder;
-  const Run base = run(prompts, {.name = "device"}, GetParam(), 16, folder.path());
-  const Run chunked = run(prompts, {.name = "device"}, GetParam(), 4, folder.path(), 5);
+  const Played base = play(prompts, kDeviceOnly, GetParam(), 16, folder.path());
+  const Played chunked = play(prompts, kDeviceOnly, GetParam(), 4, folder.path(), 5);
   expect_same_bits(base, chunked, "chunks of 5 rows");
 
   // 6 layers, 5 heads of 64, K and V: one page of 16 tokens.
   const std::size_t page = 6 * 2 * 320 * kKvPageTokens * size_of(GetParam());
-  const Run tight = run(prompts, {.name = "device"}, GetParam(), 16, folder.path(), 64, 7 * page);
+  const Played tight = play(prompts, kDeviceOnly, GetParam(), 16, folder.path(), 64, 7 * page);
   expect_same_bits(base, tight, "seven pages");
-  if (world().size() == 1) EXPECT_GT(tight.outcome.stats.set_backs, 0);
+  if (world().size() == 1) {
+    EXPECT_GT(tight.outcome.stats.set_backs, 0);
+  }
 
-  Run one_by_one;
+  Played one_by_one;
   for (std::size_t i = 0; i < prompts.size(); ++i) {
-    const Run single = run({prompts[i]}, {.name = "device"}, GetParam(), 1, folder.path());
+    const Played single = play({prompts[i]}, kDeviceOnly, GetParam(), 1, folder.path());
     for (const auto& [key, row] : single.logits) one_by_one.logits[{i, key.second}] = row;
   }
   expect_same_bits(base, one_by_one, "one by one");
@@ -295,7 +300,9 @@ double mean_nll(DType dtype) {
     for (float logprob : *r.token_logprobs) sum -= logprob;
     count += r.token_logprobs->size();
   }
-  if (world().rank() == 0) EXPECT_EQ(sink.results.size(), ids.size() / window);
+  if (world().rank() == 0) {
+    EXPECT_EQ(sink.results.size(), ids.size() / window);
+  }
   return sum / static_cast<double>(std::max<std::size_t>(count, 1));
 }
 
@@ -346,11 +353,15 @@ TEST(Work, ManyPromptsOfVeryDifferentLengthsAllEndOnceAndOnePromptLeavesTheOther
     for (const Result& r : sink.results) {
       ++seen[r.index];
       ++by_rank[r.rank];
-      if (r.finish_reason == "length") EXPECT_EQ(r.token_ids.size(), 1 + (r.index * 37) % 61);
+      if (r.finish_reason == "length") {
+        EXPECT_EQ(r.token_ids.size(), 1 + (r.index * 37) % 61);
+      }
     }
     EXPECT_EQ(seen.size(), count);
     EXPECT_EQ(sink.results.size(), count);
-    if (count > 1) EXPECT_EQ(static_cast<int>(by_rank.size()), world().size());
+    if (count > 1) {
+      EXPECT_EQ(static_cast<int>(by_rank.size()), world().size());
+    }
   }
 }
 

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "mpi_world.h"
+#include "zero_infer/log.h"
 
 namespace zi::test {
 
@@ -12,6 +13,7 @@ World& world() { return *g_world; }
 }  // namespace zi::test
 
 int main(int argc, char** argv) {
+  zi::set_log(zi::LogLevel::kQuiet, "");
   zi::World world(&argc, &argv);
   zi::test::g_world = &world;
   testing::InitGoogleTest(&argc, argv);

@@ -113,14 +113,14 @@ TEST_F(NvmeStoreTest, StagingIsNotReusedBeforeItsCopyIsDone) {
   LazyDevice device;  // copies run as late as they can
   NvmeStore store(device, path_, units_.key, units_.options(2));
   const auto copies = device.make_stream("copies");
-  auto& lazy = dynamic_cast<LazyDevice::LazyStream&>(*copies);
+  const auto queue = dynamic_cast<LazyDevice::LazyStream&>(*copies).queue;
   std::vector<Arrival> arrivals;
   arrivals.reserve(12);
   for (int u = 0; u < 2 * units_.count(); ++u) {
     store.start_read(u % units_.count());
     finish(store, u % units_.count(), *copies, arrivals);
-    EXPECT_LE(lazy.tasks.size(), 2u) << "a copy for each staging buffer";
-    EXPECT_GT(lazy.tasks.size(), 0u) << "it waited for a copy that it did not need";
+    EXPECT_LE(queue->tasks.size(), 2u) << "a copy for each staging buffer";
+    EXPECT_GT(queue->tasks.size(), 0u) << "it waited for a copy that it did not need";
   }
   copies->synchronize();
   expect_shards(arrivals);
@@ -163,8 +163,8 @@ TEST_F(NvmeStoreTest, AFileThatIsCutShortWhileItIsOpenIsAnError) {
       NvmeStore store(device, path_, units_.key, units_.options(2, io_uring, direct));
       const ShardExtent extent = header().extent(*header().find(5), 1);
       fs::resize_file(path_, extent.offset + 5000);
-      const auto copies = device.make_stream("copies");
       std::vector<std::byte> dst(units_.shard_bytes(5));
+      const auto copies = device.make_stream("copies");  // its copies are done before dst goes
       EXPECT_THAT(
           message_of<IoError>([&] { store.finish_read(5, dst.data(), *copies); }),
           AllOf(HasSubstr(path_.string()), HasSubstr("cut short"),

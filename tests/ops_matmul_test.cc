@@ -98,6 +98,9 @@ TEST_P(MatmulTest, RowsHaveTheSameBitsInEveryBatch) {
       const std::size_t y_row = static_cast<std::size_t>(m.device.padded_rows()) * 4;
       const auto all = multiply(a.data(), a_dtype, kRows, m);
       for (std::int64_t count = 1; count <= kRows; ++count) {
+        // Every count where it is cheap, else around the tiles' edges.
+        const bool edge = count % 16 <= 1 || count % 16 == 15 || count >= kRows - 1;
+        if (!edge && cols > (GetParam().name == "cpu1" ? 1000 : 64)) continue;
         // The first rows, and the last: the same row then has another place in the batch.
         for (const std::int64_t first : {std::int64_t{0}, kRows - count}) {
           const auto start = static_cast<std::size_t>(first);

@@ -134,7 +134,7 @@ TEST(PromptLine, SaysWhatIsWrong) {
 TEST(PromptLine, RefusesDeepNestingInsteadOfCrashing) {
   for (const std::string& open : {std::string("["), std::string("{\"a\":")}) {
     std::string line = R"({"prompt": "a", "other": )";
-    for (int i = 0; i < 1'000'000; ++i) line += open;
+    for (int i = 0; i < 200'000; ++i) line += open;
     EXPECT_THAT(refusal(line), HasSubstr("nested deeper than 64"));
   }
 }

@@ -75,7 +75,7 @@ TEST(Result, WritesItsIdAsTheValueThatItIs) {
 
 TEST(Result, WritesOneLineOfValidJsonForAnyBytes) {
   Result result = generated();
-  result.text = std::string("a\xff\n\0\xE2\x82z\xE2", 9);
+  result.text = std::string("a\xff\n\0\xE2\x82z\xE2", 8);
   const std::string line = result.to_json();
   EXPECT_EQ(line.find('\n'), std::string::npos);
   EXPECT_EQ(json::parse(line)["text"], std::string("a\uFFFD\n\0\uFFFDz\uFFFD", 13));

@@ -163,16 +163,16 @@ TEST(ShardReader, RefusesRangesThatAreNoneOfTheShard) {
 
 TEST(ReadShard, GivesTheSameBytesWithAnyNumberOfThreads) {
   const auto source = make_dummy_weights(4, DType::kBFloat16);
-  const PartitionLayout layout(block(1200), DType::kBFloat16, 1);  // 35 MB: five pieces
+  const PartitionLayout layout(block(1000), DType::kBFloat16, 1);  // 24 MB: three pieces
   const std::vector<std::byte> expected = whole_shard(*source, layout, 0, 1);
-  for (int threads : {0, 2, 3, 16}) {
+  for (int threads : {0, 2, 16}) {
     EXPECT_TRUE(whole_shard(*source, layout, 0, threads) == expected) << threads;
   }
 }
 
 TEST(ReadShard, TellsProgressUpToTheWholeShard) {
   const auto source = make_dummy_weights(4, DType::kBFloat16);
-  const PartitionLayout layout(block(1200), DType::kBFloat16, 1);
+  const PartitionLayout layout(block(1000), DType::kBFloat16, 1);
   std::vector<std::byte> shard(layout.shard_bytes());
   std::size_t done = 0;  // needs no lock: one call at a time
   int calls = 0;
@@ -186,7 +186,7 @@ TEST(ReadShard, TellsProgressUpToTheWholeShard) {
 
 TEST(ReadShard, RethrowsTheFirstFailureOfAnyThread) {
   const CountingSource source("h.0.mlp.dense_4h_to_h.weight");
-  const PartitionLayout layout(block(1200), DType::kBFloat16, 1);
+  const PartitionLayout layout(block(1000), DType::kBFloat16, 1);
   EXPECT_THAT([&] { whole_shard(source, layout, 0, 3); },
               ThrowsMessage<IoError>(HasSubstr("offset 17: broken")));
   const auto good = make_dummy_weights(4, DType::kBFloat16);

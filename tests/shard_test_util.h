@@ -128,14 +128,24 @@ class TestUnits {
 /// case for everybody who reuses memory that a copy still reads. Single-threaded.
 class LazyDevice final : public Device {
  public:
-  class LazyStream;
+  /// What a stream has to do; its events may outlive it.
+  struct Queue {
+    std::deque<std::function<void()>> tasks;
+    std::size_t done = 0;
+    void run_to(std::size_t position) {
+      for (; done < position; ++done) {
+        tasks.front()();
+        tasks.pop_front();
+      }
+    }
+  };
   class LazyEvent final : public Event {
    public:
-    bool reached() const override { return stream == nullptr || stream->done >= position; }
+    bool reached() const override { return queue == nullptr || queue->done >= position; }
     void synchronize() const override {
-      if (stream != nullptr) stream->run_to(position);
+      if (queue != nullptr) queue->run_to(position);
     }
-    LazyStream* stream = nullptr;
+    std::shared_ptr<Queue> queue;
     std::size_t position = 0;
   };
   class LazyStream final : public Stream {
@@ -143,19 +153,12 @@ class LazyDevice final : public Device {
     ~LazyStream() override { synchronize(); }
     void record(Event& event) override {
       auto& lazy = dynamic_cast<LazyEvent&>(event);
-      lazy.stream = this;
-      lazy.position = done + tasks.size();
+      lazy.queue = queue;
+      lazy.position = queue->done + queue->tasks.size();
     }
     void wait(const Event& event) override { event.synchronize(); }
-    void synchronize() override { run_to(done + tasks.size()); }
-    void run_to(std::size_t position) {
-      for (; done < position; ++done) {
-        tasks.front()();
-        tasks.pop_front();
-      }
-    }
-    std::deque<std::function<void()>> tasks;
-    std::size_t done = 0;
+    void synchronize() override { queue->run_to(queue->done + queue->tasks.size()); }
+    std::shared_ptr<Queue> queue = std::make_shared<Queue>();
   };
 
   std::string name() const override { return "lazy"; }
@@ -170,10 +173,12 @@ class LazyDevice final : public Device {
   std::unique_ptr<Event> make_event() override { return std::make_unique<LazyEvent>(); }
   double elapsed_seconds(const Event&, const Event&) const override { return 0; }
   void copy(void* dst, const void* src, std::size_t bytes, Stream& stream) override {
-    dynamic_cast<LazyStream&>(stream).tasks.emplace_back([=] { std::memcpy(dst, src, bytes); });
+    dynamic_cast<LazyStream&>(stream).queue->tasks.emplace_back(
+        [=] { std::memcpy(dst, src, bytes); });
   }
   void zero(void* dst, std::size_t bytes, Stream& stream) override {
-    dynamic_cast<LazyStream&>(stream).tasks.emplace_back([=] { std::memset(dst, 0, bytes); });
+    dynamic_cast<LazyStream&>(stream).queue->tasks.emplace_back(
+        [=] { std::memset(dst, 0, bytes); });
   }
 };
 

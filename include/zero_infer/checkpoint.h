@@ -17,18 +17,18 @@ namespace zi {
 std::filesystem::path resolve_model(const std::string& model);
 
 /// Opens a safetensors checkpoint: reads the headers of every file that the index (or the single
-/// model.safetensors) names and checks them (FACTS of the format: offsets inside the file, no overlap,
-/// sizes that match shape and type, known types). Tensor names are looked up with and without
-/// `prefix` (`transformer.`). Keeps the files open; reads go through pread.
-/// Throws CheckpointError or IoError. A directory with only pytorch_model*.bin is refused, with how to
-/// convert it.
+/// model.safetensors) names and checks them (FACTS of the format: offsets inside the file, no
+/// overlap, sizes that match shape and type). Tensors that are not BF16, F16 or F32 may be there
+/// and are refused when they are asked for. Tensor names are looked up with and without `prefix`
+/// (`transformer.`). Keeps the files open; reads go through pread. Throws CheckpointError or
+/// IoError. A directory with only pytorch_model*.bin is refused, with how to convert it.
 std::unique_ptr<WeightSource> open_checkpoint(const std::filesystem::path& directory,
                                               const std::string& prefix);
 
-/// Seeded random weights, the same values for any world size, thread and order: element i of a tensor
-/// is a pure function of (seed, tensor name, i). Matrices are uniform with standard deviation 0.02, norm
-/// weights (names ending in `layernorm.weight` or `ln_f.weight`) are 1, biases are 0.
-/// Every tensor is present except `lm_head.weight`.
+/// Seeded random weights, the same values for any world size, thread and order: element i of a
+/// tensor is a pure function of (seed, tensor name, i). Matrices are uniform with standard
+/// deviation 0.02, norm weights (names ending in `layernorm.weight` or `ln_f.weight`) are 1, biases
+/// are 0. Every tensor is present except `lm_head.weight`.
 std::unique_ptr<WeightSource> make_dummy_weights(std::uint64_t seed, DType stored);
 
 }  // namespace zi

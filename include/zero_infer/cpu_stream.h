@@ -8,12 +8,12 @@
 
 namespace zi {
 
-/// A stream of the CPU backend: one worker thread that runs host functions in the order in which they were
-/// enqueued. Every Stream that the CPU device makes is a CpuStream, so that host libraries (MPI) can take
-/// part in its order: `dynamic_cast<CpuStream&>(stream).enqueue(..)`.
+/// A stream of the CPU backend: one worker thread that runs host functions in the order in which
+/// they were enqueued. Every Stream that the CPU device makes is a CpuStream, so that host
+/// libraries (MPI) can take part in its order: `dynamic_cast<CpuStream&>(stream).enqueue(..)`.
 ///
-/// A task that throws fails the stream: later tasks are skipped, events are still reached so that nobody
-/// waits for ever, and every later synchronize() rethrows the first exception.
+/// A task that throws fails the stream: later tasks are skipped, events are still reached so that
+/// nobody waits for ever, and every later synchronize() rethrows the first exception.
 class CpuStream final : public Stream {
  public:
   /// `name` is what debuggers and `ps -L` show (15 characters of it).
@@ -23,7 +23,8 @@ class CpuStream final : public Stream {
   CpuStream(const CpuStream&) = delete;
   CpuStream& operator=(const CpuStream&) = delete;
 
-  /// Runs `task` on the worker behind everything enqueued so far. What it uses must stay valid until then.
+  /// Runs `task` on the worker behind everything enqueued so far. What it uses must stay valid
+  /// until then.
   void enqueue(std::function<void()> task);
 
   void record(Event& event) override;

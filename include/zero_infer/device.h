@@ -14,7 +14,7 @@ class Event {
   virtual ~Event() = default;
   /// Whether the work before the last record is done.
   virtual bool reached() const = 0;
-  /// Blocks the host until then.
+  /// Blocks the host until then. Does not tell whether the work failed: the stream's synchronize does.
   virtual void synchronize() const = 0;
 };
 
@@ -25,9 +25,10 @@ class Stream {
   virtual ~Stream() = default;
   /// The event is reached when all work enqueued so far is done.
   virtual void record(Event& event) = 0;
-  /// Work enqueued later waits for the event's last record (made by the host before this call).
+  /// Work enqueued later waits for the event's last record (made by the host before this call). When the
+  /// stream of that record failed, so does this one: its later work is skipped.
   virtual void wait(const Event& event) = 0;
-  /// Blocks the host until the queue is empty; throws what failed in the enqueued work.
+  /// Blocks the host until the queue is empty; throws what failed in the enqueued work, every time.
   virtual void synchronize() = 0;
 };
 

@@ -113,7 +113,8 @@ class Ops {
                           float* logits, Stream& stream) = 0;
 
   /// Draws a token from each of `rows.size()` rows of logits (rows, ld), among the ids below
-  /// `vocabulary` (log-probabilities are over those ids too). `rows` is copied before returning.
+  /// `vocabulary` (log-probabilities are over those ids too). `rows` and their histories
+  /// are copied before returning.
   virtual void sample(const float* logits, std::int64_t ld, std::int64_t vocabulary,
                       std::span<const SampleRow> rows, const SampleResults& results,
                       Stream& stream) = 0;

@@ -68,11 +68,36 @@ std::uint16_t float_to_bfloat16(float value) {
 }
 
 float float16_to_float(std::uint16_t bits) {
-  return static_cast<float>(std::bit_cast<_Float16>(bits));
+  const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x8000u) << 16;
+  const std::uint32_t magnitude = bits & 0x7fffu;
+  if (magnitude >= 0x7c00u) {  // infinity, NaN
+    return std::bit_cast<float>(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
+  }
+  if (magnitude >= 0x400u) {  // normal: the exponent's bias grows from 15 to 127
+    return std::bit_cast<float>(sign | ((magnitude << 13) + (112u << 23)));
+  }
+  const float subnormal = static_cast<float>(magnitude) * 0x1p-24f;
+  return sign != 0 ? -subnormal : subnormal;
 }
 
 std::uint16_t float_to_float16(float value) {
-  return std::bit_cast<std::uint16_t>(static_cast<_Float16>(value));
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  const std::uint32_t sign = (bits >> 16) & 0x8000u;
+  const std::uint32_t magnitude = bits & 0x7fffffffu;
+  std::uint32_t half;
+  if (magnitude > 0x7f800000u) {
+    half = 0x7e00u | ((magnitude >> 13) & 0x3ffu);  // NaN stays NaN
+  } else if (magnitude >= 0x47800000u) {            // 65536 and more, infinity
+    half = 0x7c00u;
+  } else if (magnitude >= 0x38800000u) {  // normal; a carry of the rounding may reach infinity
+    half = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  } else {
+    // Below 2^-14: adding 0.5 leaves the value in units of 2^-24 in the sum's last bits, rounded to
+    // nearest even by the addition.
+    const float sum = std::bit_cast<float>(magnitude) + 0.5f;
+    half = std::bit_cast<std::uint32_t>(sum) - std::bit_cast<std::uint32_t>(0.5f);
+  }
+  return static_cast<std::uint16_t>(sign | half);
 }
 
 void convert(const void* src, DType from, void* dst, DType to, std::size_t count) {

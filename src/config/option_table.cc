@@ -164,7 +164,7 @@ Option compute_dtype() {
 Option seed() {
   Option made = option(
       "seed", &RunConfig::seed, Arity::kSingle, "N",
-      "seed of sampling: the same seed, the same texts",
+      "of sampling and of dummy weights: the same seed, the same texts",
       [](const Values& values) {
         return parse_number<std::uint64_t>(
             values.at(0),

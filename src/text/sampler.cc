@@ -6,7 +6,6 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
-#include <ranges>
 #include <vector>
 
 #include "zero_infer/error.h"
@@ -129,10 +128,17 @@ void report_best(std::span<const float> logits, double log_sum, std::span<std::i
                             ids.size(), logprobs.size()));
   }
   if (ids.empty()) return;
-  const auto all = std::views::iota(std::int32_t{0}, static_cast<std::int32_t>(logits.size()));
-  const auto found = std::partial_sort_copy(all.begin(), all.end(), ids.begin(), ids.end(),
-                                            BetterId{logits.data()});
-  const auto count = static_cast<std::size_t>(found - ids.begin());
+  // Few ids are asked for, and fewer and fewer of the others enter: one look at most of them.
+  std::size_t count = 0;
+  for (std::size_t id = 0; id < logits.size(); ++id) {
+    const auto worse = [&](std::size_t at) {
+      return logits[static_cast<std::size_t>(ids[at])] < logits[id];
+    };
+    if (count == ids.size() && !worse(count - 1)) continue;
+    std::size_t at = count < ids.size() ? count++ : count - 1;
+    for (; at > 0 && worse(at - 1); --at) ids[at] = ids[at - 1];
+    ids[at] = static_cast<std::int32_t>(id);
+  }
   for (std::size_t i = 0; i < count; ++i) {
     logprobs[i] = static_cast<float>(logits[static_cast<std::size_t>(ids[i])] - log_sum);
   }

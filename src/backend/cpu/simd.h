@@ -65,6 +65,7 @@ ZI_INLINE void exp(Vector& y, const Vector& x) {
   __builtin_memcpy(&power, &scale, sizeof power);
   const Vector result = p * power;
   y = x < low ? Vector{} : result;
+  y = x > high ? Vector{} + __builtin_inff() : y;
 }
 
 /// Contiguous conversions, vectorised; bits as zi::convert.

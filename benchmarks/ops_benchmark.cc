@@ -1,0 +1,179 @@
+/// Speeds of the CPU backend's ops, as a pass calls them. Each product cycles through more weights
+/// than any cache holds, as a pass over the blocks does; bytes/s count the weights once a call,
+/// whatever the rows. `PlainOneDnn` is the limit to stand beside: oneDNN's own product of one row
+/// over the same memory.
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <oneapi/dnnl/dnnl.hpp>
+#include <vector>
+
+#include "zero_infer/backend.h"
+#include "zero_infer/bytes.h"
+
+namespace zi {
+namespace {
+
+constexpr std::size_t kWeightsBytes = 1200u << 20;
+
+/// Device, stream and ops that all benchmarks share, with a field of weights.
+struct Bench {
+  std::unique_ptr<Device> device = make_cpu_device();
+  std::unique_ptr<Stream> stream = device->make_stream("compute");
+  std::unique_ptr<Ops> ops = make_cpu_ops(threads_per_rank(1));
+  Buffer weights = device->allocate(kWeightsBytes);
+
+  Bench() {
+    // Values near 0.01 in both types: bit patterns 0x3c23.. repeat in either half of a float.
+    std::uint32_t state = 1;
+    for (auto& word : std::span(weights.as<std::uint32_t>(), kWeightsBytes / 4)) {
+      state = state * 1664525u + 1013904223u;
+      word = 0x3c003c00u | (state >> 8 & 0x00ff00ffu) | (state & 0x80008000u);
+    }
+  }
+  static Bench& get() {
+    static Bench bench;
+    return bench;
+  }
+};
+
+DType dtype_of(std::int64_t index) { return static_cast<DType>(index); }
+
+/// Arguments: rows, cols (K), output rows (N), type of activations, type of weights.
+void Matmul(benchmark::State& state) {
+  Bench& bench = Bench::get();
+  const std::int64_t rows = state.range(0);
+  const DType a_dtype = dtype_of(state.range(3));
+  RowBlockMatrix w{nullptr, state.range(2),          state.range(1), 1, state.range(2),
+                   0,       dtype_of(state.range(4))};
+  w.block_stride_bytes = align_up(w.bytes(), kMatrixAlignment);
+  const std::size_t copies = kWeightsBytes / w.block_stride_bytes;
+  const Buffer a =
+      bench.device->allocate(static_cast<std::size_t>(rows * w.cols) * size_of(a_dtype));
+  const Buffer y = bench.device->allocate(static_cast<std::size_t>(rows * w.rows) * sizeof(float));
+  std::fill_n(a.as<std::uint16_t>(), a.bytes() / 2, std::uint16_t{0x3c10});
+  std::size_t next = 0;
+  for (auto _ : state) {
+    w.data = bench.weights.data() + next++ % copies * w.block_stride_bytes;
+    bench.ops->matmul(a.data(), a_dtype, rows, w, y.as<float>(), *bench.stream);
+    bench.stream->synchronize();
+  }
+  state.SetBytesProcessed(state.iterations() * static_cast<std::int64_t>(w.bytes()));
+  state.counters["flops"] = benchmark::Counter(2.0 * static_cast<double>(rows * w.rows * w.cols),
+                                               benchmark::Counter::kIsIterationInvariantRate);
+}
+
+/// Arguments: cols (K), output rows (N): bfloat16, one row, weights as they lie.
+void PlainOneDnn(benchmark::State& state) {
+  using dnnl::memory;
+  Bench& bench = Bench::get();
+  const std::int64_t cols = state.range(0);
+  const std::int64_t outputs = state.range(1);
+  const auto bytes = static_cast<std::size_t>(cols * outputs) * 2;
+  dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+  dnnl::stream stream(engine);
+  const memory::desc a({1, cols}, memory::data_type::bf16, memory::format_tag::ab);
+  const memory::desc w({cols, outputs}, memory::data_type::bf16, memory::format_tag::ba);
+  const memory::desc y({1, outputs}, memory::data_type::f32, memory::format_tag::ab);
+#if DNNL_VERSION_MAJOR >= 3
+  const dnnl::matmul product(dnnl::matmul::primitive_desc(engine, a, w, y));
+#else
+  const dnnl::matmul product(dnnl::matmul::primitive_desc(dnnl::matmul::desc(a, w, y), engine));
+#endif
+  std::vector<std::uint16_t> activations(static_cast<std::size_t>(cols), 0x3c10);
+  std::vector<float> out(static_cast<std::size_t>(outputs));
+  memory source(a, engine, activations.data());
+  memory weights(w, engine, bench.weights.data());
+  memory result(y, engine, out.data());
+  std::size_t next = 0;
+  for (auto _ : state) {
+    weights.set_data_handle(bench.weights.data() + next++ % (kWeightsBytes / bytes) * bytes);
+    product.execute(stream,
+                    {{DNNL_ARG_SRC, source}, {DNNL_ARG_WEIGHTS, weights}, {DNNL_ARG_DST, result}});
+    stream.wait();
+  }
+  state.SetBytesProcessed(state.iterations() * static_cast<std::int64_t>(bytes));
+}
+
+/// Arguments: new rows of each sequence, keys after them, sequences; 16 heads of 64, bfloat16
+/// cache.
+void Attention(benchmark::State& state) {
+  Bench& bench = Bench::get();
+  const auto rows = static_cast<int>(state.range(0));
+  const auto keys = static_cast<int>(state.range(1));
+  const auto sequences = static_cast<int>(state.range(2));
+  KvLayer kv{bench.weights.data(), DType::kBFloat16, 16, 64};
+  const int pages = static_cast<int>(ceil_div(keys, kKvPageTokens));
+  std::vector<std::int32_t> begin;
+  for (int s = 0; s <= sequences; ++s) begin.push_back(s * rows);
+  const std::vector<std::int32_t> context(static_cast<std::size_t>(sequences), keys);
+  std::vector<std::int32_t> tables;
+  for (int page = 0; page < sequences * pages; ++page) tables.push_back(page);
+  const RaggedBatch batch{rows * sequences, sequences, begin.data(), context.data(),
+                          tables.data(),    pages,     begin,        context};
+  std::vector<float> q(static_cast<std::size_t>(batch.tokens) * 1024, 0.5f);
+  std::vector<std::uint16_t> out(q.size());
+  for (auto _ : state) {
+    bench.ops->attention(q.data(), batch, kv, nullptr, out.data(), DType::kBFloat16, *bench.stream);
+    bench.stream->synchronize();
+  }
+  state.SetBytesProcessed(state.iterations() * sequences * pages *
+                          static_cast<std::int64_t>(kv.page_bytes()));
+}
+
+/// Arguments: rows, cols.
+void LayerNorm(benchmark::State& state) {
+  Bench& bench = Bench::get();
+  const std::int64_t rows = state.range(0);
+  const std::int64_t cols = state.range(1);
+  const std::vector<float> x(static_cast<std::size_t>(rows * cols), 0.5f);
+  const std::vector<float> gamma(static_cast<std::size_t>(cols), 1);
+  std::vector<std::uint16_t> y(x.size());
+  for (auto _ : state) {
+    bench.ops->layer_norm(x.data(), gamma.data(), gamma.data(), 1e-5f, rows, cols, y.data(),
+                          DType::kBFloat16, *bench.stream);
+    bench.stream->synchronize();
+  }
+  state.SetBytesProcessed(state.iterations() * rows * cols * 6);
+}
+
+void bloom_560m_shapes(benchmark::internal::Benchmark* bench) {
+  const auto bf16 = static_cast<std::int64_t>(DType::kBFloat16);
+  for (const std::int64_t rows : {1, 4, 16, 64, 512}) {
+    bench->Args({rows, 1024, 3072, bf16, bf16});
+    bench->Args({rows, 1024, 1024, bf16, bf16});
+    bench->Args({rows, 1024, 4096, bf16, bf16});
+    bench->Args({rows, 4096, 1024, bf16, bf16});
+  }
+  bench->Args({1, 1024, 250880, bf16, bf16});
+  const auto f32 = static_cast<std::int64_t>(DType::kFloat32);
+  const auto f16 = static_cast<std::int64_t>(DType::kFloat16);
+  for (const std::int64_t rows : {1, 16}) {
+    bench->Args({rows, 1024, 4096, f32, f32});
+    bench->Args({rows, 1024, 4096, f32, bf16});
+    bench->Args({rows, 1024, 4096, f16, f16});
+  }
+}
+
+BENCHMARK(PlainOneDnn)
+    ->Args({1024, 3072})
+    ->Args({1024, 1024})
+    ->Args({1024, 4096})
+    ->Args({4096, 1024})
+    ->Args({1024, 250880})
+    ->UseRealTime();
+BENCHMARK(Matmul)->Apply(bloom_560m_shapes)->UseRealTime();
+BENCHMARK(Attention)
+    ->Args({1, 128, 1})
+    ->Args({1, 2048, 1})
+    ->Args({1, 512, 16})
+    ->Args({2048, 2048, 1})
+    ->UseRealTime();
+BENCHMARK(LayerNorm)->Args({1, 1024})->Args({64, 1024})->Args({1, 14336})->UseRealTime();
+
+}  // namespace
+}  // namespace zi
+
+BENCHMARK_MAIN();

@@ -1,0 +1,220 @@
+// What happens when something is wrong: one clear line, a non-zero exit on every rank, nothing
+// lost.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <set>
+#include <thread>
+
+#include "cli_harness.h"
+
+namespace zi::test {
+namespace {
+
+using testing::HasSubstr;
+
+/// Lines of stderr that are the program's own errors, not mpirun's banner.
+std::vector<std::string> error_lines(const std::string& err) {
+  std::vector<std::string> out;
+  std::istringstream lines(err);
+  for (std::string line; std::getline(lines, line);) {
+    if (line.find("error: ") != std::string::npos) out.push_back(line);
+  }
+  return out;
+}
+
+/// Runs on two ranks; expects one error line with `text` and exit code 2, within seconds.
+void expect_refused(const std::vector<std::string>& arguments, const std::string& text) {
+  const Ended ended = run_job(2, arguments);
+  EXPECT_EQ(ended.code, 2) << ended.err;
+  const auto errors = error_lines(ended.err);
+  ASSERT_EQ(errors.size(), 1u) << ended.err;
+  EXPECT_THAT(ended.err, HasSubstr(text));
+  EXPECT_LT(ended.seconds, 20);
+}
+
+std::vector<std::string> with_prompt(const std::string& model, std::vector<std::string> more = {}) {
+  std::vector<std::string> out = {"--model", model, "--prompt", "Jesus wept."};
+  out.insert(out.end(), more.begin(), more.end());
+  return out;
+}
+
+/// Replaces the JSON header of a safetensors file by what `edit` makes of it.
+void edit_header(const std::string& path, const std::function<std::string(nlohmann::json)>& edit) {
+  const std::string file = read_file(path);
+  std::uint64_t bytes = 0;
+  std::memcpy(&bytes, file.data(), sizeof(bytes));
+  const std::string header = edit(nlohmann::json::parse(file.substr(8, bytes)));
+  const std::uint64_t size = header.size();
+  write_file(
+      path, std::string(reinterpret_cast<const char*>(&size), 8) + header + file.substr(8 + bytes));
+}
+
+const std::string kFirst = "/model-00001-of-00003.safetensors";
+
+TEST(BadInput, MissingModelNamesTheDownload) {
+  expect_refused(with_prompt("nobody/nothing"), "download");
+  expect_refused(with_prompt("/nonexistent/model"), "/nonexistent/model");
+}
+
+TEST(BadInput, TruncatedTensorFileIsNamedWithItsSizes) {
+  const TemporaryFolder folder;
+  const std::string model = copy_of_model(folder);
+  std::filesystem::resize_file(model + kFirst, 5'000'000);
+  expect_refused(with_prompt(model), "model-00001-of-00003.safetensors");
+}
+
+TEST(BadInput, OverlappingTensorsAreRefused) {
+  const TemporaryFolder folder;
+  const std::string model = copy_of_model(folder);
+  edit_header(model + kFirst, [](nlohmann::json header) {
+    nlohmann::json* first = nullptr;
+    for (auto& [name, tensor] : header.items()) {
+      if (name == "__metadata__") continue;
+      if (first == nullptr) {
+        first = &tensor;
+      } else if (tensor.at("shape") == first->at("shape")) {
+        tensor["data_offsets"] = first->at("data_offsets");
+        break;
+      }
+    }
+    return header.dump();
+  });
+  expect_refused(with_prompt(model), "model-00001-of-00003.safetensors");
+}
+
+TEST(BadInput, WrongTypeWrongShapeAndNanHeadersAreRefused) {
+  const std::string tensor = "transformer.h.0.mlp.dense_h_to_4h.bias";
+  const std::vector<std::pair<std::string, std::function<std::string(nlohmann::json)>>> cases = {
+      {tensor,
+       [&](nlohmann::json h) {
+         h[tensor]["dtype"] = "I16";
+         return h.dump();
+       }},
+      {tensor,
+       [&](nlohmann::json h) {
+         h[tensor]["shape"] = {2, 640};
+         return h.dump();
+       }},
+      {"safetensors", [&](nlohmann::json h) {
+         std::string text = h.dump();
+         return text.replace(text.find("\"data_offsets\":[") + 16, 1, "NaN");
+       }}};
+  for (const auto& [text, edit] : cases) {
+    const TemporaryFolder folder;
+    const std::string model = copy_of_model(folder);
+    edit_header(model + kFirst, edit);
+    expect_refused(with_prompt(model), text);
+  }
+}
+
+TEST(BadInput, MissingTensorIsNamed) {
+  const TemporaryFolder folder;
+  const std::string model = copy_of_model(folder);
+  const std::string path = model + "/model.safetensors.index.json";
+  auto index = nlohmann::json::parse(read_file(path));
+  index["weight_map"].erase("transformer.h.3.mlp.dense_4h_to_h.weight");
+  write_file(path, index.dump());
+  expect_refused(with_prompt(model), "h.3.mlp.dense_4h_to_h.weight");
+}
+
+TEST(BadInput, PickledWeightsAreRefusedWithHowToConvert) {
+  const TemporaryFolder folder;
+  std::filesystem::copy(model() + "/config.json", folder / "config.json");
+  std::filesystem::copy(model() + "/tokenizer.json", folder / "tokenizer.json");
+  write_file(folder / "pytorch_model.bin", "x");
+  expect_refused(with_prompt(folder.path()), "safe");
+}
+
+TEST(BadInput, BudgetsThatDoNotFitSayTheNumbers) {
+  expect_refused(with_prompt(model(), {"--gpu-weight-budget", "1MB"}), "--nvme-offload-path");
+  expect_refused(with_prompt(model(), {"--kv-budget", "1kB"}), "--kv-budget");
+  expect_refused(with_prompt(model(), {"--batch-size", "100000", "--max-pass-tokens", "900000000"}),
+                 "the plan does not fit");
+}
+
+TEST(BadInput, PathsThatCannotBeWrittenAreNamed) {
+  expect_refused(with_prompt(model(), {"--nvme-offload-path", "/proc/zero-infer"}),
+                 "/proc/zero-infer");
+  expect_refused(with_prompt(model(), {"--output", "/nonexistent/out.jsonl"}),
+                 "/nonexistent/out.jsonl");
+}
+
+TEST(BadInput, UnknownFlagsAndKeysAreRefused) {
+  expect_refused(with_prompt(model(), {"--batchsize", "3"}), "--batchsize");
+  const TemporaryFolder folder;
+  write_file(folder / "c.yaml", "model: " + model() + "\nprompt: a\nbatchsize: 3\n");
+  expect_refused({"--config", folder / "c.yaml"}, "c.yaml:3");
+}
+
+TEST(BadInput, UnusablePromptsAreNamedAndTheOthersRun) {
+  const TemporaryFolder folder;
+  write_file(folder / "in.jsonl",
+             "{\"prompt\": \"Jesus wept.\", \"id\": \"good\"}\n"
+             "{\"prompt\": \n"
+             "{\"prompt\": \"\"}\n"
+             "{\"prompt\": \"a\xff\"}\n"
+             "{\"prompt_ids\": [1, 99999]}\n"
+             "{\"prompt_ids\": [1], \"max_new_tokens\": 100000}\n"
+             "{\"prompt\": \"In the beginning\", \"id\": \"too\"}\n");
+  const Ended ended = run_job(2, {"--model", model(), "--prompts", folder / "in.jsonl", "--output",
+                                  folder / "out.jsonl", "--max-new-tokens", "5"});
+  EXPECT_EQ(ended.code, 3) << ended.err;
+  for (int line : {2, 3, 4, 5, 6}) {
+    EXPECT_THAT(ended.err, HasSubstr("in.jsonl:" + std::to_string(line)));
+  }
+  EXPECT_THAT(ended.err, HasSubstr("99999"));
+  EXPECT_THAT(ended.err, HasSubstr("--kv-budget"));
+  std::set<std::string> ids;
+  for (const auto& line : json_lines(read_file(folder / "out.jsonl"))) ids.insert(line.at("id"));
+  EXPECT_EQ(ids, (std::set<std::string>{"good", "too"}));
+}
+
+TEST(BadInput, DamagedShardFileIsFoundInMidRunAndEndsTheJob) {
+  const TemporaryFolder folder;
+  const std::vector<std::string> arguments =
+      with_prompt(model(), {"--nvme-offload-path", folder / "nvme", "--max-new-tokens", "3"});
+  ASSERT_EQ(run_job(2, arguments).code, 0);
+  for (const auto& e : std::filesystem::recursive_directory_iterator(folder / "nvme")) {
+    if (e.path().filename().string().find("rank-1") == std::string::npos) continue;
+    if (e.path().extension() != ".shard") continue;
+    std::fstream file(e.path(), std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(static_cast<std::streamoff>(e.file_size() - 100'000));
+    file.put('\x55').put('\x2a').put('\x11');
+  }
+  const Ended ended = run_job(2, arguments);
+  EXPECT_NE(ended.code, 0);
+  EXPECT_THAT(ended.err, HasSubstr("checksum"));
+  EXPECT_THAT(ended.err, HasSubstr("[rank 1/2"));
+}
+
+TEST(Failure, AKilledRankEndsTheJobAtOnceAndKeepsFinishedSequences) {
+  const TemporaryFolder folder;
+  std::string prompts;
+  for (int i = 0; i < 5000; ++i) {
+    prompts +=
+        R"({"prompt": "In the beginning", "max_new_tokens": )" + std::to_string(1 + i % 40) + "}\n";
+  }
+  write_file(folder / "in.jsonl", prompts);
+  Job job(3,
+          {"--model", model(), "--prompts", folder / "in.jsonl", "--output", folder / "out.jsonl"});
+  for (int i = 0; i < 6000 && read_file(folder / "out.jsonl").size() < 4000; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  const auto ranks = job.rank_pids();
+  ASSERT_EQ(ranks.size(), 3u);
+  kill(ranks[1], SIGKILL);
+  const auto start = std::chrono::steady_clock::now();
+  const Ended ended = job.wait(20);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(10));
+  EXPECT_NE(ended.code, 0);
+  EXPECT_GT(json_lines(read_file(folder / "out.jsonl")).size(), 10u);
+}
+
+}  // namespace
+}  // namespace zi::test
