@@ -90,13 +90,14 @@ TEST(BadInput, OverlappingTensorsAreRefused) {
 
 TEST(BadInput, WrongTypeWrongShapeAndNanHeadersAreRefused) {
   const std::string tensor = "transformer.h.0.mlp.dense_h_to_4h.bias";
+  const std::string named = "h.0.mlp.dense_h_to_4h.bias";
   const std::vector<std::pair<std::string, std::function<std::string(nlohmann::json)>>> cases = {
-      {tensor,
+      {named,
        [&](nlohmann::json h) {
          h[tensor]["dtype"] = "I16";
          return h.dump();
        }},
-      {tensor,
+      {named,
        [&](nlohmann::json h) {
          h[tensor]["shape"] = {2, 640};
          return h.dump();
