@@ -2,9 +2,12 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <cstring>
 #include <exception>
+#include <fstream>
 #include <memory>
 #include <set>
 #include <string>
@@ -31,7 +34,16 @@ struct Ends {
   std::unique_ptr<PromptSource> source;
   std::unique_ptr<OutputSink> sink;
   std::int64_t bad_lines = 0;
+  std::ofstream benchmark_file;  // open with --benchmark --output FILE
 };
+
+void open_benchmark_file(const RunConfig& config, std::ofstream& file) {
+  if (!config.output || *config.output == "-") return;
+  file.open(*config.output);
+  if (!file) {
+    throw IoError(fmt::format("{} cannot be written: {}", *config.output, std::strerror(errno)));
+  }
+}
 
 std::unique_ptr<PromptSource> open_source(const RunConfig& config, std::int64_t& bad_lines) {
   std::unique_ptr<PromptSource> source;
@@ -91,8 +103,7 @@ int generate(World& world, Engine& engine, Ends& ends) {
   return failed > 0 ? kPromptsFailed : 0;
 }
 
-int run(World& world, int argc, char** argv, std::chrono::steady_clock::time_point start,
-        bool& running) {
+int run(World& world, int argc, char** argv, std::chrono::steady_clock::time_point start) {
   CommandLine command;
   world.all_or_none([&] { command = parse_command_line(argc, argv); });
   const RunConfig& config = command.config;
@@ -107,21 +118,21 @@ int run(World& world, int argc, char** argv, std::chrono::steady_clock::time_poi
     if (world.rank() == 0) std::fputs(command.text.c_str(), stdout);
     return 0;
   }
-  catch_stop_signals();
   Ends ends;
   world.all_or_none([&] {
-    if (world.rank() != 0 || config.benchmark) return;
+    if (world.rank() != 0) return;
+    if (config.benchmark) {
+      open_benchmark_file(config, ends.benchmark_file);
+      return;
+    }
     ends.source = open_source(config, ends.bad_lines);
     ends.sink = open_sink(config, *ends.source);
   });
-  Backend backend;
-  world.all_or_none([&] { backend = make_backend(world, config); });
-  Engine engine(world, std::move(backend), config);
-  running = true;
-  const int code = config.benchmark ? run_benchmark(world, engine, start, stop_signal)
-                                    : generate(world, engine, ends);
-  running = false;
-  return config.benchmark && code != 0 ? 128 + code : code;
+  Engine engine(world, make_backend(world, config), config);
+  catch_stop_signals();  // before, there is nothing to be kept: a signal ends the process
+  if (!config.benchmark) return generate(world, engine, ends);
+  const int signal = run_benchmark(world, engine, start, stop_signal, ends.benchmark_file);
+  return signal != 0 ? 128 + signal : 0;
 }
 
 }  // namespace
@@ -130,15 +141,16 @@ int run(World& world, int argc, char** argv, std::chrono::steady_clock::time_poi
 int main(int argc, char** argv) {
   const auto start = std::chrono::steady_clock::now();
   std::unique_ptr<zi::World> world;
-  bool running = false;  // ranks are in the middle of collectives: one that fails takes all down
   try {
     world = std::make_unique<zi::World>(&argc, &argv);
-    return zi::run(*world, argc, argv, start, running);
+    return zi::run(*world, argc, argv, start);
   } catch (const zi::PeerError&) {
     return zi::kBadInput;
   } catch (const std::exception& error) {
     zi::log_error(error.what());
-    if (running && world != nullptr) world->abort(zi::kFailed);
-    return zi::kBadInput;
+    if (world == nullptr || world->leaving_together()) return zi::kBadInput;
+    // The others do not know: they may be waiting for this rank in any collective.
+    if (world->size() > 1) world->abort(zi::kFailed);
+    return zi::kFailed;
   }
 }

@@ -33,6 +33,7 @@ if [ "$quick" != --quick ]; then
   check asan -LE slow
   build tsan
   check tsan -LE slow
-  build fuzz
+  cmake --preset fuzz >/dev/null
+  cmake --build --preset fuzz --target fuzzers --parallel "$jobs" -- --quiet
   check fuzz -L fuzz
 fi

@@ -40,9 +40,9 @@ struct NvmeOptions {
 /// second writer is refused (flock on <file>.lock), the file gets a temporary name, checksums per
 /// extent, fsync, then rename; any failure removes it. `readers[i]` makes units[i]'s shard, from
 /// several threads at once; memory used is a few extents. `progress` (may be empty) is told the
-/// bytes written so far, from any thread, one at a time; what it throws ends the writing. Returns
-/// the path. Throws IoError (no space, read-only, locked, ...), Error for arguments that make no
-/// file.
+/// bytes of each extent as it is written, from any thread, one at a time; what it throws ends the
+/// writing. Returns the path. Throws IoError (no space, read-only, locked, ...), Error for
+/// arguments that make no file.
 std::filesystem::path prepare_shard_file(const std::filesystem::path& directory,
                                          const ShardFileKey& key, const std::vector<int>& units,
                                          const std::vector<const ShardReader*>& readers,

@@ -15,9 +15,11 @@ struct TierBudgets {
 };
 
 /// Gives each unit its tier, fastest first within the budgets; the units that do not fit a tier are
-/// spread evenly between those that do, so that resident compute hides the others' travel. All shards
-/// are equally large in every family so far, but sizes may differ. Throws ConfigError with the numbers
-/// when the units do not fit and `nvme` is false. A pure function: equal on every rank given equal budgets.
-std::vector<Tier> place_units(const std::vector<std::size_t>& shard_bytes, const TierBudgets& budgets);
+/// spread evenly between those that do, so that resident compute hides the others' travel. All
+/// shards are equally large in every family so far, but sizes may differ. Throws ConfigError with
+/// the numbers when the units do not fit and `nvme` is false. A pure function: equal on every rank
+/// given equal budgets.
+std::vector<Tier> place_units(const std::vector<std::size_t>& shard_bytes,
+                              const TierBudgets& budgets);
 
 }  // namespace zi

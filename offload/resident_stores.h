@@ -10,14 +10,14 @@ namespace zi {
 /// Shards in device memory, one buffer for all of them.
 class DeviceStore final : public ShardStore {
  public:
-  /// `units` and the bytes of their shards; takes the memory. Fill it through `shard` before use: on a
-  /// device whose memory the host cannot write, through pinned staging and Device::copy.
+  /// `units` and the bytes of their shards; takes the memory. Fill it through `shard` before use.
   DeviceStore(Device& device, const std::vector<int>& units,
               const std::vector<std::size_t>& shard_bytes);
   Tier tier() const override { return Tier::kDevice; }
   void start_read(int) override {}
   void finish_read(int unit, std::byte* dst, Stream& copies) override;
   const std::byte* resident(int unit) const override;
+  /// Device memory: to be filled by Device::copy.
   std::span<std::byte> shard(int unit) const;
 
  private:

@@ -76,12 +76,8 @@ void ShardReader::read(std::size_t offset, std::span<std::byte> dst) const {
   zero_up_to(wanted.end);
 }
 
-void read_shard(const ShardReader& reader, std::span<std::byte> dst, int threads,
+void read_shard(const ShardReader& reader, std::size_t offset, std::span<std::byte> dst, int threads,
                 const std::function<void(std::size_t)>& progress) {
-  if (dst.size() != reader.shard_bytes()) {
-    throw Error(fmt::format("a shard of {} bytes was to be read into a buffer of {} bytes",
-                            reader.shard_bytes(), dst.size()));
-  }
   const std::size_t pieces = (dst.size() + kPieceBytes - 1) / kPieceBytes;
   std::atomic<std::size_t> next{0};
   std::mutex mutex;  // guards failure and calls of progress
@@ -92,7 +88,7 @@ void read_shard(const ShardReader& reader, std::span<std::byte> dst, int threads
       const std::size_t begin = piece * kPieceBytes;
       const std::size_t bytes = std::min(kPieceBytes, dst.size() - begin);
       try {
-        reader.read(begin, dst.subspan(begin, bytes));
+        reader.read(offset + begin, dst.subspan(begin, bytes));
         if (!progress) continue;
         const std::lock_guard lock(mutex);
         progress(bytes);

@@ -30,10 +30,10 @@ class ShardReader {
   int rank_;
 };
 
-/// Reads a whole shard into host memory with `threads` threads, in pieces of a few MiB; rethrows
-/// the first failure. `progress` (may be empty) is told the bytes of each piece as it is done
-/// (their sum is the shard), from any thread, one call at a time.
-void read_shard(const ShardReader& reader, std::span<std::byte> dst, int threads,
-                const std::function<void(std::size_t)>& progress = {});
+/// Reads bytes [offset, offset + dst.size()) of a shard into host memory with `threads` threads, in
+/// pieces of a few MiB; rethrows the first failure. `progress` (may be empty) is told the bytes of
+/// each piece as it is done (their sum is the shard), from any thread, one call at a time.
+void read_shard(const ShardReader& reader, std::size_t offset, std::span<std::byte> dst,
+                int threads, const std::function<void(std::size_t)>& progress = {});
 
 }  // namespace zi

@@ -14,16 +14,19 @@ enum class Tier : std::uint8_t { kDevice, kHost, kNvme };
 /// `device`, `host`, `nvme`.
 constexpr std::string_view name_of(Tier tier) {
   switch (tier) {
-    case Tier::kDevice: return "device";
-    case Tier::kHost: return "host";
-    case Tier::kNvme: return "nvme";
+    case Tier::kDevice:
+      return "device";
+    case Tier::kHost:
+      return "host";
+    case Tier::kNvme:
+      return "nvme";
   }
   return "";
 }
 
 /// Holds this rank's shards of the units of one tier. A read is split: `start_read` sets storage in
-/// motion, `finish_read` brings the bytes to the device. Reads finish in the order in which they were
-/// started. One thread, the rank's main one, calls a store.
+/// motion, `finish_read` brings the bytes to the device. Reads finish in the order in which they
+/// were started. One thread, the rank's main one, calls a store.
 class ShardStore {
  public:
   virtual ~ShardStore() = default;
@@ -34,9 +37,9 @@ class ShardStore {
   /// No effect for stores that need none.
   virtual void start_read(int unit) = 0;
 
-  /// Enqueues on `copies` whatever brings the shard to `dst` (shard_bytes, device memory); returns when
-  /// all of it is enqueued. The NVMe store waits here for its reads. Throws IoError with path and
-  /// offset for a failed read, a short file, a checksum that differs.
+  /// Enqueues on `copies` whatever brings the shard to `dst` (shard_bytes, device memory); returns
+  /// when all of it is enqueued. The NVMe store waits here for its reads. Throws IoError with path
+  /// and offset for a failed read, a short file, a checksum that differs.
   virtual void finish_read(int unit, std::byte* dst, Stream& copies) = 0;
 
   /// The shard in device memory, when it rests there; else null.

@@ -176,15 +176,16 @@ class TemporaryFile {
   void write(std::uint64_t offset, std::span<const std::byte> bytes) {
     std::size_t done = 0;
     while (done < bytes.size()) {
+      const bool was_direct = direct_;  // another thread may leave O_DIRECT meanwhile
       const ssize_t result = ::pwrite(file_.get(), bytes.data() + done, bytes.size() - done,
                                       static_cast<off_t>(offset + done));
       if (result > 0) {
         done += static_cast<std::size_t>(result);
         // A direct write goes on at a whole block: a part of one is written again.
-        if (direct_ && done < bytes.size()) done = done / kPageBytes * kPageBytes;
+        if (was_direct && done < bytes.size()) done = done / kPageBytes * kPageBytes;
       } else if (result == 0) {
         fail_write(offset + done, bytes.size() - done, ENOSPC);
-      } else if (errno == EINVAL && direct_) {
+      } else if (errno == EINVAL && was_direct) {
         stop_direct();  // some file systems take the flag and refuse the write
       } else if (errno != EINTR && errno != EAGAIN) {
         fail_write(offset + done, bytes.size() - done, errno);
@@ -286,8 +287,7 @@ class ShardWriter {
         header_.checksums[unit.first_extent + tasks_[task].extent] = shard_checksum(bytes);
         file.write(extent.offset, bytes);
         const std::lock_guard lock(mutex_);
-        done_ += bytes.size();
-        if (progress_ && !failure_) progress_(done_);
+        if (progress_ && !failure_) progress_(bytes.size());
       }
     } catch (...) {
       next_ = tasks_.size();  // the others stop after the extent in hand
@@ -318,9 +318,8 @@ class ShardWriter {
   const std::function<void(std::size_t)>& progress_;
   std::vector<Task> tasks_;
   std::atomic<std::size_t> next_ = 0;
-  std::mutex mutex_;  // guards the next two and calls of progress
+  std::mutex mutex_;  // guards the failure and calls of progress
   std::exception_ptr failure_;
-  std::size_t done_ = 0;
 };
 
 }  // namespace

@@ -102,8 +102,8 @@ RecordingOps::Record gather_records(const RecordingOps::Record& mine) {
 }
 
 Played play(const std::vector<std::string>& prompts, const Placement& placement, DType dtype,
-        std::int64_t batch, const std::string& folder, std::int64_t pass_tokens = 512,
-        std::optional<std::size_t> kv_budget = std::nullopt) {
+            std::int64_t batch, const std::string& folder, std::int64_t pass_tokens = 512,
+            std::optional<std::size_t> kv_budget = std::nullopt) {
   RunConfig config;
   config.model = kModel;
   config.prompt = prompts;
@@ -144,12 +144,9 @@ std::vector<Placement> placements() {
   // Blocks of the bundled model have 2.46 MB; a rank's shard 1/n of it.
   const std::size_t shard = 2'460'000 / static_cast<std::size_t>(world().size()) + 8192;
   const std::size_t two = 2 * shard;
-  return {{"device", false, false, {}, {}},
-          {"host", true, false, {}, {}},
-          {"nvme", false, true, {}, {}},
-          {"device+host", true, false, 3 * shard, {}},
-          {"device+nvme", false, true, two, {}},
-          {"device+host+nvme", true, true, two, two}};
+  return {{"device", false, false, {}, {}},      {"host", true, false, {}, {}},
+          {"nvme", false, true, {}, {}},         {"device+host", true, false, 3 * shard, {}},
+          {"device+nvme", false, true, two, {}}, {"device+host+nvme", true, true, two, two}};
 }
 
 /// On rank 0: ids equal the reference's where no two best logits nearly tie.

@@ -1,4 +1,5 @@
-// The main of tests that run under mpirun: MPI lives as long as the process, and a failed rank ends the job.
+// The main of tests that run under mpirun: MPI lives as long as the process, and a failed rank ends
+// the job.
 
 #include <gtest/gtest.h>
 

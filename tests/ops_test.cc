@@ -108,11 +108,11 @@ TEST_P(OpsTest, SmallOpsGiveARowTheSameBitsInEveryBatch) {
   if (!GetParam().exact) GTEST_SKIP() << "this backend promises equality within rounding only";
   const std::int64_t rows = 41;
   const std::int64_t cols = 1027;  // odd: rows lie at every alignment
-  const Buffer x = upload(floats(rows * cols));
+  const auto host_x = floats(rows * cols);
+  const Buffer x = upload(host_x);
   const Buffer gamma = upload(floats(cols));
   const Buffer beta = upload(floats(cols));
-  const auto both = [&](std::int64_t first, std::int64_t count) {
-    const float* start = x.as<float>() + first * cols;
+  const auto both = [&](const float* start, std::int64_t count) {
     const std::size_t bytes = static_cast<std::size_t>(count * cols) * 4;
     auto result = run(bytes, [&](std::byte* y) {
       ops->layer_norm(start, gamma.as<float>(), beta.as<float>(), 1e-5f, count, cols, y,
@@ -123,9 +123,14 @@ TEST_P(OpsTest, SmallOpsGiveARowTheSameBitsInEveryBatch) {
     });
     return std::pair{result, gelu};
   };
-  const auto all = both(0, rows);
+  const auto all = both(x.as<float>(), rows);
   for (std::int64_t row = 0; row < rows; ++row) {
-    const auto one = both(row, 1);
+    // At an address that is another one within a vector, too.
+    std::vector<float> shifted(static_cast<std::size_t>((row * 5 + 3) % 16), 0.0f);
+    const std::size_t shift = shifted.size();
+    shifted.insert(shifted.end(), host_x.begin() + row * cols, host_x.begin() + (row + 1) * cols);
+    const Buffer moved = upload(shifted);
+    const auto one = both(moved.as<float>() + shift, 1);
     const auto at = static_cast<std::size_t>(row * cols) * 4;
     ASSERT_EQ(std::memcmp(one.first.data(), all.first.data() + at, one.first.size()), 0) << row;
     ASSERT_EQ(std::memcmp(one.second.data(), all.second.data() + at, one.second.size()), 0) << row;

@@ -163,6 +163,7 @@ class LazyDevice final : public Device {
 
   std::string name() const override { return "lazy"; }
   MemoryInfo memory() const override { return {}; }
+  MemoryInfo host_memory() const override { return {}; }
   Buffer allocate(std::size_t bytes) override {
     return {std::aligned_alloc(4096, bytes), bytes, [](void* p) { std::free(p); }};
   }

@@ -3,13 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <chrono>
 #include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <thread>
 
-#include "text/utf8.h"
 #include "zero_infer/error.h"
 
 namespace zi {
@@ -375,7 +373,7 @@ TEST(Tokenizer, NamesWhatIsInconsistent) {
       {"has no `type`", [](json& f) { f["pre_tokenizer"].erase("type"); }},
       {"more than 8 levels",
        [](json& f) {
-         for (int i = 0; i < 1000; ++i) {
+         for (int i = 0; i < 9; ++i) {
            f["pre_tokenizer"] = {{"type", "Sequence"},
                                  {"pretokenizers", json::array({f["pre_tokenizer"]})}};
          }
@@ -407,49 +405,6 @@ TEST(Tokenizer, HasOneTokenAByteWithoutAFile) {
   EXPECT_EQ(tokenizer.encode("a é"), (Ids{97, 32, 0xC3, 0xA9}));
   EXPECT_EQ(tokenizer.decode(Ids{97, 0xC3, 0xA9, 256}), "aé");
   EXPECT_THROW(tokenizer.encode("\xff"), PromptError);
-}
-
-std::vector<std::string> stream(const std::string& bytes) {
-  const Tokenizer tokenizer = Tokenizer::bytes();
-  TextStream text(tokenizer);
-  std::vector<std::string> out;
-  for (const char byte : bytes) out.push_back(text.push(static_cast<unsigned char>(byte)));
-  out.push_back(text.finish());
-  return out;
-}
-
-TEST(TextStream, HoldsBackAnIncompleteCharacter) {
-  EXPECT_THAT(stream("a\xF0\x9F\x98\x80!"), testing::ElementsAre("a", "", "", "", "😀", "!", ""));
-}
-
-TEST(TextStream, ReplacesEachMaximalInvalidPartOnce) {
-  EXPECT_THAT(stream("\xFF"), testing::ElementsAre("\uFFFD", ""));
-  EXPECT_THAT(stream("\xE2\x82"), testing::ElementsAre("", "", "\uFFFD"));
-  EXPECT_THAT(stream("\xE2\x82x"), testing::ElementsAre("", "", "\uFFFDx", ""));
-  EXPECT_THAT(stream("\xED\xA0\x80"), testing::ElementsAre("", "\uFFFD\uFFFD", "\uFFFD", ""))
-      << "a surrogate: each byte by itself, once its lead can no longer go on";
-  EXPECT_THAT(stream("\xC3\xC3\xA9"), testing::ElementsAre("", "\uFFFD", "é", ""));
-}
-
-TEST(TextStream, StartsAfreshAfterItsEnd) {
-  const Tokenizer tokenizer = Tokenizer::bytes();
-  TextStream text(tokenizer);
-  EXPECT_EQ(text.push(0xE2), "");
-  EXPECT_EQ(text.finish(), "\uFFFD");
-  EXPECT_EQ(text.finish(), "");
-  EXPECT_EQ(text.push('a'), "a");
-}
-
-TEST(TextStream, GivesTheTextOfTheWholeAnswer) {
-  const std::string text = "हे LORD 😀 神 e\u0301";
-  TextStream parts(bundled());
-  std::string out;
-  for (const std::int32_t id : bundled().encode(text)) {
-    const std::string part = parts.push(id);
-    EXPECT_FALSE(first_invalid_utf8(part)) << "a part of a character";
-    out += part;
-  }
-  EXPECT_EQ(out + parts.finish(), text);
 }
 
 }  // namespace

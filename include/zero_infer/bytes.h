@@ -19,8 +19,8 @@ constexpr std::size_t align_up(std::size_t value, std::size_t alignment) {
 
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-/// Reads `24GiB`, `512 MiB`, `1.5GB`, `4096`, `0`: binary (KiB..TiB, K..T) and decimal (kB..TB) units.
-/// Throws ConfigError for anything else, negative or above 2^62.
+/// Reads `24GiB`, `512 MiB`, `1.5GB`, `4096`, `0`: binary (KiB..TiB, K..T) and decimal (kB..TB)
+/// units. Throws ConfigError for anything else, negative or above 2^62.
 std::size_t parse_size(std::string_view text);
 
 /// `4.9 GB`, `512 B`: decimal units, three significant digits.

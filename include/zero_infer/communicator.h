@@ -6,8 +6,8 @@
 
 namespace zi {
 
-/// Collectives on device memory, enqueued on a stream. Every rank must enqueue the same calls in the
-/// same order, on one stream. Errors surface at the stream's synchronize as CommError.
+/// Collectives on device memory, enqueued on a stream. Every rank must enqueue the same calls in
+/// the same order, on one stream. Errors surface at the stream's synchronize as CommError.
 class Communicator {
  public:
   virtual ~Communicator() = default;

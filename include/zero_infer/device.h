@@ -14,19 +14,20 @@ class Event {
   virtual ~Event() = default;
   /// Whether the work before the last record is done.
   virtual bool reached() const = 0;
-  /// Blocks the host until then. Does not tell whether the work failed: the stream's synchronize does.
+  /// Blocks the host until then. Does not tell whether the work failed: the stream's synchronize
+  /// does.
   virtual void synchronize() const = 0;
 };
 
-/// An execution queue: enqueued work runs in order, asynchronously to the host. One host thread at a
-/// time may enqueue. The destructor waits for the work.
+/// An execution queue: enqueued work runs in order, asynchronously to the host. One host thread at
+/// a time may enqueue. The destructor waits for the work.
 class Stream {
  public:
   virtual ~Stream() = default;
   /// The event is reached when all work enqueued so far is done.
   virtual void record(Event& event) = 0;
-  /// Work enqueued later waits for the event's last record (made by the host before this call). When the
-  /// stream of that record failed, so does this one: its later work is skipped.
+  /// Work enqueued later waits for the event's last record (made by the host before this call).
+  /// When the stream of that record failed, so does this one: its later work is skipped.
   virtual void wait(const Event& event) = 0;
   /// Blocks the host until the queue is empty; throws what failed in the enqueued work, every time.
   virtual void synchronize() = 0;
@@ -45,6 +46,10 @@ class Device {
   virtual std::string name() const = 0;
   /// Device memory; on the CPU backend, what the node can still give (shared by its ranks).
   virtual MemoryInfo memory() const = 0;
+
+  /// The host's memory that can still be had, for all of its ranks together (cgroup limits
+  /// included).
+  virtual MemoryInfo host_memory() const = 0;
 
   /// Device memory, 4096-aligned. Throws ConfigError with the numbers when there is not enough.
   virtual Buffer allocate(std::size_t bytes) = 0;

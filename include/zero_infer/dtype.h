@@ -15,7 +15,8 @@ std::size_t size_of(DType dtype);
 /// `float32`, `float16`, `bfloat16`.
 std::string_view name_of(DType dtype);
 
-/// Reads `float32|fp32|f32`, `float16|fp16|f16|half`, `bfloat16|bf16`, in any case; throws ConfigError.
+/// Reads `float32|fp32|f32`, `float16|fp16|f16|half`, `bfloat16|bf16`, in any case; throws
+/// ConfigError.
 DType parse_dtype(std::string_view text);
 
 /// IEEE conversions of one element; to a narrower type they round to nearest even.

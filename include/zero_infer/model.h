@@ -13,15 +13,16 @@
 
 namespace zi {
 
-/// One unit's weights as a model sees them, in the order of its UnitSpec. It knows neither tiers nor
-/// ranks: matrices come as row blocks, vectors as float32 in device memory.
+/// One unit's weights as a model sees them, in the order of its UnitSpec. It knows neither tiers
+/// nor ranks: matrices come as row blocks, vectors as float32 in device memory.
 struct UnitView {
   std::span<const RowBlockMatrix> matrices;
   std::span<const float* const> vectors;
 };
 
-/// The forward pass of a model family, written as operations on one device. A family is added by one class
-/// that names its tensors and enqueues its block; partition, tiers, batching and the head are the engine's.
+/// The forward pass of a model family, written as operations on one device. A family is added by
+/// one class that names its tensors and enqueues its block; partition, tiers, batching and the head
+/// are the engine's.
 class Model {
  public:
   virtual ~Model() = default;
@@ -33,9 +34,9 @@ class Model {
   /// padded to a multiple of `row_multiple` (the world's size).
   virtual std::size_t workspace_bytes(std::int64_t tokens, std::int64_t row_multiple) const = 0;
 
-  /// Hands over the workspace (that many bytes, alive as long as the model is used), the ops, the type of
-  /// the products' inputs, and the model's own vectors (in the order of spec().vectors). Enqueues what
-  /// must be set up once.
+  /// Hands over the workspace (that many bytes, alive as long as the model is used), the ops, the
+  /// type of the products' inputs, and the model's own vectors (in the order of spec().vectors).
+  /// Enqueues what must be set up once.
   virtual void bind(Ops& ops, DType compute_dtype, std::byte* workspace, std::int64_t tokens,
                     std::int64_t row_multiple, std::span<const float* const> vectors,
                     Device& device, Stream& stream) = 0;
@@ -48,14 +49,15 @@ class Model {
   virtual void run_block(int block, const UnitView& weights, const RaggedBatch& batch,
                          const KvLayer& kv, Stream& stream) = 0;
 
-  /// Normalises `count` chosen rows (device indices) for the head: out (count, hidden) of the compute type.
+  /// Normalises `count` chosen rows (device indices) for the head: out (count, hidden) of the
+  /// compute type.
   virtual void head_input(const std::int32_t* rows, std::int64_t count,
                           std::span<const float* const> head_vectors, void* out,
                           Stream& stream) = 0;
 };
 
-/// The model of config.family. `has_lm_head`: the checkpoint stores a head of its own. Throws CheckpointError
-/// for a family that is not there, with those that are.
+/// The model of config.family. `has_lm_head`: the checkpoint stores a head of its own. Throws
+/// CheckpointError for a family that is not there, with those that are.
 std::unique_ptr<Model> make_model(const ModelConfig& config, bool has_lm_head);
 
 }  // namespace zi

@@ -23,9 +23,9 @@ struct ModelConfig {
   std::int32_t bos_id = -1;
   std::int32_t pad_id = -1;
 
-  /// Reads `directory`/config.json and, for the end-of-text ids, generation_config.json where there is
-  /// one. Throws CheckpointError naming file, key and value: missing or not JSON, a key that is missing,
-  /// of the wrong type, not positive or not finite, heads that do not divide hidden.
+  /// Reads `directory`/config.json and, for the end-of-text ids, generation_config.json where there
+  /// is one. Throws CheckpointError naming file, key and value: missing or not JSON, a key that is
+  /// missing, of the wrong type, not positive or not finite, heads that do not divide hidden.
   static ModelConfig load(const std::filesystem::path& directory);
 };
 

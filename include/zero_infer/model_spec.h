@@ -29,7 +29,7 @@ struct UnitSpec {
 /// Everything that a model family wants from a checkpoint. Block units are gathered; the head stays
 /// where it is, cut by vocabulary rows; embedding rows are looked up on the host.
 struct ModelSpec {
-  std::string prefix;               // tensor names may carry it: `transformer.`
+  std::string prefix;  // tensor names may carry it: `transformer.`
   std::vector<UnitSpec> blocks;
   UnitSpec head;                    // one matrix (vocabulary, hidden) and the final norm's vectors
   TensorSpec embedding;             // (vocabulary, hidden)

@@ -20,14 +20,15 @@ struct KvLayer {
   int heads = 0;
   int head_dim = 0;
   std::size_t page_bytes() const {
-    return 2 * static_cast<std::size_t>(heads) * kKvPageTokens * static_cast<std::size_t>(head_dim) *
-           size_of(dtype);
+    return 2 * static_cast<std::size_t>(heads) * kKvPageTokens *
+           static_cast<std::size_t>(head_dim) * size_of(dtype);
   }
 };
 
 /// The rows of a pass: a ragged batch without padding. Sequence s owns the token rows
-/// [row_begin[s], row_begin[s + 1]) at positions context[s] - rows .. context[s] - 1; the keys of all
-/// earlier positions already rest in its pages. Pointers are to device memory, except where said.
+/// [row_begin[s], row_begin[s + 1]) at positions context[s] - rows .. context[s] - 1; the keys of
+/// all earlier positions already rest in its pages. Pointers are to device memory, except where
+/// said.
 struct RaggedBatch {
   int tokens = 0;
   int sequences = 0;
@@ -46,25 +47,25 @@ struct SampleRow {
   float top_p = 1;               // 1: all
   float repetition_penalty = 1;  // 1: none; applied to each distinct id in `history`
   std::uint64_t seed = 0;
-  std::uint64_t sequence = 0;    // index of the prompt, and
-  std::uint64_t position = 0;    // of the new token: they and the seed fix the draw
+  std::uint64_t sequence = 0;             // index of the prompt, and
+  std::uint64_t position = 0;             // of the new token: they and the seed fix the draw
   std::span<const std::int32_t> history;  // host memory: prompt and new tokens so far
-  std::int32_t target = -1;      // >= 0: draw nothing, report this id's log-probability
+  std::int32_t target = -1;               // >= 0: draw nothing, report this id's log-probability
 };
 
 /// Results of `sample` in pinned host memory, valid once the stream has passed.
 struct SampleResults {
-  std::int32_t* ids = nullptr;           // (rows)
-  float* logprobs = nullptr;             // (rows): log-softmax of the raw logits at the id
-  int top = 0;                           // how many best ids to report for each row
-  std::int32_t* top_ids = nullptr;       // (rows, top), best first
-  float* top_logprobs = nullptr;         // (rows, top)
+  std::int32_t* ids = nullptr;      // (rows)
+  float* logprobs = nullptr;        // (rows): log-softmax of the raw logits at the id
+  int top = 0;                      // how many best ids to report for each row
+  std::int32_t* top_ids = nullptr;  // (rows, top), best first
+  float* top_logprobs = nullptr;    // (rows, top)
 };
 
-/// The operations of a pass, enqueued on a stream. Matrices are row-major, `ld` is a leading dimension
-/// in elements, all pointers are to device memory. The residual `x`, products and softmax are float32;
-/// inputs of products and the KV cache have the compute type. A row's result never depends on the
-/// other rows of the batch: on the CPU backend not in one bit.
+/// The operations of a pass, enqueued on a stream. Matrices are row-major, `ld` is a leading
+/// dimension in elements, all pointers are to device memory. The residual `x`, products and softmax
+/// are float32; inputs of products and the KV cache have the compute type. A row's result never
+/// depends on the other rows of the batch: on the CPU backend not in one bit.
 class Ops {
  public:
   virtual ~Ops() = default;
@@ -75,8 +76,8 @@ class Ops {
                           std::int64_t rows, std::int64_t cols, void* y, DType y_dtype,
                           Stream& stream) = 0;
 
-  /// y (rows, ld) = a (rows, w.cols) . w^T, accumulated in float32; ld = w.padded_rows(). `a` has type
-  /// `a_dtype`; weights of another type take part with their stored values.
+  /// y (rows, ld) = a (rows, w.cols) . w^T, accumulated in float32; ld = w.padded_rows(). `a` has
+  /// type `a_dtype`; weights of another type take part with their stored values.
   virtual void matmul(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w,
                       float* y, Stream& stream) = 0;
 
@@ -89,13 +90,14 @@ class Ops {
                              std::int64_t cols, float* residual, Stream& stream) = 0;
 
   /// Adds `bias` to the fused projection qkv (tokens, ld), whose columns are (heads, 3, head_dim);
-  /// writes q (tokens, heads * head_dim) float32, and k and v into the pages of each row's position.
+  /// writes q (tokens, heads * head_dim) float32, and k and v into the pages of each row's
+  /// position.
   virtual void split_qkv(const float* qkv, std::int64_t ld, const float* bias,
                          const RaggedBatch& batch, const KvLayer& kv, float* q, Stream& stream) = 0;
 
   /// Causal attention of each row over its sequence's keys: scores = q.k / sqrt(head_dim) +
-  /// slopes[head] * key position (ALiBi, Press et al. 2021; slopes may be null), softmax in float32.
-  /// out (tokens, heads * head_dim) of `out_dtype`. head_dim up to 256, any value.
+  /// slopes[head] * key position (ALiBi, Press et al. 2021; slopes may be null), softmax in
+  /// float32. out (tokens, heads * head_dim) of `out_dtype`. head_dim up to 256, any value.
   virtual void attention(const float* q, const RaggedBatch& batch, const KvLayer& kv,
                          const float* slopes, void* out, DType out_dtype, Stream& stream) = 0;
 

@@ -9,8 +9,9 @@
 
 namespace zi {
 
-/// A matrix as the ops see it: `blocks` row blocks at a fixed stride. A gathered matrix has one block
-/// a rank, a shard has one. Rows at and beyond `rows` are zero padding (only in the last blocks).
+/// A matrix as the ops see it: `blocks` row blocks at a fixed stride. A gathered matrix has one
+/// block a rank, a shard has one. Rows at and beyond `rows` are zero padding (only in the last
+/// blocks).
 struct RowBlockMatrix {
   const std::byte* data = nullptr;  // row 0 of block 0
   std::int64_t rows = 0;            // of the whole matrix, without padding
@@ -27,17 +28,17 @@ struct RowBlockMatrix {
   }
 };
 
-/// How one unit is cut over the ranks, by output rows (DESIGN.md, "Partition"). A pure value: the same
-/// arguments give the same layout on every rank. For world n each matrix (out, in) gives each rank
-/// ceil(out / n) rows, laid one matrix after the other at 256-byte offsets; the shard is padded to
-/// 4096 bytes. A gathered slot is n shards in a row.
+/// How one unit is cut over the ranks, by output rows (DESIGN.md, "Partition"). A pure value: the
+/// same arguments give the same layout on every rank. For world n each matrix (out, in) gives each
+/// rank ceil(out / n) rows, laid one matrix after the other at 256-byte offsets; the shard is
+/// padded to 4096 bytes. A gathered slot is n shards in a row.
 class PartitionLayout {
  public:
   struct Matrix {
-    TensorSpec tensor;            // (rows, cols)
-    std::int64_t rows_per_rank;   // ceil(rows / world)
-    std::size_t offset;           // of row 0 in the shard, in bytes
-    std::size_t bytes;            // rows_per_rank * cols * size_of(dtype)
+    TensorSpec tensor;           // (rows, cols)
+    std::int64_t rows_per_rank;  // ceil(rows / world)
+    std::size_t offset;          // of row 0 in the shard, in bytes
+    std::size_t bytes;           // rows_per_rank * cols * size_of(dtype)
   };
   /// Rows that a rank really holds; `count` < rows_per_rank (even 0) on the last ranks.
   struct RowRange {
@@ -57,7 +58,8 @@ class PartitionLayout {
 
   /// The matrix in a gathered slot that starts at `slot`.
   RowBlockMatrix gathered(std::size_t matrix, const std::byte* slot) const;
-  /// The rank's own rows of the matrix in a shard that starts at `shard`; `rows` counts the real ones.
+  /// The rank's own rows of the matrix in a shard that starts at `shard`; `rows` counts the real
+  /// ones.
   RowBlockMatrix own(std::size_t matrix, const std::byte* shard, int rank) const;
 
  private:

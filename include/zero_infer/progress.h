@@ -7,12 +7,13 @@
 
 namespace zi {
 
-/// Whether `fd` (1 or 2) reaches a terminal. Under mpirun a rank's own descriptor is always a pipe or a
-/// pseudo-terminal of the launcher: then the launcher's descriptor decides.
+/// Whether `fd` (1 or 2) reaches a terminal. Under mpirun a rank's own descriptor is always a pipe
+/// or a pseudo-terminal of the launcher: then the launcher's descriptor decides.
 bool reaches_terminal(int fd);
 
-/// Shows long work on stderr with rate and time left: a line that is drawn over on a terminal, a plain
-/// line every ten seconds elsewhere. Nothing is shown for work of under a second. Any thread may update.
+/// Shows long work on stderr with rate and time left: a line that is drawn over on a terminal, a
+/// plain line every ten seconds elsewhere. Nothing is shown for work of under a second. Any thread
+/// may update.
 class Progress {
  public:
   enum class Unit { kBytes, kItems };

@@ -12,9 +12,10 @@ constexpr std::uint64_t mix64(std::uint64_t x) {
   return x ^ (x >> 31);
 }
 
-/// Counter-based random bits: a pure function of its arguments, so that the value does not depend on
-/// the rank, the thread or the order in which values are drawn.
-constexpr std::uint64_t random_bits(std::uint64_t seed, std::uint64_t stream, std::uint64_t counter) {
+/// Counter-based random bits: a pure function of its arguments, so that the value does not depend
+/// on the rank, the thread or the order in which values are drawn.
+constexpr std::uint64_t random_bits(std::uint64_t seed, std::uint64_t stream,
+                                    std::uint64_t counter) {
   return mix64(mix64(mix64(seed) ^ stream) ^ counter);
 }
 

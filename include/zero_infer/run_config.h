@@ -13,18 +13,19 @@ namespace zi {
 enum class LoadFormat { kAuto, kDummy };
 enum class BackendChoice { kAuto, kCpu, kCuda };
 
-/// All that a run is told, by YAML keys and by flags (flags win). A key is a flag's name with `_` for
+/// All that a run is told, by YAML keys and by flags (flags win). A key is a flag's name with `_`
+/// for
 /// `-`; `prompt` and `stop` are lists.
 struct RunConfig {
-  std::string model;                 // directory or name
+  std::string model;  // directory or name
   LoadFormat load_format = LoadFormat::kAuto;
-  std::vector<std::string> prompt;   // texts
+  std::vector<std::string> prompt;     // texts
   std::optional<std::string> prompts;  // JSONL path or `-`
   std::optional<std::string> output;   // JSONL path or `-`
   bool resume = false;
   std::int64_t max_new_tokens = 64;
   std::vector<std::int64_t> batch_size = {8};  // lanes a rank; more than one only with --benchmark
-  std::int64_t max_pass_tokens = 512;  // rows of a pass at most, at least batch_size
+  std::int64_t max_pass_tokens = 512;          // rows of a pass at most, at least batch_size
   double temperature = 0;
   std::int64_t top_k = 0;
   double top_p = 1;
@@ -53,15 +54,15 @@ struct CommandLine {
   std::string text;
 };
 
-/// Reads the YAML file over the defaults. Throws ConfigError with `file:line: ...` for an unknown or
-/// repeated key, a value of the wrong type or out of range, for both `prompt` and `prompts`, and for a
-/// file that is missing or no YAML map. A path of `model` or `prompts` that starts with `./` or `../`
-/// counts from the YAML file's folder, every other relative path from the current directory. What the
-/// file says of prompts replaces both `prompt` and `prompts` of `defaults`.
+/// Reads the YAML file over the defaults. Throws ConfigError with `file:line: ...` for an unknown
+/// or repeated key, a value of the wrong type or out of range, for both `prompt` and `prompts`, and
+/// for a file that is missing or no YAML map. A path of `model` or `prompts` that starts with `./`
+/// or `../` counts from the YAML file's folder, every other relative path from the current
+/// directory. What the file says of prompts replaces both `prompt` and `prompts` of `defaults`.
 RunConfig load_run_config(const std::filesystem::path& yaml, RunConfig defaults = {});
 
-/// Reads flags (CLI11; --config FILE.yaml first, then the flags over it) and checks the whole. Throws
-/// ConfigError with one line for anything unknown, malformed, out of range or contradictory.
+/// Reads flags (CLI11; --config FILE.yaml first, then the flags over it) and checks the whole.
+/// Throws ConfigError with one line for anything unknown, malformed, out of range or contradictory.
 CommandLine parse_command_line(int argc, const char* const* argv);
 
 /// Checks what does not depend on the machine: ranges, and options that exclude or need each other.

@@ -10,8 +10,9 @@
 
 namespace zi {
 
-/// A byte-level BPE tokenizer read from tokenizer.json (FACTS: split by an Oniguruma regex, byte-level
-/// alphabet, BPE by merge rank, special tokens matched in the text). Immutable: any thread may use it.
+/// A byte-level BPE tokenizer read from tokenizer.json (FACTS: split by an Oniguruma regex,
+/// byte-level alphabet, BPE by merge rank, special tokens matched in the text). Immutable: any
+/// thread may use it.
 class Tokenizer {
  public:
   /// Throws CheckpointError naming the file and what it does not support or lacks.
@@ -25,8 +26,8 @@ class Tokenizer {
   Tokenizer& operator=(Tokenizer&&) noexcept;
   ~Tokenizer();
 
-  /// Ids of UTF-8 text, nothing added in front or behind. Throws PromptError for invalid UTF-8 (with the
-  /// byte's offset).
+  /// Ids of UTF-8 text, nothing added in front or behind. Throws PromptError for invalid UTF-8
+  /// (with the byte's offset).
   std::vector<std::int32_t> encode(std::string_view text) const;
 
   /// The bytes of the tokens, special ones left out; ids without a token give nothing.

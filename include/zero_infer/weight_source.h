@@ -8,8 +8,8 @@
 
 namespace zi {
 
-/// Where weights come from: a checkpoint on disk, or seeded random values. Nothing is kept in memory
-/// beyond the headers: a read goes to the file each time.
+/// Where weights come from: a checkpoint on disk, or seeded random values. Nothing is kept in
+/// memory beyond the headers: a read goes to the file each time.
 class WeightSource {
  public:
   virtual ~WeightSource() = default;

@@ -48,6 +48,10 @@ class World {
   /// collective call would leave the others in it.
   void all_or_none(const std::function<void()>& step);
 
+  /// Whether the last thing that happened here is that all_or_none threw on every rank: all are on
+  /// their way out, and none waits for another.
+  bool leaving_together() const;
+
   /// Ends the whole job at once with this exit code; for failures in mid-pass.
   [[noreturn]] void abort(int exit_code);
 

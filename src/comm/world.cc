@@ -267,6 +267,8 @@ void World::all_or_none(const std::function<void()>& step) {
   throw PeerError(fmt::format("rank {} failed", failed >= 0 ? failed : followed));
 }
 
+bool World::leaving_together() const { return state_->leaving_together; }
+
 void World::abort(int exit_code) {
   std::cout.flush();
   std::cerr.flush();

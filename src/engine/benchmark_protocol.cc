@@ -2,10 +2,7 @@
 
 #include <fmt/format.h>
 
-#include <cerrno>
 #include <cstdio>
-#include <cstring>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -90,18 +87,10 @@ void print_cell(const Cell& c, double ready_seconds, double finish_seconds) {
 }  // namespace
 
 int run_benchmark(World& world, Engine& engine, Clock::time_point start,
-                  const std::function<int()>& stop_signal) {
+                  const std::function<int()>& stop_signal, std::ostream& file) {
   const double ready = seconds(Clock::now() - start);
-  std::ofstream file;
   const RunConfig& config = engine.config();
   const bool to_file = config.output && *config.output != "-";
-  world.all_or_none([&] {
-    if (world.rank() != 0 || !to_file) return;
-    file.open(*config.output);
-    if (!file) {
-      throw IoError(fmt::format("{} cannot be written: {}", *config.output, std::strerror(errno)));
-    }
-  });
   for (std::int64_t batch : config.batch_size) {
     const Cell cell = run_cell(world, engine, batch, stop_signal);
     if (cell.signal != 0) return cell.signal;

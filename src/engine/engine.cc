@@ -9,17 +9,21 @@
 #include "zero_infer/checkpoint.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
+#include "zero_infer/random.h"
 
 namespace zi {
 
 Backend make_backend(World& world, const RunConfig& config) {
-  if (config.backend == BackendChoice::kCuda) {
-    throw ConfigError("this build has no CUDA backend yet; use --backend cpu or leave it at auto");
-  }
   Backend backend;
-  backend.name = "cpu";
-  backend.device = make_cpu_device();
-  backend.ops = make_cpu_ops(threads_per_rank(world.local_size()));
+  world.all_or_none([&] {
+    if (config.backend == BackendChoice::kCuda) {
+      throw ConfigError(
+          "this build has no CUDA backend yet; use --backend cpu or leave it at auto");
+    }
+    backend.name = "cpu";
+    backend.device = make_cpu_device();
+    backend.ops = make_cpu_ops(threads_per_rank(world.local_size()));
+  });
   if (world.size() > 1) backend.communicator = world.make_cpu_communicator();
   return backend;
 }
@@ -28,6 +32,9 @@ Engine::Engine(World& world, Backend backend, RunConfig config)
     : world_(&world), backend_(std::move(backend)), config_(std::move(config)) {
   world.all_or_none([&] { open_model(); });
   make_memory_plan();
+  std::vector<Agreed> mine;
+  world.all_or_none([&] { mine = agreement(); });
+  check_agreement(world, mine);
   if (world.rank() == 0) {
     const std::size_t total = plan_->device_bytes() + plan_->host_bytes();
     log_info(fmt::format("memory of a rank: {}", format_memory(static_cast<double>(total))));
@@ -99,8 +106,11 @@ void Engine::make_memory_plan() {
     std::size_t host_free;
     std::int64_t local_size;
   };
-  const std::size_t free = backend_.device->memory().free_bytes;
-  const Memory mine{free, free, world_->local_size()};
+  Memory mine{};
+  world_->all_or_none([&] {
+    mine = {backend_.device->memory().free_bytes, backend_.device->host_memory().free_bytes,
+            world_->local_size()};
+  });
   std::vector<Memory> all(static_cast<std::size_t>(world_->size()));
   world_->all_gather(&mine, all.data(), sizeof(Memory));
   PlanInput input;
@@ -114,6 +124,41 @@ void Engine::make_memory_plan() {
   input.local_size =
       static_cast<int>(std::ranges::max_element(all, {}, &Memory::local_size)->local_size);
   world_->all_or_none([&] { plan_ = make_plan(input, config_); });
+}
+
+std::vector<Agreed> Engine::agreement() const {
+  const ModelConfig& c = model_->config();
+  std::string tiers;
+  for (Tier tier : plan_->tiers) tiers += name_of(tier).front();
+  // Weights that differ would mix into nonsense: compare some values of the model.
+  std::vector<std::uint32_t> values(64);
+  std::string weights;
+  for (const TensorSpec& t :
+       {model_->spec().embedding, model_->spec().blocks.back().matrices.back(),
+        model_->spec().head.vectors.front()}) {
+    const auto count = std::min<std::int64_t>(t.elements(), std::ssize(values));
+    source_->read(t, t.elements() - count, count, DType::kFloat32, values.data());
+    std::uint64_t hash = 0;
+    for (std::uint32_t v : values) hash = mix64(hash ^ v);
+    weights += fmt::format("{:016x} ", hash);
+  }
+  const SampleRow s = GenerationOptions::from(config_).sampling;
+  return {{"the model's shape", fmt::format("{} {} {} {} {} {} {}", c.family, c.hidden, c.layers,
+                                            c.heads, c.ffn, c.vocabulary, c.norm_epsilon)},
+          {"the model's weights", weights},
+          {"the tokenizer", fmt::format("{} tokens", tokenizer_->size())},
+          {"--compute-dtype", std::string(name_of(plan_->compute_dtype))},
+          {"the tiers of the blocks", tiers},
+          {"--batch-size", fmt::format("{}", fmt::join(config_.batch_size, ","))},
+          {"the plan",
+           fmt::format("{} rows a pass, {} of logits, {} KV pages, {} slots", plan_->pass_tokens,
+                       plan_->head_rows, plan_->kv_pages, plan_->slot_count)},
+          {"--score, --benchmark, --logprobs",
+           fmt::format("{} {} {}", config_.score, config_.benchmark, config_.logprobs)},
+          {"the generation options",
+           fmt::format("{} {} {} {} {} {} {} {}", s.temperature, s.top_k, s.top_p,
+                       s.repetition_penalty, s.seed, config_.max_new_tokens, config_.ignore_eos,
+                       fmt::join(config_.stop, "|"))}};
 }
 
 GenerationOptions Engine::generation_options() const {
@@ -143,7 +188,7 @@ std::string Engine::nvme_method() const {
 Limits Engine::measure_limits() {
   runner_.reset();
   return zi::measure_limits(*world_, *backend_.device, *backend_.ops, backend_.communicator.get(),
-                            *plan_, weights_->shard_file());
+                            *plan_, *weights_);
 }
 
 }  // namespace zi

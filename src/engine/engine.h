@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 
+#include "engine/agreement.h"
 #include "engine/generator.h"
 #include "engine/limits.h"
 #include "engine/memory_plan.h"
@@ -31,7 +32,8 @@ struct Backend {
   std::unique_ptr<Communicator> communicator;
 };
 
-/// Collective. The backend that the config asks for, or the best there is.
+/// Collective. The backend that the config asks for, or the best there is. Throws on all ranks or
+/// none.
 Backend make_backend(World& world, const RunConfig& config);
 
 /// A model that is loaded and ready to generate, on all ranks of a world. Every public call is
@@ -76,6 +78,8 @@ class Engine {
  private:
   void open_model();
   void make_memory_plan();
+  /// What every rank must have alike, or the job would hang or answer nonsense.
+  std::vector<Agreed> agreement() const;
 
   World* world_;
   Backend backend_;

@@ -59,6 +59,8 @@ int Generator::run() {
   for (;;) {
     WorkExchange::Turn turn = exchange_->take_turn({.free_lanes = scheduler_.free_lanes(),
                                                     .active = scheduler_.active(),
+                                                    .prefilling = scheduler_.prefilling(),
+                                                    .ending = ending(),
                                                     .failed_prompts = stats_.failed_prompts,
                                                     .signal = stop_signal_()},
                                                    outbox_);
@@ -69,7 +71,7 @@ int Generator::run() {
       all_failed_ = turn.failed_prompts;
       break;
     }
-    if (turn.run) run_pass(turn.most_active);
+    if (turn.run) run_pass(turn);
   }
   stats_.set_backs = scheduler_.set_backs();
   stats_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -127,7 +129,14 @@ SampleRow Generator::sample_row(const Sequence& s, std::int64_t target_row) cons
   return row;
 }
 
-void Generator::run_pass(std::int64_t most_active) {
+bool Generator::ending() const {
+  return !options_.score && scheduler_.all_of([](const Sequence& s) {
+    return static_cast<std::int64_t>(s.tokens.size()) - s.computed == 1 &&
+           s.new_tokens() + 1 >= s.max_new_tokens;
+  });
+}
+
+void Generator::run_pass(const WorkExchange::Turn& turn) {
   const std::vector<Chunk> chunks = scheduler_.compose();
   logits_rows_.clear();
   samples_.clear();
@@ -150,9 +159,12 @@ void Generator::run_pass(std::int64_t most_active) {
     }
     row += static_cast<std::int32_t>(c.count);
   }
-  const std::int64_t most =
-      options_.score ? exchange_->most(static_cast<std::int64_t>(samples_.size())) : most_active;
-  runner_->run({chunks, logits_rows_, samples_, most});
+  // Every busy lane draws one token, unless prompts are being computed: then the counts are
+  // compared.
+  const std::int64_t most = options_.score || turn.uneven
+                                ? exchange_->most(static_cast<std::int64_t>(samples_.size()))
+                                : turn.most_active;
+  runner_->run({chunks, logits_rows_, samples_, most, turn.last});
   ++stats_.passes;
 
   for (const Chunk& c : chunks) {

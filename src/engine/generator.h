@@ -59,7 +59,9 @@ class Generator {
   void admit(Prompt prompt);
   /// Throws PromptError when it cannot be used.
   std::unique_ptr<Sequence> make_sequence(Prompt prompt) const;
-  void run_pass(std::int64_t most_active);
+  /// Whether the next pass is the last one of every active sequence, whatever is drawn.
+  bool ending() const;
+  void run_pass(const WorkExchange::Turn& turn);
   SampleRow sample_row(const Sequence& s, std::int64_t target_row) const;
   void take_token(Sequence& s, std::size_t row);
   void take_score(Sequence& s, std::size_t row);

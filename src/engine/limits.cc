@@ -28,19 +28,52 @@ double rate(World& world, std::size_t bytes, const std::function<void()>& step) 
   return static_cast<double>(bytes) / seconds[kRepeats / 2];
 }
 
+/// Bare products of one row with everything that rests on the device, in the order of a pass: as
+/// much memory is read as a pass reads there, so that caches help neither more nor less.
+double product_rate(World& world, Device& device, Ops& ops, const MemoryPlan& plan,
+                    const ModelWeights& weights, Stream& stream) {
+  std::vector<RowBlockMatrix> matrices = {
+      plan.head.front().own(0, weights.head_shard(), world.rank())};
+  for (std::size_t b = 0; b < plan.blocks.size(); ++b) {
+    const std::byte* const shard = weights.stores()[b]->resident(static_cast<int>(b));
+    if (shard == nullptr) continue;
+    for (std::size_t i = 0; i < plan.blocks[b].matrices().size(); ++i) {
+      matrices.push_back(plan.blocks[b].own(i, shard, world.rank()));
+    }
+  }
+  std::size_t widest = 0, longest = 0, bytes = 0;
+  for (const RowBlockMatrix& m : matrices) {
+    widest = std::max(widest, static_cast<std::size_t>(m.padded_rows()));
+    longest = std::max(longest, static_cast<std::size_t>(m.cols));
+    bytes += m.bytes();
+  }
+  const Buffer input = device.allocate(longest * sizeof(float));
+  const Buffer output = device.allocate(widest * sizeof(float));
+  device.zero(input.data(), input.bytes(), stream);
+  return rate(world, bytes, [&] {
+    for (const RowBlockMatrix& m : matrices) {
+      ops.matmul(input.data(), plan.compute_dtype, 1, m, output.as<float>(), stream);
+    }
+    stream.synchronize();
+  });
+}
+
 }  // namespace
 
 Limits measure_limits(World& world, Device& device, Ops& ops, Communicator* communicator,
-                      const MemoryPlan& plan, const std::filesystem::path& shard_file) {
+                      const MemoryPlan& plan, const ModelWeights& weights) {
   Limits limits;
   const PartitionLayout& layout = plan.blocks.front();
   const auto stream = device.make_stream("limits");
   const auto finish = [&] { stream->synchronize(); };
   const std::size_t shard = layout.shard_bytes();
   const auto slot_bytes = layout.gathered_bytes();
-  const Buffer slot = device.allocate(slot_bytes);
-  device.zero(slot.data(), slot_bytes, *stream);
-  finish();
+  Buffer slot;
+  if (plan.host_shards > 0 || communicator != nullptr) {
+    slot = device.allocate(slot_bytes);
+    device.zero(slot.data(), slot_bytes, *stream);
+    finish();
+  }
 
   if (plan.host_shards > 0) {
     const Buffer pinned = device.allocate_pinned(shard);
@@ -60,27 +93,10 @@ Limits measure_limits(World& world, Device& device, Ops& ops, Communicator* comm
   }
   if (plan.nvme_shards > 0) {
     world.barrier();
-    limits.read = measure_bare_read(device, shard_file, NvmeOptions{},
+    limits.read = measure_bare_read(device, weights.shard_file(), NvmeOptions{},
                                     std::min(plan.nvme_shards, kReadBytes));
   }
-  // All matrices of a block, one row each: what the weights cost when nothing else is done.
-  std::size_t widest = 0, longest = 0, bytes = 0;
-  std::vector<RowBlockMatrix> matrices;
-  for (std::size_t i = 0; i < layout.matrices().size(); ++i) {
-    matrices.push_back(layout.gathered(i, slot.data()));
-    widest = std::max(widest, static_cast<std::size_t>(matrices.back().padded_rows()));
-    longest = std::max(longest, static_cast<std::size_t>(matrices.back().cols));
-    bytes += matrices.back().bytes();
-  }
-  const Buffer input = device.allocate(longest * sizeof(float));
-  const Buffer output = device.allocate(widest * sizeof(float));
-  device.zero(input.data(), input.bytes(), *stream);
-  limits.product = rate(world, bytes, [&] {
-    for (const RowBlockMatrix& m : matrices) {
-      ops.matmul(input.data(), plan.compute_dtype, 1, m, output.as<float>(), *stream);
-    }
-    finish();
-  });
+  limits.product = product_rate(world, device, ops, plan, weights, *stream);
   return limits;
 }
 

@@ -22,6 +22,9 @@ constexpr std::int64_t kDefaultLaneTokens = 2048;
 /// float32.
 constexpr std::int64_t kHostHeadRows = 32;
 constexpr std::int64_t kDeviceHeadRows = 256;
+/// On the CPU backend: activations and logits at most, where the rows of a pass can give way.
+constexpr std::size_t kHostWorkspace = 80u << 20;
+constexpr std::size_t kHostHeadWorkspace = 40u << 20;
 /// What is left to the rest of the process and to the system.
 constexpr double kUsableDevice = 0.95;
 constexpr double kUsableHost = 0.90;
@@ -82,6 +85,27 @@ void plan_kv(MemoryPlan& plan, const PlanInput& in, const RunConfig& config, std
   plan.kv_pages = static_cast<std::int64_t>(pages);
   plan.max_sequence_tokens = plan.kv_pages * kKvPageTokens;
   plan.kv = pages * page;
+}
+
+/// Activations and logits. On the CPU backend they shrink, with the rows of a pass and of logits,
+/// to what leaves a rank within 256 MiB beside shards, slots and KV; lanes are kept.
+void plan_workspaces(MemoryPlan& plan, const PlanInput& in) {
+  const auto workspace = [&] { return in.model->workspace_bytes(plan.pass_tokens, in.world); };
+  const auto head = [&] {
+    return VocabularyHead::workspace_bytes(
+        plan.head_rows, in.model->config().hidden, plan.compute_dtype,
+        plan.head.front().matrices().front().rows_per_rank, in.world);
+  };
+  if (in.device_is_host) {
+    while (workspace() > kHostWorkspace && plan.pass_tokens > plan.lanes) {
+      plan.pass_tokens = std::max(plan.lanes, plan.pass_tokens * 3 / 4);
+    }
+    while (head() > kHostHeadWorkspace && plan.head_rows > 1) {
+      plan.head_rows = (plan.head_rows + 1) / 2;
+    }
+  }
+  plan.workspace = workspace();
+  plan.head_workspace = head();
 }
 
 TierBudgets budgets_of(const MemoryPlan& plan, const Room& room, const PlanInput& in,
@@ -156,10 +180,7 @@ MemoryPlan make_plan(const PlanInput& in, const RunConfig& config) {
   plan.head.emplace_back(spec.head, plan.weight_dtype, in.world);
   plan.head_shard = plan.head.front().shard_bytes();
   plan.vectors = vectors_bytes(spec);
-  plan.workspace = in.model->workspace_bytes(plan.pass_tokens, in.world);
-  plan.head_workspace =
-      VocabularyHead::workspace_bytes(plan.head_rows, c.hidden, plan.compute_dtype,
-                                      plan.head.front().matrices().front().rows_per_rank, in.world);
+  plan_workspaces(plan, in);
   if (config.nvme_offload_path) {
     const NvmeOptions options;
     plan.staging = static_cast<std::size_t>(options.depth) * options.extent_bytes;

@@ -1,5 +1,7 @@
 #include "engine/model_weights.h"
 
+#include <algorithm>
+#include <array>
 #include <chrono>
 #include <functional>
 
@@ -12,6 +14,46 @@ namespace {
 std::size_t vector_stride(const TensorSpec& v) {
   return align_up(static_cast<std::size_t>(v.elements()) * sizeof(float), kMatrixAlignment);
 }
+
+/// Brings shards to device memory, which the host may not be able to write: a piece is read into
+/// pinned memory by several threads while the piece before it is being copied.
+class ShardUploader {
+ public:
+  ShardUploader(Device& device, int threads)
+      : device_(&device), threads_(threads), stream_(device.make_stream("upload")) {
+    for (Piece& piece : pieces_) {
+      piece.memory = device.allocate_pinned(kPieceBytes);
+      piece.copied = device.make_event();
+    }
+  }
+  ~ShardUploader() { stream_.reset(); }  // waits, before the pieces go
+
+  void upload(const ShardReader& reader, std::byte* dst,
+              const std::function<void(std::size_t)>& progress) {
+    const std::size_t total = reader.shard_bytes();
+    for (std::size_t offset = 0; offset < total; offset += kPieceBytes) {
+      Piece& piece = pieces_[next_++ % pieces_.size()];
+      piece.copied->synchronize();
+      const std::size_t bytes = std::min(kPieceBytes, total - offset);
+      read_shard(reader, offset, piece.memory.span().first(bytes), threads_, progress);
+      device_->copy(dst + offset, piece.memory.data(), bytes, *stream_);
+      stream_->record(*piece.copied);
+    }
+  }
+  void finish() { stream_->synchronize(); }
+
+ private:
+  static constexpr std::size_t kPieceBytes = 32u << 20;
+  struct Piece {
+    Buffer memory;
+    std::unique_ptr<Event> copied;
+  };
+  Device* device_;
+  int threads_;
+  std::array<Piece, 2> pieces_;
+  std::size_t next_ = 0;
+  std::unique_ptr<Stream> stream_;
+};
 
 }  // namespace
 
@@ -58,24 +100,30 @@ void ModelWeights::load_shards(Device& device, const MemoryPlan& plan, const Loa
   stats_.loaded_bytes = plan.device_shards + plan.host_shards + plan.head_shard;
   Progress progress("loading weights", stats_.loaded_bytes, Progress::Unit::kBytes,
                     options.show_progress);
-  const auto fill = [&](const PartitionLayout& layout, std::span<std::byte> dst) {
-    read_shard(ShardReader(*source_, layout, options.rank), dst, options.threads,
-               [&](std::size_t done) { progress.add(done); });
+  const auto tell = [&](std::size_t done) { progress.add(done); };
+  const auto reader_of = [&](const PartitionLayout& layout) {
+    return ShardReader(*source_, layout, options.rank);
   };
-  head_ = device.allocate(plan.head_shard);
-  fill(plan.head.front(), head_.span());
-  if (!units[of(Tier::kDevice)].empty()) {
-    device_ =
-        std::make_unique<DeviceStore>(device, units[of(Tier::kDevice)], bytes[of(Tier::kDevice)]);
-    for (int u : units[of(Tier::kDevice)]) {
-      fill(plan.blocks[static_cast<std::size_t>(u)], device_->shard(u));
+  {
+    ShardUploader uploader(device, options.threads);
+    head_ = device.allocate(plan.head_shard);
+    uploader.upload(reader_of(plan.head.front()), head_.data(), tell);
+    if (!units[of(Tier::kDevice)].empty()) {
+      device_ =
+          std::make_unique<DeviceStore>(device, units[of(Tier::kDevice)], bytes[of(Tier::kDevice)]);
     }
+    for (int u : units[of(Tier::kDevice)]) {
+      const PartitionLayout& layout = plan.blocks[static_cast<std::size_t>(u)];
+      uploader.upload(reader_of(layout), device_->shard(u).data(), tell);
+    }
+    uploader.finish();
   }
   if (!units[of(Tier::kHost)].empty()) {
     host_ = std::make_unique<HostStore>(device, units[of(Tier::kHost)], bytes[of(Tier::kHost)]);
-    for (int u : units[of(Tier::kHost)]) {
-      fill(plan.blocks[static_cast<std::size_t>(u)], host_->shard(u));
-    }
+  }
+  for (int u : units[of(Tier::kHost)]) {
+    read_shard(reader_of(plan.blocks[static_cast<std::size_t>(u)]), 0, host_->shard(u),
+               options.threads, tell);
   }
   progress.clear();
   if (const auto& nvme_units = units[of(Tier::kNvme)]; !nvme_units.empty()) {

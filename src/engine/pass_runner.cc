@@ -96,10 +96,10 @@ void PassRunner::run(const Request& request) {
           model_->run_block(unit, {matrices_, weights_->block_vectors(unit)}, inputs_.batch(), kv,
                             *compute_);
         }
-        // Inside the last body: the head's exchanges stand before the next pass's gathers.
+        // Inside the last body: behind it the fetcher goes on to the next pass's units.
         if (unit == last) run_head(request);
       },
-      *compute_);
+      *compute_, request.last);
   compute_->synchronize();
 }
 

@@ -29,6 +29,7 @@ class PassRunner {
     std::span<const std::int32_t> logits_rows;  // rows of the pass, ascending
     std::span<const SampleRow> samples;         // one for each of them
     std::int64_t most_logits_rows = 0;
+    bool last = false;  // on every rank alike: no pass follows, nothing is fetched ahead
   };
 
   /// `vocabulary`: ids from here on are never sampled. `top`: how many best ids to report a row.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -28,6 +29,12 @@ class Scheduler {
   std::int64_t lanes() const { return lanes_; }
   std::int64_t active() const { return static_cast<std::int64_t>(sequences_.size()); }
   std::int64_t free_lanes() const { return lanes_ - active(); }
+  /// Sequences with more than one token to compute.
+  std::int64_t prefilling() const;
+  template <typename Predicate>
+  bool all_of(Predicate predicate) const {
+    return std::ranges::all_of(sequences_, [&](const auto& s) { return predicate(*s); });
+  }
   /// Tokens of the longest sequence that the pages can hold.
   std::int64_t max_sequence_tokens() const;
   std::int64_t free_pages() const { return static_cast<std::int64_t>(free_.size()); }

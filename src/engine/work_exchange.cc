@@ -92,11 +92,14 @@ WorkExchange::Turn WorkExchange::take_turn(const Report& report, std::string_vie
   std::int64_t wanted = 0;
   std::int64_t active = 0;
   bool anything_said = false;
+  bool ending = true;
   for (const Wire& w : ranks) {
     wanted += w.report.free_lanes;
     active += w.report.active;
     turn.most_active = std::max(turn.most_active, w.report.active);
     turn.failed_prompts += w.report.failed_prompts;
+    turn.uneven = turn.uneven || w.report.prefilling > 0;
+    ending = ending && (w.report.active == 0 || w.report.ending);
     turn.signal = std::max(turn.signal, w.report.signal);
     anything_said = anything_said || w.outbox_bytes > 0;
   }
@@ -114,8 +117,10 @@ WorkExchange::Turn WorkExchange::take_turn(const Report& report, std::string_vie
     std::memcpy(&header, dealt.data(), sizeof(header));
     turn.prompts = read_prompts(std::string_view(dealt).substr(sizeof(header)));
     turn.most_active = header.most_active;
+    turn.uneven = turn.uneven || header.dealt > 0;
     active += header.dealt;
   }
+  turn.last = ending && !source_open;
   turn.run = active > 0;
   turn.leave = !turn.run && !source_open;
   if (!turn.run && source_open) {

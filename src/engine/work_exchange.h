@@ -18,12 +18,16 @@ class WorkExchange {
   struct Report {
     std::int64_t free_lanes = 0;
     std::int64_t active = 0;
+    std::int64_t prefilling = 0;      // of the active ones: more than one token is not computed yet
+    bool ending = false;              // the next pass is the last one of all active ones
     std::int64_t failed_prompts = 0;  // so far on this rank
     std::int32_t signal = 0;          // SIGINT or SIGTERM was received
   };
   struct Turn {
     std::vector<Prompt> prompts;      // for this rank's lanes
     std::int64_t most_active = 0;     // the largest number of busy lanes of any rank
+    bool uneven = false;              // some busy lanes may not draw a token in this pass
+    bool last = false;                // no pass will follow
     bool run = false;                 // somebody works: run a pass
     bool leave = false;               // all leave
     std::int32_t signal = 0;          // the signal that some rank received

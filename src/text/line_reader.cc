@@ -74,7 +74,6 @@ LineReader::Line LineReader::cut(std::size_t length, std::size_t end_bytes) {
   line.too_long = std::exchange(passing_over_, false) || length > most_bytes_;
   if (!line.too_long) {
     line.text = std::string_view(buffer_).substr(begin_, length);
-    if (line.text.ends_with('\r')) line.text.remove_suffix(1);
     if (line.number == 1 && line.text.starts_with("\xEF\xBB\xBF")) line.text.remove_prefix(3);
   }
   begin_ += length + end_bytes;

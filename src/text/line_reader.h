@@ -34,8 +34,8 @@ class FileDescriptor {
 /// no reason to wait here. Throws IoError with the path.
 FileDescriptor open_for_reading(const std::filesystem::path& path);
 
-/// The lines of a file or a pipe. A byte order mark, `\r` before `\n` and a last line without `\n`
-/// are tolerated.
+/// The lines of a file or a pipe. A byte order mark and a last line without `\n` are tolerated; the
+/// `\r` of `\r\n` stays, which is white space to JSON.
 class LineReader {
  public:
   struct Line {

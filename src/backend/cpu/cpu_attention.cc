@@ -113,9 +113,7 @@ void CpuAttention::run(const float* q, const RaggedBatch& batch, const KvLayer& 
   for (const Tile& tile : tiles_)
     keys += static_cast<std::int64_t>(tile.position + tile.rows) * tile.rows;
 
-#pragma omp parallel for num_threads(threads_) \
-    schedule(dynamic) if (tasks > 1 && keys * hidden >= kParallelWork)
-  for (std::int64_t task = 0; task < tasks; ++task) {
+  const auto attend = [&](std::int64_t task, int) {
     // The last tiles of a long prompt have most keys: they go first.
     const Tile& tile = tiles_[static_cast<std::size_t>((tasks - 1 - task) / heads)];
     const auto head = static_cast<int>(task % heads);
@@ -153,7 +151,8 @@ void CpuAttention::run(const float* q, const RaggedBatch& batch, const KvLayer& 
           sum, static_cast<std::byte*>(out) + static_cast<std::size_t>(column) * size_of(out_dtype),
           out_dtype, static_cast<std::size_t>(head_dim));
     }
-  }
+  };
+  pool_->run(tasks, attend, keys * hidden >= kParallelWork);
 }
 
 }  // namespace zi

@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "backend/cpu/thread_pool.h"
 #include "zero_infer/ops.h"
 
 namespace zi {
@@ -11,7 +12,8 @@ namespace zi {
 /// that a page is converted once for all of them; a row's arithmetic is the same in any tile.
 class CpuAttention {
  public:
-  explicit CpuAttention(int threads) : threads_(threads) {}
+  /// Keeps the reference.
+  explicit CpuAttention(ThreadPool& pool) : pool_(&pool) {}
 
   /// See Ops::attention. Blocks until it is done; one thread at a time.
   void run(const float* q, const RaggedBatch& batch, const KvLayer& kv, const float* slopes,
@@ -24,7 +26,7 @@ class CpuAttention {
     int rows;
     int position;  // of the first row
   };
-  int threads_;
+  ThreadPool* pool_;
   std::vector<Tile> tiles_;  // kept for its memory
 };
 

@@ -5,7 +5,6 @@
 #include <oneapi/dnnl/dnnl_debug.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -32,7 +31,8 @@ constexpr std::int64_t kTileRows = 16;
 /// Packed tiles in flight; more rows than these hold make the weights stream again.
 constexpr std::size_t kPackedBytes = 32u << 20;
 constexpr std::int64_t kMinPackedTiles = 8;
-/// Smaller matrices are done before a second thread has woken up.
+/// Fewer activations are packed, and smaller matrices done, before a second thread has woken up.
+constexpr std::int64_t kParallelElements = 32 << 10;
 constexpr std::size_t kParallelBytes = 128u << 10;
 
 /// Aligned, zeroed host memory that grows and never shrinks.
@@ -182,6 +182,7 @@ struct CpuMatmul::State {
   dnnl_status_t run_chunk(Plan& plan, int thread, std::int64_t rows, const RowBlockMatrix& w,
                           bool bfloat16, std::int64_t height, const Chunk& chunk, float* y);
 
+  ThreadPool* pool = nullptr;
   int threads = 1;
   dnnl::engine engine{dnnl::engine::kind::cpu, 0};
   std::vector<dnnl::stream> streams;  // one a thread
@@ -287,43 +288,38 @@ void CpuMatmul::State::run_group(Plan& plan, const void* a, DType a_dtype, std::
   const std::int64_t chunks_per_block = ceil_div(w.rows_per_block, height);
   const std::int64_t chunks = chunks_per_block * w.blocks;
   const auto row_bytes = static_cast<std::size_t>(w.cols) * size_of(a_dtype);
-  std::atomic<dnnl_status_t> failed{dnnl_success};
-#pragma omp parallel num_threads(threads) if (w.bytes() >= kParallelBytes)
-  {
-    const int thread = omp_get_thread_num();
-    auto& own = scratch[static_cast<std::size_t>(thread)];
-#pragma omp for schedule(static)
-    for (std::int64_t row = 0; row < rows; ++row) {
-      const auto* in = static_cast<const std::byte*>(a) + static_cast<std::size_t>(row) * row_bytes;
-      std::byte* tile =
-          plan.packed.data() + static_cast<std::size_t>(row / kTileRows) * plan.tile_bytes;
-      if (bfloat16) {
-        pack(reinterpret_cast<const std::uint16_t*>(in), plan.layout, row % kTileRows,
-             reinterpret_cast<std::uint16_t*>(tile));
-      } else {
-        auto* converted = reinterpret_cast<float*>(own.row.data());
-        simd::to_float(in, a_dtype, converted, static_cast<std::size_t>(w.cols));
-        pack(converted, plan.layout, row % kTileRows, reinterpret_cast<float*>(tile));
-      }
+  const auto pack_row = [&](std::int64_t row, int thread) {
+    const auto* in = static_cast<const std::byte*>(a) + static_cast<std::size_t>(row) * row_bytes;
+    std::byte* tile =
+        plan.packed.data() + static_cast<std::size_t>(row / kTileRows) * plan.tile_bytes;
+    if (bfloat16) {
+      pack(reinterpret_cast<const std::uint16_t*>(in), plan.layout, row % kTileRows,
+           reinterpret_cast<std::uint16_t*>(tile));
+    } else {
+      auto* converted =
+          reinterpret_cast<float*>(scratch[static_cast<std::size_t>(thread)].row.data());
+      simd::to_float(in, a_dtype, converted, static_cast<std::size_t>(w.cols));
+      pack(converted, plan.layout, row % kTileRows, reinterpret_cast<float*>(tile));
     }
-#pragma omp for schedule(dynamic)
-    for (std::int64_t index = 0; index < chunks; ++index) {
-      // The last chunk of a block starts early instead of being lower: its height is part of the
-      // sums.
-      const std::int64_t keep = index % chunks_per_block * height;
-      const Chunk chunk{index / chunks_per_block, std::min(keep, w.rows_per_block - height), keep};
-      const dnnl_status_t status = run_chunk(plan, thread, rows, w, bfloat16, height, chunk, y);
-      if (status != dnnl_success) failed = status;
+  };
+  pool->run(rows, pack_row, rows * w.cols >= kParallelElements);
+  const auto multiply_chunk = [&](std::int64_t index, int thread) {
+    // The last chunk of a block starts early instead of being lower: its height is part of the
+    // sums.
+    const std::int64_t keep = index % chunks_per_block * height;
+    const Chunk chunk{index / chunks_per_block, std::min(keep, w.rows_per_block - height), keep};
+    const dnnl_status_t status = run_chunk(plan, thread, rows, w, bfloat16, height, chunk, y);
+    if (status != dnnl_success) {
+      throw Error(fmt::format("oneDNN failed in a product ({}, {}) x ({}, {}): {}", w.padded_rows(),
+                              w.cols, w.cols, rows, dnnl_status2str(status)));
     }
-  }
-  if (failed != dnnl_success) {
-    throw Error(fmt::format("oneDNN failed in a product ({}, {}) x ({}, {}): {}", w.padded_rows(),
-                            w.cols, w.cols, rows, dnnl_status2str(failed)));
-  }
+  };
+  pool->run(chunks, multiply_chunk, w.bytes() >= kParallelBytes);
 }
 
-CpuMatmul::CpuMatmul(int threads) : state_(std::make_unique<State>()) {
-  state_->threads = threads;
+CpuMatmul::CpuMatmul(ThreadPool& pool) : state_(std::make_unique<State>()) {
+  state_->pool = &pool;
+  const int threads = state_->threads = pool.threads();
   state_->scratch.resize(static_cast<std::size_t>(threads));
   for (int i = 0; i < threads; ++i) state_->streams.emplace_back(state_->engine);
   for (auto& own : state_->scratch) own.product.reserve(64 * kTileRows * sizeof(float));

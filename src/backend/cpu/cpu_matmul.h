@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "backend/cpu/thread_pool.h"
 #include "zero_infer/dtype.h"
 #include "zero_infer/partition_layout.h"
 
@@ -16,7 +17,8 @@ namespace zi {
 /// unpacked, once for all tiles.
 class CpuMatmul {
  public:
-  explicit CpuMatmul(int threads);
+  /// Keeps the reference.
+  explicit CpuMatmul(ThreadPool& pool);
   ~CpuMatmul();
 
   /// y (rows, w.padded_rows()) = a (rows, w.cols) . w^T; see Ops::matmul. Blocks until it is done;

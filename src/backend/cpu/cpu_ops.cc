@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cstring>
-#include <exception>
 #include <memory>
 #include <mutex>
 #include <utility>
@@ -10,6 +9,7 @@
 #include "backend/cpu/cpu_matmul.h"
 #include "backend/cpu/row_kernels.h"
 #include "backend/cpu/simd.h"
+#include "backend/cpu/thread_pool.h"
 #include "zero_infer/backend.h"
 #include "zero_infer/cpu_stream.h"
 #include "zero_infer/error.h"
@@ -20,6 +20,7 @@ namespace {
 
 /// Fewer elements than this are done sooner by one thread than shared out.
 constexpr std::int64_t kParallelElements = 16384;
+constexpr int kMaxHeadDim = 256;
 
 std::byte* at(void* data, DType dtype, std::int64_t index) {
   return static_cast<std::byte*>(data) + static_cast<std::size_t>(index) * size_of(dtype);
@@ -28,62 +29,59 @@ std::byte* at(void* data, DType dtype, std::int64_t index) {
 /// Runs kernel(row, float_row) with float_row = y's row when y is float32, else a row to convert
 /// from.
 template <typename Kernel>
-void for_rows_into(void* y, DType dtype, std::int64_t rows, std::int64_t cols, int threads,
+void for_rows_into(void* y, DType dtype, std::int64_t rows, std::int64_t cols, ThreadPool& pool,
                    Kernel kernel) {
-#pragma omp parallel num_threads(threads) if (rows > 1 && rows * cols >= kParallelElements)
-  {
-    std::vector<float> converted(dtype == DType::kFloat32 ? 0 : static_cast<std::size_t>(cols));
-#pragma omp for schedule(static)
-    for (std::int64_t row = 0; row < rows; ++row) {
-      std::byte* out = at(y, dtype, row * cols);
-      float* target = converted.empty() ? reinterpret_cast<float*>(out) : converted.data();
-      kernel(row, target);
-      simd::from_float(target, out, dtype, static_cast<std::size_t>(cols));
+  const auto do_row = [&](std::int64_t row, int) {
+    std::byte* out = at(y, dtype, row * cols);
+    if (dtype == DType::kFloat32) {
+      kernel(row, reinterpret_cast<float*>(out));
+      return;
     }
-  }
+    thread_local std::vector<float> converted;  // keeps its memory from call to call
+    converted.resize(std::max(converted.size(), static_cast<std::size_t>(cols)));
+    kernel(row, converted.data());
+    simd::from_float(converted.data(), out, dtype, static_cast<std::size_t>(cols));
+  };
+  pool.run(rows, do_row, rows * cols >= kParallelElements);
 }
 
 /// One object for all streams of a rank: kernels share scratch memory and the rank's threads, so
 /// they run one after the other even when they stand on several streams.
 struct Kernels {
-  explicit Kernels(int thread_count)
-      : threads(thread_count), matmul(thread_count), attention(thread_count) {}
+  explicit Kernels(int threads) : pool(threads), matmul(pool), attention(pool) {}
   std::mutex mutex;
-  int threads;
+  ThreadPool pool;
   CpuMatmul matmul;
   CpuAttention attention;
 };
 
 void write_kv(const float* qkv, std::int64_t ld, const float* bias, const RaggedBatch& batch,
-              const KvLayer& kv, float* q, int threads) {
+              const KvLayer& kv, float* q, ThreadPool& pool) {
   const std::int64_t head_dim = kv.head_dim;
   const std::int64_t hidden = kv.heads * head_dim;
   const std::size_t width = static_cast<std::size_t>(head_dim) * size_of(kv.dtype);
-#pragma omp parallel num_threads(threads) if (batch.tokens * hidden >= kParallelElements)
-  {
-    std::vector<float> sum(static_cast<std::size_t>(head_dim));
-#pragma omp for schedule(static)
-    for (int row = 0; row < batch.tokens; ++row) {
-      const std::int32_t* end = batch.row_begin + batch.sequences + 1;
-      const auto sequence = std::upper_bound(batch.row_begin, end, row) - batch.row_begin - 1;
-      const int position = batch.context[sequence] - batch.row_begin[sequence + 1] + row;
-      const std::int64_t page =
-          batch.block_tables[sequence * batch.max_pages + position / kKvPageTokens];
-      std::byte* keys = kv.data + static_cast<std::size_t>(page) * kv.page_bytes();
-      std::byte* values = keys + kv.page_bytes() / 2;
-      for (std::int64_t head = 0; head < kv.heads; ++head) {
-        const std::int64_t column = head * 3 * head_dim;
-        const float* x = qkv + row * ld + column;
-        row::add(x, bias + column, head_dim, q + row * hidden + head * head_dim);
-        const std::size_t slot =
-            static_cast<std::size_t>(head * kKvPageTokens + position % kKvPageTokens) * width;
-        row::add(x + head_dim, bias + column + head_dim, head_dim, sum.data());
-        simd::from_float(sum.data(), keys + slot, kv.dtype, static_cast<std::size_t>(head_dim));
-        row::add(x + 2 * head_dim, bias + column + 2 * head_dim, head_dim, sum.data());
-        simd::from_float(sum.data(), values + slot, kv.dtype, static_cast<std::size_t>(head_dim));
-      }
+  const auto write_row = [&](std::int64_t row, int) {
+    float sum[kMaxHeadDim];
+    const std::int32_t* end = batch.row_begin + batch.sequences + 1;
+    const auto sequence = std::upper_bound(batch.row_begin, end, row) - batch.row_begin - 1;
+    const std::int64_t position = batch.context[sequence] - batch.row_begin[sequence + 1] + row;
+    const std::int64_t page =
+        batch.block_tables[sequence * batch.max_pages + position / kKvPageTokens];
+    std::byte* keys = kv.data + static_cast<std::size_t>(page) * kv.page_bytes();
+    std::byte* values = keys + kv.page_bytes() / 2;
+    for (std::int64_t head = 0; head < kv.heads; ++head) {
+      const std::int64_t column = head * 3 * head_dim;
+      const float* x = qkv + row * ld + column;
+      row::add(x, bias + column, head_dim, q + row * hidden + head * head_dim);
+      const std::size_t slot =
+          static_cast<std::size_t>(head * kKvPageTokens + position % kKvPageTokens) * width;
+      row::add(x + head_dim, bias + column + head_dim, head_dim, sum);
+      simd::from_float(sum, keys + slot, kv.dtype, static_cast<std::size_t>(head_dim));
+      row::add(x + 2 * head_dim, bias + column + 2 * head_dim, head_dim, sum);
+      simd::from_float(sum, values + slot, kv.dtype, static_cast<std::size_t>(head_dim));
     }
-  }
+  };
+  pool.run(batch.tokens, write_row, batch.tokens * hidden >= kParallelElements);
 }
 
 /// SampleRows that own their histories: the host's lists grow while the stream runs.
@@ -93,31 +91,23 @@ struct SampleRows {
 };
 
 void sample_rows(const float* logits, std::int64_t ld, std::int64_t vocabulary,
-                 const SampleRows& rows, const SampleResults& results, int threads) {
-  const auto count = static_cast<std::int64_t>(rows.rows.size());
+                 const SampleRows& rows, const SampleResults& results, ThreadPool& pool) {
   const auto top = static_cast<std::size_t>(results.top);
-  std::exception_ptr failure;
-#pragma omp parallel for num_threads(threads) schedule(dynamic) if (count > 1)
-  for (std::int64_t row = 0; row < count; ++row) {
-    try {  // an exception must not leave the loop
-      SampleRow wanted = rows.rows[static_cast<std::size_t>(row)];
-      wanted.history = rows.histories[static_cast<std::size_t>(row)];
-      std::span<std::int32_t> top_ids;
-      std::span<float> top_logprobs;
-      if (top > 0) {
-        top_ids = {results.top_ids + row * results.top, top};
-        top_logprobs = {results.top_logprobs + row * results.top, top};
-      }
-      const Sampled sampled = sample_row({logits + row * ld, static_cast<std::size_t>(vocabulary)},
-                                         wanted, top_ids, top_logprobs);
-      results.ids[row] = sampled.id;
-      results.logprobs[row] = sampled.logprob;
-    } catch (...) {
-#pragma omp critical(zi_sample_failure)
-      failure = std::current_exception();
+  const auto sample_one = [&](std::int64_t row, int) {
+    SampleRow wanted = rows.rows[static_cast<std::size_t>(row)];
+    wanted.history = rows.histories[static_cast<std::size_t>(row)];
+    std::span<std::int32_t> top_ids;
+    std::span<float> top_logprobs;
+    if (top > 0) {
+      top_ids = {results.top_ids + row * results.top, top};
+      top_logprobs = {results.top_logprobs + row * results.top, top};
     }
-  }
-  if (failure) std::rethrow_exception(failure);
+    const Sampled sampled = sample_row({logits + row * ld, static_cast<std::size_t>(vocabulary)},
+                                       wanted, top_ids, top_logprobs);
+    results.ids[row] = sampled.id;
+    results.logprobs[row] = sampled.logprob;
+  };
+  pool.run(static_cast<std::int64_t>(rows.rows.size()), sample_one);
 }
 
 class CpuOps final : public Ops {
@@ -128,7 +118,7 @@ class CpuOps final : public Ops {
                   std::int64_t rows, std::int64_t cols, void* y, DType y_dtype,
                   Stream& stream) override {
     enqueue(stream, [=](Kernels& kernels) {
-      for_rows_into(y, y_dtype, rows, cols, kernels.threads, [&](std::int64_t row, float* out) {
+      for_rows_into(y, y_dtype, rows, cols, kernels.pool, [&](std::int64_t row, float* out) {
         row::layer_norm(x + row * cols, gamma, beta, epsilon, cols, out);
       });
     });
@@ -142,7 +132,7 @@ class CpuOps final : public Ops {
   void bias_gelu(const float* x, std::int64_t ld, const float* bias, std::int64_t rows,
                  std::int64_t cols, void* y, DType y_dtype, Stream& stream) override {
     enqueue(stream, [=](Kernels& kernels) {
-      for_rows_into(y, y_dtype, rows, cols, kernels.threads, [&](std::int64_t row, float* out) {
+      for_rows_into(y, y_dtype, rows, cols, kernels.pool, [&](std::int64_t row, float* out) {
         row::bias_gelu(x + row * ld, bias, cols, out);
       });
     });
@@ -151,22 +141,21 @@ class CpuOps final : public Ops {
   void bias_residual(const float* x, std::int64_t ld, const float* bias, std::int64_t rows,
                      std::int64_t cols, float* residual, Stream& stream) override {
     enqueue(stream, [=](Kernels& kernels) {
-#pragma omp parallel for num_threads(kernels.threads) if (rows * cols >= kParallelElements)
-      for (std::int64_t row = 0; row < rows; ++row) {
+      const auto add_row = [&](std::int64_t row, int) {
         row::bias_residual(x + row * ld, bias, cols, residual + row * cols);
-      }
+      };
+      kernels.pool.run(rows, add_row, rows * cols >= kParallelElements);
     });
   }
 
   void split_qkv(const float* qkv, std::int64_t ld, const float* bias, const RaggedBatch& batch,
                  const KvLayer& kv, float* q, Stream& stream) override {
-    enqueue(stream,
-            [=](Kernels& kernels) { write_kv(qkv, ld, bias, batch, kv, q, kernels.threads); });
+    enqueue(stream, [=](Kernels& kernels) { write_kv(qkv, ld, bias, batch, kv, q, kernels.pool); });
   }
 
   void attention(const float* q, const RaggedBatch& batch, const KvLayer& kv, const float* slopes,
                  void* out, DType out_dtype, Stream& stream) override {
-    if (kv.head_dim > 256) {
+    if (kv.head_dim > kMaxHeadDim) {
       throw ConfigError("attention heads of more than 256 elements are not supported");
     }
     enqueue(stream,
@@ -190,13 +179,13 @@ class CpuOps final : public Ops {
   void interleave(const float* slices, int blocks, std::int64_t rows, std::int64_t slice,
                   float* logits, Stream& stream) override {
     enqueue(stream, [=](Kernels& kernels) {
-#pragma omp parallel for num_threads(kernels.threads) if (rows * slice >= kParallelElements)
-      for (std::int64_t row = 0; row < rows; ++row) {
+      const auto copy_row = [&](std::int64_t row, int) {
         for (std::int64_t block = 0; block < blocks; ++block) {
           std::copy_n(slices + (block * rows + row) * slice, slice,
                       logits + (row * blocks + block) * slice);
         }
-      }
+      };
+      kernels.pool.run(rows, copy_row, rows * slice >= kParallelElements);
     });
   }
 
@@ -211,7 +200,7 @@ class CpuOps final : public Ops {
       owned->histories.emplace_back(used.begin(), used.end());
     }
     enqueue(stream, [=, owned = std::move(owned)](Kernels& kernels) {
-      sample_rows(logits, ld, vocabulary, *owned, results, kernels.threads);
+      sample_rows(logits, ld, vocabulary, *owned, results, kernels.pool);
     });
   }
 
@@ -245,9 +234,6 @@ class CpuOps final : public Ops {
 
 std::unique_ptr<Ops> make_cpu_ops(int threads) {
   if (threads < 1) throw ConfigError("the CPU backend needs at least one thread");
-#ifdef __SANITIZE_THREAD__
-  threads = 1;  // ThreadSanitizer does not see OpenMP's barriers and would report every loop
-#endif
   return std::make_unique<CpuOps>(threads);
 }
 

@@ -1,0 +1,76 @@
+#include "backend/cpu/thread_pool.h"
+
+#include <omp.h>
+#include <pthread.h>
+
+#include <algorithm>
+
+namespace zi {
+
+ThreadPool::ThreadPool(int threads) {
+  for (int thread = 1; thread < threads; ++thread) {
+    workers_.emplace_back([this, thread] { loop(thread); });
+    pthread_setname_np(workers_.back().native_handle(), "ops");
+  }
+}
+
+ThreadPool::~ThreadPool() {
+  {
+    const std::lock_guard lock(mutex_);
+    ending_ = true;
+  }
+  begun_.notify_all();
+  workers_.clear();  // joins
+}
+
+void ThreadPool::work(Job& job, int thread) {
+  while (true) {
+    const std::int64_t index = job.next.fetch_add(1, std::memory_order_relaxed);
+    if (index >= job.count) return;
+    try {
+      job.call(job.body, index, thread);
+    } catch (...) {
+      const std::lock_guard lock(mutex_);
+      if (!job.failure) job.failure = std::current_exception();
+      job.next = job.count;
+    }
+  }
+}
+
+void ThreadPool::share(Job& job) {
+  {
+    const std::lock_guard lock(mutex_);
+    job_ = &job;
+    ++generation_;
+  }
+  const auto useful = std::min<std::int64_t>(job.count - 1, threads() - 1);
+  if (useful == threads() - 1) {
+    begun_.notify_all();
+  } else {
+    for (std::int64_t i = 0; i < useful; ++i) begun_.notify_one();
+  }
+  work(job, 0);
+  std::unique_lock lock(mutex_);
+  job_ = nullptr;  // who has not come by now finds nothing to do
+  left_.wait(lock, [&] { return inside_ == 0; });
+  if (job.failure) std::rethrow_exception(job.failure);
+}
+
+void ThreadPool::loop(int thread) {
+  omp_set_num_threads(1);  // oneDNN inside a job must not start threads of its own
+  std::uint64_t seen = 0;
+  std::unique_lock lock(mutex_);
+  while (true) {
+    begun_.wait(lock, [&] { return ending_ || (job_ != nullptr && generation_ != seen); });
+    if (ending_) return;
+    seen = generation_;
+    Job& job = *job_;
+    ++inside_;
+    lock.unlock();
+    work(job, thread);
+    lock.lock();
+    if (--inside_ == 0) left_.notify_one();
+  }
+}
+
+}  // namespace zi

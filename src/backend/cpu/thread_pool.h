@@ -1,0 +1,68 @@
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace zi {
+
+/// The threads of the CPU ops. Unlike OpenMP's, they sleep while there is no work, so that streams,
+/// MPI and other ranks get the cores, and the caller waits for none that has not begun: where a
+/// core is taken by somebody else, the caller does that share itself instead of losing a time slice
+/// in each op.
+class ThreadPool {
+ public:
+  /// `threads` with the caller's: one less is started.
+  explicit ThreadPool(int threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+  /// Calls body(index, thread) once for each index in [0, count), in any order; `thread` <
+  /// threads() is never in two calls at a time. Returns when all are done and rethrows the first
+  /// exception. One caller at a time. `parallel` false: the caller does it all.
+  template <typename Body>
+  void run(std::int64_t count, const Body& body, bool parallel = true) {
+    if (!parallel || count <= 1 || workers_.empty()) {
+      for (std::int64_t index = 0; index < count; ++index) body(index, 0);
+      return;
+    }
+    Job job;
+    job.count = count;
+    job.body = &body;
+    job.call = [](const void* erased, std::int64_t index, int thread) {
+      (*static_cast<const Body*>(erased))(index, thread);
+    };
+    share(job);
+  }
+
+ private:
+  struct Job {
+    std::atomic<std::int64_t> next{0};
+    std::int64_t count = 0;
+    const void* body = nullptr;
+    void (*call)(const void* body, std::int64_t index, int thread) = nullptr;
+    std::exception_ptr failure;  // under mutex_
+  };
+
+  void share(Job& job);
+  void work(Job& job, int thread);
+  void loop(int thread);
+
+  std::mutex mutex_;
+  std::condition_variable begun_;
+  std::condition_variable left_;
+  Job* job_ = nullptr;            // that workers may still join
+  std::uint64_t generation_ = 0;  // of jobs: a worker joins each once
+  int inside_ = 0;                // workers in the job
+  bool ending_ = false;
+  std::vector<std::jthread> workers_;  // last: they use all of the above
+};
+
+}  // namespace zi
