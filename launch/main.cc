@@ -9,7 +9,6 @@
 #include <exception>
 #include <fstream>
 #include <memory>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -56,7 +55,7 @@ std::unique_ptr<PromptSource> open_source(const RunConfig& config, std::int64_t&
     source = prompts_from_flags(config.prompt);
   }
   if (!config.resume) return source;
-  std::set<std::string> done = finished_ids(*config.output);
+  FinishedPrompts done = finished_prompts(*config.output);
   log_info(fmt::format("{} finished sequences stand in {}: they are skipped", done.size(),
                        *config.output));
   return skip_done(std::move(source), std::move(done));

@@ -30,8 +30,8 @@ TEST(CommandLine, ReadsEveryFlag) {
   const RunConfig config = parse({"--model=m",
                                   "--load-format",
                                   "dummy",
-                                  "--prompts",
-                                  "-",
+                                  "--prompt",
+                                  "p",
                                   "--output",
                                   "o.jsonl",
                                   "--resume",
@@ -76,7 +76,8 @@ TEST(CommandLine, ReadsEveryFlag) {
                                .config;
   EXPECT_EQ(config.model, "m");
   EXPECT_EQ(config.load_format, LoadFormat::kDummy);
-  EXPECT_EQ(config.prompts, "-");
+  EXPECT_THAT(config.prompt, ElementsAre("p"));
+  EXPECT_EQ(parse({"--model", "m", "--prompts", "-"}).config.prompts, "-");
   EXPECT_EQ(config.output, "o.jsonl");
   EXPECT_TRUE(config.resume);
   EXPECT_EQ(config.max_new_tokens, 7);
@@ -215,7 +216,7 @@ TEST(Check, RefusesRangesWithTheValueInTheMessage) {
 TEST(Check, TakesTheEndsOfTheRanges) {
   EXPECT_EQ(with({"--temperature", "0"}).temperature, 0);
   EXPECT_EQ(with({"--top-p", "1"}).top_p, 1);
-  EXPECT_EQ(with({"--logprobs", "100"}).logprobs, 100);
+  EXPECT_EQ(with({"--logprobs", "100", "--output", "-"}).logprobs, 100);
   EXPECT_EQ(with({"--max-new-tokens", "1"}).max_new_tokens, 1);
   EXPECT_EQ(with({"--batch-size", "512"}).max_pass_tokens, 512);
 }

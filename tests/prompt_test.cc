@@ -377,14 +377,21 @@ TEST_F(PromptTest, LeavesOutWhatIsDone) {
                                "{\"prompt\": \"b\", \"id\": \"x\"}\n"
                                "{\"prompt\": \"c\"}\n"
                                "{\"prompt\": \"d\", \"id\": \"2\"}\n"),
-                          {"0", "\"x\"", "2"});
+                          {{"0", {"a", 1}}, {"\"x\"", {"b", 1}}, {"2", {"c", 1}}});
   EXPECT_EQ(source->total(), 1u);
   EXPECT_THAT(texts(all(*source, 1)), ElementsAre("d"));
   EXPECT_TRUE(source->exhausted());
-  source = skip_done(prompts_from_flags({"a"}), {"0", "1", "2"});
+  source = skip_done(prompts_from_flags({"a"}), {{"0", {"a", 1}}, {"1", {}}, {"2", {}}});
   EXPECT_EQ(source->total(), 0u);
   EXPECT_THAT(source->take(1, true), IsEmpty());
   EXPECT_TRUE(source->exhausted());
+}
+
+TEST_F(PromptTest, RefusesToSkipAPromptThatChangedUnderItsId) {
+  EXPECT_THROW(skip_done(prompts_from_flags({"a"}), {{"0", {"b", 1}}})->take(1, true), PromptError);
+  const auto ids = [&] { return open("{\"prompt_ids\": [5, 6]}\n"); };
+  EXPECT_THROW(skip_done(ids(), {{"0", {"x", 1}}})->take(1, true), PromptError);
+  EXPECT_THAT(skip_done(ids(), {{"0", {"x", 2}}})->take(1, true), IsEmpty());
 }
 
 }  // namespace

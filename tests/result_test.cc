@@ -264,23 +264,35 @@ TEST_F(ResultFileTest, KnowsTheFinishedIds) {
     file.write(scored());
   }
   put(content() + R"({"id":"half")");
-  EXPECT_THAT(finished_ids(path()), ElementsAre("\"a\"", "\"é\\n\"", "17", "7"));
-  EXPECT_THAT(finished_ids(directory_ / "none.jsonl"), testing::IsEmpty());
-  EXPECT_THAT(finished_ids("-"), testing::IsEmpty());
+  std::vector<std::string> ids;
+  for (const auto& [id, prompt] : finished_prompts(path())) ids.push_back(id);
+  EXPECT_THAT(ids, ElementsAre("\"a\"", "\"é\\n\"", "17", "7"));
+  EXPECT_EQ(finished_prompts(path()).at("17").prompt, generated("17").prompt);
+  EXPECT_THAT(finished_prompts(directory_ / "none.jsonl"), testing::IsEmpty());
+  EXPECT_THAT(finished_prompts("-"), testing::IsEmpty());
 }
 
 TEST_F(ResultFileTest, RefusesToResumeAForeignFile) {
-  for (const std::string foreign : {"some text", "{\"no\": 1}", "[]", "{\"id\": 1.5}"}) {
-    put("{\"id\": 1}\n" + foreign + "\n{\"id\": 2}\n");
+  for (const std::string foreign :
+       {"some text", "{\"no\": 1}", "[]", "{\"id\": 1.5}", "{\"id\": 3}"}) {
+    const std::string ours = generated("1").to_json() + "\n";
+    put(ours + foreign + "\n" + ours);
     try {
-      finished_ids(path());
+      finished_prompts(path());
       ADD_FAILURE() << foreign;
     } catch (const PromptError& error) {
       EXPECT_THAT(error.what(),
                   HasSubstr(path().string() + ":2 is not a line that zero-infer wrote"));
     }
   }
-  EXPECT_THROW(finished_ids(directory_), IoError);
+  EXPECT_THROW(finished_prompts(directory_), IoError);
+  put("important notes without a newline");
+  EXPECT_THROW(finished_prompts(path()), PromptError);
+}
+
+TEST_F(ResultFileTest, LetsOneJobWriteAFileAtATime) {
+  const ResultFile first(path(), false);
+  EXPECT_THROW(ResultFile(path(), true), IoError);
 }
 
 }  // namespace

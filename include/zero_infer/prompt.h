@@ -3,9 +3,9 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
-#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -55,9 +55,17 @@ std::unique_ptr<PromptSource> prompts_from_flags(const std::vector<std::string>&
 /// fails.
 std::unique_ptr<PromptSource> prompts_from_jsonl(const std::filesystem::path& path,
                                                  PromptErrorCallback on_error);
-/// Leaves out prompts whose id is in `done`; `total` is less by their number.
-std::unique_ptr<PromptSource> skip_done(std::unique_ptr<PromptSource> source,
-                                        std::set<std::string> done);
+/// What an output file says of a finished prompt.
+struct FinishedPrompt {
+  std::string prompt;
+  std::int64_t prompt_tokens = 0;
+};
+/// By id (JSON text).
+using FinishedPrompts = std::map<std::string, FinishedPrompt>;
+
+/// Leaves out prompts whose id is in `done`; `total` is less by their number. `take` throws
+/// PromptError where the id is there with another prompt: the output belongs to other prompts.
+std::unique_ptr<PromptSource> skip_done(std::unique_ptr<PromptSource> source, FinishedPrompts done);
 
 /// Parses one line of a prompt file; `index` and `where` are left alone, and `id` is empty where
 /// the line has none. Throws PromptError with the reason (not the place).
@@ -112,8 +120,9 @@ class ResultFile {
   int fd_ = -1;
 };
 
-/// Ids (JSON text) of the whole lines in an output file, for --resume; empty if there is no file.
-/// Throws PromptError naming a line that is not one of ours.
-std::set<std::string> finished_ids(const std::filesystem::path& path);
+/// The prompts of the whole lines in an output file, for --resume; empty if there is no file.
+/// Throws PromptError naming a line that is not one of ours, also a cut last one, and IoError for
+/// what is no regular file.
+FinishedPrompts finished_prompts(const std::filesystem::path& path);
 
 }  // namespace zi

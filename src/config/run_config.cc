@@ -137,10 +137,20 @@ void check_batch(const RunConfig& config) {
 }
 
 void check_prompts(const RunConfig& config) {
+  if (config.benchmark && config.prompts) {
+    refuse(
+        "--benchmark repeats a few prompts to fill the batch: give --prompt TEXT, or none for its "
+        "own, instead of --prompts");
+  }
   if (config.prompt.empty() && !config.prompts && !config.benchmark) {
     refuse(
         "no prompts: give --prompt TEXT (as often as you like), or --prompts FILE.jsonl (`-` "
         "reads standard input)");
+  }
+  if (config.logprobs > 0 && !config.output) {
+    refuse(
+        "--logprobs stand in the JSON output only: give --output FILE.jsonl, or `-` for standard "
+        "output");
   }
   if (config.prompts && config.output && *config.prompts != "-" &&
       std::filesystem::path(*config.prompts).lexically_normal() ==
@@ -152,6 +162,11 @@ void check_prompts(const RunConfig& config) {
 
 void check_score(const RunConfig& config) {
   if (!config.score) return;
+  if (config.logprobs > 0) {
+    refuse(
+        "--score reports the log-probability of every prompt token; --logprobs is for new ones: "
+        "remove one of them");
+  }
   if (config.benchmark) refuse("--score and --benchmark exclude each other; give one of them");
   if (!config.stop.empty()) {
     refuse("--score generates nothing, so --stop has no meaning; remove one of them");

@@ -41,10 +41,12 @@ struct Cell {
 
 Cell run_cell(World& world, Engine& engine, std::int64_t batch,
               const std::function<int()>& signal) {
+  const std::vector<std::string>& given = engine.config().prompt;
+  const std::vector<std::string>& cycle_of = given.empty() ? published_prompts() : given;
   std::vector<std::string> prompts;
   const auto wanted = static_cast<std::size_t>(batch * world.size());
   while (prompts.size() < wanted) {
-    prompts.push_back(published_prompts()[prompts.size() % published_prompts().size()]);
+    prompts.push_back(cycle_of[prompts.size() % cycle_of.size()]);
   }
   Cell cell;
   cell.batch = batch;

@@ -56,6 +56,7 @@ Generator::Generator(PassRunner& runner, WorkExchange& exchange, const Tokenizer
 int Generator::run() {
   const auto start = std::chrono::steady_clock::now();
   int signal = 0;
+  auto turn_start = start;
   for (;;) {
     WorkExchange::Turn turn = exchange_->take_turn({.free_lanes = scheduler_.free_lanes(),
                                                     .active = scheduler_.active(),
@@ -72,9 +73,15 @@ int Generator::run() {
       break;
     }
     if (turn.run) run_pass(turn);
+    const auto now = std::chrono::steady_clock::now();
+    if (!turn.run) {
+      stats_.idle_seconds += std::chrono::duration<double>(now - turn_start).count();
+    }
+    turn_start = now;
   }
   stats_.set_backs = scheduler_.set_backs();
-  stats_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  stats_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() -
+                   stats_.idle_seconds;
   return signal;
 }
 

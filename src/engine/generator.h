@@ -36,7 +36,8 @@ struct GenerationStats {
   std::int64_t sequences = 0;
   std::int64_t failed_prompts = 0;
   std::int64_t set_backs = 0;
-  double seconds = 0;
+  double seconds = 0;       // at work
+  double idle_seconds = 0;  // no rank had a prompt: a slow pipe
 };
 
 /// One rank's stream of sequences: takes prompts, runs passes until no rank has work, hands results

@@ -29,8 +29,11 @@ void print(const std::string& text) {
 }
 
 std::string score_line(const Result& r) {
-  return fmt::format("{}{} tokens, perplexity {:.4f}: {}\n", title(r.index, r.rank),
-                     r.prompt_tokens, r.perplexity, r.prompt);
+  const std::string perplexity = std::isfinite(r.perplexity)
+                                     ? fmt::format("perplexity {:.4f}", r.perplexity)
+                                     : "nothing to score";
+  return fmt::format("{}{} tokens, {}: {}\n", title(r.index, r.rank), r.prompt_tokens, perplexity,
+                     r.prompt);
 }
 
 std::string suffix_of(const Result& r) {

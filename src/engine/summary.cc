@@ -28,9 +28,12 @@ std::string link_row(std::string_view what, double bytes, double pass_seconds, d
                                 format_bytes(bytes / pass_seconds));
   if (busy_seconds > 0)
     row += fmt::format(", {}/s while moving", format_bytes(bytes / busy_seconds));
-  if (limit > 0) {
-    row += fmt::format("  (limit {}/s: {:.0f}%)", format_bytes(limit),
-                       100 * bytes / pass_seconds / limit);
+  const double share = 100 * bytes / pass_seconds / limit;
+  if (limit > 0 && share <= 100) {
+    row += fmt::format("  (limit {}/s: {:.0f}%)", format_bytes(limit), share);
+  } else if (limit > 0) {
+    row += fmt::format("  (the bare link gave {}/s: the machine was busier then)",
+                       format_bytes(limit));
   }
   return row + "\n";
 }
@@ -60,6 +63,7 @@ std::string summarize(World& world, Engine& engine, const Engine::Outcome& outco
     total.prompt_rows += r.generation.prompt_rows;
     total.sequences += r.generation.sequences;
     total.set_backs += r.generation.set_backs;
+    total.idle_seconds = std::max(total.idle_seconds, r.generation.idle_seconds);
     total.passes = std::max(total.passes, r.generation.passes);
     total.seconds = std::max(total.seconds, r.generation.seconds);
     peak = std::max(peak, r.peak_bytes);
@@ -77,13 +81,16 @@ std::string summarize(World& world, Engine& engine, const Engine::Outcome& outco
 
   std::string out = fmt::format(
       "{} sequences, {} new tokens and {} prompt tokens on {} rank{} in {:.2f} s: {:.1f} tokens/s, "
-      "{} passes of {:.2f} ms{}\n",
+      "{} passes of {:.2f} ms{}{}\n",
       total.sequences, total.new_tokens, total.prompt_rows, world.size(),
       world.size() == 1 ? "" : "s", total.seconds,
       static_cast<double>(total.new_tokens + (engine.config().score ? total.prompt_rows : 0)) /
           std::max(total.seconds, 1e-9),
       total.passes, pass_seconds * 1e3,
-      total.set_backs > 0 ? fmt::format(", {} sequences set back", total.set_backs) : "");
+      total.set_backs > 0 ? fmt::format(", {} sequences set back", total.set_backs) : "",
+      total.idle_seconds > 0.1
+          ? fmt::format(", and {:.1f} s without a prompt to work on", total.idle_seconds)
+          : "");
   out += "bytes of rank 0, the rates beside what the bare link gave in this run:\n";
   out += link_row("gathered from the other ranks", a_pass(static_cast<double>(f.gathered_bytes)),
                   pass_seconds, a_pass(f.gather_seconds), limits.gather);

@@ -242,14 +242,14 @@ class JsonlPrompts : public PromptSource {
 
 class SkipDone : public PromptSource {
  public:
-  SkipDone(std::unique_ptr<PromptSource> source, std::set<std::string> done)
+  SkipDone(std::unique_ptr<PromptSource> source, FinishedPrompts done)
       : source_(std::move(source)), done_(std::move(done)) {}
 
   std::vector<Prompt> take(std::size_t most, bool wait) override {
     for (;;) {
       std::vector<Prompt> prompts = source_->take(most, wait);
       if (prompts.empty()) return prompts;
-      std::erase_if(prompts, [&](const Prompt& prompt) { return done_.contains(prompt.id); });
+      std::erase_if(prompts, [&](const Prompt& prompt) { return is_done(prompt); });
       if (!prompts.empty()) return prompts;
     }
   }
@@ -261,8 +261,21 @@ class SkipDone : public PromptSource {
   }
 
  private:
+  bool is_done(const Prompt& prompt) const {
+    const auto found = done_.find(prompt.id);
+    if (found == done_.end()) return false;
+    const FinishedPrompt& done = found->second;
+    const bool same =
+        prompt.text ? *prompt.text == done.prompt : std::ssize(*prompt.ids) == done.prompt_tokens;
+    if (same) return true;
+    throw PromptError(fmt::format(
+        "{}: id {} stands in the output file with another prompt; --resume goes on with the same "
+        "prompts: give --output another file",
+        prompt.where, prompt.id));
+  }
+
   std::unique_ptr<PromptSource> source_;
-  std::set<std::string> done_;
+  FinishedPrompts done_;
 };
 
 }  // namespace
@@ -277,7 +290,7 @@ std::unique_ptr<PromptSource> prompts_from_jsonl(const std::filesystem::path& pa
 }
 
 std::unique_ptr<PromptSource> skip_done(std::unique_ptr<PromptSource> source,
-                                        std::set<std::string> done) {
+                                        FinishedPrompts done) {
   return std::make_unique<SkipDone>(std::move(source), std::move(done));
 }
 

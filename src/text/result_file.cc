@@ -1,6 +1,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -53,6 +54,20 @@ off_t end_of_last_whole_line(int fd, off_t size, const std::string& path) {
   return 0;
 }
 
+/// A last line that a job could not finish begins as every line of ours does.
+void check_cut_line(std::string_view text) {
+  constexpr std::string_view kBegin = "{\"id\":";
+  if (!text.starts_with(kBegin.substr(0, std::min(kBegin.size(), text.size())))) {
+    throw PromptError("it is no result, and not ended by a newline");
+  }
+}
+
+/// One job writes a file at a time: two would mix their lines, and both run every prompt.
+void lock_file(int fd, const std::string& path) {
+  if (::flock(fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return;
+  throw IoError(path + ": another job is writing this file; give --output another one");
+}
+
 }  // namespace
 
 ResultFile::ResultFile(const std::filesystem::path& path, bool append)
@@ -66,10 +81,14 @@ ResultFile::ResultFile(const std::filesystem::path& path, bool append)
   if (std::filesystem::is_directory(path, ignored)) {
     throw IoError(path_ + ": this is a directory; --output needs a file");
   }
-  const int flags = append ? O_RDWR | O_APPEND | O_CREAT : O_WRONLY | O_APPEND | O_CREAT | O_TRUNC;
+  const int flags = (append ? O_RDWR : O_WRONLY) | O_APPEND | O_CREAT;
   FileDescriptor file(::open(path.c_str(), flags | O_CLOEXEC, 0666));
   if (file.get() < 0) throw failed(path_, "cannot be opened for writing", errno);
   const off_t size = size_of_file(file.get(), path_);
+  if (size >= 0) lock_file(file.get(), path_);
+  if (!append && size > 0 && ::ftruncate(file.get(), 0) != 0) {
+    throw failed(path_, "ftruncate", errno);
+  }
   if (append && size > 0) {
     const off_t end = end_of_last_whole_line(file.get(), size, path_);
     if (end < size) {
@@ -114,20 +133,34 @@ void ResultFile::write(const Result& result) {
   }
 }
 
-std::set<std::string> finished_ids(const std::filesystem::path& path) {
+FinishedPrompts finished_prompts(const std::filesystem::path& path) {
   std::error_code error;
-  if (path == "-" ||
-      std::filesystem::status(path, error).type() == std::filesystem::file_type::not_found) {
-    return {};
+  const auto type = std::filesystem::status(path, error).type();
+  if (path == "-" || type == std::filesystem::file_type::not_found) return {};
+  if (type != std::filesystem::file_type::regular) {
+    throw IoError(path.string() + ": --resume needs a regular file as --output");
   }
   LineReader lines(open_for_reading(path), path.string(), std::numeric_limits<std::size_t>::max());
-  std::set<std::string> ids;
+  FinishedPrompts done;
   while (const auto line = lines.next()) {
-    if (!line->whole || line->blank()) continue;
+    if (line->whole && line->blank()) continue;
     try {
-      std::string id = id_of(parse_json_line(line->text));
+      if (!line->whole) {
+        check_cut_line(line->text);
+        continue;
+      }
+      const nlohmann::json json = parse_json_line(line->text);
+      std::string id = id_of(json);
       if (id.empty()) throw PromptError("no `id`");
-      ids.insert(std::move(id));
+      if (!json.contains("finish_reason") && !json.contains("token_logprobs")) {
+        throw PromptError("neither `finish_reason` nor `token_logprobs`");
+      }
+      if (!json.contains("prompt") || !json["prompt"].is_string() ||
+          !json.contains("prompt_tokens") || !json["prompt_tokens"].is_number_integer()) {
+        throw PromptError("no `prompt` or `prompt_tokens`");
+      }
+      done[std::move(id)] = {json["prompt"].get<std::string>(),
+                             json["prompt_tokens"].get<std::int64_t>()};
     } catch (const PromptError& problem) {
       throw PromptError(
           fmt::format("{}:{} is not a line that zero-infer wrote: {}; give --output "
@@ -135,7 +168,7 @@ std::set<std::string> finished_ids(const std::filesystem::path& path) {
                       path.string(), line->number, problem.what()));
     }
   }
-  return ids;
+  return done;
 }
 
 }  // namespace zi
