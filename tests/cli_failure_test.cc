@@ -153,6 +153,23 @@ TEST(BadInput, UnknownFlagsAndKeysAreRefused) {
   expect_refused({"--config", folder / "c.yaml"}, "c.yaml:3");
 }
 
+TEST(BadInput, RanksWithDifferentSettingsAreRefusedByTheName) {
+  const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
+      {{"--load-format", "dummy"}, "the model's weights"},
+      {{"--cpu-offload"}, "the tiers of the blocks"},
+      {{"--temperature", "1"}, "the generation options"},
+      {{"--score"}, "must be the same on every rank"}};
+  for (const auto& [flags, name] : cases) {
+    std::vector<std::string> arguments = with_prompt(model());
+    for (const char* word : {":", "-np", "1", ZI_BINARY}) arguments.emplace_back(word);
+    for (const std::string& word : with_prompt(model(), flags)) arguments.push_back(word);
+    const Ended ended = run_job(1, arguments);
+    EXPECT_EQ(ended.code, 2) << ended.err;
+    EXPECT_EQ(error_lines(ended.err).size(), 1u) << ended.err;
+    EXPECT_THAT(ended.err, HasSubstr(name));
+  }
+}
+
 TEST(BadInput, UnusablePromptsAreNamedAndTheOthersRun) {
   const TemporaryFolder folder;
   write_file(folder / "in.jsonl",

@@ -254,6 +254,22 @@ INSTANTIATE_TEST_SUITE_P(ComputeTypes, EngineOnTheBundledModel,
                          testing::Values(DType::kFloat32, DType::kBFloat16),
                          [](const auto& info) { return std::string(name_of(info.param)); });
 
+/// Collective. What a run of the bundled model makes of a prompt file that rank 0 wrote: on rank 0.
+std::vector<Result> results_of(const std::string& path, RunConfig config) {
+  world().barrier();
+  config.model = kModel;
+  config.quiet = true;
+  Engine engine(world(), make_backend(world(), config), config);
+  const auto fail = [](const std::string& message) { ADD_FAILURE() << message; };
+  const auto source = world().rank() == 0 ? prompts_from_jsonl(path, fail) : nullptr;
+  MemorySink sink;
+  engine.generate({.source = source.get(),
+                   .sink = &sink,
+                   .lanes = config.batch_size.front(),
+                   .options = engine.generation_options()});
+  return std::move(sink.results);
+}
+
 /// Mean negative log-likelihood of the windows of score.json.
 double mean_nll(DType dtype) {
   std::ifstream file(kModel + "/score.json");
@@ -273,32 +289,21 @@ double mean_nll(DType dtype) {
           << "\n";
     }
   }
-  world().barrier();
   RunConfig config;
-  config.model = kModel;
-  config.prompts = path;
-  config.quiet = true;
   config.score = true;
   config.compute_dtype = dtype;
   config.batch_size = {3};
   config.max_pass_tokens = 200;
-  Engine engine(world(), make_backend(world(), config), config);
-  const auto source =
-      world().rank() == 0
-          ? prompts_from_jsonl(path, [](const std::string& m) { ADD_FAILURE() << m; })
-          : nullptr;
-  MemorySink sink;
-  engine.generate(
-      {.source = source.get(), .sink = &sink, .lanes = 3, .options = engine.generation_options()});
+  const std::vector<Result> results = results_of(path, config);
   double sum = 0;
   std::size_t count = 0;
-  for (const Result& r : sink.results) {
+  for (const Result& r : results) {
     EXPECT_EQ(r.token_logprobs->size(), window - 1);
     for (float logprob : *r.token_logprobs) sum -= logprob;
     count += r.token_logprobs->size();
   }
   if (world().rank() == 0) {
-    EXPECT_EQ(sink.results.size(), ids.size() / window);
+    EXPECT_EQ(results.size(), ids.size() / window);
   }
   return sum / static_cast<double>(std::max<std::size_t>(count, 1));
 }
@@ -327,27 +332,14 @@ TEST(Work, ManyPromptsOfVeryDifferentLengthsAllEndOnceAndOnePromptLeavesTheOther
             << "\n";
       }
     }
-    world().barrier();
     RunConfig config;
-    config.model = kModel;
-    config.prompts = path;
-    config.quiet = true;
     config.batch_size = {6};
     config.max_pass_tokens = 40;
-    Engine engine(world(), make_backend(world(), config), config);
-    const auto source =
-        world().rank() == 0
-            ? prompts_from_jsonl(path, [](const std::string& m) { ADD_FAILURE() << m; })
-            : nullptr;
-    MemorySink sink;
-    engine.generate({.source = source.get(),
-                     .sink = &sink,
-                     .lanes = 6,
-                     .options = engine.generation_options()});
+    const std::vector<Result> results = results_of(path, config);
     if (world().rank() != 0) continue;
     std::map<std::uint64_t, int> seen;
     std::map<int, int> by_rank;
-    for (const Result& r : sink.results) {
+    for (const Result& r : results) {
       ++seen[r.index];
       ++by_rank[r.rank];
       if (r.finish_reason == "length") {
@@ -355,7 +347,7 @@ TEST(Work, ManyPromptsOfVeryDifferentLengthsAllEndOnceAndOnePromptLeavesTheOther
       }
     }
     EXPECT_EQ(seen.size(), count);
-    EXPECT_EQ(sink.results.size(), count);
+    EXPECT_EQ(results.size(), count);
     if (count > 1) {
       EXPECT_EQ(static_cast<int>(by_rank.size()), world().size());
     }
