@@ -1,11 +1,13 @@
-// Whole passes of a model's shape with dummy weights, one JSON line a run on stdout of rank 0: the
-// time of a decoding pass beside the bare link that bounds it, measured in the same process over as
-// many bytes.
+// Whole passes of a model's shape with dummy weights, one JSON line a batch size on stdout of rank
+// 0: the time of a pass beside the bare link or rate that bounds it, measured in the same process
+// over as many bytes.
 //
 //   build/benchmarks/pass_benchmark --model config/models/bloom-560m --tier device|host|nvme
-//   [--batch N]
-//                                   [--nvme-path DIR] [--repeats N] [--passes N]
+//     [--backend auto|cpu|cuda] [--batch N[,N..]] [--prompt-tokens N] [--gpu-weight-budget SIZE]
+//     [--kv-budget SIZE] [--nvme-path DIR] [--repeats N] [--passes N]
 //   mpirun -np 2 ...: the gathered bytes beside a bare all-gather
+//
+// With --prompt-tokens above 1 the passes that compute prompts are timed, in products a second.
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -16,10 +18,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <nlohmann/json.hpp>
-#include <oneapi/dnnl/dnnl.hpp>
 
 #include "engine/engine.h"
 #include "engine/summary.h"
+#include "plain_products.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
@@ -27,13 +29,21 @@
 namespace zi {
 namespace {
 
+using nlohmann::ordered_json;
+
 struct Options {
   std::string model = "config/models/bloom-560m";
   std::string tier = "device";
+  std::string backend = "auto";
   std::string nvme_path = "/tmp";
   std::string commit = "unknown";
   std::string machine = "unknown";
-  std::int64_t batch = 1;
+  std::string gpu_weight_budget;
+  std::string kv_budget;
+  std::string command;
+  std::vector<std::int64_t> batch = {1};
+  std::int64_t prompt_tokens = 1;
+  std::int64_t max_pass_tokens = 0;
   int repeats = 10;
   int passes = 8;
 };
@@ -48,70 +58,6 @@ double median(std::vector<double> values) {
   std::ranges::sort(values);
   return values[values.size() / 2];
 }
-
-/// oneDNN's own product of one row with weights as they lie, over a model's matrices in the order
-/// of a pass.
-class PlainProducts {
- public:
-  explicit PlainProducts(const MemoryPlan& plan) : stream_(engine_) {
-    for (const PartitionLayout& block : plan.blocks) add(block);
-    add(plan.head.front());
-    std::size_t longest = 0, widest = 0;
-    for (const Product& p : products_) {
-      longest = std::max(longest, static_cast<std::size_t>(p.cols));
-      widest = std::max(widest, static_cast<std::size_t>(p.rows));
-    }
-    weights_.resize(bytes_ / 2);
-    for (std::size_t i = 0; i < weights_.size(); ++i) {  // bfloat16 of ordinary size, none alike
-      weights_[i] = static_cast<std::uint16_t>(0x3c00u + (i * 2654435761u >> 16) % 512);
-    }
-    input_.assign(longest, 0x3f80);
-    output_.resize(widest);
-  }
-
-  std::size_t bytes() const { return bytes_; }
-  void run() {
-    for (Product& p : products_) {
-      p.primitive.execute(stream_,
-                          {{DNNL_ARG_SRC, {p.source, engine_, input_.data()}},
-                           {DNNL_ARG_WEIGHTS, {p.weights, engine_, weights_.data() + p.first}},
-                           {DNNL_ARG_DST, {p.product, engine_, output_.data()}}});
-    }
-    stream_.wait();
-  }
-
- private:
-  struct Product {
-    std::int64_t rows, cols;
-    std::size_t first;
-    dnnl::memory::desc source, weights, product;
-    dnnl::matmul primitive;
-  };
-  void add(const PartitionLayout& layout) {
-    using Memory = dnnl::memory;
-    for (const PartitionLayout::Matrix& m : layout.matrices()) {
-      const std::int64_t rows = m.tensor.shape[0], cols = m.tensor.shape[1];
-      const Memory::desc source({1, cols}, Memory::data_type::bf16, Memory::dims{cols, 1});
-      const Memory::desc weights({cols, rows}, Memory::data_type::bf16, Memory::dims{1, cols});
-      const Memory::desc product({1, rows}, Memory::data_type::f32, Memory::dims{rows, 1});
-#if DNNL_VERSION_MAJOR >= 3
-      const dnnl::matmul::primitive_desc made(engine_, source, weights, product);
-#else
-      const dnnl::matmul::primitive_desc made({source, weights, product}, engine_);
-#endif
-      products_.push_back({rows, cols, bytes_ / 2, source, weights, product, dnnl::matmul(made)});
-      bytes_ += static_cast<std::size_t>(rows * cols) * 2;
-    }
-  }
-
-  dnnl::engine engine_{dnnl::engine::kind::cpu, 0};
-  dnnl::stream stream_;
-  std::vector<Product> products_;
-  std::vector<std::uint16_t> weights_;
-  std::vector<std::uint16_t> input_;
-  std::vector<float> output_;
-  std::size_t bytes_ = 0;
-};
 
 /// One thread's memcpy over as many bytes as the host tier copies in a pass, in pieces of a shard.
 double memcpy_rate(const MemoryPlan& plan, int repeats) {
@@ -129,90 +75,222 @@ double memcpy_rate(const MemoryPlan& plan, int repeats) {
   return static_cast<double>(plan.host_shards) / median(seconds);
 }
 
+/// Operations a second of bare products with as many rows as a pass has, over a block's matrices.
+double product_operations(Engine& engine, std::int64_t rows, int repeats) {
+  const Backend& backend = engine.backend();
+  const MemoryPlan& plan = engine.plan();
+  const PartitionLayout layout(engine.model().spec().blocks.front(), plan.weight_dtype, 1);
+  const auto stream = backend.device->make_stream("compute");
+  const Buffer weights = backend.device->allocate(layout.gathered_bytes());
+  std::int64_t widest = 0, longest = 0;
+  double operations = 0;
+  for (std::size_t i = 0; i < layout.matrices().size(); ++i) {
+    const RowBlockMatrix m = layout.gathered(i, weights.data());
+    widest = std::max(widest, m.padded_rows());
+    longest = std::max(longest, m.cols);
+    operations += 2.0 * static_cast<double>(rows * m.rows * m.cols);
+  }
+  const UniformValues values{.key = 1, .half_width = 0.05f, .stored = plan.weight_dtype};
+  const Buffer input =
+      backend.device->allocate(static_cast<std::size_t>(rows * longest) * sizeof(float));
+  const Buffer output =
+      backend.device->allocate(static_cast<std::size_t>(rows * widest) * sizeof(float));
+  const auto elements = static_cast<std::int64_t>(layout.gathered_bytes() / 2);
+  backend.ops->fill_uniform(values, 0, elements, weights.data(), plan.weight_dtype, *stream);
+  backend.ops->fill_uniform(values, 7, rows * longest, input.data(), plan.compute_dtype, *stream);
+  constexpr int kBlocks = 10;
+  std::vector<double> seconds;
+  for (int i = 0; i <= repeats; ++i) {
+    const double took = seconds_of([&] {
+      for (int block = 0; block < kBlocks; ++block) {
+        for (std::size_t m = 0; m < layout.matrices().size(); ++m) {
+          backend.ops->matmul(input.data(), plan.compute_dtype, rows,
+                              layout.gathered(m, weights.data()), output.as<float>(), *stream);
+        }
+      }
+      stream->synchronize();
+    });
+    if (i > 0) seconds.push_back(took / kBlocks);
+  }
+  return operations / median(seconds);
+}
+
 RunConfig config_of(const Options& o) {
   RunConfig config;
   config.model = o.model;
   config.load_format = LoadFormat::kDummy;
   config.quiet = true;
   config.ignore_eos = true;
-  config.batch_size = {o.batch};
-  config.max_new_tokens = o.passes;
+  config.backend = o.backend == "cuda"  ? BackendChoice::kCuda
+                   : o.backend == "cpu" ? BackendChoice::kCpu
+                                        : BackendChoice::kAuto;
+  config.batch_size = o.batch;
+  config.max_pass_tokens = o.max_pass_tokens;
+  config.max_new_tokens = o.prompt_tokens > 1 ? 1 : o.passes;
   config.cpu_offload = o.tier == "host";
   if (o.tier == "nvme") config.nvme_offload_path = o.nvme_path;
+  if (!o.gpu_weight_budget.empty()) config.gpu_weight_budget = parse_size(o.gpu_weight_budget);
+  if (!o.kv_budget.empty()) config.kv_budget = parse_size(o.kv_budget);
   return config;
+}
+
+/// The passes of one batch size.
+struct Measured {
+  std::vector<double> pass_seconds;  // ascending
+  std::vector<double> bare_reads;    // bytes a second, one behind each run: a disk's rate drifts
+  FetchStats fetched;
+  double rows = 0;  // of a pass
+  double pass() const { return median(pass_seconds); }
+};
+
+Measured measure(World& world, Engine& engine, const Options& o, std::int64_t batch) {
+  Measured m;
+  const auto lanes = static_cast<std::size_t>(batch * world.size());
+  const std::string prompt(static_cast<std::size_t>(o.prompt_tokens), 'a');
+  for (int i = 0; i <= o.repeats; ++i) {
+    const auto source = prompts_from_flags(std::vector<std::string>(lanes, prompt));
+    MemorySink sink;
+    const Engine::Outcome done = engine.generate({.source = source.get(),
+                                                  .sink = &sink,
+                                                  .lanes = batch,
+                                                  .options = engine.generation_options(),
+                                                  .stop_signal = [] { return 0; }});
+    m.fetched = done.fetched;
+    const auto passes = static_cast<double>(done.stats.passes);
+    m.rows = static_cast<double>(done.stats.prompt_rows) / passes;
+    if (i > 0) m.pass_seconds.push_back(done.stats.seconds / passes);
+    if (i > 0 && engine.plan().nvme_shards > 0) {
+      m.bare_reads.push_back(measure_bare_read(*engine.backend().device,
+                                               engine.weights().shard_file(), NvmeOptions{},
+                                               engine.plan().nvme_shards));
+    }
+  }
+  std::ranges::sort(m.pass_seconds);
+  return m;
+}
+
+/// What bounds a pass: so many bytes (or operations) at a rate.
+struct Bound {
+  double amount = 0;
+  double rate = 0;
+  std::string how;
+};
+
+Bound bound_of(World& world, Engine& engine, const Options& o, const Measured& m,
+               const Limits& limits) {
+  const MemoryPlan& plan = engine.plan();
+  const bool cpu = engine.backend().name == "cpu";
+  if (o.prompt_tokens > 1) {
+    double elements = 0;
+    for (const UnitSpec& block : engine.model().spec().blocks) {
+      for (const TensorSpec& t : block.matrices) elements += static_cast<double>(t.elements());
+    }
+    const auto rows = static_cast<std::int64_t>(m.rows);
+    return {2 * elements * m.rows, product_operations(engine, rows, o.repeats),
+            fmt::format("bare products of {} rows with a block's matrices", rows)};
+  }
+  if (plan.nvme_shards > 0) {
+    return {static_cast<double>(plan.nvme_shards), median(m.bare_reads),
+            "bare reads of the same file between the runs: " + engine.nvme_method()};
+  }
+  if (plan.host_shards > 0 && cpu) {
+    return {static_cast<double>(plan.host_shards), memcpy_rate(plan, o.repeats),
+            "memcpy of as many bytes by one thread"};
+  }
+  if (plan.host_shards > 0) {
+    return {static_cast<double>(plan.host_shards), limits.copy,
+            "bare copies of the same pinned shards, all ranks at once"};
+  }
+  if (world.size() > 1) {
+    return {static_cast<double>(m.fetched.gathered_bytes) / static_cast<double>(m.fetched.passes),
+            limits.gather, "bare all-gathers of as many shards, back to back"};
+  }
+  double weights = static_cast<double>(plan.head_shard);
+  for (const PartitionLayout& layout : plan.blocks) {
+    weights += static_cast<double>(layout.gathered_bytes());
+  }
+  if (!cpu) return {weights, limits.memory, "a bare copy in device memory, reads plus writes"};
+  PlainProducts plain(plan);
+  std::vector<double> seconds;
+  plain.run();
+  for (int i = 0; i < o.repeats; ++i) seconds.push_back(seconds_of([&] { plain.run(); }));
+  return {static_cast<double>(plain.bytes()), static_cast<double>(plain.bytes()) / median(seconds),
+          "plain oneDNN products of one row over as many bytes of weights"};
+}
+
+ordered_json line_of(World& world, Engine& engine, const Options& o, std::int64_t batch,
+                     const Measured& m, const Bound& bound, const Limits& limits,
+                     std::size_t peak_device, std::size_t peak_host) {
+  const bool prompts = o.prompt_tokens > 1;
+  const double achieved = bound.amount / m.pass();
+  ordered_json line = {{"name", prompts ? "prompt pass" : "pass"},
+                       {"commit", o.commit},
+                       {"machine", o.machine},
+                       {"world", world.size()},
+                       {"command", o.command},
+                       {"backend", engine.backend().name},
+                       {"model", o.model},
+                       {"dtype", name_of(engine.plan().compute_dtype)},
+                       {"tier", o.tier},
+                       {"batch", batch}};
+  if (prompts) {
+    line["prompt_tokens"] = o.prompt_tokens;
+    line["rows_per_pass"] = m.rows;
+    line["operations_per_pass"] = bound.amount;
+  } else {
+    line["bytes_per_pass"] = bound.amount;
+  }
+  line["pass_ms"] = m.pass() * 1e3;
+  line["pass_ms_min"] = m.pass_seconds.front() * 1e3;
+  line["pass_ms_max"] = m.pass_seconds.back() * 1e3;
+  const char* const unit = prompts ? "tflop_s" : "gb_s";
+  const double scale = prompts ? 1e-12 : 1e-9;
+  line[fmt::format("achieved_{}", unit)] = achieved * scale;
+  line[fmt::format("limit_{}", unit)] = bound.rate * scale;
+  line["limit_how"] = bound.how;
+  line["ratio"] = achieved / bound.rate;
+  line["product_gb_s"] = limits.product * 1e-9;
+  line["resident_bytes"] = engine.plan().device_shards;
+  line["peak_device_bytes"] = peak_device;
+  line["peak_host_bytes"] = peak_host;
+  line["load_s"] = engine.load_stats().seconds;
+  return line;
 }
 
 int run(World& world, const Options& o) {
   set_log(LogLevel::kQuiet, "");
   const RunConfig config = config_of(o);
   Engine engine(world, make_backend(world, config), config);
-  std::vector<double> pass_seconds;
-  FetchStats fetched;
-  const auto lanes = static_cast<std::size_t>(o.batch * world.size());
-  for (int i = 0; i <= o.repeats; ++i) {
-    const auto source = prompts_from_flags(std::vector<std::string>(lanes, "a"));
-    MemorySink sink;
-    const Engine::Outcome done = engine.generate({.source = source.get(),
-                                                  .sink = &sink,
-                                                  .lanes = o.batch,
-                                                  .options = engine.generation_options(),
-                                                  .stop_signal = [] { return 0; }});
-    fetched = done.fetched;
-    if (i > 0) pass_seconds.push_back(done.stats.seconds / static_cast<double>(done.stats.passes));
-  }
-  const double pass = median(pass_seconds);
-  const std::size_t peak = peak_memory_bytes();
-  const MemoryPlan& plan = engine.plan();
+  std::vector<Measured> measured;
+  for (std::int64_t batch : o.batch) measured.push_back(measure(world, engine, o, batch));
+  const MemoryInfo device = engine.backend().device->memory();
+  const std::size_t peak_device =
+      engine.backend().device_is_host ? 0 : device.total_bytes - device.free_bytes;
+  const std::size_t peak_host = peak_memory_bytes();
   const Limits limits = engine.measure_limits();
-  double bytes = 0, limit = 0;
-  std::string how;
-  if (world.size() > 1) {
-    bytes = static_cast<double>(fetched.gathered_bytes) / static_cast<double>(fetched.passes);
-    limit = limits.gather;
-    how = "bare MPI all-gather of a block's shards";
-  } else if (o.tier == "device") {
-    PlainProducts plain(plan);
-    std::vector<double> seconds;
-    plain.run();
-    for (int i = 0; i < o.repeats; ++i) seconds.push_back(seconds_of([&] { plain.run(); }));
-    bytes = static_cast<double>(plain.bytes());
-    limit = bytes / median(seconds);
-    how = "plain oneDNN products of one row over as many bytes of weights";
-  } else if (o.tier == "host") {
-    bytes = static_cast<double>(plan.host_shards);
-    limit = memcpy_rate(plan, o.repeats);
-    how = "memcpy of as many bytes by one thread";
-  } else {
-    bytes = static_cast<double>(plan.nvme_shards);
-    limit = limits.read;
-    how = "bare read of the same file: " + engine.nvme_method();
+  for (std::size_t i = 0; i < measured.size(); ++i) {
+    const Bound bound = bound_of(world, engine, o, measured[i], limits);
+    if (world.rank() != 0) continue;
+    const ordered_json line =
+        line_of(world, engine, o, o.batch[i], measured[i], bound, limits, peak_device, peak_host);
+    fmt::print("{}\n", line.dump());
+    std::fflush(stdout);
   }
-  if (world.rank() != 0) return 0;
-  std::ranges::sort(pass_seconds);
-  const nlohmann::ordered_json line = {
-      {"name", "pass"},
-      {"commit", o.commit},
-      {"machine", o.machine},
-      {"world", world.size()},
-      {"command",
-       fmt::format("pass_benchmark --model {} --tier {} --batch {}", o.model, o.tier, o.batch)},
-      {"model", o.model},
-      {"dtype", name_of(plan.compute_dtype)},
-      {"tier", o.tier},
-      {"batch", o.batch},
-      {"bytes_per_pass", bytes},
-      {"pass_ms", pass * 1e3},
-      {"pass_ms_min", pass_seconds.front() * 1e3},
-      {"pass_ms_max", pass_seconds.back() * 1e3},
-      {"achieved_gb_s", bytes / pass * 1e-9},
-      {"limit_gb_s", limit * 1e-9},
-      {"limit_how", how},
-      {"ratio", bytes / pass / limit},
-      {"product_limit_gb_s", limits.product * 1e-9},
-      {"peak_host_bytes", peak},
-      {"load_s", engine.load_stats().seconds}};
-  fmt::print("{}\n", line.dump());
   return 0;
+}
+
+std::string command_of(const zi::World& world, int argc, char** argv) {
+  std::string command = world.size() > 1 ? fmt::format("mpirun -np {} ", world.size()) : "";
+  command += "pass_benchmark";
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view flag = argv[i];
+    if (flag == "--commit" || flag == "--machine") {
+      ++i;  // stand in the result by themselves
+    } else {
+      command += fmt::format(" {}", flag);
+    }
+  }
+  return command;
 }
 
 }  // namespace
@@ -222,11 +300,21 @@ int main(int argc, char** argv) {
   zi::World world(&argc, &argv);
   try {
     zi::Options o;
+    o.command = zi::command_of(world, argc, argv);
     CLI::App app("Whole passes beside the bare link that bounds them");
     app.add_option("--model", o.model, "a folder with a config.json");
     app.add_option("--tier", o.tier, "where the blocks rest")
         ->check(CLI::IsMember({"device", "host", "nvme"}));
-    app.add_option("--batch", o.batch, "lanes of a rank")->check(CLI::PositiveNumber);
+    app.add_option("--backend", o.backend, "what computes")
+        ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+    app.add_option("--batch", o.batch, "lanes of a rank; several, one line each")
+        ->delimiter(',')
+        ->check(CLI::PositiveNumber);
+    app.add_option("--prompt-tokens", o.prompt_tokens, "tokens of each prompt")
+        ->check(CLI::PositiveNumber);
+    app.add_option("--max-pass-tokens", o.max_pass_tokens, "rows of a pass");
+    app.add_option("--gpu-weight-budget", o.gpu_weight_budget, "as of zero-infer");
+    app.add_option("--kv-budget", o.kv_budget, "as of zero-infer");
     app.add_option("--nvme-path", o.nvme_path, "folder of the shard files");
     app.add_option("--repeats", o.repeats, "timed runs")->check(CLI::PositiveNumber);
     app.add_option("--passes", o.passes, "passes of a run")->check(CLI::PositiveNumber);

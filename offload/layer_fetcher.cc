@@ -43,7 +43,7 @@ struct LayerFetcher::State {
   };
 
   State(Device& dev, Communicator* comm, int own_rank, std::vector<const PartitionLayout*> lay,
-        std::vector<ShardStore*> sto, int slot_count, Stream& gather_stream);
+        std::vector<ShardStore*> sto, int slot_count, Stream& gather_stream, Buffer slot_memory);
   ~State();
 
   void check() const;
@@ -91,7 +91,7 @@ struct LayerFetcher::State {
 
 LayerFetcher::State::State(Device& dev, Communicator* comm, int own_rank,
                            std::vector<const PartitionLayout*> lay, std::vector<ShardStore*> sto,
-                           int slot_count, Stream& gather_stream)
+                           int slot_count, Stream& gather_stream, Buffer slot_memory)
     : device(dev),
       communicator(comm),
       rank(own_rank),
@@ -108,7 +108,10 @@ LayerFetcher::State::State(Device& dev, Communicator* comm, int own_rank,
   copies = device.make_stream("copies");
   const std::size_t bytes = slots_bytes(layouts, tiers, slot_count);
   if (bytes == 0) return;
-  memory = device.allocate(bytes);
+  memory = std::move(slot_memory);
+  if (memory.bytes() == 0) memory = device.allocate(bytes);
+  if (memory.bytes() < bytes)
+    throw Error("the layer fetcher was given too little memory for slots");
   const auto count = static_cast<std::size_t>(slot_count);
   for (std::size_t s = 0; s < count; ++s) {
     slots.push_back({memory.data() + s * (bytes / count), device.make_event()});
@@ -266,9 +269,10 @@ void LayerFetcher::State::run(int unit, const UnitWeights& weights,
 
 LayerFetcher::LayerFetcher(Device& device, Communicator* communicator, int rank,
                            std::vector<const PartitionLayout*> layouts,
-                           std::vector<ShardStore*> stores, int slot_count, Stream& gathers)
+                           std::vector<ShardStore*> stores, int slot_count, Stream& gathers,
+                           Buffer slots)
     : state_(std::make_unique<State>(device, communicator, rank, std::move(layouts),
-                                     std::move(stores), slot_count, gathers)) {}
+                                     std::move(stores), slot_count, gathers, std::move(slots))) {}
 
 LayerFetcher::~LayerFetcher() = default;
 

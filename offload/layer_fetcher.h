@@ -44,10 +44,11 @@ class LayerFetcher {
   /// `slot_count` (>= 2) device buffers of the largest gathered unit. All outlive the fetcher.
   /// A unit's tier must be the same on every rank: it decides how far gathers are enqueued ahead,
   /// and their order among other calls on `gathers` with it. `communicator` may be null for a world
-  /// of one. `gathers` is the stream of the communicator's calls.
+  /// of one. `gathers` is the stream of the communicator's calls. `slots` (slots_bytes of them,
+  /// best of the communicator's memory) are taken from the device when none are given.
   LayerFetcher(Device& device, Communicator* communicator, int rank,
                std::vector<const PartitionLayout*> layouts, std::vector<ShardStore*> stores,
-               int slot_count, Stream& gathers);
+               int slot_count, Stream& gathers, Buffer slots = {});
   /// Waits for copies, gathers and compute in flight. Shards used in place are the stores': the
   /// caller waits for `compute` before those go.
   ~LayerFetcher();

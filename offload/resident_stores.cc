@@ -2,35 +2,59 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <mutex>
+#include <thread>
+
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
 
 namespace zi {
 namespace {
 
-std::size_t total_bytes(const std::vector<int>& units,
-                        const std::vector<std::size_t>& shard_bytes) {
+/// Threads that take and pin memory side by side.
+constexpr std::size_t kPinningThreads = 8;
+
+void check_sizes(const std::vector<int>& units, const std::vector<std::size_t>& shard_bytes) {
   if (units.size() != shard_bytes.size()) {
     throw Error(fmt::format("a store was given {} units but the sizes of {} shards", units.size(),
                             shard_bytes.size()));
   }
-  std::size_t total = 0;
-  for (std::size_t bytes : shard_bytes) total += align_up(bytes, kPageBytes);
-  return total;
 }
 
-/// One after the other, each at a page's start.
-std::map<int, std::span<std::byte>> cut(const Buffer& memory, const std::vector<int>& units,
-                                        const std::vector<std::size_t>& shard_bytes) {
-  std::map<int, std::span<std::byte>> shards;
-  std::size_t offset = 0;
-  for (std::size_t i = 0; i < units.size(); ++i) {
-    if (!shards.emplace(units[i], memory.span().subspan(offset, shard_bytes[i])).second) {
-      throw Error(fmt::format("unit {} was given to a store twice", units[i]));
-    }
-    offset += align_up(shard_bytes[i], kPageBytes);
+void add(std::map<int, std::span<std::byte>>& shards, int unit, std::span<std::byte> shard) {
+  if (!shards.emplace(unit, shard).second) {
+    throw Error(fmt::format("unit {} was given to a store twice", unit));
   }
-  return shards;
+}
+
+/// A pinned buffer of each size; rethrows the first failure.
+std::vector<Buffer> allocate_all(Device& device, const std::vector<std::size_t>& sizes) {
+  std::vector<Buffer> buffers(sizes.size());
+  std::atomic<std::size_t> next{0};
+  std::mutex mutex;
+  std::exception_ptr failure;
+  const auto work = [&] {
+    for (std::size_t i = next++; i < sizes.size(); i = next++) {
+      try {
+        buffers[i] = device.allocate_pinned_or_plain(sizes[i]);
+      } catch (...) {
+        next = sizes.size();
+        const std::lock_guard lock(mutex);
+        if (!failure) failure = std::current_exception();
+      }
+    }
+  };
+  {
+    std::vector<std::jthread> helpers;
+    const std::size_t wanted = std::min(kPinningThreads, sizes.size());
+    for (std::size_t i = 1; i < wanted; ++i) helpers.emplace_back(work);
+    work();
+  }
+  if (failure) std::rethrow_exception(failure);
+  return buffers;
 }
 
 std::span<std::byte> find(const std::map<int, std::span<std::byte>>& shards, int unit, Tier tier) {
@@ -44,12 +68,23 @@ std::span<std::byte> find(const std::map<int, std::span<std::byte>>& shards, int
 }  // namespace
 
 DeviceStore::DeviceStore(Device& device, const std::vector<int>& units,
-                         const std::vector<std::size_t>& shard_bytes)
-    : device_(&device) {
-  if (const std::size_t total = total_bytes(units, shard_bytes); total != 0) {
-    memory_ = device.allocate(total);
+                         const std::vector<std::size_t>& shard_bytes, Buffer memory)
+    : device_(&device), memory_(std::move(memory)) {
+  check_sizes(units, shard_bytes);
+  const std::size_t total = total_bytes(shard_bytes);
+  if (memory_.bytes() == 0 && total != 0) memory_ = device.allocate(total);
+  if (memory_.bytes() < total) throw Error("a store was given less memory than its shards need");
+  std::size_t offset = 0;  // one after the other, each at a page's start
+  for (std::size_t i = 0; i < units.size(); ++i) {
+    add(shards_, units[i], memory_.span().subspan(offset, shard_bytes[i]));
+    offset += align_up(shard_bytes[i], kPageBytes);
   }
-  shards_ = cut(memory_, units, shard_bytes);
+}
+
+std::size_t DeviceStore::total_bytes(const std::vector<std::size_t>& shard_bytes) {
+  std::size_t total = 0;
+  for (std::size_t bytes : shard_bytes) total += align_up(bytes, kPageBytes);
+  return total;
 }
 
 void DeviceStore::finish_read(int unit, std::byte* dst, Stream& copies) {
@@ -64,10 +99,9 @@ std::span<std::byte> DeviceStore::shard(int unit) const { return find(shards_, u
 HostStore::HostStore(Device& device, const std::vector<int>& units,
                      const std::vector<std::size_t>& shard_bytes)
     : device_(&device) {
-  if (const std::size_t total = total_bytes(units, shard_bytes); total != 0) {
-    memory_ = device.allocate_pinned(total);
-  }
-  shards_ = cut(memory_, units, shard_bytes);
+  check_sizes(units, shard_bytes);
+  memory_ = allocate_all(device, shard_bytes);
+  for (std::size_t i = 0; i < units.size(); ++i) add(shards_, units[i], memory_[i].span());
 }
 
 void HostStore::finish_read(int unit, std::byte* dst, Stream& copies) {

@@ -10,9 +10,11 @@ namespace zi {
 /// Shards in device memory, one buffer for all of them.
 class DeviceStore final : public ShardStore {
  public:
-  /// `units` and the bytes of their shards; takes the memory. Fill it through `shard` before use.
+  /// `units` and the bytes of their shards; takes the memory unless it is given (total_bytes of
+  /// it). Fill it through `shard` before use.
   DeviceStore(Device& device, const std::vector<int>& units,
-              const std::vector<std::size_t>& shard_bytes);
+              const std::vector<std::size_t>& shard_bytes, Buffer memory = {});
+  static std::size_t total_bytes(const std::vector<std::size_t>& shard_bytes);
   Tier tier() const override { return Tier::kDevice; }
   void start_read(int) override {}
   void finish_read(int unit, std::byte* dst, Stream& copies) override;
@@ -26,7 +28,7 @@ class DeviceStore final : public ShardStore {
   std::map<int, std::span<std::byte>> shards_;
 };
 
-/// Shards in pinned host memory, one buffer for all of them.
+/// Shards in pinned host memory, a buffer each, taken side by side: pinning is slow for one thread.
 class HostStore final : public ShardStore {
  public:
   HostStore(Device& device, const std::vector<int>& units,
@@ -39,7 +41,7 @@ class HostStore final : public ShardStore {
 
  private:
   Device* device_;
-  Buffer memory_;
+  std::vector<Buffer> memory_;
   std::map<int, std::span<std::byte>> shards_;
 };
 

@@ -76,8 +76,8 @@ void ShardReader::read(std::size_t offset, std::span<std::byte> dst) const {
   zero_up_to(wanted.end);
 }
 
-void read_shard(const ShardReader& reader, std::size_t offset, std::span<std::byte> dst, int threads,
-                const std::function<void(std::size_t)>& progress) {
+void read_shard(const ShardReader& reader, std::size_t offset, std::span<std::byte> dst,
+                int threads, const std::function<void(std::size_t)>& progress) {
   const std::size_t pieces = (dst.size() + kPieceBytes - 1) / kPieceBytes;
   std::atomic<std::size_t> next{0};
   std::mutex mutex;  // guards failure and calls of progress

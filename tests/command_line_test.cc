@@ -155,7 +155,7 @@ TEST(CommandLine, ShowsEveryFlagWithItsDefaultUnderItsGroup) {
                            "--verbose",
                            "--version",
                            "--help",
-                           "(default: 512)"}) {
+                           "(default: 64)"}) {
     EXPECT_THAT(line.text, HasSubstr(flag));
   }
 }
@@ -201,7 +201,7 @@ TEST(Check, RefusesRangesWithTheValueInTheMessage) {
   const std::vector<std::pair<std::string, std::vector<std::string>>> wrong = {
       {"--temperature", {"-0.5", "nan", "inf"}}, {"--top-p", {"0", "-1", "1.01", "nan"}},
       {"--top-k", {"-1", "1000000001"}},         {"--repetition-penalty", {"0", "-2", "inf"}},
-      {"--max-new-tokens", {"0", "-5"}},         {"--max-pass-tokens", {"0"}},
+      {"--max-new-tokens", {"0", "-5"}},         {"--max-pass-tokens", {"-5"}},
       {"--batch-size", {"0", "8,-1"}},           {"--logprobs", {"-1", "101"}},
   };
   for (const auto& [flag, values] : wrong) {
@@ -218,7 +218,8 @@ TEST(Check, TakesTheEndsOfTheRanges) {
   EXPECT_EQ(with({"--top-p", "1"}).top_p, 1);
   EXPECT_EQ(with({"--logprobs", "100", "--output", "-"}).logprobs, 100);
   EXPECT_EQ(with({"--max-new-tokens", "1"}).max_new_tokens, 1);
-  EXPECT_EQ(with({"--batch-size", "512"}).max_pass_tokens, 512);
+  EXPECT_EQ(with({"--batch-size", "512"}).max_pass_tokens, 0);
+  EXPECT_EQ(with({"--batch-size", "512", "--max-pass-tokens", "512"}).max_pass_tokens, 512);
 }
 
 TEST(Check, HoldsForAConfigurationThatNoParserMade) {
@@ -237,7 +238,7 @@ TEST(Check, HoldsForAConfigurationThatNoParserMade) {
 }
 
 TEST(Check, RefusesAPassThatIsSmallerThanTheBatch) {
-  EXPECT_THAT(refusal_with({"--batch-size", "600"}),
+  EXPECT_THAT(refusal_with({"--batch-size", "600", "--max-pass-tokens", "512"}),
               AllOf(HasSubstr("--max-pass-tokens 512"), HasSubstr("--batch-size 600")));
   EXPECT_THAT(refusal_with({"--batch-size", "1,32,4", "--max-pass-tokens", "31", "--benchmark"}),
               AllOf(HasSubstr("31"), HasSubstr("32")));

@@ -7,4 +7,7 @@ namespace zi::test {
 /// The job's World in a test that runs under mpirun.
 World& world();
 
+/// Whether the program was started with --cuda: its tests are for the CUDA backend.
+bool wants_cuda();
+
 }  // namespace zi::test

@@ -10,15 +10,14 @@
 
 namespace zi::test {
 
-/// Ops that also keep the logits of every drawn token, by (prompt index, position). For backends
-/// whose device memory the host can read.
+/// Ops that also keep the logits of every drawn token, by (prompt index, position).
 class RecordingOps final : public Ops {
  public:
   using Key = std::pair<std::uint64_t, std::uint64_t>;
   using Record = std::map<Key, std::vector<float>>;
 
-  RecordingOps(std::unique_ptr<Ops> inner, Record* record)
-      : inner_(std::move(inner)), record_(record) {}
+  RecordingOps(Device& device, std::unique_ptr<Ops> inner, Record* record)
+      : device_(&device), inner_(std::move(inner)), record_(record) {}
 
   void layer_norm(const float* x, const float* gamma, const float* beta, float epsilon,
                   std::int64_t rows, std::int64_t cols, void* y, DType y_dtype,
@@ -37,6 +36,12 @@ class RecordingOps final : public Ops {
                      std::int64_t cols, float* residual, Stream& stream) override {
     inner_->bias_residual(x, ld, bias, rows, cols, residual, stream);
   }
+  void bias_residual_norm(const float* x, std::int64_t ld, const float* bias, float* residual,
+                          const float* gamma, const float* beta, float epsilon, std::int64_t rows,
+                          std::int64_t cols, void* y, DType y_dtype, Stream& stream) override {
+    inner_->bias_residual_norm(x, ld, bias, residual, gamma, beta, epsilon, rows, cols, y, y_dtype,
+                               stream);
+  }
   void split_qkv(const float* qkv, std::int64_t ld, const float* bias, const RaggedBatch& batch,
                  const KvLayer& kv, float* q, Stream& stream) override {
     inner_->split_qkv(qkv, ld, bias, batch, kv, q, stream);
@@ -53,6 +58,10 @@ class RecordingOps final : public Ops {
                Stream& stream) override {
     inner_->convert(x, from, y, to, count, stream);
   }
+  void fill_uniform(const UniformValues& values, std::int64_t first, std::int64_t count, void* y,
+                    DType to, Stream& stream) override {
+    inner_->fill_uniform(values, first, count, y, to, stream);
+  }
   void interleave(const float* slices, int blocks, std::int64_t rows, std::int64_t slice,
                   float* logits, Stream& stream) override {
     inner_->interleave(slices, blocks, rows, slice, logits, stream);
@@ -60,15 +69,18 @@ class RecordingOps final : public Ops {
   void sample(const float* logits, std::int64_t ld, std::int64_t vocabulary,
               std::span<const SampleRow> rows, const SampleResults& results,
               Stream& stream) override {
-    stream.synchronize();
     for (std::size_t r = 0; r < rows.size(); ++r) {
-      const float* const begin = logits + static_cast<std::int64_t>(r) * ld;
-      (*record_)[{rows[r].sequence, rows[r].position}].assign(begin, begin + vocabulary);
+      std::vector<float>& row = (*record_)[{rows[r].sequence, rows[r].position}];
+      row.resize(static_cast<std::size_t>(vocabulary));
+      device_->copy(row.data(), logits + static_cast<std::int64_t>(r) * ld,
+                    row.size() * sizeof(float), stream);
     }
+    stream.synchronize();
     inner_->sample(logits, ld, vocabulary, rows, results, stream);
   }
 
  private:
+  Device* device_;
   std::unique_ptr<Ops> inner_;
   Record* record_;
 };

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "zero_infer/error.h"
+#include "zero_infer/random.h"
 
 // Rows name what differs from greedy; the rest has its default.
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers"
@@ -136,6 +137,19 @@ TEST(Sampler, MeasuresTopPAfterTopK) {
   const auto logits = logits_of({0.1, 0.4, 0.2, 0.3});
   const SampleRow row{.temperature = 1, .top_k = 2, .top_p = 0.5f};
   EXPECT_EQ(frequencies(logits, row, 200).size(), 1u);
+}
+
+TEST(Sampler, DrawsInTheOrderOfTheIdsWhateverIsKept) {
+  // 1, 3 and 2, best first, reach 0.85; their running sums over ascending ids are 0.4, 0.6, 0.9.
+  const auto logits = logits_of({0.1, 0.4, 0.2, 0.3});
+  for (SampleRow row : {SampleRow{.temperature = 1, .top_p = 0.85f, .seed = 6},
+                        SampleRow{.temperature = 1, .top_k = 3, .seed = 6},
+                        SampleRow{.temperature = 1, .top_k = 3, .top_p = 0.95f, .seed = 6}}) {
+    for (row.position = 0; row.position < 100; ++row.position) {
+      const double point = 0.9 * uniform01(random_bits(row.seed, row.sequence, row.position));
+      EXPECT_EQ(sample(logits, row).id, point < 0.4 ? 1 : point < 0.6 ? 2 : 3);
+    }
+  }
 }
 
 TEST(Sampler, FindsALargeNucleusInALargeVocabulary) {

@@ -10,7 +10,7 @@
 #include <stdexcept>
 #include <vector>
 
-#include "backend/cpu/cgroup.h"
+#include "backend/host/cgroup.h"
 #include "zero_infer/backend.h"
 #include "zero_infer/cpu_stream.h"
 #include "zero_infer/error.h"

@@ -1,11 +1,16 @@
 // Ends a job in the way that its argument names; the exit status of mpirun is the result.
 //   abort     one rank calls abort(7) while the others wait for it: the job's status is 7
 //   leave     an exception destroys one rank's World while the others wait: the job must not hang,
-//   status 1 together  all_or_none throws on every rank and destroys every World: all finalise,
-//   status 0
+//             status 1
+//   together  all_or_none throws on every rank and destroys every World: all finalise, status 0
+//   stuck     a step of run_together throws on one rank while the others never leave it: status 1
 
+#include <unistd.h>
+
+#include <chrono>
 #include <cstring>
 
+#include "comm/together.h"
 #include "zero_infer/error.h"
 #include "zero_infer/world.h"
 
@@ -17,6 +22,15 @@ void run(zi::World& world, const char* mode) {
     world.all_or_none([&] {
       if (last) throw zi::ConfigError("as asked");
     });
+  }
+  if (std::strcmp(mode, "stuck") == 0) {
+    zi::run_together(
+        world,
+        [&] {
+          if (last) throw zi::ConfigError("as asked");
+          while (true) pause();
+        },
+        nullptr, std::chrono::milliseconds(100));
   }
   if (last && std::strcmp(mode, "abort") == 0) world.abort(7);
   if (last) throw zi::ConfigError("as asked");

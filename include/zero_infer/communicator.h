@@ -7,7 +7,8 @@
 namespace zi {
 
 /// Collectives on device memory, enqueued on a stream. Every rank must enqueue the same calls in
-/// the same order, on one stream. Errors surface at the stream's synchronize as CommError.
+/// the same order, on one stream. Errors are CommError: of the call itself, at the stream's
+/// synchronize (CPU), or from `check` (GPU, where a lost peer leaves the stream waiting).
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -18,6 +19,15 @@ class Communicator {
 
   /// Collective. send (world, bytes) and recv (world, bytes): block r goes to rank r. Not in place.
   virtual void all_to_all(const void* send, void* recv, std::size_t bytes, Stream& stream) = 0;
+
+  /// Collective, main thread: device memory that all_gather is fastest on, 4096-aligned. Every rank
+  /// asks for the same size, in the same order among its collective calls, and must then gather at
+  /// the same offset of it. What one rank cannot have, all are refused. To be released before the
+  /// communicator, when no enqueued work uses it, in the same order everywhere.
+  virtual Buffer allocate(Device& device, std::size_t bytes) { return device.allocate(bytes); }
+
+  /// Throws CommError if a failure was noticed meanwhile. Any thread, at any time.
+  virtual void check() {}
 };
 
 }  // namespace zi

@@ -51,10 +51,15 @@ class Device {
   /// included).
   virtual MemoryInfo host_memory() const = 0;
 
-  /// Device memory, 4096-aligned. Throws ConfigError with the numbers when there is not enough.
+  /// Device memory, aligned to 256 bytes or more. Throws ConfigError with the numbers when there is not enough.
   virtual Buffer allocate(std::size_t bytes) = 0;
-  /// Host memory that the device copies from at full speed, 4096-aligned (fit for O_DIRECT).
+  /// Host memory that the device copies from at full speed and that its kernels can write,
+  /// 4096-aligned (fit for O_DIRECT). A copy must lie within one such buffer. Any thread may call
+  /// it. Throws ConfigError where the system does not give so much, or does not pin it.
   virtual Buffer allocate_pinned(std::size_t bytes) = 0;
+  /// The same for large memory that is only copied from: where the system does not pin it, a
+  /// warning says so and the memory is plain; copies are then slower.
+  virtual Buffer allocate_pinned_or_plain(std::size_t bytes) { return allocate_pinned(bytes); }
 
   virtual std::unique_ptr<Stream> make_stream(const std::string& name) = 0;
   virtual std::unique_ptr<Event> make_event() = 0;

@@ -6,6 +6,7 @@
 #include "zero_infer/device.h"
 #include "zero_infer/dtype.h"
 #include "zero_infer/partition_layout.h"
+#include "zero_infer/uniform_values.h"
 
 namespace zi {
 
@@ -53,6 +54,9 @@ struct SampleRow {
   std::int32_t target = -1;               // >= 0: draw nothing, report this id's log-probability
 };
 
+/// Stands in SampleResults where the logits were not finite.
+inline constexpr std::int32_t kNoId = -1;
+
 /// Results of `sample` in pinned host memory, valid once the stream has passed.
 struct SampleResults {
   std::int32_t* ids = nullptr;      // (rows)
@@ -85,6 +89,12 @@ class Ops {
   virtual void bias_gelu(const float* x, std::int64_t ld, const float* bias, std::int64_t rows,
                          std::int64_t cols, void* y, DType y_dtype, Stream& stream) = 0;
 
+  /// residual (rows, cols) += x + bias; y (rows, cols) of `y_dtype` = the LayerNorm of that.
+  virtual void bias_residual_norm(const float* x, std::int64_t ld, const float* bias,
+                                  float* residual, const float* gamma, const float* beta,
+                                  float epsilon, std::int64_t rows, std::int64_t cols, void* y,
+                                  DType y_dtype, Stream& stream) = 0;
+
   /// residual (rows, cols) += x + bias; x (rows, ld) float32.
   virtual void bias_residual(const float* x, std::int64_t ld, const float* bias, std::int64_t rows,
                              std::int64_t cols, float* residual, Stream& stream) = 0;
@@ -109,6 +119,10 @@ class Ops {
   virtual void convert(const void* x, DType from, void* y, DType to, std::int64_t count,
                        Stream& stream) = 0;
 
+  /// y (count) of type `to` = elements [first, first + count) of a tensor of seeded random values.
+  virtual void fill_uniform(const UniformValues& values, std::int64_t first, std::int64_t count,
+                            void* y, DType to, Stream& stream) = 0;
+
   /// Puts the vocabulary slices of n ranks side by side: slices (blocks, rows, slice) to
   /// logits (rows, blocks * slice).
   virtual void interleave(const float* slices, int blocks, std::int64_t rows, std::int64_t slice,
@@ -116,7 +130,8 @@ class Ops {
 
   /// Draws a token from each of `rows.size()` rows of logits (rows, ld), among the ids below
   /// `vocabulary` (log-probabilities are over those ids too). `rows` and their histories
-  /// are copied before returning.
+  /// are copied before returning. Logits that are NaN or infinite fail the stream, or give the id
+  /// kNoId where the host cannot be told otherwise.
   virtual void sample(const float* logits, std::int64_t ld, std::int64_t vocabulary,
                       std::span<const SampleRow> rows, const SampleResults& results,
                       Stream& stream) = 0;

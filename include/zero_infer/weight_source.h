@@ -1,10 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "zero_infer/dtype.h"
 #include "zero_infer/model_spec.h"
+#include "zero_infer/uniform_values.h"
 
 namespace zi {
 
@@ -18,6 +20,10 @@ class WeightSource {
   /// Any thread may call it at any time. Throws CheckpointError or IoError with path and offset.
   virtual void read(const TensorSpec& tensor, std::int64_t first, std::int64_t count, DType to,
                     void* dst) const = 0;
+
+  /// The rule by which a device can make the tensor's values itself instead of being sent them;
+  /// nothing for values that have none.
+  virtual std::optional<UniformValues> uniform(const TensorSpec&) const { return std::nullopt; }
 
   /// Whether the tensor is there.
   virtual bool contains(const std::string& name) const = 0;

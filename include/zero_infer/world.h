@@ -16,8 +16,9 @@ namespace zi {
 /// aborts the job instead, because finalising would wait for peers that wait for this rank; so
 /// `main` catches inside the World's life and calls `abort`. After all_or_none has thrown
 /// everywhere, finalising is safe. A program started without mpirun is a world of one. Errors are
-/// CommError; strings are up to 2 GiB. The calls below are for the main thread, on host memory, and
-/// collective where said; waiting ranks sleep rather than burn a core that a peer needs.
+/// CommError; strings are up to 2 GiB. The calls below, `abort` apart, are for the main thread, on
+/// host memory, and collective where said; waiting ranks sleep rather than burn a core that a peer
+/// needs.
 class World {
  public:
   World(int* argc, char*** argv);
@@ -52,7 +53,8 @@ class World {
   /// their way out, and none waits for another.
   bool leaving_together() const;
 
-  /// Ends the whole job at once with this exit code; for failures in mid-pass.
+  /// Ends the whole job at once with this exit code; for failures in mid-pass. Any thread may call
+  /// it, whatever the others are doing.
   [[noreturn]] void abort(int exit_code);
 
   /// Collectives between the ranks' devices for the CPU backend (device memory is host memory), on

@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 #include <xxhash.h>
 
-#include <algorithm>
 #include <array>
 #include <string_view>
 
@@ -15,10 +14,6 @@ namespace {
 
 /// Counted up whenever the values change: shard files written from older ones must not be reused.
 constexpr std::uint64_t kFormatVersion = 1;
-/// One draw of 64 bits makes this many elements of 16 bits.
-constexpr std::int64_t kPerDraw = 4;
-/// Elements made at a time: they stay in the first-level cache.
-constexpr std::int64_t kPieceElements = 2048;
 /// Half the width of the uniform distribution whose standard deviation is 0.02: 0.02 * sqrt(3).
 constexpr float kHalfWidth = 0.034641016f;
 
@@ -35,6 +30,7 @@ class DummyWeights final : public WeightSource {
 
   void read(const TensorSpec& tensor, std::int64_t first, std::int64_t count, DType to,
             void* dst) const override;
+  std::optional<UniformValues> uniform(const TensorSpec& tensor) const override;
   bool contains(const std::string& name) const override { return name != "lm_head.weight"; }
   DType stored_dtype(const std::string& name) const override {
     check_present(name);
@@ -59,19 +55,6 @@ class DummyWeights final : public WeightSource {
   DType stored_;
 };
 
-/// Elements [draw * 4, draw * 4 + n) of the tensor whose key is `key`, n rounded up to whole draws.
-void draw_uniform(std::uint64_t key, std::uint64_t draw, std::int64_t n, float* values) {
-  constexpr float kStep = kHalfWidth * 0x1p-15f;
-  for (std::int64_t i = 0; i < n; i += kPerDraw) {
-    const std::uint64_t bits = mix64(key ^ draw++);
-    for (int j = 0; j < kPerDraw; ++j) {
-      // The middle of one of 2^16 equal steps: no zero, no bias, -x as likely as x.
-      const auto step = static_cast<int>(bits >> (16 * j) & 0xffffu) - 0x8000;
-      values[i + j] = (static_cast<float>(step) + 0.5f) * kStep;
-    }
-  }
-}
-
 void DummyWeights::read(const TensorSpec& tensor, std::int64_t first, std::int64_t count, DType to,
                         void* dst) const {
   check_present(tensor.name);
@@ -81,32 +64,24 @@ void DummyWeights::read(const TensorSpec& tensor, std::int64_t first, std::int64
         fmt::format("{}: elements [{}, +{}) of tensor {} were asked for, it has {}", describe(),
                     first, count, in_quotes(tensor.name), elements));
   }
-  const Kind kind = kind_of(tensor.name);
-  // random_bits(seed, xxh3(name), index / 4) with what does not change taken out of the loop.
-  const std::uint64_t key =
-      mix64(mix64(seed_) ^ XXH3_64bits(tensor.name.data(), tensor.name.size()));
-  alignas(64) std::array<float, kPieceElements> values;
-  alignas(64) std::array<std::uint16_t, kPieceElements> rounded;
-  if (kind != Kind::kMatrix) values.fill(kind == Kind::kOnes ? 1.0f : 0.0f);
-  auto* out = static_cast<std::byte*>(dst);
-  while (count > 0) {
-    const std::int64_t skip = kind == Kind::kMatrix ? first % kPerDraw : 0;
-    const std::int64_t n = std::min(count, kPieceElements - skip);
-    if (kind == Kind::kMatrix) {
-      draw_uniform(key, static_cast<std::uint64_t>(first / kPerDraw), skip + n, values.data());
-    }
-    const float* from = values.data() + skip;
-    const auto size = static_cast<std::size_t>(n);
-    if (stored_ == DType::kFloat32 || stored_ == to) {
-      convert(from, DType::kFloat32, out, to, size);
-    } else {  // as a checkpoint of the stored type would give them
-      convert(from, DType::kFloat32, rounded.data(), stored_, size);
-      convert(rounded.data(), stored_, out, to, size);
-    }
-    out += size * size_of(to);
-    first += n;
-    count -= n;
+  if (const auto values = uniform(tensor)) {
+    fill_uniform(*values, first, count, dst, to);
+    return;
   }
+  const float constant = kind_of(tensor.name) == Kind::kOnes ? 1.0f : 0.0f;
+  auto* out = static_cast<std::byte*>(dst);
+  for (std::int64_t i = 0; i < count; ++i, out += size_of(to)) {
+    convert(&constant, DType::kFloat32, out, to, 1);
+  }
+}
+
+std::optional<UniformValues> DummyWeights::uniform(const TensorSpec& tensor) const {
+  if (kind_of(tensor.name) != Kind::kMatrix) return std::nullopt;
+  // random_bits(seed, xxh3(name), index / 4) with what does not change taken out of the loop.
+  return UniformValues{
+      .key = mix64(mix64(seed_) ^ XXH3_64bits(tensor.name.data(), tensor.name.size())),
+      .half_width = kHalfWidth,
+      .stored = stored_};
 }
 
 }  // namespace

@@ -272,7 +272,10 @@ bool World::leaving_together() const { return state_->leaving_together; }
 void World::abort(int exit_code) {
   std::cout.flush();
   std::cerr.flush();
-  std::fflush(nullptr);
+  // Not fflush(nullptr): it waits for the lock of every FILE, also of one that another thread is
+  // blocked in (stdin).
+  std::fflush(stdout);
+  std::fflush(stderr);
   MPI_Abort(MPI_COMM_WORLD, exit_code);
   std::_Exit(exit_code);  // in case the library returns
 }

@@ -249,8 +249,9 @@ std::vector<Option> generation_options() {
       count("max-new-tokens", &RunConfig::max_new_tokens, 1, kMostCount,
             "tokens generated for a prompt at most"),
       batch_size(),
-      count("max-pass-tokens", &RunConfig::max_pass_tokens, 1, kMostCount,
-            "tokens of one pass at most, prompts and lanes together"),
+      count("max-pass-tokens", &RunConfig::max_pass_tokens, 0, kMostCount,
+            "tokens of one pass at most, prompts and lanes together;\n0: 512 on a CPU, 2048 on a "
+            "GPU, one for each lane at least"),
       texts("stop", &RunConfig::stop, "text that ends a sequence; repeatable",
             [](const Values& stops) {
               for (const std::string& stop : stops) {

@@ -124,7 +124,7 @@ class YamlLevel {
 void check_batch(const RunConfig& config) {
   const std::int64_t largest =
       *std::max_element(config.batch_size.begin(), config.batch_size.end());
-  if (config.max_pass_tokens < largest) {
+  if (config.max_pass_tokens != 0 && config.max_pass_tokens < largest) {
     refuse(fmt::format(
         "--max-pass-tokens {} is less than --batch-size {}: a pass holds one token of each lane; "
         "give --max-pass-tokens {} or more, or a smaller batch",

@@ -13,21 +13,6 @@
 
 namespace zi {
 
-Backend make_backend(World& world, const RunConfig& config) {
-  Backend backend;
-  world.all_or_none([&] {
-    if (config.backend == BackendChoice::kCuda) {
-      throw ConfigError(
-          "this build has no CUDA backend yet; use --backend cpu or leave it at auto");
-    }
-    backend.name = "cpu";
-    backend.device = make_cpu_device();
-    backend.ops = make_cpu_ops(threads_per_rank(world.local_size()));
-  });
-  if (world.size() > 1) backend.communicator = world.make_cpu_communicator();
-  return backend;
-}
-
 Engine::Engine(World& world, Backend backend, RunConfig config)
     : world_(&world), backend_(std::move(backend)), config_(std::move(config)) {
   world.all_or_none([&] { open_model(); });
@@ -40,6 +25,16 @@ Engine::Engine(World& world, Backend backend, RunConfig config)
     log_info(fmt::format("memory of a rank: {}", format_memory(static_cast<double>(total))));
     log_verbose("\n" + plan_->table());
   }
+  // Collective, so before anything that can fail on one rank alone.
+  Buffer shards, slots;
+  if (world.size() > 1) {
+    Communicator* const communicator = backend_.communicator.get();
+    world.all_or_none([&] {
+      if (plan_->device_shards == 0) return;
+      shards = communicator->allocate(*backend_.device, plan_->device_shards);
+    });
+    world.all_or_none([&] { slots = communicator->allocate(*backend_.device, plan_->slots); });
+  }
   world.all_or_none([&] {
     const LoadOptions options{.rank = world.rank(),
                               .world = world.size(),
@@ -47,16 +42,17 @@ Engine::Engine(World& world, Backend backend, RunConfig config)
                               .show_progress = world.rank() == 0 && !config_.quiet,
                               .model_name = directory_.filename().string(),
                               .nvme_path = config_.nvme_offload_path};
-    weights_ =
-        std::make_unique<ModelWeights>(*backend_.device, *source_, model_->spec(), *plan_, options);
+    weights_ = std::make_unique<ModelWeights>(*backend_.device, *backend_.ops, std::move(shards),
+                                              *source_, model_->spec(), *plan_, options);
   });
   world.all_or_none([&] {
     const std::int64_t vocabulary =
         config_.score ? model_->config().vocabulary
                       : std::min<std::int64_t>(tokenizer_->size(), model_->config().vocabulary);
-    runner_ = std::make_unique<PassRunner>(
-        *backend_.device, *backend_.ops, backend_.communicator.get(), *model_, *weights_, *plan_,
-        world_->rank(), world_->size(), vocabulary, static_cast<int>(config_.logprobs));
+    runner_ = std::make_unique<PassRunner>(*backend_.device, *backend_.ops,
+                                           backend_.communicator.get(), *model_, *weights_, *plan_,
+                                           world_->rank(), world_->size(), vocabulary,
+                                           static_cast<int>(config_.logprobs), std::move(slots));
   });
 }
 

@@ -69,6 +69,7 @@ class Engine {
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   const Model& model() const { return *model_; }
   const Backend& backend() const { return backend_; }
+  const ModelWeights& weights() const { return *weights_; }
   const LoadStats& load_stats() const { return weights_->load_stats(); }
   /// `io_uring + O_DIRECT`; empty without an NVMe tier.
   std::string nvme_method() const;

@@ -6,12 +6,16 @@
 #include <vector>
 
 #include "offload/nvme_store.h"
+#include "zero_infer/bytes.h"
 
 namespace zi {
 namespace {
 
 constexpr int kRepeats = 5;
-constexpr std::size_t kReadBytes = 512u << 20;
+/// Bytes of one repeat at most, whole units of them and one at least.
+constexpr std::size_t kReadBytes = std::size_t{512} << 20;
+constexpr std::size_t kCopyBytes = std::size_t{1} << 30;
+constexpr std::size_t kGatherBytes = std::size_t{2} << 30;
 
 /// Bytes per second of the best of some repeats, after one to warm up: what the link can do. Every
 /// rank repeats equally often, since the step may be collective.
@@ -57,6 +61,22 @@ double product_rate(World& world, Device& device, Ops& ops, const MemoryPlan& pl
   });
 }
 
+/// Bytes of a buffer for bare copies within device memory, far beyond any cache.
+constexpr std::size_t kMemoryCopyBytes = std::size_t{512} << 20;
+
+double memory_rate(World& world, Device& device, Stream& stream) {
+  const std::size_t bytes =
+      std::min(kMemoryCopyBytes, device.memory().free_bytes / 8 / kPageBytes * kPageBytes);
+  if (bytes == 0) return 0;
+  const Buffer from = device.allocate(bytes);
+  const Buffer to = device.allocate(bytes);
+  device.zero(from.data(), bytes, stream);
+  return rate(world, 2 * bytes, [&] {
+    device.copy(to.data(), from.data(), bytes, stream);
+    stream.synchronize();
+  });
+}
+
 }  // namespace
 
 Limits measure_limits(World& world, Device& device, Ops& ops, Communicator* communicator,
@@ -64,30 +84,40 @@ Limits measure_limits(World& world, Device& device, Ops& ops, Communicator* comm
   Limits limits;
   const PartitionLayout& layout = plan.blocks.front();
   const auto stream = device.make_stream("limits");
-  const auto finish = [&] { stream->synchronize(); };
   const std::size_t shard = layout.shard_bytes();
-  const auto slot_bytes = layout.gathered_bytes();
+  const std::size_t slot_bytes = layout.gathered_bytes();
   Buffer slot;
   if (plan.host_shards > 0 || communicator != nullptr) {
-    slot = device.allocate(slot_bytes);
+    slot = communicator != nullptr ? communicator->allocate(device, slot_bytes)
+                                   : device.allocate(slot_bytes);
     device.zero(slot.data(), slot_bytes, *stream);
-    finish();
+    stream->synchronize();
   }
-
   if (plan.host_shards > 0) {
-    const Buffer pinned = device.allocate_pinned(shard);
-    std::ranges::fill(pinned.span(), std::byte{1});
-    limits.copy = rate(world, shard, [&] {
-      device.copy(slot.data(), pinned.data(), shard, *stream);
-      finish();
+    // From where the shards rest, one behind the other.
+    std::vector<int> units;
+    for (std::size_t b = 0; b < plan.blocks.size(); ++b) {
+      if (plan.tiers[b] != Tier::kHost) continue;
+      if (!units.empty() && (units.size() + 1) * shard > kCopyBytes) break;
+      units.push_back(static_cast<int>(b));
+    }
+    limits.copy = rate(world, units.size() * shard, [&] {
+      for (const int u : units) {
+        weights.stores()[static_cast<std::size_t>(u)]->finish_read(u, slot.data(), *stream);
+      }
+      stream->synchronize();
     });
   }
   if (communicator != nullptr) {
-    const std::size_t received = slot_bytes - shard;
+    const std::size_t count =
+        std::clamp<std::size_t>(kGatherBytes / slot_bytes, 1, plan.blocks.size());
+    const std::size_t received = (slot_bytes - shard) * count;
     std::byte* const own = slot.data() + shard * static_cast<std::size_t>(world.rank());
     limits.gather = rate(world, received, [&] {
-      communicator->all_gather(own, slot.data(), shard, *stream);
-      finish();
+      for (std::size_t i = 0; i < count; ++i) {
+        communicator->all_gather(own, slot.data(), shard, *stream);
+      }
+      stream->synchronize();
     });
   }
   if (plan.nvme_shards > 0) {
@@ -96,6 +126,7 @@ Limits measure_limits(World& world, Device& device, Ops& ops, Communicator* comm
                                     std::min(plan.nvme_shards, kReadBytes));
   }
   limits.product = product_rate(world, device, ops, plan, weights, *stream);
+  limits.memory = memory_rate(world, device, *stream);
   return limits;
 }
 

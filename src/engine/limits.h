@@ -16,6 +16,7 @@ struct Limits {
   double copy = 0;     // a bare copy from pinned memory to the device
   double read = 0;     // a bare read of the shard file
   double product = 0;  // weights read by bare products with one row
+  double memory = 0;   // device memory, read and written by a bare copy: the sum of both
 };
 
 /// Collective. Measures the links that the plan uses, with the plan's own sizes, in well under a

@@ -12,12 +12,17 @@
 #include "offload/placement.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
+#include "zero_infer/log.h"
 
 namespace zi {
 namespace {
 
 /// Tokens of KV that a lane gets unless --kv-budget says otherwise.
 constexpr std::int64_t kDefaultLaneTokens = 2048;
+/// Rows of a pass unless --max-pass-tokens says otherwise: enough that products are bound by
+/// arithmetic, and on a GPU that long prompts need few trips of the weights.
+constexpr std::int64_t kHostPassTokens = 512;
+constexpr std::int64_t kDevicePassTokens = 2048;
 /// Rows of logits at once: a compromise between reading the head again and (rows, vocabulary)
 /// float32.
 constexpr std::int64_t kHostHeadRows = 32;
@@ -28,6 +33,8 @@ constexpr std::size_t kHostHeadWorkspace = 40u << 20;
 /// What is left to the rest of the process and to the system.
 constexpr double kUsableDevice = 0.95;
 constexpr double kUsableHost = 0.90;
+/// Of what is left for the KV cache: its block tables take some, too.
+constexpr double kUsableForKv = 0.98;
 
 std::size_t scaled(std::size_t bytes, double factor) {
   return static_cast<std::size_t>(static_cast<double>(bytes) * factor);
@@ -59,9 +66,19 @@ std::size_t vectors_bytes(const ModelSpec& spec) {
   return static_cast<std::size_t>(elements) * sizeof(float);
 }
 
-/// KV memory: what was asked for, else room for 2048 tokens a lane but at most a quarter of what is
-/// free.
-void plan_kv(MemoryPlan& plan, const PlanInput& in, const RunConfig& config, std::size_t free) {
+/// Device memory that the KV cache may take when nobody said how much. Blocks that must stay on the
+/// GPU come first; where they may leave it, or share memory with everything else of the host, the
+/// cache gets a quarter.
+std::size_t kv_room(const MemoryPlan& plan, const PlanInput& in, const RunConfig& config,
+                    const Room& room, std::size_t all_shards) {
+  const bool offload = config.cpu_offload || config.nvme_offload_path.has_value();
+  if (in.device_is_host || offload) return room.device / 4;
+  const std::size_t taken = plan.device_bytes() + config.gpu_weight_budget.value_or(all_shards);
+  return room.device > taken ? scaled(room.device - taken, kUsableForKv) : 0;
+}
+
+/// KV memory: what was asked for, else room for 2048 tokens a lane as far as `room` goes.
+void plan_kv(MemoryPlan& plan, const PlanInput& in, const RunConfig& config, std::size_t room) {
   const ModelConfig& c = in.model->config();
   const KvLayer layer{.data = nullptr,
                       .dtype = plan.compute_dtype,
@@ -80,7 +97,7 @@ void plan_kv(MemoryPlan& plan, const PlanInput& in, const RunConfig& config, std
   } else {
     const auto wanted =
         static_cast<std::size_t>(plan.lanes * ceil_div(kDefaultLaneTokens, kKvPageTokens));
-    pages = std::clamp<std::size_t>(free / 4 / page, 1, wanted);
+    pages = std::clamp<std::size_t>(room / page, 1, wanted);
   }
   plan.kv_pages = static_cast<std::int64_t>(pages);
   plan.max_sequence_tokens = plan.kv_pages * kKvPageTokens;
@@ -133,7 +150,8 @@ TierBudgets budgets_of(const MemoryPlan& plan, const Room& room, const PlanInput
   return budgets;
 }
 
-void check_fit(const MemoryPlan& plan, const PlanInput& in, const Room& room) {
+void check_fit(const MemoryPlan& plan, const PlanInput& in, const RunConfig& config,
+               const Room& room) {
   const std::size_t device = plan.device_bytes();
   const std::size_t host = plan.host_bytes() + (in.device_is_host ? device : 0);
   const auto refuse = [&](std::string_view where, std::size_t needed, std::size_t free,
@@ -149,7 +167,13 @@ void check_fit(const MemoryPlan& plan, const PlanInput& in, const Room& room) {
            "lower --batch-size, --kv-budget or --gpu-weight-budget, or give --cpu-offload or "
            "--nvme-offload-path");
   }
-  if (host > room.host) {
+  if (host > room.host && !in.device_is_host && config.cpu_weight_budget) {
+    // Virtual machines can be given memory as they use it: an explicit budget knows better.
+    log_warning(fmt::format(
+        "the host reports {} for each rank, the plan takes {} as "
+        "--cpu-weight-budget says",
+        format_memory(static_cast<double>(room.host)), format_memory(static_cast<double>(host))));
+  } else if (host > room.host) {
     refuse("host", host, room.host,
            in.device_is_host ? "lower --batch-size or --kv-budget, use more hosts, or give "
                                "--nvme-offload-path with --gpu-weight-budget 0"
@@ -166,7 +190,10 @@ MemoryPlan make_plan(const PlanInput& in, const RunConfig& config) {
   plan.weight_dtype = in.weight_dtype;
   plan.compute_dtype = in.compute_dtype;
   plan.lanes = *std::max_element(config.batch_size.begin(), config.batch_size.end());
-  plan.pass_tokens = std::max(config.max_pass_tokens, plan.lanes);
+  const std::int64_t most_rows = config.max_pass_tokens != 0 ? config.max_pass_tokens
+                                 : in.device_is_host         ? kHostPassTokens
+                                                             : kDevicePassTokens;
+  plan.pass_tokens = std::max(most_rows, plan.lanes);
   const std::int64_t most = in.device_is_host ? kHostHeadRows : kDeviceHeadRows;
   plan.head_rows = config.score ? std::min(most, plan.pass_tokens) : std::min(most, plan.lanes);
 
@@ -187,8 +214,6 @@ MemoryPlan make_plan(const PlanInput& in, const RunConfig& config) {
   }
 
   const Room room = room_of(in);
-  plan_kv(plan, in, config, room.device);
-  plan.inputs = PassInputs::bytes(plan.input_shape(c));
   // Before the tiers are known every block counts as travelling: its slots are needed.
   const bool copied_and_gathered =
       in.world > 1 && (config.cpu_offload || config.nvme_offload_path.has_value());
@@ -197,18 +222,20 @@ MemoryPlan make_plan(const PlanInput& in, const RunConfig& config) {
   for (const PartitionLayout& layout : plan.blocks) layouts.push_back(&layout);
   plan.slots = LayerFetcher::slots_bytes(layouts, std::vector<Tier>(layouts.size(), Tier::kNvme),
                                          plan.slot_count);
+  const bool stays = !config.cpu_offload && !config.nvme_offload_path;
+  if (in.world == 1 && stays) plan.slots = 0;
+  plan_kv(plan, in, config, kv_room(plan, in, config, room, all_shards));
+  plan.inputs = PassInputs::bytes(plan.input_shape(c));
   plan.tiers = place_units(shard_bytes, budgets_of(plan, room, in, config, all_shards));
-  plan.slots =
-      in.world == 1 && std::ranges::all_of(plan.tiers, [](Tier t) { return t == Tier::kDevice; })
-          ? 0
-          : plan.slots;
+  const bool all_stay = std::ranges::all_of(plan.tiers, [](Tier t) { return t == Tier::kDevice; });
+  if (in.world == 1 && all_stay) plan.slots = 0;
   if (std::ranges::find(plan.tiers, Tier::kNvme) == plan.tiers.end()) plan.staging = 0;
   for (std::size_t i = 0; i < plan.tiers.size(); ++i) {
     (plan.tiers[i] == Tier::kDevice ? plan.device_shards
      : plan.tiers[i] == Tier::kHost ? plan.host_shards
                                     : plan.nvme_shards) += shard_bytes[i];
   }
-  check_fit(plan, in, room);
+  check_fit(plan, in, config, room);
   return plan;
 }
 

@@ -16,20 +16,52 @@ std::size_t vector_stride(const TensorSpec& v) {
 }
 
 /// Brings shards to device memory, which the host may not be able to write: a piece is read into
-/// pinned memory by several threads while the piece before it is being copied.
+/// pinned memory by several threads while the piece before it is being copied. Values that follow a
+/// rule are made on the device.
 class ShardUploader {
  public:
-  ShardUploader(Device& device, int threads)
-      : device_(&device), threads_(threads), stream_(device.make_stream("upload")) {
-    for (Piece& piece : pieces_) {
-      piece.memory = device.allocate_pinned(kPieceBytes);
-      piece.copied = device.make_event();
-    }
-  }
+  ShardUploader(Device& device, Ops& ops, const WeightSource& source, const LoadOptions& options)
+      : device_(&device),
+        ops_(&ops),
+        source_(&source),
+        rank_(options.rank),
+        threads_(options.threads),
+        stream_(device.make_stream("upload")) {}
   ~ShardUploader() { stream_.reset(); }  // waits, before the pieces go
 
-  void upload(const ShardReader& reader, std::byte* dst,
+  void upload(const PartitionLayout& layout, std::byte* dst,
               const std::function<void(std::size_t)>& progress) {
+    const bool by_rule = std::ranges::all_of(
+        layout.matrices(), [&](const auto& m) { return source_->uniform(m.tensor).has_value(); });
+    if (by_rule) {
+      make(layout, dst);
+      progress(layout.shard_bytes());
+    } else {
+      send(ShardReader(*source_, layout, rank_), dst, progress);
+    }
+  }
+  void finish() { stream_->synchronize(); }
+
+ private:
+  void make(const PartitionLayout& layout, std::byte* dst) {
+    device_->zero(dst, layout.shard_bytes(), *stream_);  // the padding
+    for (std::size_t i = 0; i < layout.matrices().size(); ++i) {
+      const PartitionLayout::Matrix& matrix = layout.matrices()[i];
+      const PartitionLayout::RowRange rows = layout.rows_of(i, rank_);
+      const std::int64_t cols = matrix.tensor.shape[1];
+      ops_->fill_uniform(*source_->uniform(matrix.tensor), rows.first * cols, rows.count * cols,
+                         dst + matrix.offset, layout.dtype(), *stream_);
+    }
+  }
+
+  void send(const ShardReader& reader, std::byte* dst,
+            const std::function<void(std::size_t)>& progress) {
+    if (pieces_.front().copied == nullptr) {
+      for (Piece& piece : pieces_) {
+        piece.memory = device_->allocate_pinned(kPieceBytes);
+        piece.copied = device_->make_event();
+      }
+    }
     const std::size_t total = reader.shard_bytes();
     for (std::size_t offset = 0; offset < total; offset += kPieceBytes) {
       Piece& piece = pieces_[next_++ % pieces_.size()];
@@ -40,15 +72,16 @@ class ShardUploader {
       stream_->record(*piece.copied);
     }
   }
-  void finish() { stream_->synchronize(); }
 
- private:
   static constexpr std::size_t kPieceBytes = 32u << 20;
   struct Piece {
     Buffer memory;
     std::unique_ptr<Event> copied;
   };
   Device* device_;
+  Ops* ops_;
+  const WeightSource* source_;
+  int rank_;
   int threads_;
   std::array<Piece, 2> pieces_;
   std::size_t next_ = 0;
@@ -57,12 +90,13 @@ class ShardUploader {
 
 }  // namespace
 
-ModelWeights::ModelWeights(Device& device, const WeightSource& source, const ModelSpec& spec,
-                           const MemoryPlan& plan, const LoadOptions& options)
+ModelWeights::ModelWeights(Device& device, Ops& ops, Buffer shards, const WeightSource& source,
+                           const ModelSpec& spec, const MemoryPlan& plan,
+                           const LoadOptions& options)
     : source_(&source), embedding_(spec.embedding), weight_dtype_(plan.weight_dtype) {
   const auto start = std::chrono::steady_clock::now();
   load_vectors(device, spec, plan);
-  load_shards(device, plan, options);
+  load_shards(device, ops, std::move(shards), plan, options);
   stats_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
@@ -87,7 +121,8 @@ void ModelWeights::load_vectors(Device& device, const ModelSpec& spec, const Mem
   stream->synchronize();
 }
 
-void ModelWeights::load_shards(Device& device, const MemoryPlan& plan, const LoadOptions& options) {
+void ModelWeights::load_shards(Device& device, Ops& ops, Buffer shards, const MemoryPlan& plan,
+                               const LoadOptions& options) {
   std::vector<int> units[3];
   std::vector<std::size_t> bytes[3];
   for (std::size_t b = 0; b < plan.blocks.size(); ++b) {
@@ -105,16 +140,16 @@ void ModelWeights::load_shards(Device& device, const MemoryPlan& plan, const Loa
     return ShardReader(*source_, layout, options.rank);
   };
   {
-    ShardUploader uploader(device, options.threads);
+    ShardUploader uploader(device, ops, *source_, options);
     head_ = device.allocate(plan.head_shard);
-    uploader.upload(reader_of(plan.head.front()), head_.data(), tell);
+    uploader.upload(plan.head.front(), head_.data(), tell);
     if (!units[of(Tier::kDevice)].empty()) {
-      device_ =
-          std::make_unique<DeviceStore>(device, units[of(Tier::kDevice)], bytes[of(Tier::kDevice)]);
+      device_ = std::make_unique<DeviceStore>(device, units[of(Tier::kDevice)],
+                                              bytes[of(Tier::kDevice)], std::move(shards));
     }
     for (int u : units[of(Tier::kDevice)]) {
       const PartitionLayout& layout = plan.blocks[static_cast<std::size_t>(u)];
-      uploader.upload(reader_of(layout), device_->shard(u).data(), tell);
+      uploader.upload(layout, device_->shard(u).data(), tell);
     }
     uploader.finish();
   }

@@ -13,6 +13,7 @@
 #include "offload/resident_stores.h"
 #include "offload/shard_reader.h"
 #include "zero_infer/device.h"
+#include "zero_infer/ops.h"
 #include "zero_infer/weight_source.h"
 
 namespace zi {
@@ -38,9 +39,10 @@ struct LoadStats {
 /// replicated vectors. Reads only its own rows from the source, straight to where they rest.
 class ModelWeights {
  public:
-  /// Loads everything. Source, plan and device outlive the weights.
-  ModelWeights(Device& device, const WeightSource& source, const ModelSpec& spec,
-               const MemoryPlan& plan, const LoadOptions& options);
+  /// Loads everything. Source, plan, device and ops outlive the weights. `shards` is the memory of
+  /// the device tier (plan.device_shards), taken from the device when none is given.
+  ModelWeights(Device& device, Ops& ops, Buffer shards, const WeightSource& source,
+               const ModelSpec& spec, const MemoryPlan& plan, const LoadOptions& options);
 
   /// The store of each block's tier.
   const std::vector<ShardStore*>& stores() const { return store_of_block_; }
@@ -62,7 +64,8 @@ class ModelWeights {
 
  private:
   void load_vectors(Device& device, const ModelSpec& spec, const MemoryPlan& plan);
-  void load_shards(Device& device, const MemoryPlan& plan, const LoadOptions& options);
+  void load_shards(Device& device, Ops& ops, Buffer shards, const MemoryPlan& plan,
+                   const LoadOptions& options);
 
   const WeightSource* source_;
   TensorSpec embedding_;

@@ -3,12 +3,13 @@
 #include <algorithm>
 
 #include "zero_infer/bytes.h"
+#include "zero_infer/error.h"
 
 namespace zi {
 
 PassRunner::PassRunner(Device& device, Ops& ops, Communicator* communicator, Model& model,
                        const ModelWeights& weights, const MemoryPlan& plan, int rank, int world,
-                       std::int64_t vocabulary, int top)
+                       std::int64_t vocabulary, int top, Buffer slots)
     : device_(&device),
       ops_(&ops),
       model_(&model),
@@ -39,7 +40,7 @@ PassRunner::PassRunner(Device& device, Ops& ops, Communicator* communicator, Mod
   std::vector<const PartitionLayout*> layouts;
   for (const PartitionLayout& layout : plan.blocks) layouts.push_back(&layout);
   fetcher_ = std::make_unique<LayerFetcher>(device, communicator, rank, layouts, weights.stores(),
-                                            plan.slot_count, *exchange_);
+                                            plan.slot_count, *exchange_, std::move(slots));
 }
 
 void PassRunner::embed(std::span<const Chunk> chunks) {
@@ -101,6 +102,12 @@ void PassRunner::run(const Request& request) {
       },
       *compute_, request.last);
   compute_->synchronize();
+  for (std::size_t i = 0; i < request.samples.size(); ++i) {
+    if (results_.ids[i] != kNoId) continue;
+    throw Error(
+        "the logits of a token hold NaN or infinity; the weights are damaged or the compute type "
+        "overflows, try --compute-dtype float32");
+  }
 }
 
 FetchStats PassRunner::take_fetch_stats() { return fetcher_->take_stats(); }

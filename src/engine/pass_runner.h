@@ -33,10 +33,11 @@ class PassRunner {
   };
 
   /// `vocabulary`: ids from here on are never sampled. `top`: how many best ids to report a row.
-  /// `communicator` is null for a world of one. All arguments outlive the runner.
+  /// `communicator` is null for a world of one. `slots`: memory of the communicator for plan.slots,
+  /// else the device's is taken. All other arguments outlive the runner.
   PassRunner(Device& device, Ops& ops, Communicator* communicator, Model& model,
              const ModelWeights& weights, const MemoryPlan& plan, int rank, int world,
-             std::int64_t vocabulary, int top);
+             std::int64_t vocabulary, int top, Buffer slots = {});
 
   /// Collective. Runs one pass and waits for its samples; `results` has a row for each of
   /// `samples`.

@@ -119,9 +119,14 @@ void Bloom::run_block(int, const UnitView& weights, const RaggedBatch& batch, co
   ops_->split_qkv(product_, m[kQkv].padded_rows(), v[kQkvBias], batch, kv, q_, stream);
   ops_->attention(q_, batch, kv, slopes_, normed_, type, stream);
   ops_->matmul(normed_, type, rows, m[kDense], product_, stream);
-  ops_->bias_residual(product_, m[kDense].padded_rows(), v[kDenseBias], rows, hidden, x_, stream);
-
-  norm(v[kNorm2], v[kNorm2Bias], rows, stream);
+  if (config_.residual_after_norm) {
+    ops_->bias_residual(product_, m[kDense].padded_rows(), v[kDenseBias], rows, hidden, x_, stream);
+    norm(v[kNorm2], v[kNorm2Bias], rows, stream);
+  } else {
+    ops_->bias_residual_norm(product_, m[kDense].padded_rows(), v[kDenseBias], x_, v[kNorm2],
+                             v[kNorm2Bias], config_.norm_epsilon, rows, hidden, normed_, type,
+                             stream);
+  }
   ops_->matmul(normed_, type, rows, m[kUp], product_, stream);
   ops_->bias_gelu(product_, m[kUp].padded_rows(), v[kUpBias], rows, config_.ffn, ffn_, type,
                   stream);

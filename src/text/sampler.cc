@@ -106,10 +106,11 @@ std::int32_t draw(std::span<const float> logits, float largest, const SampleRow&
   if (row.top_k > 0 && static_cast<std::size_t>(row.top_k) < ids.size()) {
     std::nth_element(ids.begin(), ids.begin() + (row.top_k - 1), ids.end(), better);
     ids.resize(static_cast<std::size_t>(row.top_k));
-    // nth_element leaves an order that is the library's choice: the draw must not depend on it.
-    if (!(row.top_p < 1)) std::sort(ids.begin(), ids.end());
   }
   if (row.top_p < 1) keep_nucleus(ids, row.top_p, better, weight);
+  // nth_element's order is the library's choice. By id, so that no backend needs to sort a large
+  // nucleus by weight in order to draw the same.
+  if (!std::is_sorted(ids.begin(), ids.end())) std::sort(ids.begin(), ids.end());
 
   std::vector<double> cumulative(ids.size());
   double mass = 0;

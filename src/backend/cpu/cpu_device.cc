@@ -2,18 +2,16 @@
 #include <emmintrin.h>
 #endif
 #include <fmt/format.h>
-#include <sys/mman.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <fstream>
 #include <string>
 
-#include "backend/cpu/cgroup.h"
 #include "backend/cpu/cpu_event.h"
+#include "backend/host/host_memory.h"
 #include "zero_infer/backend.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/cpu_stream.h"
@@ -21,19 +19,6 @@
 
 namespace zi {
 namespace {
-
-constexpr std::size_t kHugePageBytes = 2u << 20;
-
-/// A line of /proc/meminfo in bytes.
-std::size_t read_meminfo(const std::string& key) {
-  std::ifstream in("/proc/meminfo");
-  for (std::string line; std::getline(in, line);) {
-    if (line.compare(0, key.size(), key) == 0 && line[key.size()] == ':') {
-      return std::stoull(line.substr(key.size() + 1)) << 10;
-    }
-  }
-  throw IoError(fmt::format("/proc/meminfo has no line `{}`", key));
-}
 
 std::string read_cpu_name() {
   std::ifstream in("/proc/cpuinfo");
@@ -76,11 +61,7 @@ class CpuDevice final : public Device {
  public:
   std::string name() const override { return read_cpu_name(); }
 
-  MemoryInfo memory() const override {
-    const CgroupLimits limits = read_cgroup_limits();
-    return {std::min(read_meminfo("MemAvailable"), limits.memory_free_bytes),
-            std::min(read_meminfo("MemTotal"), limits.memory_bytes)};
-  }
+  MemoryInfo memory() const override { return read_host_memory(); }
   MemoryInfo host_memory() const override { return memory(); }
 
   Buffer allocate(std::size_t bytes) override;
@@ -120,23 +101,7 @@ Buffer CpuDevice::allocate(std::size_t bytes) {
                     format_memory(static_cast<double>(info.free_bytes)),
                     format_memory(static_cast<double>(info.total_bytes))));
   }
-  void* data = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (data == MAP_FAILED) {
-    throw ConfigError(fmt::format("mmap of {} failed: {}; is there a limit (ulimit -v)?",
-                                  format_memory(static_cast<double>(bytes)), std::strerror(errno)));
-  }
-  Buffer buffer(data, bytes, [mapped](void* memory) { munmap(memory, mapped); });
-  // Fewer TLB misses while weights stream by; only a hint, kernels without huge pages refuse it.
-  if (mapped >= kHugePageBytes) madvise(data, mapped, MADV_HUGEPAGE);
-#ifdef MADV_POPULATE_WRITE
-  // Takes the pages now: the next request then sees what is really left. Kernels before 5.14 refuse
-  // it and take them at the first touch.
-  if (madvise(data, mapped, MADV_POPULATE_WRITE) != 0 && (errno == ENOMEM || errno == EFAULT)) {
-    throw ConfigError(fmt::format("{} of memory could not be taken: {}; lower the memory budgets",
-                                  format_memory(static_cast<double>(bytes)), std::strerror(errno)));
-  }
-#endif
-  return buffer;
+  return allocate_host(bytes);
 }
 
 }  // namespace

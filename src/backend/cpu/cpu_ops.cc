@@ -11,6 +11,7 @@
 #include "backend/cpu/simd.h"
 #include "backend/cpu/thread_pool.h"
 #include "zero_infer/backend.h"
+#include "zero_infer/bytes.h"
 #include "zero_infer/cpu_stream.h"
 #include "zero_infer/error.h"
 #include "zero_infer/sampler.h"
@@ -148,6 +149,18 @@ class CpuOps final : public Ops {
     });
   }
 
+  void bias_residual_norm(const float* x, std::int64_t ld, const float* bias, float* residual,
+                          const float* gamma, const float* beta, float epsilon, std::int64_t rows,
+                          std::int64_t cols, void* y, DType y_dtype, Stream& stream) override {
+    enqueue(stream, [=](Kernels& kernels) {
+      for_rows_into(y, y_dtype, rows, cols, kernels.pool, [&](std::int64_t row, float* out) {
+        float* const sum = residual + row * cols;
+        row::bias_residual(x + row * ld, bias, cols, sum);
+        row::layer_norm(sum, gamma, beta, epsilon, cols, out);
+      });
+    });
+  }
+
   void split_qkv(const float* qkv, std::int64_t ld, const float* bias, const RaggedBatch& batch,
                  const KvLayer& kv, float* q, Stream& stream) override {
     enqueue(stream, [=](Kernels& kernels) { write_kv(qkv, ld, bias, batch, kv, q, kernels.pool); });
@@ -174,6 +187,19 @@ class CpuOps final : public Ops {
   void convert(const void* x, DType from, void* y, DType to, std::int64_t count,
                Stream& stream) override {
     enqueue(stream, [=](Kernels&) { convert_now(x, from, y, to, count); });
+  }
+
+  void fill_uniform(const UniformValues& values, std::int64_t first, std::int64_t count, void* y,
+                    DType to, Stream& stream) override {
+    enqueue(stream, [=](Kernels& kernels) {
+      constexpr std::int64_t kPiece = std::int64_t{1} << 20;
+      const auto fill_piece = [&](std::int64_t piece, int) {
+        const std::int64_t begin = piece * kPiece;
+        zi::fill_uniform(values, first + begin, std::min(kPiece, count - begin), at(y, to, begin),
+                         to);
+      };
+      kernels.pool.run(ceil_div(count, kPiece), fill_piece);
+    });
   }
 
   void interleave(const float* slices, int blocks, std::int64_t rows, std::int64_t slice,

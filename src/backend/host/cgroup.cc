@@ -1,4 +1,4 @@
-#include "backend/cpu/cgroup.h"
+#include "backend/host/cgroup.h"
 
 #include <algorithm>
 #include <fstream>

@@ -7,7 +7,7 @@
 #include <memory>
 #include <string>
 
-#include "backend/cpu/cgroup.h"
+#include "backend/host/cgroup.h"
 #include "zero_infer/backend.h"
 #include "zero_infer/error.h"
 

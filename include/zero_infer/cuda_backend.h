@@ -1,0 +1,29 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "zero_infer/device.h"
+#include "zero_infer/ops.h"
+
+namespace zi {
+
+/// The CUDA backend, in builds that have it (ZI_CUDA): one GPU a rank, streams and events are
+/// CUDA's, products are cuBLAS's.
+
+/// How many GPUs this process sees. 0, and `why` says why, when there is none or no driver.
+int cuda_device_count(std::string* why = nullptr);
+
+/// The GPU of that index; it becomes the calling thread's current device. Throws CudaError for a
+/// GPU that cannot be used.
+std::unique_ptr<Device> make_cuda_device(int index);
+
+/// The ops of a CUDA device. Takes its workspace (cuBLAS's, partial results of attention and
+/// sampling; `kCudaOpsBytes`) at once. For one stream at a time: the workspace is used in its
+/// order.
+std::unique_ptr<Ops> make_cuda_ops(Device& device);
+
+/// The cudaStream_t of a CUDA device's stream. Throws Error for a stream of another backend.
+void* cuda_stream_handle(Stream& stream);
+
+}  // namespace zi

@@ -1,0 +1,225 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cctype>
+#include <fstream>
+#include <string>
+#include <thread>
+
+#include "backend/cuda/cuda_support.h"
+#include "backend/host/host_memory.h"
+#include "zero_infer/bytes.h"
+#include "zero_infer/error.h"
+#include "zero_infer/log.h"
+
+namespace zi {
+namespace {
+
+/// bfloat16 on tensor cores, and the asynchronous copies of the attention kernels: Ampere and
+/// newer.
+constexpr int kLeastMajor = 8;
+/// Threads that take the pages of one pinned buffer.
+constexpr int kMostPopulateThreads = 8;
+
+class CudaEvent final : public Event {
+ public:
+  CudaEvent() { ZI_CUDA(cudaEventCreate(&event_)); }
+  ~CudaEvent() override { cudaEventDestroy(event_); }
+  CudaEvent(const CudaEvent&) = delete;
+  CudaEvent& operator=(const CudaEvent&) = delete;
+
+  bool reached() const override {
+    const cudaError_t state = cudaEventQuery(event_);
+    if (state == cudaErrorNotReady) return false;
+    ZI_CUDA(state);
+    return true;
+  }
+  void synchronize() const override { ZI_CUDA(cudaEventSynchronize(event_)); }
+  cudaEvent_t get() const { return event_; }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+class CudaStream final : public Stream {
+ public:
+  explicit CudaStream(int priority) {
+    ZI_CUDA(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, priority));
+  }
+  ~CudaStream() override {
+    cudaStreamSynchronize(stream_);  // an error has been thrown by whoever waited before
+    cudaStreamDestroy(stream_);
+  }
+  CudaStream(const CudaStream&) = delete;
+  CudaStream& operator=(const CudaStream&) = delete;
+
+  void record(Event& event) override {
+    ZI_CUDA(cudaEventRecord(dynamic_cast<CudaEvent&>(event).get(), stream_));
+  }
+  void wait(const Event& event) override {
+    ZI_CUDA(cudaStreamWaitEvent(stream_, dynamic_cast<const CudaEvent&>(event).get()));
+  }
+  void synchronize() override { ZI_CUDA(cudaStreamSynchronize(stream_)); }
+  cudaStream_t get() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+/// The NUMA node that the GPU hangs on, or -1.
+int numa_node_of(int index) {
+  char bus[32] = {};
+  if (cudaDeviceGetPCIBusId(bus, sizeof(bus), index) != cudaSuccess) return -1;
+  std::string name(bus);
+  std::ranges::transform(name, name.begin(), [](unsigned char c) { return std::tolower(c); });
+  std::ifstream in(fmt::format("/sys/bus/pci/devices/{}/numa_node", name));
+  int node = -1;
+  return in >> node ? node : -1;
+}
+
+class CudaDevice final : public Device {
+ public:
+  explicit CudaDevice(int index) : index_(index), numa_node_(numa_node_of(index)) {
+    ZI_CUDA(cudaSetDevice(index));
+    cudaDeviceProp properties{};
+    ZI_CUDA(cudaGetDeviceProperties(&properties, index));
+    name_ = properties.name;
+    if (properties.major < kLeastMajor) {
+      throw ConfigError(fmt::format(
+          "{} has compute capability {}.{}; the CUDA backend needs 8.0 (Ampere) or newer, use "
+          "--backend cpu",
+          name_, properties.major, properties.minor));
+    }
+    ZI_CUDA(cudaDeviceGetStreamPriorityRange(&least_priority_, &greatest_priority_));
+  }
+
+  std::string name() const override { return name_; }
+
+  MemoryInfo memory() const override {
+    MemoryInfo info;
+    ZI_CUDA(cudaMemGetInfo(&info.free_bytes, &info.total_bytes));
+    return info;
+  }
+  MemoryInfo host_memory() const override { return read_host_memory(); }
+
+  Buffer allocate(std::size_t bytes) override {
+    if (bytes == 0) return {};
+    void* data = nullptr;
+    const cudaError_t error = cudaMalloc(&data, bytes);
+    if (error == cudaErrorMemoryAllocation) {
+      cudaGetLastError();  // it is not sticky, and told here
+      const MemoryInfo info = memory();
+      throw ConfigError(fmt::format(
+          "{} of device memory are needed, {} of {} are free on {}; lower --batch-size, "
+          "--kv-budget or --gpu-weight-budget",
+          format_memory(static_cast<double>(bytes)),
+          format_memory(static_cast<double>(info.free_bytes)),
+          format_memory(static_cast<double>(info.total_bytes)), name_));
+    }
+    ZI_CUDA(error);
+    return {data, bytes, [](void* memory) { cudaFree(memory); }};
+  }
+
+  Buffer allocate_pinned(std::size_t bytes) override {
+    Buffer plain = take_host(bytes);
+    if (bytes == 0) return plain;
+    if (const cudaError_t error = pin(plain); error != cudaSuccess) {
+      throw ConfigError(fmt::format(
+          "{} of host memory cannot be pinned: {}; is it above a limit of the container "
+          "or of locked memory (ulimit -l)?",
+          format_memory(static_cast<double>(bytes)), cudaGetErrorString(error)));
+    }
+    return unpinning(std::move(plain));
+  }
+
+  Buffer allocate_pinned_or_plain(std::size_t bytes) override {
+    Buffer plain = take_host(bytes);
+    if (bytes == 0) return plain;
+    if (const cudaError_t error = pin(plain); error != cudaSuccess) {
+      log_warning(fmt::format(
+          "{} of host memory cannot be pinned ({}): plain memory is used, copies from it "
+          "are several times slower; raise the limit of locked memory (ulimit -l) or "
+          "lower --cpu-weight-budget",
+          format_memory(static_cast<double>(bytes)), cudaGetErrorString(error)));
+      return plain;
+    }
+    return unpinning(std::move(plain));
+  }
+
+  std::unique_ptr<Stream> make_stream(const std::string& name) override {
+    // Small kernels of the pass go before whatever else is queued: copies and gathers have engines
+    // of their own or run long.
+    return std::make_unique<CudaStream>(name == "compute" ? greatest_priority_ : least_priority_);
+  }
+  std::unique_ptr<Event> make_event() override { return std::make_unique<CudaEvent>(); }
+
+  double elapsed_seconds(const Event& start, const Event& end) const override {
+    float milliseconds = 0;
+    ZI_CUDA(cudaEventElapsedTime(&milliseconds, dynamic_cast<const CudaEvent&>(start).get(),
+                                 dynamic_cast<const CudaEvent&>(end).get()));
+    return static_cast<double>(milliseconds) * 1e-3;
+  }
+
+  void copy(void* dst, const void* src, std::size_t bytes, Stream& stream) override {
+    if (bytes == 0) return;
+    ZI_CUDA(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDefault, cuda_stream(stream)));
+  }
+  void zero(void* dst, std::size_t bytes, Stream& stream) override {
+    if (bytes == 0) return;
+    ZI_CUDA(cudaMemsetAsync(dst, 0, bytes, cuda_stream(stream)));
+  }
+
+ private:
+  Buffer take_host(std::size_t bytes) const {
+    const auto cores = static_cast<int>(std::thread::hardware_concurrency());
+    return allocate_host(bytes, std::clamp(cores / 2, 1, kMostPopulateThreads), numa_node_);
+  }
+
+  cudaError_t pin(const Buffer& plain) const {
+    ZI_CUDA(cudaSetDevice(index_));  // any thread may be here
+    const cudaError_t error =
+        cudaHostRegister(plain.data(), plain.bytes(), cudaHostRegisterPortable);
+    if (error != cudaSuccess) cudaGetLastError();
+    return error;
+  }
+
+  /// The same memory, unpinned before it is given back.
+  static Buffer unpinning(Buffer plain) {
+    std::byte* const data = plain.data();
+    const std::size_t bytes = plain.bytes();
+    auto owner = std::make_shared<Buffer>(std::move(plain));
+    return {data, bytes, [owner](void* memory) mutable {
+              cudaHostUnregister(memory);
+              owner.reset();
+            }};
+  }
+
+  int index_;
+  int numa_node_;
+  std::string name_;
+  int least_priority_ = 0;
+  int greatest_priority_ = 0;
+};
+
+}  // namespace
+
+int cuda_device_count(std::string* why) {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error == cudaSuccess && count > 0) return count;
+  cudaGetLastError();
+  if (why != nullptr) *why = error == cudaSuccess ? "no GPU" : cudaGetErrorString(error);
+  return 0;
+}
+
+std::unique_ptr<Device> make_cuda_device(int index) { return std::make_unique<CudaDevice>(index); }
+
+void* cuda_stream_handle(Stream& stream) {
+  auto* cuda = dynamic_cast<CudaStream*>(&stream);
+  if (cuda == nullptr) {
+    throw Error("a CUDA operation was given a stream of another backend");
+  }
+  return cuda->get();
+}
+
+}  // namespace zi

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <cublas_v2.h>
+
+#include <cstddef>
+#include <span>
+
+#include "backend/cuda/cuda_support.h"
+#include "zero_infer/ops.h"
+
+namespace zi {
+
+/// Ops::matmul by cuBLAS: the row blocks of a gathered slot are one strided-batched product, in
+/// place. Products of equal 16-bit types run on tensor cores; all other pairs of types are
+/// converted to float32, piece by piece, and multiplied in float32.
+class CudaMatmul {
+ public:
+  /// `workspace` is cuBLAS's, `scratch` holds converted pieces; both are
+  /// device memory, used in the stream's order.
+  CudaMatmul(std::span<std::byte> workspace, std::span<std::byte> scratch);
+  ~CudaMatmul();
+  CudaMatmul(const CudaMatmul&) = delete;
+  CudaMatmul& operator=(const CudaMatmul&) = delete;
+
+  void run(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w, float* y,
+           cudaStream_t stream);
+
+ private:
+  /// y (rows, ld) columns [0, blocks * rows_per_block) = a . w^T with both of the same type.
+  void product(const void* a, cudaDataType_t type, std::int64_t rows, const RowBlockMatrix& w,
+               float* y, std::int64_t ld);
+  void product_in_float32(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w,
+                          float* y, cudaStream_t stream);
+
+  cublasHandle_t handle_ = nullptr;
+  cudaStream_t stream_ = nullptr;
+  std::span<std::byte> workspace_;
+  std::span<std::byte> scratch_;
+};
+
+}  // namespace zi

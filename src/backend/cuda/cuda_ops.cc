@@ -1,0 +1,104 @@
+#include "backend/cuda/cuda_attention.h"
+#include "backend/cuda/cuda_matmul.h"
+#include "backend/cuda/cuda_sampler.h"
+#include "backend/cuda/cuda_support.h"
+#include "backend/cuda/row_kernels.h"
+#include "zero_infer/error.h"
+
+namespace zi {
+namespace {
+
+/// What cuBLAS recommends for Hopper.
+constexpr std::size_t kCublasBytes = std::size_t{32} << 20;
+/// Partial results of attention, or converted pieces of float32 products: one at a time.
+constexpr std::size_t kScratchBytes = std::size_t{64} << 20;
+static_assert(kScratchBytes >= kAttentionScratchBytes);
+constexpr int kMaxHeadDim = 256;
+
+class CudaOps final : public Ops {
+ public:
+  explicit CudaOps(Device& device)
+      : memory_(device.allocate(kCublasBytes + kScratchBytes)),
+        matmul_(memory_.span().first(kCublasBytes), scratch()),
+        sampler_(device) {}
+
+  void layer_norm(const float* x, const float* gamma, const float* beta, float epsilon,
+                  std::int64_t rows, std::int64_t cols, void* y, DType y_dtype,
+                  Stream& stream) override {
+    cuda_layer_norm(x, gamma, beta, epsilon, rows, cols, y, y_dtype, cuda_stream(stream));
+  }
+
+  void matmul(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w, float* y,
+              Stream& stream) override {
+    matmul_.run(a, a_dtype, rows, w, y, cuda_stream(stream));
+  }
+
+  void bias_gelu(const float* x, std::int64_t ld, const float* bias, std::int64_t rows,
+                 std::int64_t cols, void* y, DType y_dtype, Stream& stream) override {
+    cuda_bias_gelu(x, ld, bias, rows, cols, y, y_dtype, cuda_stream(stream));
+  }
+
+  void bias_residual_norm(const float* x, std::int64_t ld, const float* bias, float* residual,
+                          const float* gamma, const float* beta, float epsilon, std::int64_t rows,
+                          std::int64_t cols, void* y, DType y_dtype, Stream& stream) override {
+    cuda_bias_residual_norm(x, ld, bias, residual, gamma, beta, epsilon, rows, cols, y, y_dtype,
+                            cuda_stream(stream));
+  }
+
+  void bias_residual(const float* x, std::int64_t ld, const float* bias, std::int64_t rows,
+                     std::int64_t cols, float* residual, Stream& stream) override {
+    cuda_bias_residual(x, ld, bias, rows, cols, residual, cuda_stream(stream));
+  }
+
+  void split_qkv(const float* qkv, std::int64_t ld, const float* bias, const RaggedBatch& batch,
+                 const KvLayer& kv, float* q, Stream& stream) override {
+    cuda_split_qkv(qkv, ld, bias, batch, kv, q, cuda_stream(stream));
+  }
+
+  void attention(const float* q, const RaggedBatch& batch, const KvLayer& kv, const float* slopes,
+                 void* out, DType out_dtype, Stream& stream) override {
+    if (kv.head_dim > kMaxHeadDim) {
+      throw ConfigError("attention heads of more than 256 elements are not supported");
+    }
+    cuda_attention(q, batch, kv, slopes, out, out_dtype, scratch(), cuda_stream(stream));
+  }
+
+  void gather_rows(const float* x, const std::int32_t* rows, std::int64_t count, std::int64_t cols,
+                   float* out, Stream& stream) override {
+    cuda_gather_rows(x, rows, count, cols, out, cuda_stream(stream));
+  }
+
+  void convert(const void* x, DType from, void* y, DType to, std::int64_t count,
+               Stream& stream) override {
+    cuda_convert(x, from, y, to, count, cuda_stream(stream));
+  }
+
+  void fill_uniform(const UniformValues& values, std::int64_t first, std::int64_t count, void* y,
+                    DType to, Stream& stream) override {
+    cuda_fill_uniform(values, first, count, y, to, cuda_stream(stream));
+  }
+
+  void interleave(const float* slices, int blocks, std::int64_t rows, std::int64_t slice,
+                  float* logits, Stream& stream) override {
+    cuda_interleave(slices, blocks, rows, slice, logits, cuda_stream(stream));
+  }
+
+  void sample(const float* logits, std::int64_t ld, std::int64_t vocabulary,
+              std::span<const SampleRow> rows, const SampleResults& results,
+              Stream& stream) override {
+    sampler_.sample(logits, ld, vocabulary, rows, results, stream);
+  }
+
+ private:
+  std::span<std::byte> scratch() const { return memory_.span().subspan(kCublasBytes); }
+
+  Buffer memory_;
+  CudaMatmul matmul_;
+  CudaSampler sampler_;
+};
+
+}  // namespace
+
+std::unique_ptr<Ops> make_cuda_ops(Device& device) { return std::make_unique<CudaOps>(device); }
+
+}  // namespace zi

@@ -1,0 +1,374 @@
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <string>
+
+#include "backend/cuda/cuda_sampler.h"
+#include "backend/cuda/cuda_sampler_rows.h"
+#include "backend/cuda/cuda_support.h"
+#include "zero_infer/error.h"
+#include "zero_infer/random.h"
+
+namespace zi {
+namespace {
+
+constexpr int kScanThreads = 256;
+constexpr int kScanWarps = kScanThreads / kLanes;
+constexpr int kScanPerThread = 32;
+/// Logits of a block. It does not depend on the number of rows, so neither do a row's sums.
+constexpr int kChunk = kScanThreads * kScanPerThread;
+constexpr int kCombineThreads = 256;
+constexpr int kBitThreads = 256;
+
+constexpr std::size_t kSlots = 4;
+constexpr std::size_t kGroupRows = 512;
+constexpr std::size_t kStagingBytes = std::size_t{256} << 10;
+constexpr std::size_t kPartialBytes = std::size_t{1} << 20;
+constexpr std::size_t kStateBytes = std::size_t{16} << 10;
+constexpr std::size_t kBitmapBytes = std::size_t{16} << 20;
+constexpr std::size_t kScratchBytes = kStagingBytes + kPartialBytes + kStateBytes + kBitmapBytes;
+
+/// Largest logit and sum(exp(x - largest)) of some logits, and the best of them after the penalty.
+struct Partial {
+  double sum = 0;
+  std::uint64_t best = 0;
+  float largest = -INFINITY;
+  std::int32_t valid = 1;
+};
+
+constexpr std::size_t kPartials = kPartialBytes / sizeof(Partial);
+static_assert(kStateBytes >= kGroupRows * sizeof(RowState));
+static_assert(kStagingBytes >= 2 * kGroupRows * sizeof(SampleParams));
+static_assert(kBitmapBytes * 8 <= std::size_t{1} << 32, "a bit's index has 32 bits");
+
+/// What exponents are taken relative to: where there is nothing but -infinity, the sum is 0.
+__device__ float base_of(float largest) { return largest == -INFINITY ? 0.0f : largest; }
+
+__device__ Partial merged(const Partial& a, const Partial& b) {
+  Partial out;
+  out.largest = fmaxf(a.largest, b.largest);
+  const float base = base_of(out.largest);
+  out.sum = a.sum * static_cast<double>(expf(a.largest - base)) +
+            b.sum * static_cast<double>(expf(b.largest - base));
+  out.best = a.best > b.best ? a.best : b.best;
+  out.valid = a.valid & b.valid;
+  return out;
+}
+
+/// Bits stand for ids of histories: the same one may come many times.
+__global__ void __launch_bounds__(kBitThreads)
+    set_bits(const std::uint32_t* positions, int count, std::uint32_t* bitmaps) {
+  const int i = static_cast<int>(blockIdx.x * kBitThreads + threadIdx.x);
+  if (i < count) atomicOr(bitmaps + positions[i] / 32, 1u << (positions[i] % 32));
+}
+
+/// One block for each chunk (x) of each row (y); partials (rows, chunks). All loads of a thread are
+/// under way at once, and rows may lie at any alignment.
+__global__ void __launch_bounds__(kScanThreads, 4)
+    scan_chunks(const SampleBatch batch, Partial* partials) {
+  const PenalisedRow row(batch, batch.params[blockIdx.y]);
+  const int first = static_cast<int>(blockIdx.x) * kChunk + static_cast<int>(threadIdx.x);
+  const float* const logits = row.logits + first;
+  const int left = row.count - first;
+  float x[kScanPerThread];
+#pragma unroll
+  for (int i = 0; i < kScanPerThread; ++i) {
+    x[i] = i * kScanThreads < left ? __ldg(logits + i * kScanThreads) : -INFINITY;
+  }
+  float largest = -INFINITY;
+  bool valid = true;
+  // Strictly larger ones only: a thread's ids ascend. A thread without any keeps an id beyond the
+  // vocabulary, at -infinity, behind the chunk's first id.
+  int at = 0;
+#pragma unroll
+  for (int i = 0; i < kScanPerThread; ++i) {
+    valid = valid && x[i] < INFINITY;  // NaN is not
+    at = x[i] > largest ? i * kScanThreads : at;
+    largest = x[i] > largest ? x[i] : largest;
+  }
+  float best = largest;
+  if (row.bits != nullptr) {
+    // Reads again what the cache holds: the bits' words beside 32 logits are too many registers.
+    best = -INFINITY;
+    at = 0;
+#pragma unroll 4
+    for (int i = 0; i < min(left, kChunk); i += kScanThreads) {
+      const float value = row.value(first + i, __ldg(logits + i));
+      at = value > best ? i : at;
+      best = value > best ? value : best;
+    }
+  }
+
+  Partial warp;
+  warp.largest = value_of(__reduce_max_sync(kAllLanes, key_of(largest)));
+  const float base = base_of(warp.largest);
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < kScanPerThread; ++i) sum += expf(x[i] - base);
+  warp.sum = sum;
+  for (int lane = kLanes / 2; lane > 0; lane /= 2) {
+    warp.sum += __shfl_xor_sync(kAllLanes, warp.sum, lane);
+  }
+  const std::uint32_t key = key_of(best);
+  const std::uint32_t best_key = __reduce_max_sync(kAllLanes, key);
+  const auto candidate = key == best_key ? static_cast<std::uint32_t>(first + at) : 0xffffffffu;
+  const std::uint32_t lowest_id = __reduce_min_sync(kAllLanes, candidate);
+  warp.best = order_of(best_key, static_cast<int>(lowest_id));
+  warp.valid = __all_sync(kAllLanes, valid);
+
+  // Bytes, as a constructor cannot run for shared memory.
+  alignas(Partial) __shared__ std::byte memory[kScanWarps * sizeof(Partial)];
+  auto* const warps = reinterpret_cast<Partial*>(memory);
+  if (threadIdx.x % kLanes == 0) warps[threadIdx.x / kLanes] = warp;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  Partial all = warps[0];
+  for (int i = 1; i < kScanWarps; ++i) all = merged(all, warps[i]);
+  partials[static_cast<std::size_t>(blockIdx.y) * gridDim.x + blockIdx.x] = all;
+}
+
+/// One warp for each row: its state, and its result unless it draws (the first `drawn` rows do).
+__global__ void __launch_bounds__(kCombineThreads)
+    combine_chunks(const SampleBatch batch, const Partial* partials, int chunks, int rows,
+                   int drawn) {
+  const int index = static_cast<int>(blockIdx.x * kCombineThreads + threadIdx.x) / kLanes;
+  const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  if (index >= rows) return;
+  Partial all;
+  for (int chunk = lane; chunk < chunks; chunk += kLanes) {
+    all = merged(all, partials[static_cast<std::size_t>(index) * chunks + chunk]);
+  }
+  for (int distance = kLanes / 2; distance > 0; distance /= 2) {
+    Partial other;
+    other.sum = __shfl_down_sync(kAllLanes, all.sum, distance);
+    other.best = __shfl_down_sync(kAllLanes, all.best, distance);
+    other.largest = __shfl_down_sync(kAllLanes, all.largest, distance);
+    other.valid = __shfl_down_sync(kAllLanes, all.valid, distance);
+    all = merged(all, other);
+  }
+  if (lane != 0) return;
+
+  const bool valid = all.valid != 0 && all.largest > -INFINITY;
+  RowState state;
+  state.log_sum = static_cast<double>(all.largest) + log(all.sum);
+  state.best = all.best;
+  state.largest = all.largest;
+  state.valid = valid ? 1 : 0;
+  batch.states[index] = state;
+
+  const SampleParams params = batch.params[index];
+  if (valid && index < drawn) return;
+  // A kernel cannot throw as the host's sampler does: whoever reads the results checks for kNoId.
+  std::int32_t id = kNoId;
+  float logprob = NAN;
+  if (valid) {
+    id = params.target >= 0 ? params.target : id_of(state.best);
+    const float raw = batch.logits[params.row * batch.ld + id];
+    logprob = static_cast<float>(static_cast<double>(raw) - state.log_sum);
+  }
+  batch.results.ids[params.row] = id;
+  batch.results.logprobs[params.row] = logprob;
+}
+
+bool draws(const SampleRow& row) { return row.target < 0 && row.temperature > 0; }
+
+/// Histories of the others need not reach the device.
+bool penalised(const SampleRow& row) {
+  return row.target < 0 && row.repetition_penalty != 1 && !row.history.empty();
+}
+
+std::size_t words_of(std::size_t vocabulary) { return (vocabulary + 31) / 32; }
+std::size_t chunks_of(std::size_t vocabulary) { return (vocabulary + kChunk - 1) / kChunk; }
+
+unsigned blocks_of(std::size_t count, std::size_t per_block) {
+  return static_cast<unsigned>((count + per_block - 1) / per_block);
+}
+
+}  // namespace
+
+struct CudaSampler::State {
+  /// Pinned memory that a copy to the device may still be reading.
+  struct Slot {
+    Buffer memory;
+    std::unique_ptr<Event> copied;
+  };
+
+  explicit State(Device& device)
+      : scratch(device.allocate(kScratchBytes)), done(device.make_event()) {
+    for (Slot& slot : slots) slot = {device.allocate_pinned(kStagingBytes), device.make_event()};
+  }
+
+  std::byte* staged() const { return scratch.data(); }
+  Partial* partials() const { return reinterpret_cast<Partial*>(scratch.data() + kStagingBytes); }
+  RowState* states() const {
+    return reinterpret_cast<RowState*>(scratch.data() + kStagingBytes + kPartialBytes);
+  }
+  std::uint32_t* bitmaps() const {
+    return reinterpret_cast<std::uint32_t*>(scratch.data() + kStagingBytes + kPartialBytes +
+                                            kStateBytes);
+  }
+
+  Slot& free_slot() {
+    Slot& slot = slots[next];
+    next = (next + 1) % kSlots;
+    slot.copied->synchronize();
+    return slot;
+  }
+
+  std::size_t group_of(std::span<const SampleRow> rows, std::size_t vocabulary) const;
+  void upload(std::span<const SampleRow> rows, std::size_t vocabulary, Stream& stream);
+  void sample_group(SampleBatch batch, std::span<const SampleRow> rows, Stream& stream);
+
+  std::array<Slot, kSlots> slots;
+  std::size_t next = 0;
+  Buffer scratch;
+  std::unique_ptr<Event> done;  // the last call's work
+};
+
+/// How many of the rows fit the scratch memory at once.
+std::size_t CudaSampler::State::group_of(std::span<const SampleRow> rows,
+                                         std::size_t vocabulary) const {
+  const std::size_t most = std::min({rows.size(), kGroupRows, kPartials / chunks_of(vocabulary)});
+  const std::size_t most_bitmaps = kBitmapBytes / 4 / words_of(vocabulary);
+  std::size_t count = 0;
+  for (std::size_t bitmaps = 0; count < most; ++count) {
+    if (penalised(rows[count]) && ++bitmaps > most_bitmaps) break;
+  }
+  if (count == 0) {
+    throw Error("sample: a vocabulary of " + std::to_string(vocabulary) +
+                " ids is too large for the GPU's sampler");
+  }
+  return count;
+}
+
+/// Parameters first, then the bits of all histories: as many as fit beside them, and the others in
+/// further slots.
+void CudaSampler::State::upload(std::span<const SampleRow> rows, std::size_t vocabulary,
+                                Stream& stream) {
+  const cudaStream_t cuda = cuda_stream(stream);
+  const std::size_t params_bytes = rows.size() * sizeof(SampleParams);
+  const std::size_t most_bits = (kStagingBytes - params_bytes) / sizeof(std::uint32_t);
+  Slot* slot = &free_slot();
+  auto* const params = slot->memory.as<SampleParams>();
+  std::size_t drawing = 0;
+  std::size_t others = static_cast<std::size_t>(std::ranges::count_if(rows, draws));
+  std::int32_t bitmaps_used = 0;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const SampleRow& row = rows[i];
+    SampleParams& p = params[draws(row) ? drawing++ : others++];
+    p.uniform = uniform01(random_bits(row.seed, row.sequence, row.position));
+    p.row = static_cast<std::int32_t>(i);
+    p.target = row.target;
+    p.bitmap = penalised(row) ? bitmaps_used++ : -1;
+    p.top_k = row.top_k;
+    p.temperature = row.temperature;
+    p.top_p = row.top_p;
+    p.penalty = row.repetition_penalty;
+  }
+  const std::size_t words = words_of(vocabulary);
+  if (bitmaps_used > 0) {
+    const std::size_t bytes = static_cast<std::size_t>(bitmaps_used) * words * 4;
+    ZI_CUDA(cudaMemsetAsync(bitmaps(), 0, bytes, cuda));
+  }
+
+  std::size_t from = 0;  // the params go with the first copy only
+  std::size_t count = 0;
+  const auto flush = [&] {
+    const std::size_t bytes = params_bytes + count * sizeof(std::uint32_t) - from;
+    ZI_CUDA(cudaMemcpyAsync(staged() + from, slot->memory.data() + from, bytes,
+                            cudaMemcpyHostToDevice, cuda));
+    stream.record(*slot->copied);
+    if (count > 0) {
+      set_bits<<<blocks_of(count, kBitThreads), kBitThreads, 0, cuda>>>(
+          reinterpret_cast<const std::uint32_t*>(staged() + params_bytes), static_cast<int>(count),
+          bitmaps());
+      ZI_CUDA_LAUNCHED();
+    }
+    from = params_bytes;
+    count = 0;
+  };
+  std::size_t first_bit = 0;
+  for (const SampleRow& row : rows) {
+    if (!penalised(row)) continue;
+    for (const std::int32_t id : row.history) {
+      if (id < 0 || static_cast<std::size_t>(id) >= vocabulary) continue;
+      if (count == most_bits) {
+        flush();
+        slot = &free_slot();
+      }
+      auto* const bits = reinterpret_cast<std::uint32_t*>(slot->memory.data() + params_bytes);
+      bits[count++] = static_cast<std::uint32_t>(first_bit + static_cast<std::size_t>(id));
+    }
+    first_bit += words * 32;
+  }
+  flush();
+}
+
+void CudaSampler::State::sample_group(SampleBatch batch, std::span<const SampleRow> rows,
+                                      Stream& stream) {
+  const auto vocabulary = static_cast<std::size_t>(batch.vocabulary);
+  upload(rows, vocabulary, stream);
+  batch.params = reinterpret_cast<const SampleParams*>(staged());
+  batch.states = states();
+  batch.bitmaps = bitmaps();
+  batch.bitmap_words = static_cast<std::int64_t>(words_of(vocabulary));
+
+  const cudaStream_t cuda = cuda_stream(stream);
+  const auto count = static_cast<int>(rows.size());
+  const auto drawn = static_cast<int>(std::ranges::count_if(rows, draws));
+  const auto chunks = static_cast<unsigned>(chunks_of(vocabulary));
+  scan_chunks<<<dim3(chunks, static_cast<unsigned>(count)), kScanThreads, 0, cuda>>>(batch,
+                                                                                     partials());
+  ZI_CUDA_LAUNCHED();
+  combine_chunks<<<blocks_of(rows.size(), kCombineThreads / kLanes), kCombineThreads, 0, cuda>>>(
+      batch, partials(), static_cast<int>(chunks), count, drawn);
+  ZI_CUDA_LAUNCHED();
+  if (drawn > 0) draw_rows(batch, drawn, cuda);
+  if (batch.results.top > 0) report_rows(batch, count, cuda);
+}
+
+CudaSampler::CudaSampler(Device& device) : state_(std::make_unique<State>(device)) {}
+
+// The kernels use this memory until then.
+CudaSampler::~CudaSampler() { state_->done->synchronize(); }
+
+void CudaSampler::sample(const float* logits, std::int64_t ld, std::int64_t vocabulary,
+                         std::span<const SampleRow> rows, const SampleResults& results,
+                         Stream& stream) {
+  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max() / 2;
+  if (vocabulary < 1 || vocabulary > kMost || ld < vocabulary) {
+    throw Error("sample: rows of " + std::to_string(ld) + " logits with a vocabulary of " +
+                std::to_string(vocabulary) + " ids");
+  }
+  if (results.top > kListedIds) {
+    throw Error("sample: the GPU's sampler reports " + std::to_string(kListedIds) +
+                " best ids at most, not " + std::to_string(results.top));
+  }
+  for (const SampleRow& row : rows) {
+    if (row.target < vocabulary) continue;
+    throw Error("sample: the target id " + std::to_string(row.target) +
+                " is not below the vocabulary's " + std::to_string(vocabulary) + " ids");
+  }
+  for (std::size_t begin = 0; begin < rows.size();) {
+    const std::span<const SampleRow> left = rows.subspan(begin);
+    const std::size_t count = state_->group_of(left, static_cast<std::size_t>(vocabulary));
+    SampleBatch batch;
+    batch.logits = logits + static_cast<std::int64_t>(begin) * ld;
+    batch.ld = ld;
+    batch.vocabulary = static_cast<int>(vocabulary);
+    batch.results = results;
+    batch.results.ids += begin;
+    batch.results.logprobs += begin;
+    if (results.top > 0) {
+      const std::size_t tops = begin * static_cast<std::size_t>(results.top);
+      batch.results.top_ids += tops;
+      batch.results.top_logprobs += tops;
+    }
+    state_->sample_group(batch, left.first(count), stream);
+    begin += count;
+  }
+  stream.record(*state_->done);
+}
+
+}  // namespace zi

@@ -1,0 +1,413 @@
+#include <cmath>
+
+#include "backend/cuda/cuda_sampler_rows.h"
+#include "backend/cuda/cuda_support.h"
+
+namespace zi {
+namespace {
+
+/// One block works on one row. Everything it sums is an integer (counts of ids, or weights in fixed
+/// point), so the order in which its threads come never shows in a result.
+constexpr int kThreads = 1024;
+constexpr int kWarps = kThreads / kLanes;
+constexpr int kBins = 2 * kThreads;
+constexpr int kBinBits = 11;
+constexpr int kBatch = 8;  // loads that a thread has under way
+static_assert(kBins == 1 << kBinBits && kWarps == kLanes && kListedIds == 2 * kThreads);
+
+/// Weights below exp(-kDepth) of the largest are 0 in fixed point: see Weight.
+constexpr float kDepth = 32;
+
+struct Shared {
+  std::uint32_t counts[kBins];
+  std::uint32_t low[kBins];  // amounts, in two halves: shared memory adds 32 bits at once
+  std::uint32_t high[kBins];
+  std::uint64_t list[kListedIds];  // order_of ids
+  std::uint64_t warps[kWarps];
+  std::uint64_t above;
+  int above_count;
+  int bin;
+  int in_bin;
+  int index;
+  int listed;
+};
+
+__device__ int thread_index() { return static_cast<int>(threadIdx.x); }
+
+/// Amounts of which a selection keeps enough: each id counts as one,
+struct One {
+  static constexpr bool kCounts = true;
+  __device__ std::uint64_t operator()(float) const { return 1; }
+};
+
+/// or as its weight exp((x - best) / temperature) * scale. The scale is at most 2^44, whose halves
+/// are reached at exp(-31.2), and small enough for the sum of all weights to stay below 2^63.
+struct Weight {
+  static constexpr bool kCounts = false;
+  float best;
+  float temperature;
+  float scale;
+
+  __device__ Weight(float best, float temperature, int count)
+      : best(best), temperature(temperature) {
+    scale = static_cast<float>(1ull << min(44, 30 + __clz(count)));
+  }
+  __device__ std::uint64_t operator()(float x) const {
+    const float scaled = (x - best) / temperature;
+    return scaled > -kDepth ? __float2ull_rn(expf(scaled) * scale) : 0;
+  }
+};
+
+/// The sum of x over the threads before this one; `total`: over all. All threads call.
+__device__ std::uint64_t sum_before(Shared& s, std::uint64_t x, std::uint64_t& total) {
+  const int lane = thread_index() % kLanes;
+  const int warp = thread_index() / kLanes;
+  const auto inclusive = [lane](std::uint64_t value) {
+    for (int distance = 1; distance < kLanes; distance *= 2) {
+      const std::uint64_t other = __shfl_up_sync(kAllLanes, value, distance);
+      if (lane >= distance) value += other;
+    }
+    return value;
+  };
+  const std::uint64_t within = inclusive(x);
+  __syncthreads();  // the last call's sums have been read
+  if (lane == kLanes - 1) s.warps[warp] = within;
+  __syncthreads();
+  if (warp == 0) s.warps[lane] = inclusive(s.warps[lane]);
+  __syncthreads();
+  total = s.warps[kWarps - 1];
+  return (warp > 0 ? s.warps[warp - 1] : 0) + within - x;
+}
+
+/// Calls visit(id, value) for the ids first, first + stride, .. below end. Threads of a warp take
+/// neighbours.
+template <typename Visit>
+__device__ void visit_ids(const PenalisedRow& row, int first, int end, int stride, Visit visit) {
+  for (int base = first; base < end; base += kBatch * stride) {
+    float x[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int id = base + i * stride;
+      x[i] = id < end ? __ldg(row.logits + id) : 0.0f;
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int id = base + i * stride;
+      if (id < end) visit(id, row.value(id, x[i]));
+    }
+  }
+}
+
+/// Sorts the first `count` of the list, largest first (Batcher's bitonic network).
+__device__ void sort_list(Shared& s, int count) {
+  int size = 2;
+  while (size < count) size *= 2;
+  for (int i = count + thread_index(); i < size; i += kThreads) s.list[i] = 0;
+  for (int run = 2; run <= size; run *= 2) {
+    for (int step = run / 2; step > 0; step /= 2) {
+      __syncthreads();
+      if (thread_index() >= size / 2) continue;
+      const int i = 2 * thread_index() - (thread_index() & (step - 1));
+      const std::uint64_t a = s.list[i];
+      const std::uint64_t b = s.list[i + step];
+      const bool descending = (i & run) == 0;
+      if ((a < b) == descending) {
+        s.list[i] = b;
+        s.list[i + step] = a;
+      }
+    }
+  }
+  __syncthreads();
+}
+
+/// Fills the list with the ids of keys low .. high and of at least that order, best first. Returns
+/// their number, at most kListedIds.
+__device__ int list_ids(Shared& s, const PenalisedRow& row, std::uint32_t low, std::uint32_t high,
+                        std::uint64_t least) {
+  __syncthreads();  // the last list has been read
+  if (thread_index() == 0) s.listed = 0;
+  __syncthreads();
+  visit_ids(row, thread_index(), row.count, kThreads, [&](int id, float x) {
+    const std::uint32_t key = key_of(x);
+    const std::uint64_t order = order_of(key, id);
+    if (key < low || key > high || order < least) return;
+    const int at = atomicAdd(&s.listed, 1);
+    if (at < kListedIds) s.list[at] = order;
+  });
+  __syncthreads();
+  const int count = min(s.listed, kListedIds);
+  sort_list(s, count);
+  return count;
+}
+
+/// The first entry of the list at which the running sum of amount(entry) reaches need(sum of
+/// all) >= 1.
+template <typename Need, typename Amount>
+__device__ int reach_in_list(Shared& s, int count, Need need, Amount amount) {
+  const int at = 2 * thread_index();
+  const std::uint64_t first = at < count ? amount(s.list[at]) : 0;
+  const std::uint64_t second = at + 1 < count ? amount(s.list[at + 1]) : 0;
+  std::uint64_t total = 0;
+  const std::uint64_t before = sum_before(s, first + second, total);
+  const std::uint64_t enough = need(total);
+  if (thread_index() == 0) s.index = count - 1;
+  __syncthreads();
+  if (before < enough && enough <= before + first + second) {
+    s.index = at + (before + first < enough ? 1 : 0);
+  }
+  __syncthreads();
+  return s.index;
+}
+
+/// The lowest id at which the running sum of amount(id, x), over ascending ids, reaches need(sum of
+/// all) >= 1; -1 if it never does.
+template <typename Need, typename Amount>
+__device__ int reach_in_row(Shared& s, const PenalisedRow& row, Need need, Amount amount) {
+  // Each warp sums a segment; then the whole block looks at the one that reaches it.
+  const int segment = ((row.count + kThreads - 1) / kThreads) * kLanes;
+  const int warp = thread_index() / kLanes;
+  const int lane = thread_index() % kLanes;
+  std::uint64_t sum = 0;
+  visit_ids(row, warp * segment + lane, min(row.count, (warp + 1) * segment), kLanes,
+            [&](int id, float x) { sum += amount(id, x); });
+  for (int other = kLanes / 2; other > 0; other /= 2) {
+    sum += __shfl_xor_sync(kAllLanes, sum, other);
+  }
+  if (lane != 0) sum = 0;
+  std::uint64_t total = 0;
+  std::uint64_t before = sum_before(s, sum, total);
+  const std::uint64_t enough = need(total);
+  if (thread_index() == 0) s.index = -1;
+  __syncthreads();
+  if (before < enough && enough <= before + sum) {
+    s.index = warp * segment;
+    s.above = before;
+  }
+  __syncthreads();
+  const int begin = s.index;
+  if (begin < 0) return -1;
+  const std::uint64_t in_segment = enough - s.above;
+
+  const int piece = segment / kLanes;
+  const int first = begin + thread_index() * piece / kLanes;
+  const int end = min(row.count, begin + (thread_index() + 1) * piece / kLanes);
+  sum = 0;
+  visit_ids(row, first, end, 1, [&](int id, float x) { sum += amount(id, x); });
+  before = sum_before(s, sum, total);
+  if (before < in_segment && in_segment <= before + sum) {
+    std::uint64_t running = before;
+    int id = first;
+    for (;; ++id) {
+      running += amount(id, row.value(id, row.logits[id]));
+      if (running >= in_segment) break;
+    }
+    s.index = id;
+  }
+  __syncthreads();
+  return s.index;
+}
+
+struct Selection {
+  std::uint64_t least = 0;  // order_of the worst id kept
+  int listed = -1;          // >= 0: the list holds the ids kept, so many, best first
+};
+
+/// Keeps the smallest set of best ids whose amounts reach need(sum of all) >= 1, among the ids of
+/// at least the order `least`. `best` is the row's largest value; values more than `depth` below it
+/// may have amounts only if each id has the same.
+///
+/// A radix select over the order-preserving keys: the histogram of a range of keys names the bin in
+/// which the need is reached, which is the next range, until few enough ids are left to sort them.
+template <typename Need, typename Amount>
+__device__ Selection select(Shared& s, const PenalisedRow& row, float best, float depth,
+                            std::uint64_t least, Need need, Amount amount) {
+  const auto amount_of = [&](std::uint64_t order) {
+    return amount(value_of(static_cast<std::uint32_t>(order >> 32)));
+  };
+  std::uint32_t high = key_of(best);
+  std::uint32_t low = min(key_of(best - depth), high);
+  std::uint64_t above = 0;  // amount and number of the ids above the range
+  int above_count = 0;
+  std::uint64_t enough = 0;
+  for (;;) {
+    const int shift = max(0, 32 - kBinBits - __clz(static_cast<int>(high - low)));
+    for (int i = thread_index(); i < kBins; i += kThreads) {
+      s.counts[i] = 0;
+      s.low[i] = 0;
+      s.high[i] = 0;
+    }
+    __syncthreads();
+    visit_ids(row, thread_index(), row.count, kThreads, [&](int id, float x) {
+      const std::uint32_t key = key_of(x);
+      if (key < low || key > high || order_of(key, id) < least) return;
+      const std::uint32_t bin = (key - low) >> shift;
+      atomicAdd(&s.counts[bin], 1u);
+      if constexpr (!Amount::kCounts) {
+        const std::uint64_t added = amount(x);
+        const auto half = static_cast<std::uint32_t>(added);
+        // Whichever thread takes the lower half past 2^32 carries.
+        const std::uint32_t carry = atomicAdd(&s.low[bin], half) > ~half ? 1 : 0;
+        const std::uint32_t rest = static_cast<std::uint32_t>(added >> 32) + carry;
+        if (rest != 0) atomicAdd(&s.high[bin], rest);
+      }
+    });
+    __syncthreads();
+
+    // Two bins a thread, from the best down.
+    const int bin = kBins - 1 - 2 * thread_index();
+    std::uint64_t amounts[2];
+    for (int i = 0; i < 2; ++i) {
+      amounts[i] = Amount::kCounts
+                       ? s.counts[bin - i]
+                       : static_cast<std::uint64_t>(s.high[bin - i]) << 32 | s.low[bin - i];
+    }
+    const int count = static_cast<int>(s.counts[bin]);
+    const int next_count = static_cast<int>(s.counts[bin - 1]);
+    std::uint64_t total = 0;
+    std::uint64_t total_count = 0;
+    const std::uint64_t before = above + sum_before(s, amounts[0] + amounts[1], total);
+    const int count_before =
+        above_count + static_cast<int>(sum_before(s, static_cast<std::uint64_t>(count + next_count),
+                                                  total_count));
+    if (enough == 0) enough = need(total);
+    if (above + total < enough) {
+      if (low == 0) return {least, -1};  // less than asked for: all of it
+      above += total;
+      above_count += static_cast<int>(total_count);
+      high = low - 1;
+      low = 0;
+      continue;
+    }
+    if (before < enough && enough <= before + amounts[0] + amounts[1]) {
+      const bool second = before + amounts[0] < enough;
+      s.bin = second ? bin - 1 : bin;
+      s.in_bin = second ? next_count : count;
+      s.above = before + (second ? amounts[0] : 0);
+      s.above_count = count_before + (second ? count : 0);
+    }
+    __syncthreads();
+    above = s.above;
+    above_count = s.above_count;
+    low += static_cast<std::uint32_t>(s.bin) << shift;
+    high = min(high, low + ((1u << shift) - 1));
+
+    const int in_bin = s.in_bin;
+    const auto rest = [&](std::uint64_t) { return enough - above; };
+    if (above_count + in_bin <= kListedIds) {
+      const int listed = list_ids(s, row, low, 0xffffffff, least);
+      const int last = reach_in_list(
+          s, listed, [&](std::uint64_t) { return enough; }, amount_of);
+      return {s.list[last], last + 1};
+    }
+    if (in_bin <= kListedIds) {
+      const int listed = list_ids(s, row, low, high, least);
+      return {s.list[reach_in_list(s, listed, rest, amount_of)], -1};
+    }
+    if (low == high) {  // equals: the lower ids are better
+      const int id = reach_in_row(s, row, rest, [&](int other, float x) {
+        const bool in = key_of(x) == low && order_of(low, other) >= least;
+        return in ? amount(x) : 0;
+      });
+      return {order_of(low, id), -1};
+    }
+  }
+}
+
+/// The draw of one row: the first of the kept ids, in ascending order, whose running sum of weights
+/// exceeds the point.
+__device__ int draw(Shared& s, const PenalisedRow& row, const SampleParams& params, float best) {
+  const Weight weight(best, params.temperature, row.count);
+  Selection kept;
+  if (params.top_k > 0 && params.top_k < row.count) {
+    const auto k = static_cast<std::uint64_t>(params.top_k);
+    kept = select(
+        s, row, best, kDepth * fmaxf(params.temperature, 1.0f), 0, [k](std::uint64_t) { return k; },
+        One{});
+  }
+  if (params.top_p < 1) {
+    const auto enough = [&](std::uint64_t mass) {
+      const double part = ceil(static_cast<double>(params.top_p) * static_cast<double>(mass));
+      return static_cast<std::uint64_t>(fmax(part, 1.0));
+    };
+    if (kept.listed >= 0) {
+      kept.listed = 1 + reach_in_list(s, kept.listed, enough, [&](std::uint64_t order) {
+                      return weight(value_of(static_cast<std::uint32_t>(order >> 32)));
+                    });
+    } else {
+      kept = select(s, row, best, kDepth * params.temperature, kept.least, enough, weight);
+    }
+  }
+  const auto beyond_point = [&](std::uint64_t mass) {
+    const auto point = static_cast<std::uint64_t>(params.uniform * static_cast<double>(mass));
+    return mass > 0 ? min(point, mass - 1) + 1 : 1;
+  };
+  if (kept.listed < 0) {
+    return reach_in_row(s, row, beyond_point, [&](int id, float x) {
+      return order_of(key_of(x), id) >= kept.least ? weight(x) : 0;
+    });
+  }
+  // The complements of the ids to the front: sorted largest first, ids ascend.
+  __syncthreads();
+  for (int i = thread_index(); i < kept.listed; i += kThreads) {
+    s.list[i] = s.list[i] << 32 | s.list[i] >> 32;
+  }
+  sort_list(s, kept.listed);
+  const int at = reach_in_list(s, kept.listed, beyond_point, [&](std::uint64_t entry) {
+    return weight(value_of(static_cast<std::uint32_t>(entry)));
+  });
+  return id_of(s.list[at] >> 32);
+}
+
+__global__ void __launch_bounds__(kThreads) draw_kernel(const SampleBatch batch) {
+  __shared__ Shared s;
+  const SampleParams params = batch.params[blockIdx.x];
+  const RowState state = batch.states[blockIdx.x];
+  if (state.valid == 0) return;
+  const PenalisedRow row(batch, params);
+  const float best = value_of(static_cast<std::uint32_t>(state.best >> 32));
+  // A penalty may take the logits beyond float32: then nothing but the best is left.
+  int id = isfinite(best) ? draw(s, row, params, best) : -1;
+  if (thread_index() != 0) return;
+  if (id < 0) id = id_of(state.best);
+  const double logprob = static_cast<double>(row.logits[id]) - state.log_sum;
+  batch.results.ids[params.row] = id;
+  batch.results.logprobs[params.row] = static_cast<float>(logprob);
+}
+
+__global__ void __launch_bounds__(kThreads) report_kernel(const SampleBatch batch) {
+  __shared__ Shared s;
+  const RowState state = batch.states[blockIdx.x];
+  SampleParams params = batch.params[blockIdx.x];
+  params.bitmap = -1;  // reports are of the raw logits
+  const PenalisedRow row(batch, params);
+  const int top = batch.results.top;
+  const int count = state.valid == 0 ? 0 : min(top, row.count);
+  if (count > 0) {
+    const auto enough = static_cast<std::uint64_t>(count);
+    const Selection kept = select(
+        s, row, state.largest, kDepth, 0, [enough](std::uint64_t) { return enough; }, One{});
+    if (kept.listed < 0) list_ids(s, row, 0, 0xffffffff, kept.least);
+  }
+  for (int i = thread_index(); i < top; i += kThreads) {
+    const std::uint64_t order = i < count ? s.list[i] : 0;
+    const float x = value_of(static_cast<std::uint32_t>(order >> 32));
+    const std::int64_t at = static_cast<std::int64_t>(params.row) * top + i;
+    batch.results.top_ids[at] = i < count ? id_of(order) : -1;
+    batch.results.top_logprobs[at] =
+        i < count ? static_cast<float>(static_cast<double>(x) - state.log_sum) : -INFINITY;
+  }
+}
+
+}  // namespace
+
+void draw_rows(const SampleBatch& batch, int count, cudaStream_t stream) {
+  draw_kernel<<<static_cast<unsigned>(count), kThreads, 0, stream>>>(batch);
+  ZI_CUDA_LAUNCHED();
+}
+
+void report_rows(const SampleBatch& batch, int count, cudaStream_t stream) {
+  report_kernel<<<static_cast<unsigned>(count), kThreads, 0, stream>>>(batch);
+  ZI_CUDA_LAUNCHED();
+}
+
+}  // namespace zi

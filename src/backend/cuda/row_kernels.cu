@@ -1,0 +1,362 @@
+#include <algorithm>
+
+#include "backend/cuda/cuda_support.h"
+#include "backend/cuda/element.cuh"
+#include "backend/cuda/row_kernels.h"
+#include "zero_infer/random.h"
+
+namespace zi {
+namespace {
+
+constexpr int kWarp = 32;
+constexpr int kElementThreads = 256;
+/// Blocks along y at most; kernels that need more rows walk on.
+constexpr std::int64_t kMostGridY = 65535;
+
+/// The sum of one value of each thread of the block, in a fixed order; every thread gets it.
+__device__ float block_sum(float value) {
+  __shared__ float warp_sums[kWarp];
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+    value += __shfl_xor_sync(0xffffffffu, value, offset);
+  }
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int warps = static_cast<int>(blockDim.x) / kWarp;
+  __syncthreads();  // the last call's sums are read
+  if (lane == 0) warp_sums[warp] = value;
+  __syncthreads();
+  value = lane < warps ? warp_sums[lane] : 0.0f;
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+    value += __shfl_xor_sync(0xffffffffu, value, offset);
+  }
+  return value;
+}
+
+/// Where a row to be normalised comes from.
+struct NormInput {
+  const float* x;
+  std::int64_t ld;
+  const float* bias;  // with `residual`: the row is residual + x + bias, and written back there
+  float* residual;
+};
+
+/// A block normalises a row, kept in registers: kFours * 4 values a thread; the variance is taken
+/// of the differences from the mean. kVector: rows are whole, aligned groups of four.
+template <typename T, int kFours, bool kVector>
+__global__ void norm_kernel(NormInput in, const float* gamma, const float* beta, float epsilon,
+                            std::int64_t cols, T* y) {
+  constexpr int kWidth = kVector ? 4 : 1;
+  constexpr int kCount = kVector ? kFours : kFours * 4;
+  const std::int64_t row = blockIdx.x;
+  const float* const x = in.x + row * in.ld;
+  float values[kCount][kWidth];
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    const std::int64_t col = (static_cast<std::int64_t>(i) * blockDim.x + threadIdx.x) * kWidth;
+    if (col >= cols) {
+#pragma unroll
+      for (int j = 0; j < kWidth; ++j) values[i][j] = 0;
+      continue;
+    }
+    if constexpr (kVector) {
+      Four<float> v = *reinterpret_cast<const Four<float>*>(x + col);
+      if (in.residual != nullptr) {
+        auto* const rest = reinterpret_cast<Four<float>*>(in.residual + row * cols + col);
+        const Four<float> r = *rest;
+        const Four<float> b = *reinterpret_cast<const Four<float>*>(in.bias + col);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) v.v[j] = r.v[j] + (v.v[j] + b.v[j]);
+        *rest = v;
+      }
+#pragma unroll
+      for (int j = 0; j < 4; ++j) values[i][j] = v.v[j];
+    } else {
+      float v = x[col];
+      if (in.residual != nullptr) {
+        v = in.residual[row * cols + col] + (v + in.bias[col]);
+        in.residual[row * cols + col] = v;
+      }
+      values[i][0] = v;
+    }
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) sum += values[i][j];
+  }
+  const float mean = block_sum(sum) / static_cast<float>(cols);
+  float squares = 0;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    const std::int64_t col = (static_cast<std::int64_t>(i) * blockDim.x + threadIdx.x) * kWidth;
+    if (col >= cols) continue;
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) {
+      const float d = values[i][j] - mean;
+      squares += d * d;
+    }
+  }
+  const float scale = rsqrtf(block_sum(squares) / static_cast<float>(cols) + epsilon);
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    const std::int64_t col = (static_cast<std::int64_t>(i) * blockDim.x + threadIdx.x) * kWidth;
+    if (col >= cols) continue;
+    if constexpr (kVector) {
+      const Four<float> g = *reinterpret_cast<const Four<float>*>(gamma + col);
+      const Four<float> b = *reinterpret_cast<const Four<float>*>(beta + col);
+      Four<T> out;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        out.v[j] = from_float<T>((values[i][j] - mean) * scale * g.v[j] + b.v[j]);
+      }
+      *reinterpret_cast<Four<T>*>(y + row * cols + col) = out;
+    } else {
+      y[row * cols + col] = from_float<T>((values[i][0] - mean) * scale * gamma[col] + beta[col]);
+    }
+  }
+}
+
+bool aligned(const void* p, std::size_t bytes) {
+  return reinterpret_cast<std::uintptr_t>(p) % bytes == 0;
+}
+
+template <typename T, int kFours>
+void launch_norm(const NormInput& in, const float* gamma, const float* beta, float epsilon,
+                 std::int64_t rows, std::int64_t cols, T* y, cudaStream_t stream) {
+  const auto per_thread = static_cast<std::int64_t>(kFours) * 4;
+  const auto threads =
+      static_cast<unsigned>((cols + per_thread * kWarp - 1) / (per_thread * kWarp)) * kWarp;
+  const bool vector =
+      cols % 4 == 0 && in.ld % 4 == 0 && aligned(in.x, 16) && aligned(gamma, 16) &&
+      aligned(beta, 16) && aligned(y, 4 * sizeof(T)) &&
+      (in.residual == nullptr || (aligned(in.residual, 16) && aligned(in.bias, 16)));
+  const auto blocks = static_cast<unsigned>(rows);
+  if (vector) {
+    norm_kernel<T, kFours, true><<<blocks, threads, 0, stream>>>(in, gamma, beta, epsilon, cols, y);
+  } else {
+    norm_kernel<T, kFours, false>
+        <<<blocks, threads, 0, stream>>>(in, gamma, beta, epsilon, cols, y);
+  }
+  ZI_CUDA_LAUNCHED();
+}
+
+void norm(const NormInput& in, const float* gamma, const float* beta, float epsilon,
+          std::int64_t rows, std::int64_t cols, void* y, DType y_dtype, cudaStream_t stream) {
+  if (rows == 0) return;
+  with_type(y_dtype, [&]<typename T>(T) {
+    T* const out = static_cast<T*>(y);
+    // Few values a thread keep a decoding pass's single row fast, up to 1024 threads of them.
+    if (cols <= 4096) {
+      launch_norm<T, 1>(in, gamma, beta, epsilon, rows, cols, out, stream);
+    } else if (cols <= 16384) {
+      launch_norm<T, 4>(in, gamma, beta, epsilon, rows, cols, out, stream);
+    } else if (cols <= 65536) {
+      launch_norm<T, 16>(in, gamma, beta, epsilon, rows, cols, out, stream);
+    } else {
+      throw ConfigError("the CUDA backend normalises rows of up to 65536 elements");
+    }
+  });
+}
+
+/// The tanh form: 0.5 x (1 + tanh(u)) = x / (1 + e^-2u).
+__device__ __forceinline__ float gelu(float x) {
+  const float u = 0.79788456f * x * (1.0f + 0.044715f * x * x);
+  return x / (1.0f + expf(-2.0f * u));
+}
+
+template <typename T, int kWidth>
+__global__ void bias_gelu_kernel(const float* x, std::int64_t ld, const float* bias,
+                                 std::int64_t rows, std::int64_t cols, T* y) {
+  const std::int64_t col =
+      (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * kWidth;
+  if (col >= cols) return;
+  for (std::int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
+    if constexpr (kWidth == 4) {
+      const Four<float> v = *reinterpret_cast<const Four<float>*>(x + row * ld + col);
+      const Four<float> b = *reinterpret_cast<const Four<float>*>(bias + col);
+      Four<T> out;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) out.v[j] = from_float<T>(gelu(v.v[j] + b.v[j]));
+      *reinterpret_cast<Four<T>*>(y + row * cols + col) = out;
+    } else {
+      y[row * cols + col] = from_float<T>(gelu(x[row * ld + col] + bias[col]));
+    }
+  }
+}
+
+template <int kWidth>
+__global__ void bias_residual_kernel(const float* x, std::int64_t ld, const float* bias,
+                                     std::int64_t rows, std::int64_t cols, float* residual) {
+  const std::int64_t col =
+      (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * kWidth;
+  if (col >= cols) return;
+  for (std::int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
+    float* const r = residual + row * cols + col;
+    if constexpr (kWidth == 4) {
+      const Four<float> v = *reinterpret_cast<const Four<float>*>(x + row * ld + col);
+      const Four<float> b = *reinterpret_cast<const Four<float>*>(bias + col);
+      Four<float> sum = *reinterpret_cast<const Four<float>*>(r);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) sum.v[j] += v.v[j] + b.v[j];
+      *reinterpret_cast<Four<float>*>(r) = sum;
+    } else {
+      *r += x[row * ld + col] + bias[col];
+    }
+  }
+}
+
+__global__ void gather_rows_kernel(const float* x, const std::int32_t* rows, std::int64_t count,
+                                   std::int64_t cols, float* out) {
+  const std::int64_t col = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (col >= cols) return;
+  for (std::int64_t i = blockIdx.y; i < count; i += gridDim.y) {
+    out[i * cols + col] = x[static_cast<std::int64_t>(rows[i]) * cols + col];
+  }
+}
+
+template <typename From, typename To>
+__global__ void convert_kernel(const From* x, To* y, std::int64_t count) {
+  const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
+       i += stride) {
+    y[i] = from_float<To>(to_float(x[i]));
+  }
+}
+
+__global__ void interleave_kernel(const float* slices, int blocks, std::int64_t rows,
+                                  std::int64_t slice, float* logits) {
+  const std::int64_t col = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (col >= slice) return;
+  for (std::int64_t i = blockIdx.y; i < rows * blocks; i += gridDim.y) {
+    const std::int64_t row = i / blocks;
+    const std::int64_t block = i % blocks;
+    logits[i * slice + col] = slices[(block * rows + row) * slice + col];
+  }
+}
+
+/// Element i of the tensor is a quarter of the draw i / 4 (uniform_values.h).
+template <typename Stored, typename To>
+__global__ void fill_uniform_kernel(std::uint64_t key, float step, std::int64_t first,
+                                    std::int64_t count, To* y) {
+  const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
+  const std::int64_t first_draw = first / UniformValues::kPerDraw;
+  const std::int64_t draws = (first + count - 1) / UniformValues::kPerDraw - first_draw + 1;
+  for (std::int64_t d = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; d < draws;
+       d += stride) {
+    const std::uint64_t bits = mix64(key ^ static_cast<std::uint64_t>(first_draw + d));
+#pragma unroll
+    for (int j = 0; j < UniformValues::kPerDraw; ++j) {
+      const std::int64_t at = (first_draw + d) * UniformValues::kPerDraw + j - first;
+      if (at < 0 || at >= count) continue;
+      const float value = UniformValues::value(bits, j, step);
+      y[at] = from_float<To>(to_float(from_float<Stored>(value)));
+    }
+  }
+}
+
+/// (blocks of columns, rows): one thread a group of `width` columns.
+dim3 grid_of(std::int64_t rows, std::int64_t cols, int width) {
+  const std::int64_t groups = (cols + width - 1) / width;
+  return {static_cast<unsigned>((groups + kElementThreads - 1) / kElementThreads),
+          static_cast<unsigned>(std::min(rows, kMostGridY))};
+}
+
+/// Blocks for a walk over `count` elements.
+unsigned blocks_of(std::int64_t count) {
+  return static_cast<unsigned>(
+      std::clamp<std::int64_t>((count + kElementThreads - 1) / kElementThreads, 1, 4096));
+}
+
+}  // namespace
+
+void cuda_layer_norm(const float* x, const float* gamma, const float* beta, float epsilon,
+                     std::int64_t rows, std::int64_t cols, void* y, DType y_dtype,
+                     cudaStream_t stream) {
+  norm({x, cols, nullptr, nullptr}, gamma, beta, epsilon, rows, cols, y, y_dtype, stream);
+}
+
+void cuda_bias_residual_norm(const float* x, std::int64_t ld, const float* bias, float* residual,
+                             const float* gamma, const float* beta, float epsilon,
+                             std::int64_t rows, std::int64_t cols, void* y, DType y_dtype,
+                             cudaStream_t stream) {
+  norm({x, ld, bias, residual}, gamma, beta, epsilon, rows, cols, y, y_dtype, stream);
+}
+
+void cuda_bias_gelu(const float* x, std::int64_t ld, const float* bias, std::int64_t rows,
+                    std::int64_t cols, void* y, DType y_dtype, cudaStream_t stream) {
+  if (rows == 0) return;
+  with_type(y_dtype, [&]<typename T>(T) {
+    T* const out = static_cast<T*>(y);
+    const bool vector = cols % 4 == 0 && ld % 4 == 0 && aligned(x, 16) && aligned(bias, 16) &&
+                        aligned(y, 4 * sizeof(T));
+    if (vector) {
+      bias_gelu_kernel<T, 4>
+          <<<grid_of(rows, cols, 4), kElementThreads, 0, stream>>>(x, ld, bias, rows, cols, out);
+    } else {
+      bias_gelu_kernel<T, 1>
+          <<<grid_of(rows, cols, 1), kElementThreads, 0, stream>>>(x, ld, bias, rows, cols, out);
+    }
+    ZI_CUDA_LAUNCHED();
+  });
+}
+
+void cuda_bias_residual(const float* x, std::int64_t ld, const float* bias, std::int64_t rows,
+                        std::int64_t cols, float* residual, cudaStream_t stream) {
+  if (rows == 0) return;
+  const bool vector =
+      cols % 4 == 0 && ld % 4 == 0 && aligned(x, 16) && aligned(bias, 16) && aligned(residual, 16);
+  if (vector) {
+    bias_residual_kernel<4>
+        <<<grid_of(rows, cols, 4), kElementThreads, 0, stream>>>(x, ld, bias, rows, cols, residual);
+  } else {
+    bias_residual_kernel<1>
+        <<<grid_of(rows, cols, 1), kElementThreads, 0, stream>>>(x, ld, bias, rows, cols, residual);
+  }
+  ZI_CUDA_LAUNCHED();
+}
+
+void cuda_gather_rows(const float* x, const std::int32_t* rows, std::int64_t count,
+                      std::int64_t cols, float* out, cudaStream_t stream) {
+  if (count == 0) return;
+  gather_rows_kernel<<<grid_of(count, cols, 1), kElementThreads, 0, stream>>>(x, rows, count, cols,
+                                                                              out);
+  ZI_CUDA_LAUNCHED();
+}
+
+void cuda_convert(const void* x, DType from, void* y, DType to, std::int64_t count,
+                  cudaStream_t stream) {
+  if (count == 0) return;
+  if (from == to) {
+    if (x == y) return;
+    ZI_CUDA(cudaMemcpyAsync(y, x, static_cast<std::size_t>(count) * size_of(from),
+                            cudaMemcpyDeviceToDevice, stream));
+    return;
+  }
+  with_type(from, [&]<typename From>(From) {
+    with_type(to, [&]<typename To>(To) {
+      convert_kernel<<<blocks_of(count), kElementThreads, 0, stream>>>(static_cast<const From*>(x),
+                                                                       static_cast<To*>(y), count);
+      ZI_CUDA_LAUNCHED();
+    });
+  });
+}
+
+void cuda_interleave(const float* slices, int blocks, std::int64_t rows, std::int64_t slice,
+                     float* logits, cudaStream_t stream) {
+  if (rows == 0) return;
+  interleave_kernel<<<grid_of(rows * blocks, slice, 1), kElementThreads, 0, stream>>>(
+      slices, blocks, rows, slice, logits);
+  ZI_CUDA_LAUNCHED();
+}
+
+void cuda_fill_uniform(const UniformValues& values, std::int64_t first, std::int64_t count, void* y,
+                       DType to, cudaStream_t stream) {
+  if (count == 0) return;
+  with_type(values.stored, [&]<typename Stored>(Stored) {
+    with_type(to, [&]<typename To>(To) {
+      fill_uniform_kernel<Stored><<<blocks_of(count / 4), kElementThreads, 0, stream>>>(
+          values.key, values.step(), first, count, static_cast<To*>(y));
+      ZI_CUDA_LAUNCHED();
+    });
+  });
+}
+
+}  // namespace zi

@@ -1,0 +1,112 @@
+#include "backend/host/host_memory.h"
+
+#include <fmt/format.h>
+#include <hwloc.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "backend/host/cgroup.h"
+#include "zero_infer/bytes.h"
+#include "zero_infer/error.h"
+
+namespace zi {
+namespace {
+
+constexpr std::size_t kHugePageBytes = 2u << 20;
+/// What one thread takes at a time.
+constexpr std::size_t kPopulateBytes = 64u << 20;
+
+/// A line of /proc/meminfo in bytes.
+std::size_t read_meminfo(const std::string& key) {
+  std::ifstream in("/proc/meminfo");
+  for (std::string line; std::getline(in, line);) {
+    if (line.compare(0, key.size(), key) == 0 && line[key.size()] == ':') {
+      return std::stoull(line.substr(key.size() + 1)) << 10;
+    }
+  }
+  throw IoError(fmt::format("/proc/meminfo has no line `{}`", key));
+}
+
+/// Takes the pages now: the next request then sees what is really left. Kernels before 5.14 refuse
+/// it and take them at the first touch. Returns an errno that means there is no memory, or 0.
+int populate(std::byte* data, std::size_t bytes, int threads) {
+#ifdef MADV_POPULATE_WRITE
+  std::atomic<std::size_t> next{0};
+  std::atomic<int> failure{0};
+  const auto work = [&] {
+    for (;;) {
+      const std::size_t begin = next.fetch_add(kPopulateBytes);
+      if (begin >= bytes || failure != 0) return;
+      const std::size_t piece = std::min(kPopulateBytes, bytes - begin);
+      if (madvise(data + begin, piece, MADV_POPULATE_WRITE) == 0) continue;
+      if (errno == ENOMEM || errno == EFAULT) failure = errno;
+      return;
+    }
+  };
+  {
+    std::vector<std::jthread> helpers;
+    const auto wanted = std::min<std::size_t>(static_cast<std::size_t>(std::max(threads, 1)),
+                                              (bytes + kPopulateBytes - 1) / kPopulateBytes);
+    for (std::size_t i = 1; i < wanted; ++i) helpers.emplace_back(work);
+    work();
+  }
+  return failure;
+#else
+  (void)data, (void)bytes, (void)threads;
+  return 0;
+#endif
+}
+
+/// Asks for pages of this NUMA node. Only a hint: where the system refuses, they come from
+/// anywhere.
+void prefer_node(void* data, std::size_t bytes, int numa_node) {
+  hwloc_topology_t topology = nullptr;
+  if (hwloc_topology_init(&topology) != 0) return;
+  if (hwloc_topology_load(topology) == 0 &&
+      hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_NUMANODE) > 1) {
+    const hwloc_obj_t node =
+        hwloc_get_numanode_obj_by_os_index(topology, static_cast<unsigned>(numa_node));
+    if (node != nullptr) {
+      hwloc_set_area_membind(topology, data, bytes, node->nodeset, HWLOC_MEMBIND_BIND,
+                             HWLOC_MEMBIND_BYNODESET);
+    }
+  }
+  hwloc_topology_destroy(topology);
+}
+
+}  // namespace
+
+MemoryInfo read_host_memory() {
+  const CgroupLimits limits = read_cgroup_limits();
+  return {std::min(read_meminfo("MemAvailable"), limits.memory_free_bytes),
+          std::min(read_meminfo("MemTotal"), limits.memory_bytes)};
+}
+
+Buffer allocate_host(std::size_t bytes, int threads, int numa_node) {
+  if (bytes == 0) return {};
+  const std::size_t mapped = align_up(bytes, kPageBytes);
+  void* data = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (data == MAP_FAILED) {
+    throw ConfigError(fmt::format("mmap of {} failed: {}; is there a limit (ulimit -v)?",
+                                  format_memory(static_cast<double>(bytes)), std::strerror(errno)));
+  }
+  Buffer buffer(data, bytes, [mapped](void* memory) { munmap(memory, mapped); });
+  // Fewer TLB misses while weights stream by; only a hint, kernels without huge pages refuse it.
+  if (mapped >= kHugePageBytes) madvise(data, mapped, MADV_HUGEPAGE);
+  if (numa_node >= 0) prefer_node(data, mapped, numa_node);
+  if (const int error = populate(buffer.data(), mapped, threads); error != 0) {
+    throw ConfigError(fmt::format("{} of memory could not be taken: {}; lower the memory budgets",
+                                  format_memory(static_cast<double>(bytes)), std::strerror(error)));
+  }
+  return buffer;
+}
+
+}  // namespace zi

@@ -1,0 +1,174 @@
+// The CUDA device and what offload builds on it: streams, events, pinned memory, the tiers' stores
+// and the fetcher, with the same suites as on the CPU backend.
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <numeric>
+#include <thread>
+#include <vector>
+
+#include "offload/layer_fetcher.h"
+#include "offload/resident_stores.h"
+#include "zero_infer/bytes.h"
+#include "zero_infer/cuda_backend.h"
+#include "zero_infer/error.h"
+#include "zero_infer/random.h"
+
+namespace zi {
+namespace {
+
+struct CudaDeviceTest : testing::Test {
+  void SetUp() override {
+    std::string why;
+    if (cuda_device_count(&why) == 0) GTEST_SKIP() << "no GPU to test on: " << why;
+    device = make_cuda_device(0);
+    stream = device->make_stream("compute");
+  }
+  std::vector<std::byte> bytes(std::size_t count, std::uint64_t seed) {
+    std::vector<std::byte> out(count);
+    for (std::size_t i = 0; i < count; ++i) out[i] = static_cast<std::byte>(mix64(seed ^ i));
+    return out;
+  }
+  std::vector<std::byte> download(const void* from, std::size_t count) {
+    std::vector<std::byte> out(count);
+    device->copy(out.data(), from, count, *stream);
+    stream->synchronize();
+    return out;
+  }
+  std::unique_ptr<Device> device;
+  std::unique_ptr<Stream> stream;
+};
+
+TEST_F(CudaDeviceTest, CopiesInEveryDirectionThroughPinnedMemoryAndZeroes) {
+  const std::size_t count = (std::size_t{5} << 20) + 3;
+  const auto want = bytes(count, 1);
+  const Buffer pinned = device->allocate_pinned(count);
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(pinned.data()) % kPageBytes, 0u);
+  std::memcpy(pinned.data(), want.data(), count);
+  const Buffer first = device->allocate(count);
+  const Buffer second = device->allocate(count);
+  device->copy(first.data(), pinned.data(), count, *stream);
+  device->copy(second.data(), first.data(), count, *stream);
+  device->zero(first.data(), count, *stream);
+  EXPECT_EQ(download(second.data(), count), want);
+  EXPECT_EQ(download(first.data(), count), std::vector<std::byte>(count));
+}
+
+TEST_F(CudaDeviceTest, PinsFromSeveralThreadsAtOnce) {
+  std::vector<Buffer> buffers(6);
+  {
+    std::vector<std::jthread> threads;
+    for (Buffer& buffer : buffers) {
+      threads.emplace_back(
+          [&] { buffer = device->allocate_pinned_or_plain(std::size_t{8} << 20); });
+    }
+  }
+  const Buffer to = device->allocate(std::size_t{8} << 20);
+  for (const Buffer& buffer : buffers) {
+    device->copy(to.data(), buffer.data(), buffer.bytes(), *stream);
+  }
+  stream->synchronize();
+}
+
+TEST_F(CudaDeviceTest, EventsOrderStreamsAndMeasureThem) {
+  const std::size_t count = std::size_t{64} << 20;
+  const auto other = device->make_stream("copies");
+  const auto begin = device->make_event();
+  const auto end = device->make_event();
+  EXPECT_TRUE(begin->reached()) << "before its first record";
+  const Buffer pinned = device->allocate_pinned(count);
+  std::memset(pinned.data(), 7, count);
+  const Buffer memory = device->allocate(count);
+  const Buffer copy = device->allocate(count);
+  for (int round = 0; round < 5; ++round) {
+    device->zero(memory.data(), count, *stream);
+    device->zero(copy.data(), count, *stream);
+    stream->record(*begin);
+    other->wait(*begin);
+    device->copy(memory.data(), pinned.data(), count, *other);
+    other->record(*end);
+    stream->wait(*end);
+    device->copy(copy.data(), memory.data(), count, *stream);
+    stream->synchronize();
+    EXPECT_TRUE(end->reached());
+    const double seconds = device->elapsed_seconds(*begin, *end);
+    EXPECT_GT(seconds, static_cast<double>(count) / 1e12);
+    EXPECT_LT(seconds, 10);
+    const auto got = download(copy.data() + count - 16, 16);
+    EXPECT_EQ(got, std::vector<std::byte>(16, std::byte{7}));
+  }
+}
+
+TEST_F(CudaDeviceTest, RefusesMoreMemoryThanThereIsWithTheNumbers) {
+  const MemoryInfo info = device->memory();
+  EXPECT_GT(info.free_bytes, 0u);
+  EXPECT_LE(info.free_bytes, info.total_bytes);
+  try {
+    device->allocate(info.total_bytes * 2);
+    FAIL() << "twice the memory of the GPU was given";
+  } catch (const ConfigError& error) {
+    EXPECT_NE(std::string(error.what()).find("are free on"), std::string::npos) << error.what();
+  }
+  EXPECT_NO_THROW(device->allocate(4096)) << "a refused request must not stick";
+}
+
+/// Units of one matrix each, on the device or on the host, whose values name unit and place.
+TEST_F(CudaDeviceTest, TheFetcherBringsEveryUnitInOrderOverManyPasses) {
+  constexpr int kUnits = 7;
+  std::vector<PartitionLayout> layouts;
+  for (int u = 0; u < kUnits; ++u) {
+    const UnitSpec spec{.name = "unit", .matrices = {{"m", {256 + u, 512}}}, .vectors = {}};
+    layouts.emplace_back(spec, DType::kBFloat16, 1);
+  }
+  std::vector<int> on_device, on_host;
+  std::vector<std::size_t> device_sizes, host_sizes;
+  for (int u = 0; u < kUnits; ++u) {
+    (u % 3 == 0 ? on_device : on_host).push_back(u);
+    (u % 3 == 0 ? device_sizes : host_sizes)
+        .push_back(layouts[static_cast<std::size_t>(u)].shard_bytes());
+  }
+  DeviceStore device_store(*device, on_device, device_sizes);
+  HostStore host_store(*device, on_host, host_sizes);
+  std::vector<std::vector<std::byte>> want;
+  std::vector<ShardStore*> stores;
+  std::vector<const PartitionLayout*> pointers;
+  for (int u = 0; u < kUnits; ++u) {
+    pointers.push_back(&layouts[static_cast<std::size_t>(u)]);
+    want.push_back(bytes(pointers.back()->shard_bytes(), static_cast<std::uint64_t>(u)));
+    if (u % 3 == 0) {
+      stores.push_back(&device_store);
+      device->copy(device_store.shard(u).data(), want.back().data(), want.back().size(), *stream);
+    } else {
+      stores.push_back(&host_store);
+      std::memcpy(host_store.shard(u).data(), want.back().data(), want.back().size());
+    }
+  }
+  stream->synchronize();
+  constexpr int kPasses = 20;
+  std::vector<Buffer> kept;
+  const auto gathers = device->make_stream("gather");
+  LayerFetcher fetcher(*device, nullptr, 0, pointers, stores, 2, *gathers);
+  const std::size_t most = layouts.back().shard_bytes();
+  const Buffer results = device->allocate(most * kUnits * kPasses);
+  for (int pass = 0; pass < kPasses; ++pass) {
+    fetcher.run_pass(
+        [&](int unit, const UnitWeights& weights) {
+          const auto at = static_cast<std::size_t>(pass * kUnits + unit) * most;
+          device->copy(results.data() + at, weights.gathered, weights.layout->shard_bytes(),
+                       *stream);
+        },
+        *stream, pass == kPasses - 1);
+  }
+  stream->synchronize();
+  for (int pass = 0; pass < kPasses; ++pass) {
+    for (std::size_t unit = 0; unit < kUnits; ++unit) {
+      const auto at = (static_cast<std::size_t>(pass) * kUnits + unit) * most;
+      ASSERT_EQ(download(results.data() + at, want[unit].size()), want[unit])
+          << "pass " << pass << ", unit " << unit;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace zi

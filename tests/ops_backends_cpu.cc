@@ -1,0 +1,12 @@
+#include "ops_fixture.h"
+
+namespace zi {
+
+std::vector<Backend> backends() {
+  return {
+      {"cpu", true, make_cpu_device, [](Device&) { return make_cpu_ops(2); }, ""},
+      {"cpu1", true, make_cpu_device, [](Device&) { return make_cpu_ops(1); }, ""},
+  };
+}
+
+}  // namespace zi
