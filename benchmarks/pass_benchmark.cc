@@ -22,6 +22,7 @@
 #include "engine/engine.h"
 #include "engine/summary.h"
 #include "plain_products.h"
+#include "timing_ops.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
@@ -46,6 +47,7 @@ struct Options {
   std::int64_t max_pass_tokens = 0;
   int repeats = 10;
   int passes = 8;
+  bool profile = false;
 };
 
 double seconds_of(const std::function<void()>& step) {
@@ -257,12 +259,47 @@ ordered_json line_of(World& world, Engine& engine, const Options& o, std::int64_
   return line;
 }
 
+/// Where the time of a pass goes, longest first; on standard error.
+void print_profile(const TimingOps& timing, std::int64_t batch, const Measured& m) {
+  std::vector<std::pair<std::string, TimingOps::Time>> rows;
+  double sum = 0;
+  for (const auto& [name, time] : timing.times()) {
+    rows.emplace_back(name, time);
+    sum += time.seconds;
+  }
+  std::ranges::sort(rows, std::greater<>(), [](const auto& row) { return row.second.seconds; });
+  const auto passes = static_cast<double>(m.fetched.passes) * 2;  // with the warm-up
+  fmt::print(stderr, "batch {}: a pass of {:.3f} ms, {:.3f} ms of it in operations\n", batch,
+             m.pass() * 1e3, sum / passes * 1e3);
+  for (const auto& [name, time] : rows) {
+    fmt::print(stderr, "  {:<32} {:8.1f} us a pass, {:7.2f} us each\n", name,
+               time.seconds / passes * 1e6, time.seconds / static_cast<double>(time.count) * 1e6);
+  }
+}
+
 int run(World& world, const Options& o) {
   set_log(LogLevel::kQuiet, "");
   const RunConfig config = config_of(o);
-  Engine engine(world, make_backend(world, config), config);
+  Backend backend = make_backend(world, config);
+  TimingOps* timing = nullptr;
+  if (o.profile) {
+    auto ops = std::make_unique<TimingOps>(*backend.device, std::move(backend.ops));
+    timing = ops.get();
+    backend.ops = std::move(ops);
+  }
+  Engine engine(world, std::move(backend), config);
   std::vector<Measured> measured;
-  for (std::int64_t batch : o.batch) measured.push_back(measure(world, engine, o, batch));
+  for (std::int64_t batch : o.batch) {
+    if (timing != nullptr) timing->start(false);
+    measured.push_back(measure(world, engine, o, batch));
+    if (timing == nullptr) continue;
+    timing->start(true);
+    Options once = o;
+    once.repeats = 1;
+    const Measured m = measure(world, engine, once, batch);
+    if (world.rank() == 0) print_profile(*timing, batch, m);
+    timing->start(false);
+  }
   const MemoryInfo device = engine.backend().device->memory();
   const std::size_t peak_device =
       engine.backend().device_is_host ? 0 : device.total_bytes - device.free_bytes;
@@ -318,6 +355,7 @@ int main(int argc, char** argv) {
     app.add_option("--nvme-path", o.nvme_path, "folder of the shard files");
     app.add_option("--repeats", o.repeats, "timed runs")->check(CLI::PositiveNumber);
     app.add_option("--passes", o.passes, "passes of a run")->check(CLI::PositiveNumber);
+    app.add_flag("--profile", o.profile, "times every operation of further passes, on stderr");
     app.add_option("--commit", o.commit, "stands in the result");
     app.add_option("--machine", o.machine, "stands in the result");
     CLI11_PARSE(app, argc, argv);

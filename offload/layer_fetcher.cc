@@ -317,6 +317,8 @@ void LayerFetcher::run_pass(const std::function<void(int unit, const UnitWeights
   s.failed = false;
 }
 
+bool LayerFetcher::all_resident() const { return state_->travellers.empty(); }
+
 void LayerFetcher::synchronize() {
   state_->copies->synchronize();
   state_->gathers.synchronize();

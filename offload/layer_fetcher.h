@@ -65,6 +65,9 @@ class LayerFetcher {
   void run_pass(const std::function<void(int unit, const UnitWeights& weights)>& body,
                 Stream& compute, bool last = false);
 
+  /// Whether no unit travels: a pass is what its bodies enqueue.
+  bool all_resident() const;
+
   /// Blocks until copies, gathers in flight are done; throws what failed in them.
   void synchronize();
 

@@ -19,6 +19,7 @@ class RecordingOps final : public Ops {
   RecordingOps(Device& device, std::unique_ptr<Ops> inner, Record* record)
       : device_(&device), inner_(std::move(inner)), record_(record) {}
 
+  bool recordable() const override { return inner_->recordable(); }
   void layer_norm(const float* x, const float* gamma, const float* beta, float epsilon,
                   std::int64_t rows, std::int64_t cols, void* y, DType y_dtype,
                   Stream& stream) override {

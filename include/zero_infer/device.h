@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -33,6 +34,14 @@ class Stream {
   virtual void synchronize() = 0;
 };
 
+/// Work that was recorded once and is enqueued as a whole, at the cost of one launch.
+class Graph {
+ public:
+  virtual ~Graph() = default;
+  /// Enqueues the work again, with the same arguments: what they point to may have changed.
+  virtual void launch(Stream& stream) = 0;
+};
+
 struct MemoryInfo {
   std::size_t free_bytes = 0;
   std::size_t total_bytes = 0;
@@ -51,7 +60,8 @@ class Device {
   /// included).
   virtual MemoryInfo host_memory() const = 0;
 
-  /// Device memory, aligned to 256 bytes or more. Throws ConfigError with the numbers when there is not enough.
+  /// Device memory, aligned to 256 bytes or more. Throws ConfigError with the numbers when there is
+  /// not enough.
   virtual Buffer allocate(std::size_t bytes) = 0;
   /// Host memory that the device copies from at full speed and that its kernels can write,
   /// 4096-aligned (fit for O_DIRECT). A copy must lie within one such buffer. Any thread may call
@@ -69,6 +79,11 @@ class Device {
   /// Enqueues a copy in any direction between device and host memory. Both ranges must stay valid
   /// and untouched until the stream has passed it.
   virtual void copy(void* dst, const void* src, std::size_t bytes, Stream& stream) = 0;
+  /// Records what `work` enqueues on the stream, and runs nothing of it. Null, without calling
+  /// `work`, where the device has no graphs (the CPU backend). The work must not allocate, wait or
+  /// use other streams, and all of it must have run before in the ordinary way.
+  virtual std::unique_ptr<Graph> record(Stream&, const std::function<void()>&) { return nullptr; }
+
   /// Enqueues zeroing of device memory.
   virtual void zero(void* dst, std::size_t bytes, Stream& stream) = 0;
 };

@@ -74,6 +74,9 @@ class Ops {
  public:
   virtual ~Ops() = default;
 
+  /// Whether all operations but `sample` may stand in a Graph.
+  virtual bool recordable() const { return false; }
+
   /// y = (x - mean) / sqrt(variance + epsilon) * gamma + beta, row by row. x (rows, cols) float32;
   /// y (rows, cols) of type `y_dtype`; y may be x when that is float32.
   virtual void layer_norm(const float* x, const float* gamma, const float* beta, float epsilon,

@@ -25,7 +25,8 @@ struct RunConfig {
   bool resume = false;
   std::int64_t max_new_tokens = 64;
   std::vector<std::int64_t> batch_size = {8};  // lanes a rank; more than one only with --benchmark
-  std::int64_t max_pass_tokens = 0;  // rows of a pass at most, at least batch_size; 0: by the backend
+  std::int64_t max_pass_tokens =
+      0;  // rows of a pass at most, at least batch_size; 0: by the backend
   double temperature = 0;
   std::int64_t top_k = 0;
   double top_p = 1;

@@ -1,6 +1,7 @@
 #include "engine/pass_inputs.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "zero_infer/bytes.h"
 
@@ -38,6 +39,8 @@ void PassInputs::upload(std::span<const Chunk> chunks, std::span<const std::int3
     const auto pages = ceil_div(c.first + c.count, kKvPageTokens);
     max_pages = std::max(max_pages, static_cast<std::size_t>(pages));
   }
+  // A power of two, so that passes of one shape keep the same places while sequences grow.
+  max_pages = std::min(std::bit_ceil(max_pages), static_cast<std::size_t>(shape_.kv_pages));
   const std::size_t sequences = chunks.size();
   std::int32_t* const row_begin = ints(host_);
   std::int32_t* const context = row_begin + sequences + 1;

@@ -6,6 +6,12 @@
 #include "zero_infer/error.h"
 
 namespace zi {
+namespace {
+
+/// Graphs kept at once: some hundred launches each.
+constexpr std::size_t kMostGraphs = 256;
+
+}  // namespace
 
 PassRunner::PassRunner(Device& device, Ops& ops, Communicator* communicator, Model& model,
                        const ModelWeights& weights, const MemoryPlan& plan, int rank, int world,
@@ -52,6 +58,18 @@ void PassRunner::embed(std::span<const Chunk> chunks) {
   weights_->read_embedding_rows(ids_, inputs_.embedding_staging());
 }
 
+void PassRunner::sample(const Request& request, const float* logits, std::int64_t begin,
+                        std::int64_t count) {
+  SampleResults at = results_;
+  at.ids += begin;
+  at.logprobs += begin;
+  at.top_ids += begin * at.top;
+  at.top_logprobs += begin * at.top;
+  const auto rows =
+      request.samples.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count));
+  ops_->sample(logits, head_->ld(), vocabulary_, rows, at, *compute_);
+}
+
 void PassRunner::run_head(const Request& request) {
   const auto total = static_cast<std::int64_t>(request.samples.size());
   for (std::int64_t begin = 0; begin < request.most_logits_rows; begin += plan_->head_rows) {
@@ -59,48 +77,84 @@ void PassRunner::run_head(const Request& request) {
     const std::int64_t count = std::clamp<std::int64_t>(total - begin, 0, most);
     const float* const logits =
         head_->logits(inputs_.logits_rows() + begin, count, most, *compute_);
-    if (count == 0) continue;
-    SampleResults at = results_;
-    at.ids += begin;
-    at.logprobs += begin;
-    at.top_ids += begin * at.top;
-    at.top_logprobs += begin * at.top;
-    ops_->sample(
-        logits, head_->ld(), vocabulary_,
-        request.samples.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count)),
-        at, *compute_);
+    if (count > 0) sample(request, logits, begin, count);
   }
 }
 
-void PassRunner::run(const Request& request) {
-  const bool idle = request.chunks.empty();
-  if (!idle) {
-    embed(request.chunks);
-    inputs_.upload(request.chunks, request.logits_rows, *compute_);
-    model_->embed(inputs_.embedding_rows(), plan_->weight_dtype, inputs_.batch().tokens, *compute_);
+void PassRunner::run_block(int unit, const UnitWeights& weights) {
+  matrices_.clear();
+  for (std::size_t i = 0; i < weights.layout->matrices().size(); ++i) {
+    matrices_.push_back(weights.matrix(i));
   }
   const ModelConfig& config = model_->config();
-  const auto last = static_cast<int>(plan_->blocks.size()) - 1;
   KvLayer kv{.data = kv_.data(),
              .dtype = plan_->compute_dtype,
              .heads = static_cast<int>(config.heads),
              .head_dim = static_cast<int>(config.head_dim)};
   const std::size_t layer_bytes = kv.page_bytes() * static_cast<std::size_t>(plan_->kv_pages);
+  kv.data += static_cast<std::size_t>(unit) * layer_bytes;
+  model_->run_block(unit, {matrices_, weights_->block_vectors(unit)}, inputs_.batch(), kv,
+                    *compute_);
+}
+
+void PassRunner::run_blocks(const Request& request) {
+  const bool idle = request.chunks.empty();
+  if (!idle) {
+    model_->embed(inputs_.embedding_rows(), plan_->weight_dtype, inputs_.batch().tokens, *compute_);
+  }
+  const auto last = static_cast<int>(plan_->blocks.size()) - 1;
   fetcher_->run_pass(
       [&](int unit, const UnitWeights& weights) {
-        if (!idle) {
-          matrices_.clear();
-          for (std::size_t i = 0; i < weights.layout->matrices().size(); ++i) {
-            matrices_.push_back(weights.matrix(i));
-          }
-          kv.data = kv_.data() + static_cast<std::size_t>(unit) * layer_bytes;
-          model_->run_block(unit, {matrices_, weights_->block_vectors(unit)}, inputs_.batch(), kv,
-                            *compute_);
-        }
+        if (!idle) run_block(unit, weights);
         // Inside the last body: behind it the fetcher goes on to the next pass's units.
         if (unit == last) run_head(request);
       },
       *compute_, request.last);
+}
+
+Graph* PassRunner::decoding_graph(const Request& request) {
+  const auto rows = static_cast<std::int64_t>(request.samples.size());
+  const bool decoding =
+      std::ranges::all_of(request.chunks, [](const Chunk& c) { return c.count == 1; });
+  if (!decoding || rows == 0 || rows > plan_->head_rows || !fetcher_->all_resident() ||
+      !ops_->recordable()) {
+    return nullptr;
+  }
+  const Shape shape{request.chunks.size(), inputs_.batch().max_pages, request.samples.size()};
+  const auto found = graphs_.find(shape);
+  if (found == graphs_.end()) {
+    // Recording costs as much as some passes: for shapes that come again. The kernels that this
+    // shape needs are loaded by its first pass.
+    if (graphs_.size() >= kMostGraphs) graphs_.clear();
+    graphs_[shape] = nullptr;
+    return nullptr;
+  }
+  if (found->second == nullptr) {
+    found->second = device_->record(*compute_, [&] {
+      model_->embed(inputs_.embedding_rows(), plan_->weight_dtype, inputs_.batch().tokens,
+                    *compute_);
+      for (std::size_t b = 0; b < plan_->blocks.size(); ++b) {
+        const int unit = static_cast<int>(b);
+        run_block(unit, {&plan_->blocks[b], weights_->stores()[b]->resident(unit)});
+      }
+      head_->logits(inputs_.logits_rows(), rows, rows, *compute_);
+    });
+  }
+  return found->second.get();
+}
+
+void PassRunner::run(const Request& request) {
+  if (!request.chunks.empty()) {
+    embed(request.chunks);
+    inputs_.upload(request.chunks, request.logits_rows, *compute_);
+  }
+  if (Graph* const graph = decoding_graph(request)) {
+    fetcher_->run_pass({}, *compute_, request.last);  // nothing travels: it counts the pass
+    graph->launch(*compute_);
+    sample(request, head_->last_logits(), 0, static_cast<std::int64_t>(request.samples.size()));
+  } else {
+    run_blocks(request);
+  }
   compute_->synchronize();
   for (std::size_t i = 0; i < request.samples.size(); ++i) {
     if (results_.ids[i] != kNoId) continue;

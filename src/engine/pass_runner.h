@@ -1,8 +1,10 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <span>
+#include <tuple>
 #include <vector>
 
 #include "engine/memory_plan.h"
@@ -48,8 +50,16 @@ class PassRunner {
   FetchStats take_fetch_stats();
 
  private:
+  /// What fixes every launch of a decoding pass whose blocks all rest on the device.
+  using Shape = std::tuple<std::size_t, int, std::size_t>;  // sequences, max_pages, logits rows
+
   void embed(std::span<const Chunk> chunks);
+  void run_blocks(const Request& request);
+  void run_block(int unit, const UnitWeights& weights);
   void run_head(const Request& request);
+  void sample(const Request& request, const float* logits, std::int64_t begin, std::int64_t count);
+  /// The graph of passes of this shape, recorded when it comes for the second time; else null.
+  Graph* decoding_graph(const Request& request);
 
   Device* device_;
   Ops* ops_;
@@ -69,6 +79,7 @@ class PassRunner {
   std::unique_ptr<Stream> exchange_;
   std::unique_ptr<VocabularyHead> head_;
   std::unique_ptr<LayerFetcher> fetcher_;
+  std::map<Shape, std::unique_ptr<Graph>> graphs_;  // null: seen once
   std::vector<std::int32_t> ids_;
   std::vector<RowBlockMatrix> matrices_;
 };

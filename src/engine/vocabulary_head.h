@@ -39,6 +39,8 @@ class VocabularyHead {
   /// valid until the next call.
   const float* logits(const std::int32_t* rows, std::int64_t count, std::int64_t most,
                       Stream& compute);
+  /// Where `logits` puts them.
+  const float* last_logits() const { return logits_; }
   std::int64_t ld() const { return slice_ * world_; }
 
  private:

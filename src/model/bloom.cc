@@ -89,6 +89,8 @@ void Bloom::bind(Ops& ops, DType compute_dtype, std::byte* workspace, std::int64
 }
 
 void Bloom::embed(const void* embedding_rows, DType dtype, std::int64_t tokens, Stream& stream) {
+  pending_.reset();
+  tokens_ = tokens;
   ops_->convert(embedding_rows, dtype, x_, DType::kFloat32, tokens * config_.hidden, stream);
   ops_->layer_norm(x_, vectors_[0], vectors_[1], config_.norm_epsilon, tokens, config_.hidden, x_,
                    DType::kFloat32, stream);
@@ -96,6 +98,13 @@ void Bloom::embed(const void* embedding_rows, DType dtype, std::int64_t tokens, 
 
 void Bloom::norm(const float* weight, const float* bias, std::int64_t tokens, Stream& stream) {
   const std::int64_t hidden = config_.hidden;
+  if (pending_ && !config_.residual_after_norm) {
+    ops_->bias_residual_norm(product_, pending_->ld, pending_->bias, x_, weight, bias,
+                             config_.norm_epsilon, tokens, hidden, normed_, compute_dtype_, stream);
+    pending_.reset();
+    return;
+  }
+  add_pending(tokens, stream);
   if (config_.residual_after_norm) {
     ops_->layer_norm(x_, weight, bias, config_.norm_epsilon, tokens, hidden, x_, DType::kFloat32,
                      stream);
@@ -106,12 +115,17 @@ void Bloom::norm(const float* weight, const float* bias, std::int64_t tokens, St
   }
 }
 
+void Bloom::add_pending(std::int64_t tokens, Stream& stream) {
+  if (!pending_) return;
+  ops_->bias_residual(product_, pending_->ld, pending_->bias, tokens, config_.hidden, x_, stream);
+  pending_.reset();
+}
+
 void Bloom::run_block(int, const UnitView& weights, const RaggedBatch& batch, const KvLayer& kv,
                       Stream& stream) {
   const auto& m = weights.matrices;
   const auto& v = weights.vectors;
   const std::int64_t rows = batch.tokens;
-  const std::int64_t hidden = config_.hidden;
   const DType type = compute_dtype_;
 
   norm(v[kNorm1], v[kNorm1Bias], rows, stream);
@@ -119,23 +133,19 @@ void Bloom::run_block(int, const UnitView& weights, const RaggedBatch& batch, co
   ops_->split_qkv(product_, m[kQkv].padded_rows(), v[kQkvBias], batch, kv, q_, stream);
   ops_->attention(q_, batch, kv, slopes_, normed_, type, stream);
   ops_->matmul(normed_, type, rows, m[kDense], product_, stream);
-  if (config_.residual_after_norm) {
-    ops_->bias_residual(product_, m[kDense].padded_rows(), v[kDenseBias], rows, hidden, x_, stream);
-    norm(v[kNorm2], v[kNorm2Bias], rows, stream);
-  } else {
-    ops_->bias_residual_norm(product_, m[kDense].padded_rows(), v[kDenseBias], x_, v[kNorm2],
-                             v[kNorm2Bias], config_.norm_epsilon, rows, hidden, normed_, type,
-                             stream);
-  }
+  pending_ = {v[kDenseBias], m[kDense].padded_rows()};
+
+  norm(v[kNorm2], v[kNorm2Bias], rows, stream);
   ops_->matmul(normed_, type, rows, m[kUp], product_, stream);
   ops_->bias_gelu(product_, m[kUp].padded_rows(), v[kUpBias], rows, config_.ffn, ffn_, type,
                   stream);
   ops_->matmul(ffn_, type, rows, m[kDown], product_, stream);
-  ops_->bias_residual(product_, m[kDown].padded_rows(), v[kDownBias], rows, hidden, x_, stream);
+  pending_ = {v[kDownBias], m[kDown].padded_rows()};
 }
 
 void Bloom::head_input(const std::int32_t* rows, std::int64_t count,
                        std::span<const float* const> head_vectors, void* out, Stream& stream) {
+  add_pending(tokens_, stream);
   // The blocks are done with `product_`: it holds the chosen rows, of which there are at most
   // `tokens`.
   ops_->gather_rows(x_, rows, count, config_.hidden, product_, stream);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "zero_infer/model.h"
@@ -36,12 +37,20 @@ class Bloom final : public Model {
     std::size_t bytes;
   };
   Workspace layout(std::int64_t tokens, std::int64_t row_multiple) const;
-  /// Writes the normed x to `normed`; with residual_after_norm x itself becomes the normed value.
+  /// Adds the pending product to x and writes the normed x to `normed`; with residual_after_norm x
+  /// itself becomes the normed value.
   void norm(const float* weight, const float* bias, std::int64_t tokens, Stream& stream);
 
   ModelConfig config_;
   ModelSpec spec_;
   std::vector<float> host_slopes_;
+
+  /// The last product of a block, which waits to be added to x: the next norm does both at once.
+  struct Pending {
+    const float* bias;
+    std::int64_t ld;
+  };
+  void add_pending(std::int64_t tokens, Stream& stream);
 
   Ops* ops_ = nullptr;
   DType compute_dtype_ = DType::kBFloat16;
@@ -52,6 +61,8 @@ class Bloom final : public Model {
   float* q_ = nullptr;
   std::byte* ffn_ = nullptr;
   float* slopes_ = nullptr;
+  std::optional<Pending> pending_;  // in product_
+  std::int64_t tokens_ = 0;         // of the pass
 };
 
 }  // namespace zi

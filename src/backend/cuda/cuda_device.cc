@@ -66,6 +66,25 @@ class CudaStream final : public Stream {
   cudaStream_t stream_ = nullptr;
 };
 
+class CudaGraph final : public Graph {
+ public:
+  /// Takes the graph over.
+  explicit CudaGraph(cudaGraph_t graph) {
+    const cudaError_t error = cudaGraphInstantiate(&executable_, graph, 0);
+    cudaGraphDestroy(graph);
+    ZI_CUDA(error);
+  }
+  ~CudaGraph() override { cudaGraphExecDestroy(executable_); }
+  CudaGraph(const CudaGraph&) = delete;
+  CudaGraph& operator=(const CudaGraph&) = delete;
+  void launch(Stream& stream) override {
+    ZI_CUDA(cudaGraphLaunch(executable_, cuda_stream(stream)));
+  }
+
+ private:
+  cudaGraphExec_t executable_ = nullptr;
+};
+
 /// The NUMA node that the GPU hangs on, or -1.
 int numa_node_of(int index) {
   char bus[32] = {};
@@ -164,6 +183,22 @@ class CudaDevice final : public Device {
     if (bytes == 0) return;
     ZI_CUDA(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDefault, cuda_stream(stream)));
   }
+  std::unique_ptr<Graph> record(Stream& stream, const std::function<void()>& work) override {
+    // Of this thread alone: the communicator's threads go on calling CUDA meanwhile.
+    const cudaStream_t on = cuda_stream(stream);
+    ZI_CUDA(cudaStreamBeginCapture(on, cudaStreamCaptureModeThreadLocal));
+    cudaGraph_t graph = nullptr;
+    try {
+      work();
+    } catch (...) {
+      cudaStreamEndCapture(on, &graph);
+      if (graph != nullptr) cudaGraphDestroy(graph);
+      throw;
+    }
+    ZI_CUDA(cudaStreamEndCapture(on, &graph));
+    return std::make_unique<CudaGraph>(graph);
+  }
+
   void zero(void* dst, std::size_t bytes, Stream& stream) override {
     if (bytes == 0) return;
     ZI_CUDA(cudaMemsetAsync(dst, 0, bytes, cuda_stream(stream)));

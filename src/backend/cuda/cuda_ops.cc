@@ -22,6 +22,8 @@ class CudaOps final : public Ops {
         matmul_(memory_.span().first(kCublasBytes), scratch()),
         sampler_(device) {}
 
+  bool recordable() const override { return true; }
+
   void layer_norm(const float* x, const float* gamma, const float* beta, float epsilon,
                   std::int64_t rows, std::int64_t cols, void* y, DType y_dtype,
                   Stream& stream) override {
