@@ -34,8 +34,6 @@ struct LayerFetcher::State {
   /// time them.
   struct TripEvents {
     std::unique_ptr<Event> copy_start, copied, gather_start, gathered;
-    bool copies = false;
-    bool gathers = false;
   };
   struct Slot {
     std::byte* data = nullptr;
@@ -171,7 +169,7 @@ void LayerFetcher::State::start_reads() {
   const Trip end = std::min<Trip>(known, fetched + travellers.size());
   for (; started < end; ++started) {
     const int unit = unit_of(started);
-    if (store(unit).tier() != Tier::kDevice) store(unit).start_read(unit);
+    store(unit).start_read(unit);
   }
 }
 
@@ -194,17 +192,12 @@ void LayerFetcher::State::fetch(Trip trip) {
   const std::size_t bytes = layout(unit).shard_bytes();
   std::byte* place = slot_of(trip).data + static_cast<std::size_t>(rank) * bytes;
   TripEvents& events = events_of(trip);
-  events.copies = store(unit).tier() != Tier::kDevice;
-  events.gathers = world > 1;
-  if (events.copies) {
-    copy(trip, place);
-    if (world > 1) gathers.wait(*events.copied);
-    if (world > 1) gather(trip, place);
-  } else {
-    // The shard goes from where it rests straight into everybody's slot.
-    stats.resident_bytes += bytes;
-    gathers.wait(*slot_of(trip).consumed);
-    gather(trip, store(unit).resident(unit));
+  // A shard that rests on the device is copied to its place as well, beside the gather before:
+  // in place, a gather need not move it, which copy engines would do one after the other.
+  copy(trip, place);
+  if (world > 1) {
+    gathers.wait(*events.copied);
+    gather(trip, place);
   }
   ++fetched;
   start_reads();
@@ -222,7 +215,11 @@ void LayerFetcher::State::copy(Trip trip, std::byte* dst) {
     stats.read_wait_seconds += seconds_since(before);
     stats.read_bytes += bytes;
   }
-  stats.copied_bytes += bytes;
+  if (store(unit).tier() == Tier::kDevice) {
+    stats.resident_bytes += bytes;
+  } else {
+    stats.copied_bytes += bytes;
+  }
   copies->record(*events.copied);
 }
 
@@ -239,9 +236,8 @@ void LayerFetcher::State::collect_times() {
   for (; collected < fetched; ++collected) {
     TripEvents& events = events_of(collected);
     if (!ready(collected).reached()) return;
-    if (events.copies)
-      stats.copy_seconds += device.elapsed_seconds(*events.copy_start, *events.copied);
-    if (events.gathers) {
+    stats.copy_seconds += device.elapsed_seconds(*events.copy_start, *events.copied);
+    if (world > 1) {
       stats.gather_seconds += device.elapsed_seconds(*events.gather_start, *events.gathered);
     }
   }

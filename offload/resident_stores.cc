@@ -68,23 +68,17 @@ std::span<std::byte> find(const std::map<int, std::span<std::byte>>& shards, int
 }  // namespace
 
 DeviceStore::DeviceStore(Device& device, const std::vector<int>& units,
-                         const std::vector<std::size_t>& shard_bytes, Buffer memory)
-    : device_(&device), memory_(std::move(memory)) {
+                         const std::vector<std::size_t>& shard_bytes)
+    : device_(&device) {
   check_sizes(units, shard_bytes);
-  const std::size_t total = total_bytes(shard_bytes);
-  if (memory_.bytes() == 0 && total != 0) memory_ = device.allocate(total);
-  if (memory_.bytes() < total) throw Error("a store was given less memory than its shards need");
+  std::size_t total = 0;
+  for (std::size_t bytes : shard_bytes) total += align_up(bytes, kPageBytes);
+  if (total != 0) memory_ = device.allocate(total);
   std::size_t offset = 0;  // one after the other, each at a page's start
   for (std::size_t i = 0; i < units.size(); ++i) {
     add(shards_, units[i], memory_.span().subspan(offset, shard_bytes[i]));
     offset += align_up(shard_bytes[i], kPageBytes);
   }
-}
-
-std::size_t DeviceStore::total_bytes(const std::vector<std::size_t>& shard_bytes) {
-  std::size_t total = 0;
-  for (std::size_t bytes : shard_bytes) total += align_up(bytes, kPageBytes);
-  return total;
 }
 
 void DeviceStore::finish_read(int unit, std::byte* dst, Stream& copies) {

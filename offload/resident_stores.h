@@ -10,11 +10,9 @@ namespace zi {
 /// Shards in device memory, one buffer for all of them.
 class DeviceStore final : public ShardStore {
  public:
-  /// `units` and the bytes of their shards; takes the memory unless it is given (total_bytes of
-  /// it). Fill it through `shard` before use.
+  /// `units` and the bytes of their shards; takes the memory. Fill it through `shard` before use.
   DeviceStore(Device& device, const std::vector<int>& units,
-              const std::vector<std::size_t>& shard_bytes, Buffer memory = {});
-  static std::size_t total_bytes(const std::vector<std::size_t>& shard_bytes);
+              const std::vector<std::size_t>& shard_bytes);
   Tier tier() const override { return Tier::kDevice; }
   void start_read(int) override {}
   void finish_read(int unit, std::byte* dst, Stream& copies) override;

@@ -87,7 +87,7 @@ TEST(LayerFetcher, GathersEveryRanksShardInUnitOrder) {
             << units << " units, " << slots << " slots, seed " << seed;
         ASSERT_EQ(communicator.wrong_bytes, 0u) << "sent before it was copied";
         ASSERT_EQ(communicator.gathers_enqueued, 3 * units);
-        ASSERT_EQ(communicator.out_of_place, 3 * std::count(tiers.begin(), tiers.end(), D));
+        ASSERT_EQ(communicator.out_of_place, 0) << "copy engines would move the own shard, too";
       }
     }
   }

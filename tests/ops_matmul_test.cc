@@ -49,6 +49,19 @@ struct MatmulTest : OpsTest {
       ops->matmul(a, dtype, rows, m.device, reinterpret_cast<float*>(y), *stream);
     });
   }
+
+  /// `want` and the sums |a w| in `magnitudes` may cover more rows than `bytes`.
+  static void expect_products(const std::vector<std::byte>& bytes, const std::vector<double>& want,
+                              const std::vector<double>& magnitudes, std::int64_t cols) {
+    const auto* got = reinterpret_cast<const float*>(bytes.data());
+    for (std::size_t i = 0; i < bytes.size() / sizeof(float); ++i) {
+      // Exact products; each of the cols float32 sums loses at most 2^-24 of what is summed so
+      // far, in practice far less than the bound cols * 2^-24 * sum |a w|.
+      const double tolerance =
+          (8 + std::sqrt(static_cast<double>(cols))) * std::ldexp(1.0, -24) * magnitudes[i];
+      ASSERT_NEAR(got[i], want[i], tolerance) << "element " << i;
+    }
+  }
 };
 
 constexpr MatmulCase kMatmulCases[] = {
@@ -70,14 +83,38 @@ TEST_P(MatmulTest, MatchesTheReferenceForEveryPairOfTypes) {
         const auto bytes = multiply(a.data(), a_dtype, rows, m);
         std::vector<double> magnitudes;
         const auto want = test::matmul(host_a.data(), a_dtype, rows, m.host, magnitudes);
-        const auto* got = reinterpret_cast<const float*>(bytes.data());
-        for (std::size_t i = 0; i < want.size(); ++i) {
-          // Exact products; each of the cols float32 sums loses at most 2^-24 of what is summed so
-          // far, in practice far less than the bound cols * 2^-24 * sum |a w|.
-          const double tolerance =
-              (8 + std::sqrt(static_cast<double>(cols))) * std::ldexp(1.0, -24) * magnitudes[i];
-          ASSERT_NEAR(got[i], want[i], tolerance) << "element " << i;
-        }
+        expect_products(bytes, want, magnitudes, cols);
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+TEST_P(MatmulTest, FewRowsOfSixteenBitsMatchTheReference) {
+  // Decode passes: the CUDA backend has a kernel for up to 16 rows and cols in multiples of 8. It
+  // cuts weights into tiles of 32 rows and steps of 512 cols; the last case has more tiles than a
+  // device runs blocks at once.
+  for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+    for (const auto& [cols, block_rows, blocks] : {std::tuple{64, 1, 4},
+                                                   {8, 33, 1},
+                                                   {320, 5, 3},
+                                                   {64, 107, 2},
+                                                   {1288, 107, 4},
+                                                   {4096, 1, 1},
+                                                   {4096, 107, 1},
+                                                   {64, 4096, 1},
+                                                   {520, 4096, 3}}) {
+      constexpr std::int64_t kRows = 17;
+      const TestMatrix m = matrix(block_rows, blocks, cols, dtype);
+      const auto host_a = as(floats(kRows * cols), dtype);
+      const Buffer a = upload(host_a);
+      std::vector<double> magnitudes;
+      const auto want = test::matmul(host_a.data(), dtype, kRows, m.host, magnitudes);
+      for (const std::int64_t rows : {1, 2, 7, 8, 9, 16, 17}) {
+        SCOPED_TRACE(fmt::format("{}, {} rows, {} blocks of ({}, {})", name_of(dtype), rows, blocks,
+                                 block_rows, cols));
+        expect_products(multiply(a.data(), dtype, rows, m), want, magnitudes, cols);
+        if (HasFatalFailure()) return;
       }
     }
   }

@@ -11,8 +11,10 @@ namespace zi {
 /// The CUDA backend, in builds that have it (ZI_CUDA): one GPU a rank, streams and events are
 /// CUDA's, products are cuBLAS's.
 
-/// How many GPUs this process sees. 0, and `why` says why, when there is none or no driver.
-int cuda_device_count(std::string* why = nullptr);
+/// How many GPUs of this process the backend can use (they must all be of compute capability 8.0 or
+/// newer). 0 when there is none; `why` then says why, and `loud` whether that is a surprise: a GPU
+/// or a driver is there that cannot be used.
+int cuda_device_count(std::string* why = nullptr, bool* loud = nullptr);
 
 /// The GPU of that index; it becomes the calling thread's current device. Throws CudaError for a
 /// GPU that cannot be used.

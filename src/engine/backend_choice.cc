@@ -1,6 +1,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,34 +34,43 @@ Backend make_cpu_backend(World& world) {
 /// model's block.
 constexpr std::size_t kTypicalShardBytes = std::size_t{256} << 20;
 
-/// Collective. Whether every rank has a GPU of its own, and why not.
-bool every_rank_has_gpu(World& world, std::string& why) {
+/// Collective. The index of this rank's GPU: all ranks of a host see all of its GPUs, or each sees
+/// the one that a scheduler has given it. Nothing when some rank has none; `why` then says why, and
+/// `loud` whether somebody should hear of it.
+std::optional<int> choose_gpu(World& world, std::string& why, bool& loud) {
   struct Mine {
     int gpus;
     int local_size;
+    int loud;
   };
-  const Mine mine{cuda_device_count(&why), world.local_size()};
+  std::string reason;
+  bool surprise = false;
+  const int count = cuda_device_count(&reason, &surprise);
+  const Mine mine{count, world.local_size(), surprise ? 1 : 0};
   std::vector<Mine> all(static_cast<std::size_t>(world.size()));
   world.all_gather(&mine, all.data(), sizeof(Mine));
-  for (std::size_t r = 0; r < all.size(); ++r) {
-    if (all[r].gpus >= all[r].local_size) continue;
-    if (all[r].gpus > 0) {
-      why = fmt::format("the host of rank {} has {} GPUs for {} ranks", r, all[r].gpus,
-                        all[r].local_size);
-    } else if (world.size() > 1) {
-      why = fmt::format("rank {} has no GPU", r);
-    }
-    return false;
+  const auto lacks = [](const Mine& m) { return m.gpus < m.local_size; };
+  const auto found = std::ranges::find_if(all, lacks);
+  if (found == all.end()) return world.local_rank();
+  const bool one_each = std::ranges::all_of(all, [](const Mine& m) { return m.gpus == 1; });
+  if (one_each && std::getenv("CUDA_VISIBLE_DEVICES") != nullptr) {
+    return 0;  // that they are different ones, the communicator checks
   }
-  return true;
+  const auto rank = static_cast<int>(found - all.begin());
+  reason = world.broadcast(reason, rank);
+  why = found->gpus > 0 ? fmt::format("the host of rank {} has {} GPUs for {} ranks", rank,
+                                      found->gpus, found->local_size)
+                        : fmt::format("rank {}: {}", rank, reason);
+  loud = found->gpus > 0 || found->loud != 0;
+  return std::nullopt;
 }
 
-Backend make_cuda_backend(World& world) {
+Backend make_cuda_backend(World& world, int gpu) {
   Backend backend;
   world.all_or_none([&] {
     backend.name = "cuda";
     backend.device_is_host = false;
-    backend.device = make_cuda_device(world.local_rank());
+    backend.device = make_cuda_device(gpu);
     backend.ops = make_cuda_ops(*backend.device);
   });
   if (world.size() > 1) {
@@ -82,14 +93,20 @@ Backend make_backend(World& world, const RunConfig& config) {
 #ifdef ZI_HAVE_CUDA
   if (config.backend == BackendChoice::kCpu) return make_cpu_backend(world);
   std::string why;
-  if (every_rank_has_gpu(world, why)) return make_cuda_backend(world);
+  bool loud = false;
+  const std::optional<int> gpu = choose_gpu(world, why, loud);
+  if (gpu) return make_cuda_backend(world, *gpu);
   world.all_or_none([&] {
     if (config.backend == BackendChoice::kCuda) {
       throw ConfigError(fmt::format(
           "--backend cuda needs a GPU for each rank: {}; use --backend cpu or fewer ranks", why));
     }
   });
-  if (world.rank() == 0) log_verbose(fmt::format("no CUDA ({}): the CPU backend is used", why));
+  if (world.rank() == 0 && loud) {
+    log_warning(fmt::format("the CPU backend is used, not the GPU ({})", why));
+  } else if (world.rank() == 0) {
+    log_verbose(fmt::format("the CPU backend is used ({})", why));
+  }
 #else
   world.all_or_none([&] {
     if (config.backend == BackendChoice::kCuda) {

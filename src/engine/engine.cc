@@ -22,18 +22,15 @@ Engine::Engine(World& world, Backend backend, RunConfig config)
   check_agreement(world, mine);
   if (world.rank() == 0) {
     const std::size_t total = plan_->device_bytes() + plan_->host_bytes();
-    log_info(fmt::format("memory of a rank: {}", format_memory(static_cast<double>(total))));
+    log_info(fmt::format("{}, {}; memory of a rank: {}", backend_.name, backend_.device->name(),
+                         format_memory(static_cast<double>(total))));
     log_verbose("\n" + plan_->table());
   }
-  // Collective, so before anything that can fail on one rank alone.
-  Buffer shards, slots;
+  // Collective, so not among what can fail on one rank alone.
+  Buffer slots;
   if (world.size() > 1) {
-    Communicator* const communicator = backend_.communicator.get();
-    world.all_or_none([&] {
-      if (plan_->device_shards == 0) return;
-      shards = communicator->allocate(*backend_.device, plan_->device_shards);
-    });
-    world.all_or_none([&] { slots = communicator->allocate(*backend_.device, plan_->slots); });
+    world.all_or_none(
+        [&] { slots = backend_.communicator->allocate(*backend_.device, plan_->slots); });
   }
   world.all_or_none([&] {
     const LoadOptions options{.rank = world.rank(),
@@ -42,8 +39,8 @@ Engine::Engine(World& world, Backend backend, RunConfig config)
                               .show_progress = world.rank() == 0 && !config_.quiet,
                               .model_name = directory_.filename().string(),
                               .nvme_path = config_.nvme_offload_path};
-    weights_ = std::make_unique<ModelWeights>(*backend_.device, *backend_.ops, std::move(shards),
-                                              *source_, model_->spec(), *plan_, options);
+    weights_ = std::make_unique<ModelWeights>(*backend_.device, *backend_.ops, *source_,
+                                              model_->spec(), *plan_, options);
   });
   world.all_or_none([&] {
     const std::int64_t vocabulary =

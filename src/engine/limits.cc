@@ -65,8 +65,11 @@ double product_rate(World& world, Device& device, Ops& ops, const MemoryPlan& pl
 constexpr std::size_t kMemoryCopyBytes = std::size_t{512} << 20;
 
 double memory_rate(World& world, Device& device, Stream& stream) {
-  const std::size_t bytes =
+  const std::size_t mine =
       std::min(kMemoryCopyBytes, device.memory().free_bytes / 8 / kPageBytes * kPageBytes);
+  std::vector<std::size_t> all(static_cast<std::size_t>(world.size()));
+  world.all_gather(&mine, all.data(), sizeof(mine));
+  const std::size_t bytes = *std::ranges::min_element(all);
   if (bytes == 0) return 0;
   const Buffer from = device.allocate(bytes);
   const Buffer to = device.allocate(bytes);

@@ -164,8 +164,8 @@ void check_fit(const MemoryPlan& plan, const PlanInput& in, const RunConfig& con
   };
   if (!in.device_is_host && device > room.device) {
     refuse("device", device, room.device,
-           "lower --batch-size, --kv-budget or --gpu-weight-budget, or give --cpu-offload or "
-           "--nvme-offload-path");
+           "lower --batch-size, --kv-budget or --gpu-weight-budget, give --cpu-offload or "
+           "--nvme-offload-path, or use --backend cpu");
   }
   if (host > room.host && !in.device_is_host && config.cpu_weight_budget) {
     // Virtual machines can be given memory as they use it: an explicit budget knows better.

@@ -90,13 +90,13 @@ class ShardUploader {
 
 }  // namespace
 
-ModelWeights::ModelWeights(Device& device, Ops& ops, Buffer shards, const WeightSource& source,
+ModelWeights::ModelWeights(Device& device, Ops& ops, const WeightSource& source,
                            const ModelSpec& spec, const MemoryPlan& plan,
                            const LoadOptions& options)
     : source_(&source), embedding_(spec.embedding), weight_dtype_(plan.weight_dtype) {
   const auto start = std::chrono::steady_clock::now();
   load_vectors(device, spec, plan);
-  load_shards(device, ops, std::move(shards), plan, options);
+  load_shards(device, ops, plan, options);
   stats_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
@@ -121,7 +121,7 @@ void ModelWeights::load_vectors(Device& device, const ModelSpec& spec, const Mem
   stream->synchronize();
 }
 
-void ModelWeights::load_shards(Device& device, Ops& ops, Buffer shards, const MemoryPlan& plan,
+void ModelWeights::load_shards(Device& device, Ops& ops, const MemoryPlan& plan,
                                const LoadOptions& options) {
   std::vector<int> units[3];
   std::vector<std::size_t> bytes[3];
@@ -144,8 +144,8 @@ void ModelWeights::load_shards(Device& device, Ops& ops, Buffer shards, const Me
     head_ = device.allocate(plan.head_shard);
     uploader.upload(plan.head.front(), head_.data(), tell);
     if (!units[of(Tier::kDevice)].empty()) {
-      device_ = std::make_unique<DeviceStore>(device, units[of(Tier::kDevice)],
-                                              bytes[of(Tier::kDevice)], std::move(shards));
+      device_ =
+          std::make_unique<DeviceStore>(device, units[of(Tier::kDevice)], bytes[of(Tier::kDevice)]);
     }
     for (int u : units[of(Tier::kDevice)]) {
       const PartitionLayout& layout = plan.blocks[static_cast<std::size_t>(u)];

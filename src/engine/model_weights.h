@@ -39,10 +39,9 @@ struct LoadStats {
 /// replicated vectors. Reads only its own rows from the source, straight to where they rest.
 class ModelWeights {
  public:
-  /// Loads everything. Source, plan, device and ops outlive the weights. `shards` is the memory of
-  /// the device tier (plan.device_shards), taken from the device when none is given.
-  ModelWeights(Device& device, Ops& ops, Buffer shards, const WeightSource& source,
-               const ModelSpec& spec, const MemoryPlan& plan, const LoadOptions& options);
+  /// Loads everything. Source, plan, device and ops outlive the weights.
+  ModelWeights(Device& device, Ops& ops, const WeightSource& source, const ModelSpec& spec,
+               const MemoryPlan& plan, const LoadOptions& options);
 
   /// The store of each block's tier.
   const std::vector<ShardStore*>& stores() const { return store_of_block_; }
@@ -64,8 +63,7 @@ class ModelWeights {
 
  private:
   void load_vectors(Device& device, const ModelSpec& spec, const MemoryPlan& plan);
-  void load_shards(Device& device, Ops& ops, Buffer shards, const MemoryPlan& plan,
-                   const LoadOptions& options);
+  void load_shards(Device& device, Ops& ops, const MemoryPlan& plan, const LoadOptions& options);
 
   const WeightSource* source_;
   TensorSpec embedding_;

@@ -1,15 +1,18 @@
 #include "engine/pass_runner.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
+#include "zero_infer/log.h"
 
 namespace zi {
 namespace {
 
 /// Graphs kept at once: some hundred launches each.
-constexpr std::size_t kMostGraphs = 256;
+constexpr std::size_t kMostGraphs = 64;
 
 }  // namespace
 
@@ -112,6 +115,16 @@ void PassRunner::run_blocks(const Request& request) {
       *compute_, request.last);
 }
 
+std::unique_ptr<Graph> PassRunner::record(const std::function<void()>& work) {
+  try {
+    return device_->record(*compute_, work);
+  } catch (const CudaError& error) {
+    graphs_failed_ = true;
+    log_warning(fmt::format("passes run without CUDA graphs: {}", error.what()));
+    return nullptr;
+  }
+}
+
 Graph* PassRunner::decoding_graph(const Request& request) {
   const auto rows = static_cast<std::int64_t>(request.samples.size());
   const bool decoding =
@@ -129,8 +142,9 @@ Graph* PassRunner::decoding_graph(const Request& request) {
     graphs_[shape] = nullptr;
     return nullptr;
   }
+  if (graphs_failed_) return nullptr;
   if (found->second == nullptr) {
-    found->second = device_->record(*compute_, [&] {
+    found->second = record([&] {
       model_->embed(inputs_.embedding_rows(), plan_->weight_dtype, inputs_.batch().tokens,
                     *compute_);
       for (std::size_t b = 0; b < plan_->blocks.size(); ++b) {

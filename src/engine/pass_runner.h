@@ -60,6 +60,8 @@ class PassRunner {
   void sample(const Request& request, const float* logits, std::int64_t begin, std::int64_t count);
   /// The graph of passes of this shape, recorded when it comes for the second time; else null.
   Graph* decoding_graph(const Request& request);
+  /// Null, with a warning, where the device cannot: passes then run as always.
+  std::unique_ptr<Graph> record(const std::function<void()>& work);
 
   Device* device_;
   Ops* ops_;
@@ -80,6 +82,7 @@ class PassRunner {
   std::unique_ptr<VocabularyHead> head_;
   std::unique_ptr<LayerFetcher> fetcher_;
   std::map<Shape, std::unique_ptr<Graph>> graphs_;  // null: seen once
+  bool graphs_failed_ = false;
   std::vector<std::int32_t> ids_;
   std::vector<RowBlockMatrix> matrices_;
 };

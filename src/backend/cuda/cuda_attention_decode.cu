@@ -5,6 +5,7 @@
 #include "backend/cuda/cuda_attention_kernels.cuh"
 #include "backend/cuda/cuda_attention_mma.cuh"
 #include "backend/cuda/cuda_support.h"
+#include "backend/cuda/launch.cuh"
 #include "zero_infer/bytes.h"
 
 /// Attention of one query over the keys of its sequence. All keys and values pass through the chip
@@ -87,6 +88,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
   __shared__ float shared_maximum[kWarps];
   __shared__ float shared_total[kWarps];
 
+  wait_for_previous();
   const int query = static_cast<int>(blockIdx.x);
   const int head = static_cast<int>(blockIdx.y);
   const int split = static_cast<int>(blockIdx.z);
@@ -272,6 +274,7 @@ __global__ void __launch_bounds__(kThreads)
     combine_kernel(const AttentionArgs a, const bool by_row, const int splits,
                    const Partials partials) {
   __shared__ float weights[kMaxSplits];
+  wait_for_previous();
   const int query = static_cast<int>(blockIdx.x);
   const int head = static_cast<int>(blockIdx.y);
   int row = query;
@@ -348,9 +351,8 @@ void launch(const AttentionArgs& args, const DecodeShape& shape, int splits,
             const Partials& partials, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(shape.queries), static_cast<unsigned>(args.heads),
                   static_cast<unsigned>(splits));
-  decode_kernel<T, kWidth, kGroup, kChunks>
-      <<<grid, kThreads, 0, stream>>>(args, shape.by_row, partials);
-  ZI_CUDA_LAUNCHED();
+  launch_early(decode_kernel<T, kWidth, kGroup, kChunks>, grid, kThreads, 0, stream, args,
+               shape.by_row, partials);
 }
 
 /// The fewest lanes that hold head_dim; rows that do not start at multiples of 16 bytes are read
@@ -387,8 +389,7 @@ void launch_attention_decode(const AttentionArgs& args, DType kv_dtype, const De
   });
   if (splits == 1) return;
   const dim3 grid(static_cast<unsigned>(shape.queries), static_cast<unsigned>(args.heads));
-  combine_kernel<<<grid, kThreads, 0, stream>>>(args, shape.by_row, splits, partials);
-  ZI_CUDA_LAUNCHED();
+  launch_early(combine_kernel, grid, kThreads, 0, stream, args, shape.by_row, splits, partials);
 }
 
 }  // namespace zi

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cctype>
 #include <fstream>
 #include <string>
@@ -88,12 +89,25 @@ class CudaGraph final : public Graph {
 /// The NUMA node that the GPU hangs on, or -1.
 int numa_node_of(int index) {
   char bus[32] = {};
-  if (cudaDeviceGetPCIBusId(bus, sizeof(bus), index) != cudaSuccess) return -1;
+  if (cudaDeviceGetPCIBusId(bus, sizeof(bus), index) != cudaSuccess) {
+    cudaGetLastError();
+    return -1;
+  }
   std::string name(bus);
   std::ranges::transform(name, name.begin(), [](unsigned char c) { return std::tolower(c); });
   std::ifstream in(fmt::format("/sys/bus/pci/devices/{}/numa_node", name));
   int node = -1;
   return in >> node ? node : -1;
+}
+
+/// Why the backend cannot use this GPU; empty when it can.
+std::string unusable(int index) {
+  cudaDeviceProp properties{};
+  ZI_CUDA(cudaGetDeviceProperties(&properties, index));
+  if (properties.major >= kLeastMajor) return "";
+  return fmt::format(
+      "{} has compute capability {}.{}, the CUDA backend needs 8.0 (Ampere) or newer",
+      properties.name, properties.major, properties.minor);
 }
 
 class CudaDevice final : public Device {
@@ -103,11 +117,13 @@ class CudaDevice final : public Device {
     cudaDeviceProp properties{};
     ZI_CUDA(cudaGetDeviceProperties(&properties, index));
     name_ = properties.name;
-    if (properties.major < kLeastMajor) {
-      throw ConfigError(fmt::format(
-          "{} has compute capability {}.{}; the CUDA backend needs 8.0 (Ampere) or newer, use "
-          "--backend cpu",
-          name_, properties.major, properties.minor));
+    if (const std::string why = unusable(index); !why.empty()) {
+      throw ConfigError(why + "; use --backend cpu");
+    }
+    int direct = 0;
+    ZI_CUDA(cudaDeviceGetAttribute(&direct, cudaDevAttrCanUseHostPointerForRegisteredMem, index));
+    if (direct == 0) {
+      throw ConfigError(name_ + " cannot use host pointers of pinned memory; use --backend cpu");
     }
     ZI_CUDA(cudaDeviceGetStreamPriorityRange(&least_priority_, &greatest_priority_));
   }
@@ -145,7 +161,7 @@ class CudaDevice final : public Device {
     if (const cudaError_t error = pin(plain); error != cudaSuccess) {
       throw ConfigError(fmt::format(
           "{} of host memory cannot be pinned: {}; is it above a limit of the container "
-          "or of locked memory (ulimit -l)?",
+          "or of the system? --backend cpu needs none",
           format_memory(static_cast<double>(bytes)), cudaGetErrorString(error)));
     }
     return unpinning(std::move(plain));
@@ -155,20 +171,21 @@ class CudaDevice final : public Device {
     Buffer plain = take_host(bytes);
     if (bytes == 0) return plain;
     if (const cudaError_t error = pin(plain); error != cudaSuccess) {
-      log_warning(fmt::format(
-          "{} of host memory cannot be pinned ({}): plain memory is used, copies from it "
-          "are several times slower; raise the limit of locked memory (ulimit -l) or "
-          "lower --cpu-weight-budget",
-          format_memory(static_cast<double>(bytes)), cudaGetErrorString(error)));
+      if (!warned_.exchange(true)) {
+        log_warning(fmt::format(
+            "host memory cannot be pinned any more ({}, at a buffer of {}): plain memory is used, "
+            "copies from it are several times slower; a container or the system limits it, or "
+            "--cpu-weight-budget is too large",
+            cudaGetErrorString(error), format_memory(static_cast<double>(bytes))));
+      }
       return plain;
     }
     return unpinning(std::move(plain));
   }
 
   std::unique_ptr<Stream> make_stream(const std::string& name) override {
-    // Small kernels of the pass go before whatever else is queued: copies and gathers have engines
-    // of their own or run long.
-    return std::make_unique<CudaStream>(name == "compute" ? greatest_priority_ : least_priority_);
+    // A gather by kernels must get its few SMs at once: other ranks wait in it, holding theirs.
+    return std::make_unique<CudaStream>(name == "gather" ? greatest_priority_ : least_priority_);
   }
   std::unique_ptr<Event> make_event() override { return std::make_unique<CudaEvent>(); }
 
@@ -229,6 +246,7 @@ class CudaDevice final : public Device {
             }};
   }
 
+  std::atomic<bool> warned_{false};
   int index_;
   int numa_node_;
   std::string name_;
@@ -238,13 +256,23 @@ class CudaDevice final : public Device {
 
 }  // namespace
 
-int cuda_device_count(std::string* why) {
+int cuda_device_count(std::string* why, bool* loud) {
+  const auto none = [&](std::string reason, bool surprise) {
+    cudaGetLastError();
+    if (why != nullptr) *why = std::move(reason);
+    if (loud != nullptr) *loud = surprise;
+    return 0;
+  };
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
-  if (error == cudaSuccess && count > 0) return count;
-  cudaGetLastError();
-  if (why != nullptr) *why = error == cudaSuccess ? "no GPU" : cudaGetErrorString(error);
-  return 0;
+  int driver = 0;  // stays 0 where none is installed
+  if (cudaDriverGetVersion(&driver) != cudaSuccess) driver = 0;
+  if (error == cudaErrorNoDevice || driver == 0) return none("there is no GPU or no driver", false);
+  if (error != cudaSuccess) return none(cudaGetErrorString(error), true);
+  for (int index = 0; index < count; ++index) {
+    if (std::string reason = unusable(index); !reason.empty()) return none(std::move(reason), true);
+  }
+  return count;
 }
 
 std::unique_ptr<Device> make_cuda_device(int index) { return std::make_unique<CudaDevice>(index); }

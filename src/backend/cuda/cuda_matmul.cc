@@ -48,6 +48,10 @@ CudaMatmul::~CudaMatmul() { cublasDestroy(handle_); }
 void CudaMatmul::run(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w,
                      float* y, cudaStream_t stream) {
   if (rows == 0) return;
+  if (skinny_.fits(a, a_dtype, rows, w)) {
+    skinny_.run(a, rows, w, y, stream);
+    return;
+  }
   if (stream != stream_) {
     ZI_CUBLAS(cublasSetStream(handle_, stream));
     // Setting a stream gives the handle its own workspace back.

@@ -6,13 +6,14 @@
 #include <span>
 
 #include "backend/cuda/cuda_support.h"
+#include "backend/cuda/skinny_matmul.h"
 #include "zero_infer/ops.h"
 
 namespace zi {
 
-/// Ops::matmul by cuBLAS: the row blocks of a gathered slot are one strided-batched product, in
-/// place. Products of equal 16-bit types run on tensor cores; all other pairs of types are
-/// converted to float32, piece by piece, and multiplied in float32.
+/// Ops::matmul by SkinnyMatmul where that fits, else by cuBLAS: the row blocks of a gathered slot
+/// are one strided-batched product, in place. Products of equal 16-bit types run on tensor cores;
+/// all other pairs of types are converted to float32, piece by piece, and multiplied in float32.
 class CudaMatmul {
  public:
   /// `workspace` is cuBLAS's, `scratch` holds converted pieces; both are
@@ -32,6 +33,7 @@ class CudaMatmul {
   void product_in_float32(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w,
                           float* y, cudaStream_t stream);
 
+  SkinnyMatmul skinny_;
   cublasHandle_t handle_ = nullptr;
   cudaStream_t stream_ = nullptr;
   std::span<std::byte> workspace_;

@@ -8,6 +8,7 @@
 #include "backend/cuda/cuda_sampler_rows.h"
 #include "backend/cuda/cuda_support.h"
 #include "zero_infer/error.h"
+#include "zero_infer/log.h"
 #include "zero_infer/random.h"
 
 namespace zi {
@@ -331,7 +332,13 @@ void CudaSampler::State::sample_group(SampleBatch batch, std::span<const SampleR
 CudaSampler::CudaSampler(Device& device) : state_(std::make_unique<State>(device)) {}
 
 // The kernels use this memory until then.
-CudaSampler::~CudaSampler() { state_->done->synchronize(); }
+CudaSampler::~CudaSampler() {
+  try {
+    state_->done->synchronize();
+  } catch (const CudaError& error) {
+    log_verbose(error.what());  // whoever waited for the stream has reported it
+  }
+}
 
 void CudaSampler::sample(const float* logits, std::int64_t ld, std::int64_t vocabulary,
                          std::span<const SampleRow> rows, const SampleResults& results,

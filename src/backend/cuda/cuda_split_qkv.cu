@@ -3,6 +3,7 @@
 #include "backend/cuda/cuda_attention.h"
 #include "backend/cuda/cuda_attention_kernels.cuh"
 #include "backend/cuda/cuda_support.h"
+#include "backend/cuda/launch.cuh"
 #include "zero_infer/bytes.h"
 
 namespace zi {
@@ -49,6 +50,7 @@ __device__ inline void store(T* at, float4 value) {
 /// One block for each row and kThreads * kPerThread of its columns, taken kWidth at a time.
 template <typename T, int kWidth>
 __global__ void __launch_bounds__(kThreads) split_kernel(const SplitArgs a) {
+  wait_for_previous();
   const auto row = static_cast<int>(blockIdx.x);
   const int parts = a.head_dim / kWidth;  // of q, k or v of one head
   const int columns = 3 * a.heads * parts;
@@ -104,11 +106,10 @@ void launch(const SplitArgs& args, int tokens, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(tokens),
                   static_cast<unsigned>(ceil_div(columns, kThreads * kPerThread)));
   if (four) {
-    split_kernel<T, 4><<<grid, kThreads, 0, stream>>>(args);
+    launch_early(split_kernel<T, 4>, grid, kThreads, 0, stream, args);
   } else {
-    split_kernel<T, 1><<<grid, kThreads, 0, stream>>>(args);
+    launch_early(split_kernel<T, 1>, grid, kThreads, 0, stream, args);
   }
-  ZI_CUDA_LAUNCHED();
 }
 
 }  // namespace

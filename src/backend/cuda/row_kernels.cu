@@ -2,6 +2,7 @@
 
 #include "backend/cuda/cuda_support.h"
 #include "backend/cuda/element.cuh"
+#include "backend/cuda/launch.cuh"
 #include "backend/cuda/row_kernels.h"
 #include "zero_infer/random.h"
 
@@ -47,6 +48,7 @@ __global__ void norm_kernel(NormInput in, const float* gamma, const float* beta,
                             std::int64_t cols, T* y) {
   constexpr int kWidth = kVector ? 4 : 1;
   constexpr int kCount = kVector ? kFours : kFours * 4;
+  wait_for_previous();
   const std::int64_t row = blockIdx.x;
   const float* const x = in.x + row * in.ld;
   float values[kCount][kWidth];
@@ -130,12 +132,12 @@ void launch_norm(const NormInput& in, const float* gamma, const float* beta, flo
       (in.residual == nullptr || (aligned(in.residual, 16) && aligned(in.bias, 16)));
   const auto blocks = static_cast<unsigned>(rows);
   if (vector) {
-    norm_kernel<T, kFours, true><<<blocks, threads, 0, stream>>>(in, gamma, beta, epsilon, cols, y);
+    launch_early(norm_kernel<T, kFours, true>, blocks, threads, 0, stream, in, gamma, beta, epsilon,
+                 cols, y);
   } else {
-    norm_kernel<T, kFours, false>
-        <<<blocks, threads, 0, stream>>>(in, gamma, beta, epsilon, cols, y);
+    launch_early(norm_kernel<T, kFours, false>, blocks, threads, 0, stream, in, gamma, beta,
+                 epsilon, cols, y);
   }
-  ZI_CUDA_LAUNCHED();
 }
 
 void norm(const NormInput& in, const float* gamma, const float* beta, float epsilon,
@@ -165,6 +167,7 @@ __device__ __forceinline__ float gelu(float x) {
 template <typename T, int kWidth>
 __global__ void bias_gelu_kernel(const float* x, std::int64_t ld, const float* bias,
                                  std::int64_t rows, std::int64_t cols, T* y) {
+  wait_for_previous();
   const std::int64_t col =
       (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * kWidth;
   if (col >= cols) return;
@@ -185,6 +188,7 @@ __global__ void bias_gelu_kernel(const float* x, std::int64_t ld, const float* b
 template <int kWidth>
 __global__ void bias_residual_kernel(const float* x, std::int64_t ld, const float* bias,
                                      std::int64_t rows, std::int64_t cols, float* residual) {
+  wait_for_previous();
   const std::int64_t col =
       (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * kWidth;
   if (col >= cols) return;
@@ -288,13 +292,12 @@ void cuda_bias_gelu(const float* x, std::int64_t ld, const float* bias, std::int
     const bool vector = cols % 4 == 0 && ld % 4 == 0 && aligned(x, 16) && aligned(bias, 16) &&
                         aligned(y, 4 * sizeof(T));
     if (vector) {
-      bias_gelu_kernel<T, 4>
-          <<<grid_of(rows, cols, 4), kElementThreads, 0, stream>>>(x, ld, bias, rows, cols, out);
+      launch_early(bias_gelu_kernel<T, 4>, grid_of(rows, cols, 4), kElementThreads, 0, stream, x,
+                   ld, bias, rows, cols, out);
     } else {
-      bias_gelu_kernel<T, 1>
-          <<<grid_of(rows, cols, 1), kElementThreads, 0, stream>>>(x, ld, bias, rows, cols, out);
+      launch_early(bias_gelu_kernel<T, 1>, grid_of(rows, cols, 1), kElementThreads, 0, stream, x,
+                   ld, bias, rows, cols, out);
     }
-    ZI_CUDA_LAUNCHED();
   });
 }
 
@@ -304,13 +307,12 @@ void cuda_bias_residual(const float* x, std::int64_t ld, const float* bias, std:
   const bool vector =
       cols % 4 == 0 && ld % 4 == 0 && aligned(x, 16) && aligned(bias, 16) && aligned(residual, 16);
   if (vector) {
-    bias_residual_kernel<4>
-        <<<grid_of(rows, cols, 4), kElementThreads, 0, stream>>>(x, ld, bias, rows, cols, residual);
+    launch_early(bias_residual_kernel<4>, grid_of(rows, cols, 4), kElementThreads, 0, stream, x, ld,
+                 bias, rows, cols, residual);
   } else {
-    bias_residual_kernel<1>
-        <<<grid_of(rows, cols, 1), kElementThreads, 0, stream>>>(x, ld, bias, rows, cols, residual);
+    launch_early(bias_residual_kernel<1>, grid_of(rows, cols, 1), kElementThreads, 0, stream, x, ld,
+                 bias, rows, cols, residual);
   }
-  ZI_CUDA_LAUNCHED();
 }
 
 void cuda_gather_rows(const float* x, const std::int32_t* rows, std::int64_t count,

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <utility>
+
+#include "backend/cuda/cuda_support.h"
+
+namespace zi {
+
+/// Hopper and newer start the blocks of a kernel while the kernel before it in the stream still
+/// runs (programmatic dependent launch, CUDA Programming Guide): a decoding pass is some hundred
+/// kernels of a few microseconds, whose starts would else add up.
+inline bool overlaps_launches() {
+  static const bool overlaps = [] {
+    int device = 0;
+    int major = 0;
+    ZI_CUDA(cudaGetDevice(&device));
+    ZI_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+    return major >= 9;
+  }();
+  return overlaps;
+}
+
+/// Launches a kernel that may start early; it must call wait_for_previous before it touches memory
+/// that earlier work of the stream reads or writes.
+template <typename... Params, typename... Args>
+void launch_early(void (*kernel)(Params...), dim3 grid, dim3 block, std::size_t shared_bytes,
+                  cudaStream_t stream, Args&&... args) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = overlaps_launches() ? 1 : 0;
+  ZI_CUDA(cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...));
+}
+
+/// Lets the next kernel start, then waits until all earlier work of the stream is done and visible.
+__device__ __forceinline__ void wait_for_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+}  // namespace zi

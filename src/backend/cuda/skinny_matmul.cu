@@ -1,0 +1,329 @@
+#include <algorithm>
+#include <cstddef>
+#include <limits>
+
+#include "backend/cuda/cuda_attention_mma.cuh"
+#include "backend/cuda/cuda_support.h"
+#include "backend/cuda/element.cuh"
+#include "backend/cuda/launch.cuh"
+#include "backend/cuda/skinny_matmul.h"
+
+/// Weights are streamed once, past the L1 cache and marked to leave L2 first, into a ring in shared
+/// memory deep enough to cover the memory's latency. A block takes tiles of kTileRows weight rows
+/// in turn; its warps share the columns, kStepCols each in every step, and their sums meet at the
+/// tile's end while the next tile's weights are already on their way.
+///
+/// Weights are the mma's A (16 weight rows), activations its B (8 rows). The order of a contraction
+/// is free, so lane 4 g + t takes 8 neighbouring columns from 8 t of weight rows g and g + 8, and
+/// of activation row g: elements 0 .. 3 feed one mma, 4 .. 7 another, where columns 8 t, 8 t + 1
+/// stand in for 2 t, 2 t + 1 and the next two for 2 t + 8, 2 t + 9. Each lane thus multiplies the
+/// very bytes that it copied: the ring needs no barrier and no shuffle, and is free of bank
+/// conflicts.
+namespace zi {
+namespace {
+
+constexpr int kWarps = 8;
+constexpr int kThreads = 32 * kWarps;
+constexpr int kTileRows = 32;
+constexpr int kStepCols = 64;  // a line of 128 bytes of each row
+constexpr int kBlockCols = kStepCols * kWarps;
+constexpr int kStages = 3;
+constexpr int kRowsOfLane = kTileRows / 8;
+constexpr int kHalves = kStepCols / 32;
+constexpr int kPiecesOfLane = kRowsOfLane * kHalves;  // of 16 bytes, a step
+constexpr int kWarpPieces = kPiecesOfLane * 32;
+constexpr int kStagePieces = kWarpPieces * kWarps;
+/// Two blocks fit into a multiprocessor of 228 KiB.
+constexpr int kBlocksOfMultiprocessor = 2;
+
+struct SkinnyArgs {
+  const std::byte* w;
+  const std::byte* x;  // (rows, cols)
+  float* y;            // (rows, ld)
+  std::size_t block_stride_bytes;
+  std::uint32_t rows_per_block;
+  int ld;  // weight rows of all blocks
+  int cols;
+  int rows;
+  bool resident_weights;
+};
+
+/// Sums of one tile by all warps: (kWarps, 8 kGroups, kTileRows).
+constexpr int partial_floats(int groups) { return kWarps * 8 * groups * kTileRows; }
+constexpr std::size_t shared_bytes(int groups) {
+  return sizeof(uint4) * kStages * kStagePieces +
+         sizeof(float) * static_cast<std::size_t>(partial_floats(groups));
+}
+
+__device__ inline std::uint64_t evict_first_policy() {
+  std::uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;\n" : "=l"(policy));
+  return policy;
+}
+
+/// Zeros without `present`.
+__device__ inline void copy_weights_async(std::uint32_t shared, const void* global, bool present,
+                                          std::uint64_t policy) {
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;\n" ::"r"(shared),
+               "l"(global), "r"(present ? 16 : 0), "l"(policy)
+               : "memory");
+}
+
+__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
+
+template <int kPending>
+__device__ inline void wait_for_all_copies_but() {
+  asm volatile("cp.async.wait_group %0;\n" ::"n"(kPending) : "memory");
+}
+
+/// A lane's place in the stream of weights of its block.
+class WeightStream {
+ public:
+  /// `col` is the lane's first column.
+  __device__ WeightStream(const SkinnyArgs& args, int first_row_of_lane, int col)
+      : args_(args),
+        policy_(evict_first_policy()),
+        first_row_(first_row_of_lane),
+        first_col_(col),
+        tile_(static_cast<int>(blockIdx.x)) {
+    start_tile();
+  }
+
+  /// Starts the copies of the next step to the lane's pieces of a stage, one group; an empty one
+  /// behind the last tile.
+  __device__ void copy_step(std::uint32_t stage) {
+    if (tile_ * kTileRows < args_.ld) {
+#pragma unroll
+      for (int r = 0; r < kRowsOfLane; ++r) {
+#pragma unroll
+        for (int h = 0; h < kHalves; ++h) {
+          copy_weights_async(stage + (r * kHalves + h) * 32 * 16, row_[r] + h * 64,
+                             col_ + h * 32 < args_.cols, policy_);
+        }
+        row_[r] += kBlockCols * 2;
+      }
+      col_ += kBlockCols;
+      if (col_ - first_col_ >= args_.cols) {
+        tile_ += static_cast<int>(gridDim.x);
+        start_tile();
+      }
+    }
+    commit_copies();
+  }
+
+ private:
+  __device__ void start_tile() {
+    col_ = first_col_;
+#pragma unroll
+    for (int r = 0; r < kRowsOfLane; ++r) {
+      // Lanes behind the last row copy that one; nobody stores their sums.
+      const auto row =
+          static_cast<std::uint32_t>(min(tile_ * kTileRows + r * 8 + first_row_, args_.ld - 1));
+      const std::uint32_t block = row / args_.rows_per_block;
+      row_[r] =
+          args_.w + block * args_.block_stride_bytes +
+          (static_cast<std::size_t>(row - block * args_.rows_per_block) * args_.cols + col_) * 2;
+    }
+  }
+
+  const SkinnyArgs& args_;
+  std::uint64_t policy_;
+  int first_row_;
+  int first_col_;
+  int tile_;
+  int col_;
+  const std::byte* row_[kRowsOfLane];
+};
+
+/// The lane's activations of one step, at `col` and 32 columns on.
+template <int kGroups>
+__device__ inline void load_activations(uint4 (&x)[kGroups][kHalves], const SkinnyArgs& args,
+                                        int row, int col) {
+#pragma unroll
+  for (int group = 0; group < kGroups; ++group) {
+    const std::byte* const from =
+        args.x + (static_cast<std::size_t>(row + 8 * group) * args.cols + col) * 2;
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) {
+      x[group][h] = make_uint4(0, 0, 0, 0);
+      if (row + 8 * group < args.rows && col + h * 32 < args.cols) {
+        x[group][h] = *reinterpret_cast<const uint4*>(from + h * 64);
+      }
+    }
+  }
+}
+
+/// sums[m] of weight rows 16 m .. 16 m + 15 (8 kGroups activation rows) += the step's products.
+template <typename T, int kGroups>
+__device__ inline void multiply_step(float (&sums)[kTileRows / 16][kGroups][4], const uint4* pieces,
+                                     const uint4 (&x)[kGroups][kHalves]) {
+#pragma unroll
+  for (int h = 0; h < kHalves; ++h) {
+#pragma unroll
+    for (int m = 0; m < kTileRows / 16; ++m) {
+      const uint4 upper = pieces[(2 * m * kHalves + h) * 32];
+      const uint4 lower = pieces[((2 * m + 1) * kHalves + h) * 32];
+      const std::uint32_t front[4] = {upper.x, lower.x, upper.y, lower.y};
+      const std::uint32_t back[4] = {upper.z, lower.z, upper.w, lower.w};
+#pragma unroll
+      for (int group = 0; group < kGroups; ++group) {
+        ptx::multiply_add<T>(sums[m][group], front, x[group][h].x, x[group][h].y);
+        ptx::multiply_add<T>(sums[m][group], back, x[group][h].z, x[group][h].w);
+      }
+    }
+  }
+}
+
+/// Exchanges the weight rows of a tile so that a warp's stores of its sums hit all banks.
+__device__ inline int partial_place(int x_row, int weight_row) {
+  return x_row * kTileRows + (weight_row ^ (x_row >> 1 & 3) << 3);
+}
+
+/// Adds the sums of all warps, in their order, and stores the tile.
+template <int kGroups>
+__device__ inline void store_tile(const SkinnyArgs& args, int tile, float* partials,
+                                  const float (&sums)[kTileRows / 16][kGroups][4]) {
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  constexpr int kWarpFloats = 8 * kGroups * kTileRows;
+  __syncthreads();  // all have read the previous tile's
+#pragma unroll
+  for (int m = 0; m < kTileRows / 16; ++m) {
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int x_row = 8 * group + 2 * (lane % 4) + i % 2;
+        const int weight_row = 16 * m + 8 * (i / 2) + lane / 4;
+        partials[warp * kWarpFloats + partial_place(x_row, weight_row)] = sums[m][group][i];
+      }
+    }
+  }
+  __syncthreads();
+  const int column = tile * kTileRows + lane;
+#pragma unroll
+  for (int group = 0; group < kGroups; ++group) {
+    const int x_row = 8 * group + warp;
+    if (x_row >= args.rows || column >= args.ld) continue;
+    float sum = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) {
+      sum += partials[w * kWarpFloats + partial_place(x_row, lane)];
+    }
+    args.y[static_cast<std::size_t>(x_row) * args.ld + column] = sum;
+  }
+}
+
+/// Up to 8 kGroups rows; as many blocks as the device runs at once, or one a tile.
+template <typename T, int kGroups>
+__global__ void __launch_bounds__(kThreads, kBlocksOfMultiprocessor)
+    skinny_kernel(const __grid_constant__ SkinnyArgs args) {
+  extern __shared__ uint4 ring[];  // (kStages, kWarps, kPiecesOfLane, 32)
+  auto* const partials = reinterpret_cast<float*>(ring + kStages * kStagePieces);
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int x_row = lane / 4;
+  const int first_col = warp * kStepCols + lane % 4 * 8;
+
+  const uint4* const pieces = ring + warp * kWarpPieces + lane;
+  const std::uint32_t pieces_address = ptx::shared_address(pieces);
+  WeightStream weights(args, lane / 4, first_col);
+  if (!args.resident_weights) wait_for_previous();
+#pragma unroll
+  for (int stage = 0; stage < kStages; ++stage) {
+    weights.copy_step(pieces_address + stage * kStagePieces * 16);
+  }
+  if (args.resident_weights) wait_for_previous();
+
+  uint4 x[kGroups][kHalves];
+  load_activations<kGroups>(x, args, x_row, first_col);
+  int stage = 0;
+  for (int tile = static_cast<int>(blockIdx.x); tile * kTileRows < args.ld;
+       tile += static_cast<int>(gridDim.x)) {
+    float sums[kTileRows / 16][kGroups][4] = {};
+    for (int col = 0; col < args.cols; col += kBlockCols) {
+      // The next step's, which behind the last is the next tile's first.
+      uint4 next[kGroups][kHalves];
+      const int next_col = col + kBlockCols < args.cols ? col + kBlockCols : 0;
+      load_activations<kGroups>(next, args, x_row, next_col + first_col);
+      wait_for_all_copies_but<kStages - 1>();
+      multiply_step<T, kGroups>(sums, pieces + stage * kStagePieces, x);
+      __syncwarp();  // the pieces are read before they are overwritten
+      weights.copy_step(pieces_address + stage * kStagePieces * 16);
+      stage = stage + 1 < kStages ? stage + 1 : 0;
+#pragma unroll
+      for (int group = 0; group < kGroups; ++group) {
+#pragma unroll
+        for (int h = 0; h < kHalves; ++h) x[group][h] = next[group][h];
+      }
+    }
+    store_tile<kGroups>(args, tile, partials, sums);
+  }
+}
+
+using Kernel = void (*)(SkinnyArgs);
+
+Kernel kernel_of(DType dtype, int groups) {
+  if (dtype == DType::kBFloat16) {
+    return groups == 1 ? skinny_kernel<__nv_bfloat16, 1> : skinny_kernel<__nv_bfloat16, 2>;
+  }
+  return groups == 1 ? skinny_kernel<__half, 1> : skinny_kernel<__half, 2>;
+}
+
+bool is_aligned(std::uintptr_t address) { return address % 16 == 0; }
+
+}  // namespace
+
+SkinnyMatmul::SkinnyMatmul() {
+  int device = 0, multiprocessors = 0, most_shared = 0, major = 0;
+  ZI_CUDA(cudaGetDevice(&device));
+  ZI_CUDA(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  ZI_CUDA(cudaDeviceGetAttribute(&most_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  ZI_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  for (const int groups : {1, 2}) {
+    const std::size_t bytes = shared_bytes(groups);
+    if (major < 8 || static_cast<std::size_t>(most_shared) < bytes) continue;
+    int resident = 0;
+    for (const DType dtype : {DType::kFloat16, DType::kBFloat16}) {
+      const Kernel kernel = kernel_of(dtype, groups);
+      ZI_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                   static_cast<int>(bytes)));
+      ZI_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                   cudaSharedmemCarveoutMaxShared));
+      ZI_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, kThreads, bytes));
+    }
+    blocks_[groups - 1] = multiprocessors * resident;
+  }
+}
+
+bool SkinnyMatmul::fits(const void* a, DType a_dtype, std::int64_t rows,
+                        const RowBlockMatrix& w) const {
+  // Tiles and columns are counted in int, with room for one more round of all blocks.
+  constexpr std::int64_t kMost = std::numeric_limits<int>::max() / 2;
+  return a_dtype == w.dtype && a_dtype != DType::kFloat32 && rows >= 1 && rows <= kMaxRows &&
+         blocks_[rows <= 8 ? 0 : 1] > 0 && w.cols >= 8 && w.cols % 8 == 0 && w.cols <= kMost &&
+         w.padded_rows() >= 1 && w.padded_rows() <= kMost &&
+         is_aligned(reinterpret_cast<std::uintptr_t>(a)) &&
+         is_aligned(reinterpret_cast<std::uintptr_t>(w.data)) &&
+         (w.blocks == 1 || is_aligned(w.block_stride_bytes));
+}
+
+void SkinnyMatmul::run(const void* a, std::int64_t rows, const RowBlockMatrix& w, float* y,
+                       cudaStream_t stream, bool resident_weights) const {
+  const int groups = rows <= 8 ? 1 : 2;
+  const auto ld = static_cast<int>(w.padded_rows());
+  const SkinnyArgs args{.w = w.data,
+                        .x = static_cast<const std::byte*>(a),
+                        .y = y,
+                        .block_stride_bytes = w.block_stride_bytes,
+                        .rows_per_block = static_cast<std::uint32_t>(w.rows_per_block),
+                        .ld = ld,
+                        .cols = static_cast<int>(w.cols),
+                        .rows = static_cast<int>(rows),
+                        .resident_weights = resident_weights};
+  const auto blocks =
+      static_cast<unsigned>(std::min((ld + kTileRows - 1) / kTileRows, blocks_[groups - 1]));
+  launch_early(kernel_of(w.dtype, groups), blocks, kThreads, shared_bytes(groups), stream, args);
+}
+
+}  // namespace zi

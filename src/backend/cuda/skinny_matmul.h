@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "zero_infer/dtype.h"
+#include "zero_infer/partition_layout.h"
+
+namespace zi {
+
+/// Ops::matmul for the few rows of a decode pass, whose time is that of reading the weights once.
+/// Float32 sums in an order that neither the other rows nor the launch change.
+class SkinnyMatmul {
+ public:
+  static constexpr std::int64_t kMaxRows = 16;
+
+  /// Asks the current device what it holds; on one that cannot run the kernel nothing fits.
+  SkinnyMatmul();
+
+  /// Equal 16-bit types, 1 .. kMaxRows rows, columns in multiples of 8, and `a` and all rows of w
+  /// aligned to 16 bytes.
+  bool fits(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w) const;
+
+  /// y (rows, w.padded_rows()) = a (rows, w.cols) . w^T, for what fits. `resident_weights` says
+  /// that w was written long ago, by nothing that may still run when the stream's previous kernels
+  /// do: reading it then begins before they end.
+  void run(const void* a, std::int64_t rows, const RowBlockMatrix& w, float* y, cudaStream_t stream,
+           bool resident_weights = false) const;
+
+ private:
+  /// Blocks that the whole device runs at once, of the kernel for up to 8 and up to 16 rows.
+  int blocks_[2] = {0, 0};
+};
+
+}  // namespace zi
