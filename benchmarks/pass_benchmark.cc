@@ -117,6 +117,44 @@ double product_operations(Engine& engine, std::int64_t rows, int repeats) {
   return operations / median(seconds);
 }
 
+/// Seconds of bare products of `rows` rows with every weight that rests on the device, one behind
+/// the other: as many bytes are read as a pass of a resident model reads.
+double bare_products_seconds(Engine& engine, std::int64_t rows, int repeats) {
+  const Backend& backend = engine.backend();
+  const MemoryPlan& plan = engine.plan();
+  std::vector<RowBlockMatrix> matrices = {
+      plan.head.front().own(0, engine.weights().head_shard(), 0)};
+  for (std::size_t b = 0; b < plan.blocks.size(); ++b) {
+    const std::byte* const shard = engine.weights().stores()[b]->resident(static_cast<int>(b));
+    for (std::size_t i = 0; i < plan.blocks[b].matrices().size(); ++i) {
+      matrices.push_back(plan.blocks[b].own(i, shard, 0));
+    }
+  }
+  std::int64_t widest = 0, longest = 0;
+  for (const RowBlockMatrix& m : matrices) {
+    widest = std::max(widest, m.padded_rows());
+    longest = std::max(longest, m.cols);
+  }
+  const auto stream = backend.device->make_stream("compute");
+  const Buffer input =
+      backend.device->allocate(static_cast<std::size_t>(rows * longest) * sizeof(float));
+  const Buffer output =
+      backend.device->allocate(static_cast<std::size_t>(rows * widest) * sizeof(float));
+  const UniformValues values{.key = 1, .half_width = 0.05f, .stored = plan.compute_dtype};
+  backend.ops->fill_uniform(values, 0, rows * longest, input.data(), plan.compute_dtype, *stream);
+  std::vector<double> seconds;
+  for (int i = 0; i <= repeats; ++i) {
+    const double took = seconds_of([&] {
+      for (const RowBlockMatrix& m : matrices) {
+        backend.ops->matmul(input.data(), plan.compute_dtype, rows, m, output.as<float>(), *stream);
+      }
+      stream->synchronize();
+    });
+    if (i > 0) seconds.push_back(took);
+  }
+  return median(seconds);
+}
+
 RunConfig config_of(const Options& o) {
   RunConfig config;
   config.model = o.model;
@@ -251,6 +289,12 @@ ordered_json line_of(World& world, Engine& engine, const Options& o, std::int64_
   line[fmt::format("limit_{}", unit)] = bound.rate * scale;
   line["limit_how"] = bound.how;
   line["ratio"] = achieved / bound.rate;
+  const MemoryPlan& plan = engine.plan();
+  if (!prompts && world.size() == 1 && plan.host_shards + plan.nvme_shards == 0) {
+    const double seconds = bare_products_seconds(engine, batch, o.repeats);
+    line["bare_products_ms"] = seconds * 1e3;
+    line["ratio_to_bare_products"] = seconds / m.pass();
+  }
   line["product_gb_s"] = limits.product * 1e-9;
   line["resident_bytes"] = engine.plan().device_shards;
   line["peak_device_bytes"] = peak_device;

@@ -48,14 +48,17 @@ std::size_t checked_depth(const NvmeOptions& options) {
     throw ConfigError(
         fmt::format("{} reads in flight cannot be used: 1 to {} can", options.depth, kMostDepth));
   }
+  if (options.spare < 0)
+    throw ConfigError("a staging cannot have fewer slots than reads in flight");
   return static_cast<std::size_t>(options.depth);
 }
 
 }  // namespace
 
 /// Extents are read, finished and copied in one order, so the staging is used as a circle: extent
-/// number s (counted over all requests) goes through slot s % depth, which is free as soon as the
-/// copy of extent s - depth is done.
+/// number s (counted over all requests) goes through slot s % slots, which is free as soon as the
+/// copy of extent s - slots is done. There are more slots than reads in flight: storage gets its
+/// next read as soon as one has arrived, while that one is still being checked and copied.
 struct NvmeStore::State {
   struct Request {
     const ShardUnit* unit;
@@ -64,12 +67,15 @@ struct NvmeStore::State {
 
   State(Device& its_device, const std::filesystem::path& shard_file, const ShardFileKey& key,
         const NvmeOptions& options)
-      : device(its_device), shards(shard_file), depth(checked_depth(options)) {
+      : device(its_device),
+        shards(shard_file),
+        depth(checked_depth(options)),
+        slots(options.slots()) {
     check_shard_key(shards.header, key, options.extent_bytes, shards.path);
     slot_bytes = shards.slot_bytes();
     direct = options.allow_direct && enable_direct_reads(shards.file.get(), shards.path);
-    staging = device.allocate_pinned(depth * slot_bytes);
-    for (std::size_t i = 0; i < depth; ++i) copied.push_back(device.make_event());
+    staging = device.allocate_pinned(slots * slot_bytes);
+    for (std::size_t i = 0; i < slots; ++i) copied.push_back(device.make_event());
     reader = make_block_reader({shards.file.get(), shards.path, direct}, staging.span(), slot_bytes,
                                options.allow_io_uring);
   }
@@ -86,21 +92,21 @@ struct NvmeStore::State {
   }
 
   std::byte* slot(std::uint64_t extent) const {
-    return staging.data() + extent % depth * slot_bytes;
+    return staging.data() + extent % slots * slot_bytes;
   }
 
   void submit_next() {
     Request& request = requests[next_request];
     const ShardExtent extent = shards.header.extent(*request.unit, request.submitted);
-    reader->start(submitted % depth, extent.offset, extent.bytes);
+    reader->start(submitted % slots, extent.offset, extent.bytes);
     ++submitted;
     if (++request.submitted == shards.header.extent_count(*request.unit)) ++next_request;
   }
 
   /// Starts what there are free slots for.
   void submit_ready() {
-    while (next_request < requests.size() && submitted - finished < depth &&
-           copied[submitted % depth]->reached()) {
+    while (next_request < requests.size() && submitted - arrived < depth &&
+           submitted - finished < slots && copied[submitted % slots]->reached()) {
       submit_next();
     }
   }
@@ -125,15 +131,17 @@ struct NvmeStore::State {
       submit_ready();
       if (submitted == finished) {
         // Nothing is in flight and no slot is free: the oldest copy comes first.
-        copied[submitted % depth]->synchronize();
+        copied[submitted % slots]->synchronize();
         submit_next();
       }
       const ShardExtent extent = shards.header.extent(shard, i);
       const std::span<const std::byte> bytes(slot(finished), extent.bytes);
-      reader->wait(finished % depth);
+      reader->wait(finished % slots);
+      ++arrived;
+      submit_ready();
       verify_extent(extent, unit, bytes, shards.path);
       device.copy(dst + i * shards.header.extent_bytes, bytes.data(), bytes.size(), copies);
-      copies.record(*copied[finished % depth]);
+      copies.record(*copied[finished % slots]);
       ++finished;
     }
     requests.pop_front();
@@ -156,6 +164,7 @@ struct NvmeStore::State {
   Device& device;
   OpenShardFile shards;
   std::size_t depth;
+  std::size_t slots;
   std::size_t slot_bytes = 0;
   bool direct = false;
   Buffer staging;
@@ -164,7 +173,8 @@ struct NvmeStore::State {
   std::deque<Request> requests;  // started and not finished, in order
   std::size_t next_request = 0;  // the first with extents that are not submitted
   std::uint64_t submitted = 0;   // extents, over all requests
-  std::uint64_t finished = 0;
+  std::uint64_t arrived = 0;     // read
+  std::uint64_t finished = 0;    // checked, and their copy enqueued
   std::exception_ptr failure;
 };
 
@@ -186,7 +196,7 @@ std::string NvmeStore::method() const {
   return state_->reader->method() + (state_->direct ? " + O_DIRECT" : ", buffered");
 }
 
-std::size_t NvmeStore::staging_bytes() const { return state_->depth * state_->slot_bytes; }
+std::size_t NvmeStore::staging_bytes() const { return state_->slots * state_->slot_bytes; }
 
 double measure_bare_read(Device& device, const std::filesystem::path& shard_file,
                          const NvmeOptions& options, std::size_t bytes) {

@@ -27,9 +27,13 @@ inline constexpr std::size_t kShardExtentBytes = std::size_t{4} << 20;
 /// How one rank reads its shard file.
 struct NvmeOptions {
   std::size_t extent_bytes = kShardExtentBytes;  // as the file was written
-  int depth = 16;                                // reads in flight; staging is depth * extent_bytes
+  int depth = 16;                                // reads in flight
   bool allow_io_uring = true;                    // tests turn them off to take the other path
   bool allow_direct = true;
+  int spare = 4;  // further extents, being checked and copied
+
+  /// Extents that the staging has room for.
+  std::size_t slots() const { return static_cast<std::size_t>(depth + spare); }
 };
 
 /// Makes sure that `directory` holds this rank's shard file with the shards of `units` (file and

@@ -129,7 +129,7 @@ TEST_F(Plan, ThreeTiersShareTheBlocksByTheirBudgets) {
   EXPECT_EQ(plan.device_shards, 10 * kBlock);
   EXPECT_EQ(plan.host_shards, 5 * kBlock);
   EXPECT_EQ(plan.nvme_shards, 15 * kBlock);
-  EXPECT_EQ(plan.staging, std::size_t{64} << 20);
+  EXPECT_EQ(plan.staging, std::size_t{80} << 20);
 }
 
 TEST_F(Plan, AModelThatDoesNotFitIsRefusedWithTheNumbersAndWhatToChange) {

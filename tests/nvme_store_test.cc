@@ -65,7 +65,8 @@ TEST_F(NvmeStoreTest, AllWaysOfReadingBringTheSameBytes) {
         if (!direct) {
           EXPECT_THAT(store.method(), HasSubstr("buffered"));
         }
-        EXPECT_EQ(store.staging_bytes(), TestUnits::kExtentBytes * static_cast<std::size_t>(depth));
+        EXPECT_EQ(store.staging_bytes(),
+                  TestUnits::kExtentBytes * static_cast<std::size_t>(depth + NvmeOptions{}.spare));
       }
     }
   }
@@ -119,7 +120,8 @@ TEST_F(NvmeStoreTest, StagingIsNotReusedBeforeItsCopyIsDone) {
   for (int u = 0; u < 2 * units_.count(); ++u) {
     store.start_read(u % units_.count());
     finish(store, u % units_.count(), *copies, arrivals);
-    EXPECT_LE(queue->tasks.size(), 2u) << "a copy for each staging buffer";
+    EXPECT_LE(queue->tasks.size(), NvmeOptions{.depth = 2}.slots())
+        << "a copy for each staging buffer";
     EXPECT_GT(queue->tasks.size(), 0u) << "it waited for a copy that it did not need";
   }
   copies->synchronize();
@@ -240,7 +242,7 @@ TEST_F(NvmeStoreTest, StagingIsSmallerWhenEveryShardIs) {
   const fs::path path = small.prepare(directory.path());
   LazyDevice device;
   NvmeStore store(device, path, small.key, small.options(3));
-  EXPECT_EQ(store.staging_bytes(), 3 * small.shard_bytes(0));
+  EXPECT_EQ(store.staging_bytes(), NvmeOptions{.depth = 3}.slots() * small.shard_bytes(0));
   EXPECT_LT(small.shard_bytes(0), TestUnits::kExtentBytes);
   const auto copies = device.make_stream("copies");
   std::vector<std::byte> dst(small.shard_bytes(0));

@@ -210,7 +210,7 @@ MemoryPlan make_plan(const PlanInput& in, const RunConfig& config) {
   plan_workspaces(plan, in);
   if (config.nvme_offload_path) {
     const NvmeOptions options;
-    plan.staging = static_cast<std::size_t>(options.depth) * options.extent_bytes;
+    plan.staging = options.slots() * options.extent_bytes;
   }
 
   const Room room = room_of(in);
