@@ -4,8 +4,8 @@ namespace zi {
 
 std::vector<Backend> backends() {
   return {
-      {"cpu", true, make_cpu_device, [](Device&) { return make_cpu_ops(2); }, ""},
-      {"cpu1", true, make_cpu_device, [](Device&) { return make_cpu_ops(1); }, ""},
+      {"cpu", true, [] { return make_cpu_device(); }, [](Device&) { return make_cpu_ops(2); }, ""},
+      {"cpu1", true, [] { return make_cpu_device(); }, [](Device&) { return make_cpu_ops(1); }, ""},
   };
 }
 

@@ -208,6 +208,19 @@ TEST(CpuDevice, RefusesMoreThanThereIsWithTheNumbers) {
   EXPECT_THROW(device->allocate(SIZE_MAX), ConfigError);
 }
 
+TEST(CpuDevice, SharesALargeCopyAmongThreadsWithoutASeam) {
+  const auto device = make_cpu_device(3);
+  const auto stream = device->make_stream("copies");
+  for (const std::size_t bytes : {std::size_t{0}, std::size_t{5000}, (std::size_t{7} << 20) + 13}) {
+    std::vector<unsigned char> from(bytes + 1, 0xa5), to(bytes + 1, 0x5a);
+    for (std::size_t i = 0; i < bytes; ++i) from[i] = static_cast<unsigned char>(i * 31 + i / 4096);
+    device->copy(to.data(), from.data(), bytes, *stream);
+    stream->synchronize();
+    EXPECT_TRUE(std::equal(from.begin(), from.end() - 1, to.begin())) << bytes;
+    EXPECT_EQ(to.back(), 0x5a) << "behind the end of " << bytes;
+  }
+}
+
 TEST(CpuDevice, CopiesAndZeroesInStreamOrder) {
   const auto device = make_cpu_device();
   const auto stream = device->make_stream("copies");

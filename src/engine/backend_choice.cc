@@ -17,12 +17,22 @@
 namespace zi {
 namespace {
 
-Backend make_cpu_backend(World& world) {
+/// A thread copies about 10 GB/s and a product streams as much on each of some cores: with many
+/// cores a few of them copy, so that what travels keeps up with what computes.
+constexpr int kCoresOfCopier = 4;
+constexpr int kMostCopiers = 4;
+
+Backend make_cpu_backend(World& world, const RunConfig& config) {
   Backend backend;
   world.all_or_none([&] {
+    const int threads = threads_per_rank(world.local_size());
+    const bool travels = config.cpu_offload || config.nvme_offload_path || world.size() > 1;
+    const int copiers = travels ? std::clamp(threads / kCoresOfCopier, 1, kMostCopiers) : 1;
+    // With few cores nobody is spared: copies and products share them.
+    const int products = travels && threads >= kCoresOfCopier ? threads - copiers : threads;
     backend.name = "cpu";
-    backend.device = make_cpu_device();
-    backend.ops = make_cpu_ops(threads_per_rank(world.local_size()));
+    backend.device = make_cpu_device(copiers);
+    backend.ops = make_cpu_ops(products);
   });
   if (world.size() > 1) backend.communicator = world.make_cpu_communicator();
   return backend;
@@ -91,7 +101,7 @@ Backend make_cuda_backend(World& world, int gpu) {
 
 Backend make_backend(World& world, const RunConfig& config) {
 #ifdef ZI_HAVE_CUDA
-  if (config.backend == BackendChoice::kCpu) return make_cpu_backend(world);
+  if (config.backend == BackendChoice::kCpu) return make_cpu_backend(world, config);
   std::string why;
   bool loud = false;
   const std::optional<int> gpu = choose_gpu(world, why, loud);
@@ -116,7 +126,7 @@ Backend make_backend(World& world, const RunConfig& config) {
     }
   });
 #endif
-  return make_cpu_backend(world);
+  return make_cpu_backend(world, config);
 }
 
 }  // namespace zi

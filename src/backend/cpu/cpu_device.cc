@@ -8,9 +8,12 @@
 #include <cstdint>
 #include <cstring>
 #include <fstream>
+#include <memory>
+#include <mutex>
 #include <string>
 
 #include "backend/cpu/cpu_event.h"
+#include "backend/cpu/thread_pool.h"
 #include "backend/host/host_memory.h"
 #include "zero_infer/backend.h"
 #include "zero_infer/bytes.h"
@@ -57,8 +60,33 @@ void copy_bytes(void* dst, const void* src, std::size_t bytes) {
   std::memcpy(dst, src, bytes);
 }
 
+/// Threads that share one copy; several streams take turns.
+struct Copiers {
+  explicit Copiers(int threads) : pool(threads) {}
+
+  void copy(void* dst, const void* src, std::size_t bytes) {
+    const auto parts = static_cast<std::size_t>(pool.threads());
+    if (parts == 1 || bytes < parts * kStreamingBytes) {
+      copy_bytes(dst, src, bytes);
+      return;
+    }
+    const std::lock_guard lock(mutex);
+    const std::size_t part = align_up((bytes + parts - 1) / parts, kPageBytes);
+    pool.run(pool.threads(), [&](std::int64_t index, int) {
+      const std::size_t begin = std::min(static_cast<std::size_t>(index) * part, bytes);
+      copy_bytes(static_cast<std::byte*>(dst) + begin, static_cast<const std::byte*>(src) + begin,
+                 std::min(part, bytes - begin));
+    });
+  }
+
+  std::mutex mutex;
+  ThreadPool pool;
+};
+
 class CpuDevice final : public Device {
  public:
+  explicit CpuDevice(int copy_threads) : copiers_(std::make_shared<Copiers>(copy_threads)) {}
+
   std::string name() const override { return read_cpu_name(); }
 
   MemoryInfo memory() const override { return read_host_memory(); }
@@ -80,12 +108,16 @@ class CpuDevice final : public Device {
 
   void copy(void* dst, const void* src, std::size_t bytes, Stream& stream) override {
     if (bytes == 0) return;
-    dynamic_cast<CpuStream&>(stream).enqueue([=] { copy_bytes(dst, src, bytes); });
+    dynamic_cast<CpuStream&>(stream).enqueue(
+        [=, copiers = copiers_] { copiers->copy(dst, src, bytes); });
   }
   void zero(void* dst, std::size_t bytes, Stream& stream) override {
     if (bytes == 0) return;
     dynamic_cast<CpuStream&>(stream).enqueue([=] { std::memset(dst, 0, bytes); });
   }
+
+ private:
+  std::shared_ptr<Copiers> copiers_;
 };
 
 Buffer CpuDevice::allocate(std::size_t bytes) {
@@ -106,6 +138,8 @@ Buffer CpuDevice::allocate(std::size_t bytes) {
 
 }  // namespace
 
-std::unique_ptr<Device> make_cpu_device() { return std::make_unique<CpuDevice>(); }
+std::unique_ptr<Device> make_cpu_device(int copy_threads) {
+  return std::make_unique<CpuDevice>(copy_threads);
+}
 
 }  // namespace zi
