@@ -10,6 +10,7 @@ cmake --preset cpu -DZI_TESTS=OFF -DZI_BENCHMARKS=OFF >build/configure.log 2>&1 
   cat build/configure.log >&2
   exit 1
 }
+grep -o 'CUDA backend: .*' build/configure.log
 echo "building in build/ (Release, $(nproc) jobs)"
 cmake --build build --parallel "$(nproc)" -- --quiet
 

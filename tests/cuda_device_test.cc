@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "backend/cuda/cublas_library.h"
 #include "offload/layer_fetcher.h"
 #include "offload/resident_stores.h"
 #include "zero_infer/bytes.h"
@@ -39,6 +40,13 @@ struct CudaDeviceTest : testing::Test {
   std::unique_ptr<Device> device;
   std::unique_ptr<Stream> stream;
 };
+
+TEST(CublasLibrary, IsLoadedWithEveryFunctionAlsoWithoutAGpu) {
+  const CublasLibrary& cublas = cublas_library();
+  EXPECT_STREQ(cublas.status_string(CUBLAS_STATUS_SUCCESS), "success");
+  EXPECT_NE(cublas.gemm, nullptr);
+  EXPECT_NE(cublas.gemm_strided_batched, nullptr);
+}
 
 TEST_F(CudaDeviceTest, CopiesInEveryDirectionThroughPinnedMemoryAndZeroes) {
   const std::size_t count = (std::size_t{5} << 20) + 3;

@@ -63,17 +63,17 @@ double product_rate(World& world, Device& device, Ops& ops, const MemoryPlan& pl
 
 /// Bytes of a buffer for bare copies within device memory, far beyond any cache.
 constexpr std::size_t kMemoryCopyBytes = std::size_t{512} << 20;
+/// A smaller one would rather measure caches.
+constexpr std::size_t kLeastMemoryCopyBytes = std::size_t{128} << 20;
 
-double memory_rate(World& world, Device& device, Stream& stream) {
-  const std::size_t mine =
-      std::min(kMemoryCopyBytes, device.memory().free_bytes / 8 / kPageBytes * kPageBytes);
-  std::vector<std::size_t> all(static_cast<std::size_t>(world.size()));
-  world.all_gather(&mine, all.data(), sizeof(mine));
-  const std::size_t bytes = *std::ranges::min_element(all);
-  if (bytes == 0) return 0;
+double memory_rate(World& world, Device& device, const MemoryPlan& plan, Stream& stream) {
+  // In memory that the pass runner has given back, so that measuring adds nothing to the plan.
+  const std::size_t room = plan.kv + plan.workspace + plan.head_workspace;
+  const std::size_t bytes = std::min(kMemoryCopyBytes, room / 3 / kPageBytes * kPageBytes);
+  if (bytes < kLeastMemoryCopyBytes) return 0;
   // Where the two lie to each other decides how evenly channels are used: the best of some places.
   constexpr std::size_t kPlaces = 4;
-  constexpr std::size_t kStep = std::size_t{37} << 20;
+  constexpr std::size_t kStep = std::size_t{5} << 20;
   const Buffer from = device.allocate(bytes);
   const Buffer to = device.allocate(bytes + (kPlaces - 1) * kStep);
   device.zero(from.data(), bytes, stream);
@@ -136,7 +136,7 @@ Limits measure_limits(World& world, Device& device, Ops& ops, Communicator* comm
                                     std::min(plan.nvme_shards, kReadBytes));
   }
   limits.product = product_rate(world, device, ops, plan, weights, *stream);
-  limits.memory = memory_rate(world, device, *stream);
+  limits.memory = memory_rate(world, device, plan, *stream);
   return limits;
 }
 

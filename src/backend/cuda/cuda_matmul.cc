@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "backend/cuda/cublas_library.h"
 #include "backend/cuda/row_kernels.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
@@ -11,13 +12,13 @@
 namespace zi {
 namespace {
 
-#define ZI_CUBLAS(call)                                                                   \
-  do {                                                                                    \
-    const cublasStatus_t zi_status = (call);                                              \
-    if (zi_status != CUBLAS_STATUS_SUCCESS) {                                             \
-      throw CudaError(fmt::format("{} failed: {} at {}:{}", #call,                        \
-                                  cublasGetStatusString(zi_status), __FILE__, __LINE__)); \
-    }                                                                                     \
+#define ZI_CUBLAS(call)                                                                            \
+  do {                                                                                             \
+    const cublasStatus_t zi_status = (call);                                                       \
+    if (zi_status != CUBLAS_STATUS_SUCCESS) {                                                      \
+      throw CudaError(fmt::format("{} failed: {} at {}:{}", #call,                                 \
+                                  cublas_library().status_string(zi_status), __FILE__, __LINE__)); \
+    }                                                                                              \
   } while (false)
 
 cudaDataType_t cuda_type(DType dtype) {
@@ -36,14 +37,14 @@ cudaDataType_t cuda_type(DType dtype) {
 
 CudaMatmul::CudaMatmul(std::span<std::byte> workspace, std::span<std::byte> scratch)
     : workspace_(workspace), scratch_(scratch) {
-  ZI_CUBLAS(cublasCreate(&handle_));
+  ZI_CUBLAS(cublas_library().create(&handle_));
   // float32 is float32: sums of 16-bit products are not reduced in 16 bits, TF32 stays off.
-  ZI_CUBLAS(cublasSetMathMode(
+  ZI_CUBLAS(cublas_library().set_math_mode(
       handle_, static_cast<cublasMath_t>(CUBLAS_DEFAULT_MATH |
                                          CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)));
 }
 
-CudaMatmul::~CudaMatmul() { cublasDestroy(handle_); }
+CudaMatmul::~CudaMatmul() { cublas_library().destroy(handle_); }
 
 void CudaMatmul::run(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w,
                      float* y, cudaStream_t stream) {
@@ -53,9 +54,9 @@ void CudaMatmul::run(const void* a, DType a_dtype, std::int64_t rows, const RowB
     return;
   }
   if (stream != stream_) {
-    ZI_CUBLAS(cublasSetStream(handle_, stream));
+    ZI_CUBLAS(cublas_library().set_stream(handle_, stream));
     // Setting a stream gives the handle its own workspace back.
-    ZI_CUBLAS(cublasSetWorkspace(handle_, workspace_.data(), workspace_.size()));
+    ZI_CUBLAS(cublas_library().set_workspace(handle_, workspace_.data(), workspace_.size()));
     stream_ = stream;
   }
   if (a_dtype == w.dtype) {
@@ -74,16 +75,16 @@ void CudaMatmul::product(const void* a, cudaDataType_t type, std::int64_t rows,
   const auto k = static_cast<int>(w.cols);
   const auto ldc = static_cast<int>(ld);
   if (w.blocks == 1) {
-    ZI_CUBLAS(cublasGemmEx(handle_, CUBLAS_OP_T, CUBLAS_OP_N, m, n, k, &one, w.data, type, k, a,
-                           type, k, &zero, y, CUDA_R_32F, ldc, CUBLAS_COMPUTE_32F,
-                           CUBLAS_GEMM_DEFAULT));
+    ZI_CUBLAS(cublas_library().gemm(handle_, CUBLAS_OP_T, CUBLAS_OP_N, m, n, k, &one, w.data, type,
+                                    k, a, type, k, &zero, y, CUDA_R_32F, ldc, CUBLAS_COMPUTE_32F,
+                                    CUBLAS_GEMM_DEFAULT));
     return;
   }
   const auto stride = static_cast<long long>(w.block_stride_bytes / size_of(w.dtype));
-  ZI_CUBLAS(cublasGemmStridedBatchedEx(handle_, CUBLAS_OP_T, CUBLAS_OP_N, m, n, k, &one, w.data,
-                                       type, k, stride, a, type, k, 0, &zero, y, CUDA_R_32F, ldc,
-                                       w.rows_per_block, w.blocks, CUBLAS_COMPUTE_32F,
-                                       CUBLAS_GEMM_DEFAULT));
+  ZI_CUBLAS(cublas_library().gemm_strided_batched(handle_, CUBLAS_OP_T, CUBLAS_OP_N, m, n, k, &one,
+                                                  w.data, type, k, stride, a, type, k, 0, &zero, y,
+                                                  CUDA_R_32F, ldc, w.rows_per_block, w.blocks,
+                                                  CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
 }
 
 void CudaMatmul::product_in_float32(const void* a, DType a_dtype, std::int64_t rows,
