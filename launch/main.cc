@@ -96,6 +96,9 @@ int generate(World& world, Engine& engine, Ends& ends) {
   std::vector<std::int64_t> bad_lines(static_cast<std::size_t>(world.size()));
   world.all_gather(&ends.bad_lines, bad_lines.data(), sizeof(std::int64_t));
   const std::int64_t failed = outcome.failed_prompts + bad_lines.front();
+  if (world.rank() == 0 && failed == 0 && outcome.stats.passes == 0) {
+    log_warning(config.resume ? "no prompt was left to run" : "there was no prompt to run");
+  }
   if (world.rank() == 0 && failed > 0) {
     log_error(fmt::format("{} prompts could not be used (named above); all others ran", failed));
   }
@@ -114,7 +117,10 @@ int run(World& world, int argc, char** argv, std::chrono::steady_clock::time_poi
                            : LogLevel::kNormal,
           prefix);
   if (command.exit_now) {
-    if (world.rank() == 0) std::fputs(command.text.c_str(), stdout);
+    if (world.rank() == 0 &&
+        (std::fputs(command.text.c_str(), stdout) < 0 || std::fflush(stdout) != 0)) {
+      throw IoError(fmt::format("standard output cannot be written: {}", std::strerror(errno)));
+    }
     return 0;
   }
   Ends ends;

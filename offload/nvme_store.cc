@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "offload/block_reader.h"
+#include "offload/extent_checker.h"
 #include "offload/file_descriptor.h"
 #include "offload/shard_file.h"
 #include "zero_infer/bytes.h"
@@ -57,8 +58,9 @@ std::size_t checked_depth(const NvmeOptions& options) {
 
 /// Extents are read, finished and copied in one order, so the staging is used as a circle: extent
 /// number s (counted over all requests) goes through slot s % slots, which is free as soon as the
-/// copy of extent s - slots is done. There are more slots than reads in flight: storage gets its
-/// next read as soon as one has arrived, while that one is still being checked and copied.
+/// copy and the check of extent s - slots are done. There are more slots than reads in flight:
+/// storage gets its next read as soon as one has arrived, while that one is still being checked (by
+/// a thread of its own) and copied. A unit is handed on when all of its extents are checked.
 struct NvmeStore::State {
   struct Request {
     const ShardUnit* unit;
@@ -78,9 +80,11 @@ struct NvmeStore::State {
     for (std::size_t i = 0; i < slots; ++i) copied.push_back(device.make_event());
     reader = make_block_reader({shards.file.get(), shards.path, direct}, staging.span(), slot_bytes,
                                options.allow_io_uring);
+    checker = std::make_unique<ExtentChecker>(shards.path);
   }
 
   ~State() {
+    checker.reset();
     reader.reset();  // waits for the reads in flight
     for (const auto& event : copied) {
       try {
@@ -106,7 +110,7 @@ struct NvmeStore::State {
   /// Starts what there are free slots for.
   void submit_ready() {
     while (next_request < requests.size() && submitted - arrived < depth &&
-           submitted - finished < slots && copied[submitted % slots]->reached()) {
+           submitted - checker->checked() < slots && copied[submitted % slots]->reached()) {
       submit_next();
     }
   }
@@ -130,7 +134,8 @@ struct NvmeStore::State {
     for (std::size_t i = 0; i < shards.header.extent_count(shard); ++i) {
       submit_ready();
       if (submitted == finished) {
-        // Nothing is in flight and no slot is free: the oldest copy comes first.
+        // Nothing is in flight and no slot is free: the oldest copy and check come first.
+        if (submitted >= slots) checker->wait(submitted - slots + 1);
         copied[submitted % slots]->synchronize();
         submit_next();
       }
@@ -139,11 +144,12 @@ struct NvmeStore::State {
       reader->wait(finished % slots);
       ++arrived;
       submit_ready();
-      verify_extent(extent, unit, bytes, shards.path);
+      checker->check(extent, unit, bytes);
       device.copy(dst + i * shards.header.extent_bytes, bytes.data(), bytes.size(), copies);
       copies.record(*copied[finished % slots]);
       ++finished;
     }
+    checker->wait(finished);
     requests.pop_front();
     --next_request;  // all of the first request was submitted
     submit_ready();
@@ -170,11 +176,12 @@ struct NvmeStore::State {
   Buffer staging;
   std::vector<std::unique_ptr<Event>> copied;  // per slot
   std::unique_ptr<BlockReader> reader;
+  std::unique_ptr<ExtentChecker> checker;
   std::deque<Request> requests;  // started and not finished, in order
   std::size_t next_request = 0;  // the first with extents that are not submitted
   std::uint64_t submitted = 0;   // extents, over all requests
   std::uint64_t arrived = 0;     // read
-  std::uint64_t finished = 0;    // checked, and their copy enqueued
+  std::uint64_t finished = 0;    // their check and copy enqueued
   std::exception_ptr failure;
 };
 

@@ -54,13 +54,13 @@ std::filesystem::path prepare_shard_file(const std::filesystem::path& directory,
                                          std::size_t extent_bytes = kShardExtentBytes);
 
 /// Shards on NVMe: io_uring with O_DIRECT and registered buffers into pinned staging, `depth`
-/// extents in flight, then device copies; every extent's checksum is compared before it is used.
-/// Where the kernel refuses io_uring or the file system O_DIRECT, pread or buffered reads take over
-/// and one line says so. The reads that were started form a queue, in which a unit may stand more
-/// than once (the next pass). A unit that is finished must be the queue's first; with an empty
-/// queue finish_read starts it itself. A failed read fails the store: every later call throws the
-/// same. One thread makes, calls and destroys it; the destructor waits for reads and copies in
-/// flight.
+/// extents in flight, then device copies; every extent's checksum is compared before its unit is
+/// handed on. Where the kernel refuses io_uring or the file system O_DIRECT, pread or buffered
+/// reads take over and one line says so. The reads that were started form a queue, in which a unit
+/// may stand more than once (the next pass). A unit that is finished must be the queue's first;
+/// with an empty queue finish_read starts it itself. A failed read fails the store: every later
+/// call throws the same. One thread makes, calls and destroys it; the destructor waits for reads
+/// and copies in flight.
 class NvmeStore final : public ShardStore {
  public:
   NvmeStore(Device& device, const std::filesystem::path& shard_file, const ShardFileKey& key,

@@ -211,6 +211,18 @@ TEST(BadInput, DamagedShardFileIsFoundInMidRunAndEndsTheJob) {
   EXPECT_THAT(ended.err, HasSubstr("[rank 1/2"));
 }
 
+TEST(BadInput, AFullStandardOutputIsNotTakenForSuccess) {
+  const std::string command = std::string(ZI_BINARY) + " --help > /dev/full 2> /dev/null";
+  EXPECT_NE(std::system(command.c_str()), 0);
+}
+
+TEST(BadInput, AFileWithoutPromptsIsSaidToHaveNone) {
+  const Ended ended = run_job(1, {"--model", model(), "--prompts", "-", "--output", "-"}, "\n");
+  EXPECT_EQ(ended.code, 0) << ended.err;
+  EXPECT_EQ(ended.out, "");
+  EXPECT_NE(ended.err.find("there was no prompt to run"), std::string::npos) << ended.err;
+}
+
 TEST(Failure, AKilledRankEndsTheJobAtOnceAndKeepsFinishedSequences) {
   const TemporaryFolder folder;
   std::string prompts;

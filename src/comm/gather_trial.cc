@@ -72,18 +72,27 @@ std::unique_ptr<Communicator> make_nccl_communicator(World& world, Device& devic
     return std::make_unique<NcclCommunicator>(world, device,
                                               NcclCommunicator::Options{copy_engine, on_failure});
   };
-  if (world.size() == 1 || gather == Gather::kPlain) return build(false);
+  // NCCL connects each of its algorithms, and takes memory for it, when a size first chooses it.
+  const auto build_kernels = [&] {
+    auto kernels = build(false);
+    const std::size_t bytes = trial_bytes(world, device, typical_bytes);
+    if (bytes > 0) seconds_of_gather(world, device, *kernels, bytes);
+    world.barrier();  // a peer that still maps the trial's memory holds it
+    return kernels;
+  };
+  if (world.size() == 1) return build(false);
+  if (gather == Gather::kPlain) return build_kernels();
   std::string obstacle;
   world.all_or_none([&] { obstacle = NcclCommunicator::copy_engine_obstacle(world); });
   if (!obstacle.empty()) {
     const std::string text = "NCCL's copy engines are not used: " + obstacle;
     if (world.rank() == 0) gather == Gather::kCopyEngine ? log_warning(text) : log_verbose(text);
-    return build(false);
+    return build_kernels();
   }
   auto engines = build(true);
   if (!engines->copy_engine()) {
     engines.reset();
-    return build(false);
+    return build_kernels();
   }
   if (gather == Gather::kCopyEngine) return engines;
   const std::size_t bytes = trial_bytes(world, device, typical_bytes);

@@ -11,6 +11,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 
 #include "backend/cpu/cpu_event.h"
 #include "backend/cpu/thread_pool.h"
@@ -133,7 +134,9 @@ Buffer CpuDevice::allocate(std::size_t bytes) {
                     format_memory(static_cast<double>(info.free_bytes)),
                     format_memory(static_cast<double>(info.total_bytes))));
   }
-  return allocate_host(bytes);
+  constexpr int kMostThreads = 8;
+  const auto cores = static_cast<int>(std::thread::hardware_concurrency());
+  return allocate_host(bytes, std::clamp(cores / 2, 1, kMostThreads));
 }
 
 }  // namespace

@@ -20,7 +20,7 @@ namespace {
 /// newer.
 constexpr int kLeastMajor = 8;
 /// Threads that take the pages of one pinned buffer.
-constexpr int kMostPopulateThreads = 8;
+constexpr int kMostPopulateThreads = 2;  // stores pin several at once
 
 class CudaEvent final : public Event {
  public:

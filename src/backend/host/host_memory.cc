@@ -65,21 +65,35 @@ int populate(std::byte* data, std::size_t bytes, int threads) {
 #endif
 }
 
+/// The host's topology, loaded once and not changed afterwards; null where it cannot be had.
+hwloc_topology_t topology() {
+  struct Owner {
+    Owner() {
+      if (hwloc_topology_init(&topology) != 0) topology = nullptr;
+      if (topology != nullptr && hwloc_topology_load(topology) != 0) {
+        hwloc_topology_destroy(topology);
+        topology = nullptr;
+      }
+    }
+    ~Owner() {
+      if (topology != nullptr) hwloc_topology_destroy(topology);
+    }
+    hwloc_topology_t topology = nullptr;
+  };
+  static const Owner owner;
+  return owner.topology;
+}
+
 /// Asks for pages of this NUMA node. Only a hint: where the system refuses, they come from
 /// anywhere.
 void prefer_node(void* data, std::size_t bytes, int numa_node) {
-  hwloc_topology_t topology = nullptr;
-  if (hwloc_topology_init(&topology) != 0) return;
-  if (hwloc_topology_load(topology) == 0 &&
-      hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_NUMANODE) > 1) {
-    const hwloc_obj_t node =
-        hwloc_get_numanode_obj_by_os_index(topology, static_cast<unsigned>(numa_node));
-    if (node != nullptr) {
-      hwloc_set_area_membind(topology, data, bytes, node->nodeset, HWLOC_MEMBIND_BIND,
-                             HWLOC_MEMBIND_BYNODESET);
-    }
-  }
-  hwloc_topology_destroy(topology);
+  const hwloc_topology_t host = topology();
+  if (host == nullptr || hwloc_get_nbobjs_by_type(host, HWLOC_OBJ_NUMANODE) < 2) return;
+  const hwloc_obj_t node =
+      hwloc_get_numanode_obj_by_os_index(host, static_cast<unsigned>(numa_node));
+  if (node == nullptr) return;
+  hwloc_set_area_membind(host, data, bytes, node->nodeset, HWLOC_MEMBIND_BIND,
+                         HWLOC_MEMBIND_BYNODESET);
 }
 
 }  // namespace
