@@ -276,6 +276,14 @@ TEST_P(EngineOnTheBundledModel, MatchesTheReferenceOnEveryTierAndBatchSizeWithTh
   }
 }
 
+TEST_P(EngineOnTheBundledModel, MatchesTheReferenceWithResidentShards) {
+  const auto golden = read_golden();
+  const SharedFolder folder;
+  const bool exact = GetParam() == DType::kFloat32;
+  const Played run = play(texts(golden), kDeviceOnly, GetParam(), 3, folder.path());
+  expect_golden_ids(run, golden, exact ? 0.01 : 0.3, "device, 3 lanes");
+}
+
 TEST_P(EngineOnTheBundledModel, GivesTheSameBitsOneByOneInSmallChunksAndWhenPagesRunOut) {
   const auto golden = read_golden();
   const auto prompts = texts(golden);

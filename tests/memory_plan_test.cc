@@ -73,6 +73,50 @@ TEST_F(Plan, FourRanksHoldAQuarterEachAndTwoGatheredSlots) {
   EXPECT_EQ(plan.slots, 2 * kBlock);
 }
 
+// FACTS: 176b has H = 14336, 70 blocks of 12 H^2 elements, 4,014,080 bytes of KV a token.
+constexpr std::size_t kLargeBlock = 4'932'501'504;
+
+TEST_F(Plan, The176bShapeFitsEightGpusOf80GigabytesWithTheRestForKv) {
+  const auto model = make_model(shape(14336, 70, 112), false);
+  for (const std::int64_t batch : {1, 8, 16, 32, 64}) {
+    PlanInput in = input(8);
+    in.model = model.get();
+    in.device_free = 79 * kGiB;  // of 80 GB after the context
+    RunConfig c = config();
+    c.batch_size = {batch};
+    const MemoryPlan plan = make_plan(in, c);
+    EXPECT_EQ(plan.device_shards, 70 * kLargeBlock / 8);
+    EXPECT_EQ(plan.slots, 2 * kLargeBlock);
+    EXPECT_EQ(plan.head_shard, std::size_t{250'880} / 8 * 14'336 * 2);
+    EXPECT_EQ(plan.kv, static_cast<std::size_t>(plan.kv_pages) * kKvPageTokens * 4'014'080);
+    EXPECT_LE(plan.device_bytes(), in.device_free * 95 / 100);
+    if (batch == 1) {
+      EXPECT_EQ(plan.max_sequence_tokens, 2048);
+    }
+    if (batch == 64) {
+      // What is left of 75.05 GiB after 43.2 GB of shards, 9.9 of slots and some 3 of all else.
+      EXPECT_GT(plan.kv_pages * kKvPageTokens, 5000);
+      EXPECT_LT(plan.kv_pages * kKvPageTokens, 7000);
+    }
+  }
+}
+
+TEST_F(Plan, The176bShapeDoesNotFitFourGpusOf80GigabytesUnlessItIsOffloaded) {
+  const auto model = make_model(shape(14336, 70, 112), false);
+  PlanInput in = input(4);
+  in.model = model.get();
+  in.device_free = 79 * kGiB;
+  in.host_free = 800 * kGiB;
+  RunConfig c = config();
+  EXPECT_THAT(refusal(in, c), HasSubstr("the plan does not fit"));
+  c.cpu_offload = true;
+  const MemoryPlan plan = make_plan(in, c);
+  EXPECT_GT(plan.device_shards, 0u);
+  EXPECT_EQ(plan.device_shards + plan.host_shards, 70 * kLargeBlock / 4);
+  EXPECT_EQ(plan.slots, 3 * kLargeBlock);
+  EXPECT_LE(plan.device_bytes(), in.device_free * 95 / 100);
+}
+
 TEST_F(Plan, KvPagesFollowTheBudgetAndTheFormula) {
   RunConfig c = config();
   c.kv_budget = kGiB;
