@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "engine/engine.h"
+#include "zero_infer/checkpoint.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
 #ifdef ZI_HAVE_CUDA
@@ -40,9 +42,29 @@ Backend make_cpu_backend(World& world, const RunConfig& config) {
 
 #ifdef ZI_HAVE_CUDA
 
-/// What is gathered at a time while the ways of gathering are compared: about a shard of a large
-/// model's block.
+/// What is gathered at a time while the ways of gathering are compared, where the model's shape
+/// cannot be read: about a shard of a large model's block.
 constexpr std::size_t kTypicalShardBytes = std::size_t{256} << 20;
+/// Smaller shards are bound by the start of a gather, which kernels do sooner: no trial.
+constexpr std::size_t kLeastTrialBytes = std::size_t{4} << 20;
+
+/// Collective. A rank's shard of a block of the model, the same on every rank. What is wrong with
+/// the model, the engine will say.
+std::size_t typical_shard_bytes(World& world, const RunConfig& config) {
+  std::size_t bytes = kTypicalShardBytes;
+  if (world.rank() == 0) {
+    try {
+      const auto model = make_model(ModelConfig::load(resolve_model(config.model)), false);
+      bytes = PartitionLayout(model->spec().blocks.front(), DType::kBFloat16, world.size())
+                  .shard_bytes();
+    } catch (const Error&) {
+    }
+  }
+  const std::string wire =
+      world.broadcast(std::string(reinterpret_cast<const char*>(&bytes), sizeof(bytes)), 0);
+  std::memcpy(&bytes, wire.data(), sizeof(bytes));
+  return bytes;
+}
 
 /// Collective. The index of this rank's GPU: all ranks of a host see all of its GPUs, or each sees
 /// the one that a scheduler has given it. Nothing when some rank has none; `why` then says why, and
@@ -75,7 +97,7 @@ std::optional<int> choose_gpu(World& world, std::string& why, bool& loud) {
   return std::nullopt;
 }
 
-Backend make_cuda_backend(World& world, int gpu) {
+Backend make_cuda_backend(World& world, const RunConfig& config, int gpu) {
   Backend backend;
   world.all_or_none([&] {
     backend.name = "cuda";
@@ -89,8 +111,10 @@ Backend make_cuda_backend(World& world, int gpu) {
       log_error(message);
       world.abort(1);
     };
+    const std::size_t bytes = typical_shard_bytes(world, config);
     backend.communicator =
-        make_nccl_communicator(world, *backend.device, kTypicalShardBytes, end_job);
+        make_nccl_communicator(world, *backend.device, bytes, end_job,
+                               bytes < kLeastTrialBytes ? Gather::kPlain : Gather::kFastest);
   }
   return backend;
 }
@@ -105,7 +129,7 @@ Backend make_backend(World& world, const RunConfig& config) {
   std::string why;
   bool loud = false;
   const std::optional<int> gpu = choose_gpu(world, why, loud);
-  if (gpu) return make_cuda_backend(world, *gpu);
+  if (gpu) return make_cuda_backend(world, config, *gpu);
   world.all_or_none([&] {
     if (config.backend == BackendChoice::kCuda) {
       throw ConfigError(fmt::format(
