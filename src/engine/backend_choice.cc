@@ -74,20 +74,21 @@ std::optional<int> choose_gpu(World& world, std::string& why, bool& loud) {
     int gpus;
     int local_size;
     int loud;
+    int given;  // CUDA_VISIBLE_DEVICES is set
   };
   std::string reason;
   bool surprise = false;
   const int count = cuda_device_count(&reason, &surprise);
-  const Mine mine{count, world.local_size(), surprise ? 1 : 0};
+  const Mine mine{count, world.local_size(), surprise ? 1 : 0,
+                  std::getenv("CUDA_VISIBLE_DEVICES") != nullptr ? 1 : 0};
   std::vector<Mine> all(static_cast<std::size_t>(world.size()));
   world.all_gather(&mine, all.data(), sizeof(Mine));
   const auto lacks = [](const Mine& m) { return m.gpus < m.local_size; };
   const auto found = std::ranges::find_if(all, lacks);
   if (found == all.end()) return world.local_rank();
-  const bool one_each = std::ranges::all_of(all, [](const Mine& m) { return m.gpus == 1; });
-  if (one_each && std::getenv("CUDA_VISIBLE_DEVICES") != nullptr) {
-    return 0;  // that they are different ones, the communicator checks
-  }
+  const bool one_each =
+      std::ranges::all_of(all, [](const Mine& m) { return m.gpus == 1 && m.given != 0; });
+  if (one_each) return 0;  // that they are different ones, the communicator checks
   const auto rank = static_cast<int>(found - all.begin());
   reason = world.broadcast(reason, rank);
   why = found->gpus > 0 ? fmt::format("the host of rank {} has {} GPUs for {} ranks", rank,

@@ -6,7 +6,7 @@ namespace zi {
 
 /// The functions of cuBLAS that are used, from the shared library. It is loaded with the first CUDA
 /// ops and not with the program: its relocations and initialisers take 200 MB of memory, which a
-/// run on the CPU backend must not pay, and a machine without CUDA's libraries must still start.
+/// run on the CPU backend must not pay.
 struct CublasLibrary {
   // Written out, since the header overloads these two for C++.
   using Gemm = cublasStatus_t (*)(cublasHandle_t, cublasOperation_t, cublasOperation_t, int m,
