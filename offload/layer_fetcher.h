@@ -18,9 +18,8 @@ struct FetchStats {
   std::size_t read_bytes = 0;      // storage -> staging
   std::size_t copied_bytes = 0;    // host or staging -> slot, this rank's shards
   std::size_t gathered_bytes = 0;  // received from the other ranks
-  std::size_t resident_bytes =
-      0;                         // of the device tier: used, or sent to the others, where they rest
-  double read_wait_seconds = 0;  // the host waited for storage
+  std::size_t resident_bytes = 0;  // of the device tier: used where they rest, or put in a slot
+  double read_wait_seconds = 0;    // the host waited for storage
   double copy_seconds =
       0;  // from events, as gather_seconds; complete while the caller waits for the device
           // between passes, else trips that are reused before they end are left out

@@ -32,6 +32,12 @@ only 'yaml-cpp' src/config/
 only 'oneapi' src/backend/cpu/
 only 'hwloc' src/backend/
 
+# Whether a build has CUDA is known where the runtime is chosen, and nowhere else.
+if grep -rl 'ZI_HAVE_CUDA' src offload launch include --include='*.cc' --include='*.h' | grep -v '^src/engine/backend_choice.cc$'; then
+  echo "ZI_HAVE_CUDA may stand in src/engine/backend_choice.cc alone" >&2
+  failed=1
+fi
+
 # never ROOM PATTERN: nothing in ROOM includes a header of that kind.
 never() {
   if grep -rnE "#include \"($2)" "$1"; then

@@ -20,9 +20,10 @@ class Communicator {
   /// Collective. send (world, bytes) and recv (world, bytes): block r goes to rank r. Not in place.
   virtual void all_to_all(const void* send, void* recv, std::size_t bytes, Stream& stream) = 0;
 
-  /// Collective, main thread: device memory that all_gather is fastest on, 4096-aligned. Every rank
-  /// asks for the same size, in the same order among its collective calls, and must then gather at
-  /// the same offset of it. What one rank cannot have, all are refused. To be released before the
+  /// Collective, main thread: device memory that all_gather is fastest on, aligned as the device's.
+  /// Every rank asks for the same size, in the same order among its collective calls, and must then
+  /// gather at the same offset of it. To be called alone in World::all_or_none, for one rank may be
+  /// refused what the others get. To be released before the
   /// communicator, when no enqueued work uses it, in the same order everywhere.
   virtual Buffer allocate(Device& device, std::size_t bytes) { return device.allocate(bytes); }
 

@@ -8,7 +8,7 @@
 
 namespace zi {
 
-/// The CUDA backend, in builds that have it (ZI_CUDA): one GPU a rank, streams and events are
+/// The CUDA backend, in builds that have it: one GPU a rank, streams and events are
 /// CUDA's, products are cuBLAS's.
 
 /// How many GPUs of this process the backend can use (they must all be of compute capability 8.0 or
@@ -16,13 +16,13 @@ namespace zi {
 /// or a driver is there that cannot be used.
 int cuda_device_count(std::string* why = nullptr, bool* loud = nullptr);
 
-/// The GPU of that index; it becomes the calling thread's current device. Throws CudaError for a
+/// The GPU of that index; it becomes the calling thread's current device. Throws ConfigError for a
 /// GPU that cannot be used.
 std::unique_ptr<Device> make_cuda_device(int index);
 
 /// The ops of a CUDA device. Takes its workspace (cuBLAS's, partial results of attention and
-/// sampling; `kCudaOpsBytes`) at once. For one stream at a time: the workspace is used in its
-/// order.
+/// sampling) at once. For one stream at a time: the workspace is used in its order. Throws
+/// CudaError where cuBLAS cannot be loaded.
 std::unique_ptr<Ops> make_cuda_ops(Device& device);
 
 /// The cudaStream_t of a CUDA device's stream. Throws Error for a stream of another backend.

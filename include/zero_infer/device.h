@@ -71,6 +71,7 @@ class Device {
   /// warning says so and the memory is plain; copies are then slower.
   virtual Buffer allocate_pinned_or_plain(std::size_t bytes) { return allocate_pinned(bytes); }
 
+  /// `name` is for debuggers, where they show it; on a GPU the work of `gather` goes first.
   virtual std::unique_ptr<Stream> make_stream(const std::string& name) = 0;
   virtual std::unique_ptr<Event> make_event() = 0;
   /// Seconds between two reached events of this device's streams.

@@ -45,7 +45,6 @@ struct SkinnyArgs {
   int ld;  // weight rows of all blocks
   int cols;
   int rows;
-  bool resident_weights;
 };
 
 /// Sums of one tile by all warps: (kWarps, 8 kGroups, kTileRows).
@@ -228,12 +227,11 @@ __global__ void __launch_bounds__(kThreads, kBlocksOfMultiprocessor)
   const uint4* const pieces = ring + warp * kWarpPieces + lane;
   const std::uint32_t pieces_address = ptx::shared_address(pieces);
   WeightStream weights(args, lane / 4, first_col);
-  if (!args.resident_weights) wait_for_previous();
+  wait_for_previous();
 #pragma unroll
   for (int stage = 0; stage < kStages; ++stage) {
     weights.copy_step(pieces_address + stage * kStagePieces * 16);
   }
-  if (args.resident_weights) wait_for_previous();
 
   uint4 x[kGroups][kHalves];
   load_activations<kGroups>(x, args, x_row, first_col);
@@ -309,7 +307,7 @@ bool SkinnyMatmul::fits(const void* a, DType a_dtype, std::int64_t rows,
 }
 
 void SkinnyMatmul::run(const void* a, std::int64_t rows, const RowBlockMatrix& w, float* y,
-                       cudaStream_t stream, bool resident_weights) const {
+                       cudaStream_t stream) const {
   const int groups = rows <= 8 ? 1 : 2;
   const auto ld = static_cast<int>(w.padded_rows());
   const SkinnyArgs args{.w = w.data,
@@ -319,8 +317,7 @@ void SkinnyMatmul::run(const void* a, std::int64_t rows, const RowBlockMatrix& w
                         .rows_per_block = static_cast<std::uint32_t>(w.rows_per_block),
                         .ld = ld,
                         .cols = static_cast<int>(w.cols),
-                        .rows = static_cast<int>(rows),
-                        .resident_weights = resident_weights};
+                        .rows = static_cast<int>(rows)};
   const auto blocks =
       static_cast<unsigned>(std::min((ld + kTileRows - 1) / kTileRows, blocks_[groups - 1]));
   launch_early(kernel_of(w.dtype, groups), blocks, kThreads, shared_bytes(groups), stream, args);

@@ -22,11 +22,9 @@ class SkinnyMatmul {
   /// aligned to 16 bytes.
   bool fits(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w) const;
 
-  /// y (rows, w.padded_rows()) = a (rows, w.cols) . w^T, for what fits. `resident_weights` says
-  /// that w was written long ago, by nothing that may still run when the stream's previous kernels
-  /// do: reading it then begins before they end.
-  void run(const void* a, std::int64_t rows, const RowBlockMatrix& w, float* y, cudaStream_t stream,
-           bool resident_weights = false) const;
+  /// y (rows, w.padded_rows()) = a (rows, w.cols) . w^T, for what fits.
+  void run(const void* a, std::int64_t rows, const RowBlockMatrix& w, float* y,
+           cudaStream_t stream) const;
 
  private:
   /// Blocks that the whole device runs at once, of the kernel for up to 8 and up to 16 rows.
