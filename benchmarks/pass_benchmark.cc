@@ -20,7 +20,8 @@
 #include <nlohmann/json.hpp>
 
 #include "engine/engine.h"
-#include "engine/summary.h"
+#include "measure/run_limits.h"
+#include "measure/summary.h"
 #include "plain_products.h"
 #include "timing_ops.h"
 #include "zero_infer/bytes.h"
@@ -217,7 +218,7 @@ struct Bound {
 };
 
 Bound bound_of(World& world, Engine& engine, const Options& o, const Measured& m,
-               const Limits& limits) {
+               const RunLimits& limits) {
   const MemoryPlan& plan = engine.plan();
   const bool cpu = engine.backend().name == "cpu";
   if (o.prompt_tokens > 1) {
@@ -259,7 +260,7 @@ Bound bound_of(World& world, Engine& engine, const Options& o, const Measured& m
 }
 
 ordered_json line_of(World& world, Engine& engine, const Options& o, std::int64_t batch,
-                     const Measured& m, const Bound& bound, const Limits& limits,
+                     const Measured& m, const Bound& bound, const RunLimits& limits,
                      std::size_t peak_device, std::size_t peak_host) {
   const bool prompts = o.prompt_tokens > 1;
   const double achieved = bound.amount / m.pass();
@@ -348,7 +349,7 @@ int run(World& world, const Options& o) {
   const std::size_t peak_device =
       engine.backend().device_is_host ? 0 : device.total_bytes - device.free_bytes;
   const std::size_t peak_host = peak_memory_bytes();
-  const Limits limits = engine.measure_limits();
+  const RunLimits limits = measure_run_limits(world, engine);
   for (std::size_t i = 0; i < measured.size(); ++i) {
     const Bound bound = bound_of(world, engine, o, measured[i], limits);
     if (world.rank() != 0) continue;

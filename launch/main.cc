@@ -10,12 +10,15 @@
 #include <fstream>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
-#include "engine/benchmark_protocol.h"
 #include "engine/engine.h"
-#include "engine/summary.h"
 #include "launch/signals.h"
+#include "measure/benchmark_protocol.h"
+#include "measure/limits_command.h"
+#include "measure/summary.h"
+#include "plan/plan_command.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
 #include "zero_infer/world.h"
@@ -27,6 +30,12 @@ namespace {
 constexpr int kFailed = 1;         // in mid-run: the job was taken down
 constexpr int kBadInput = 2;       // nothing ran
 constexpr int kPromptsFailed = 3;  // all others ran
+
+void print(const std::string& text) {
+  if (std::fputs(text.c_str(), stdout) < 0 || std::fflush(stdout) != 0) {
+    throw IoError(fmt::format("standard output cannot be written: {}", std::strerror(errno)));
+  }
+}
 
 /// Prompts and outputs live on rank 0 alone.
 struct Ends {
@@ -105,9 +114,19 @@ int generate(World& world, Engine& engine, Ends& ends) {
   return failed > 0 ? kPromptsFailed : 0;
 }
 
+/// `zero-infer plan`: without MPI, so that it also runs where no job can.
+int plan(int argc, char** argv) {
+  const CommandLine command = parse_command_line(argc, argv);
+  print(command.exit_now ? command.text : plan_text(command.config, command.plan));
+  return 0;
+}
+
 int run(World& world, int argc, char** argv, std::chrono::steady_clock::time_point start) {
   CommandLine command;
   world.all_or_none([&] { command = parse_command_line(argc, argv); });
+  if (command.command == Command::kLimits && !command.exit_now) {
+    return run_limits_command(world, command.limits);
+  }
   const RunConfig& config = command.config;
   const std::string prefix =
       world.size() > 1 ? fmt::format("[rank {}/{} {}]", world.rank(), world.size(), world.host())
@@ -117,10 +136,7 @@ int run(World& world, int argc, char** argv, std::chrono::steady_clock::time_poi
                            : LogLevel::kNormal,
           prefix);
   if (command.exit_now) {
-    if (world.rank() == 0 &&
-        (std::fputs(command.text.c_str(), stdout) < 0 || std::fflush(stdout) != 0)) {
-      throw IoError(fmt::format("standard output cannot be written: {}", std::strerror(errno)));
-    }
+    if (world.rank() == 0) print(command.text);
     return 0;
   }
   Ends ends;
@@ -147,6 +163,7 @@ int main(int argc, char** argv) {
   const auto start = std::chrono::steady_clock::now();
   std::unique_ptr<zi::World> world;
   try {
+    if (argc > 1 && std::string_view(argv[1]) == "plan") return zi::plan(argc, argv);
     world = std::make_unique<zi::World>(&argc, &argv);
     return zi::run(*world, argc, argv, start);
   } catch (const zi::PeerError&) {

@@ -45,7 +45,7 @@ never() {
     failed=1
   fi
 }
-never src/base '(config|checkpoint|partition|comm|backend|model|text|engine|offload|launch)/'
+never src/base '(config|checkpoint|partition|comm|backend|model|text|engine|plan|measure|offload|launch)/'
 for room in config checkpoint partition text; do
   never "src/$room" '(comm|backend|model|engine|offload|launch)/|zero_infer/(device|world|communicator|model)\.h'
 done
@@ -53,5 +53,7 @@ never src/model '(comm|backend|engine|offload|launch|checkpoint)/|zero_infer/(wo
 never offload '(model|engine|launch|text|config)/|zero_infer/(model|world|tokenizer|prompt|run_config)\.h'
 never src/backend '(model|engine|offload|launch|comm)/'
 never src/comm '(model|engine|offload|launch)/'
-never src/engine 'launch/'
+never src/engine '(plan|measure|launch)/'
+never src/plan '(measure|launch)/'
+never src/measure 'launch/'
 exit $failed

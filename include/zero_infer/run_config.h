@@ -23,6 +23,7 @@ struct RunConfig {
   std::optional<std::string> prompts;  // JSONL path or `-`
   std::optional<std::string> output;   // JSONL path or `-`
   bool resume = false;
+  std::optional<std::string> trace;  // JSON path
   std::int64_t max_new_tokens = 64;
   std::vector<std::int64_t> batch_size = {8};  // lanes a rank; more than one only with --benchmark
   std::int64_t max_pass_tokens =
@@ -48,9 +49,34 @@ struct RunConfig {
   bool verbose = false;
 };
 
+/// What the first word says: `zero-infer plan ..`, `zero-infer limits ..`, else a run.
+enum class Command { kRun, kPlan, kLimits };
+
+/// What `zero-infer plan` is told beside the run's own settings.
+struct PlanOptions {
+  std::int64_t ranks = 0;                  // 0: as many as mpirun started, else one
+  std::int64_t ranks_per_host = 0;         // 0: all on one host
+  std::string gpus_like;                   // a GPU of the list; empty: this machine
+  std::optional<std::size_t> host_memory;  // of a host, free; default: this machine's
+  std::optional<std::string> limits;       // a file that `zero-infer limits` wrote
+  std::int64_t tokens = 512;               // of a sequence, for lanes and times
+  bool json = false;
+};
+
+/// What `zero-infer limits` is told.
+struct LimitsOptions {
+  BackendChoice backend = BackendChoice::kAuto;
+  std::filesystem::path path;         // storage to measure; empty: none
+  std::optional<std::string> output;  // JSON path or `-`
+  bool quiet = false;
+};
+
 /// What the command line asks for.
 struct CommandLine {
-  RunConfig config;
+  Command command = Command::kRun;
+  RunConfig config;  // of a run and of a plan
+  PlanOptions plan;
+  LimitsOptions limits;
   bool exit_now = false;  // --help or --version was asked for: print `text` and leave with 0
   std::string text;
 };
@@ -63,10 +89,12 @@ struct CommandLine {
 RunConfig load_run_config(const std::filesystem::path& yaml, RunConfig defaults = {});
 
 /// Reads flags (CLI11; --config FILE.yaml first, then the flags over it) and checks the whole.
-/// Throws ConfigError with one line for anything unknown, malformed, out of range or contradictory.
+/// `plan` and `limits` as the first word have flags of their own, a plan the run's as well. Throws
+/// ConfigError with one line for anything unknown, malformed, out of range or contradictory.
 CommandLine parse_command_line(int argc, const char* const* argv);
 
-/// Checks what does not depend on the machine: ranges, and options that exclude or need each other.
-void check(const RunConfig& config);
+/// Checks what does not depend on the machine: ranges, and options that exclude or need each other;
+/// for a plan only what it uses (no prompts are needed, several batch sizes may stand).
+void check(const RunConfig& config, Command command = Command::kRun);
 
 }  // namespace zi

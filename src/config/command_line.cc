@@ -4,6 +4,7 @@
 #include <optional>
 #include <utility>
 
+#include "config/command_options.h"
 #include "config/option_table.h"
 #include "zero_infer/error.h"
 #include "zero_infer/run_config.h"
@@ -12,8 +13,12 @@ namespace zi {
 namespace {
 
 struct Flag {
-  const Option* option = nullptr;  // of the table; null for --config
-  CLI::Option* parsed = nullptr;   // owned by the CLI::App
+  const Option* option = nullptr;
+  CLI::Option* parsed = nullptr;  // owned by the CLI::App
+};
+struct CommandFlag {
+  const CommandOption* option = nullptr;
+  CLI::Option* parsed = nullptr;
 };
 
 constexpr std::size_t kNameColumns = 36;
@@ -41,28 +46,56 @@ CLI::Option* add_valued(CLI::App& app, const std::string& flag, const std::strin
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
 }
 
-/// The flags of the table, in CLI11's terms.
+struct CommandText {
+  const char* name;
+  const char* purpose;
+  const char* footer;
+};
+
+CommandText text_of(Command command) {
+  switch (command) {
+    case Command::kPlan:
+      return {"zero-infer plan",
+              "Says what fits where and how fast it can be, without loading weights.",
+              "All flags of a run count, too: see zero-infer --help. Without --limits the plan "
+              "takes the limits that\nzero-infer limits measured here last, else typical ones."};
+    case Command::kLimits:
+      return {
+          "zero-infer limits", "Measures the links and memories of this machine.",
+          "On several GPUs: mpirun -np 4 zero-infer limits .. The result is kept for zero-infer "
+          "plan."};
+    case Command::kRun:
+      break;
+  }
+  return {
+      "zero-infer",
+      "Runs language models whose weights do not fit on one device.\n"
+      "zero-infer plan and zero-infer limits have flags of their own: add --help.",
+      "Each flag is also a key of the YAML file, with `_` for `-`; flags win. Switches also take "
+      "=false.\nSizes read like 24GiB, 512MiB or 1.5GB. Several ranks: mpirun -np 4 zero-infer "
+      ".."};
+}
+
+/// The flags of a command, in CLI11's terms: its own, and for a run and a plan those of the table.
 class Flags {
  public:
-  Flags() : app_("Runs language models whose weights do not fit on one device.", "zero-infer") {
+  explicit Flags(Command command) : app_(text_of(command).purpose, text_of(command).name) {
     app_.allow_extras();  // named with a suggestion below
     app_.get_formatter()->column_width(kNameColumns);
-    app_.footer(
-        "Each flag is also a key of the YAML file, with `_` for `-`; flags win. Switches also take "
-        "=false.\nSizes read like 24GiB, 512MiB or 1.5GB. Several ranks: mpirun -np 4 zero-infer "
-        "..");
-    config_ = add_valued(app_, "config", "FILE.yaml", "read these keys first")->group("Model");
-    for (const Option& option : option_table()) {
-      CLI::Option* parsed =
-          option.arity == Arity::kSwitch
-              ? app_.add_flag("--" + option.flag)->description(help_text(option))
-              : add_valued(app_, option.flag, option.value_name, help_text(option));
-      flags_.push_back({&option, parsed->group(option.group)});
+    app_.footer(text_of(command).footer);
+    for (const CommandOption& option : options_of(command)) {
+      CLI::Option* parsed = option.is_switch
+                                ? app_.add_flag("--" + option.flag)->description(option.help)
+                                : add_valued(app_, option.flag, option.value_name, option.help);
+      command_flags_.push_back({&option, parsed->group("Options")});
+      known_.push_back("--" + option.flag);
     }
+    if (command != Command::kLimits) add_table(command == Command::kRun);
     // Last, so that --help shows their group last.
     app_.set_help_flag("-h,--help", "show this and leave")->group("Other");
     app_.set_version_flag("--version", "zero-infer " ZI_VERSION, "show the version and leave")
         ->group("Other");
+    known_.insert(known_.end(), {"--help", "--version"});
   }
 
   /// The text that --help or --version asks for; nothing when there is work to do.
@@ -84,9 +117,21 @@ class Flags {
   }
 
   std::optional<std::string> config() const {
-    if (config_->count() == 0) return std::nullopt;
+    if (config_ == nullptr || config_->count() == 0) return std::nullopt;
     check_once(*config_, "config");
     return config_->results()[0];
+  }
+
+  void read_command_flags(CommandLine& line) const {
+    for (const CommandFlag& flag : command_flags_) {
+      if (flag.parsed->count() == 0) continue;
+      check_once(*flag.parsed, flag.option->flag);
+      try {
+        flag.option->read(line, flag.parsed->results()[0]);
+      } catch (const ConfigError& error) {
+        throw ConfigError(one_line(fmt::format("--{}: {}", flag.option->flag, error.what())));
+      }
+    }
   }
 
   std::vector<Given> level() const {
@@ -100,6 +145,21 @@ class Flags {
   }
 
  private:
+  /// `shown`: in --help; a plan takes them all, but lists only its own.
+  void add_table(bool shown) {
+    config_ = add_valued(app_, "config", "FILE.yaml", "read these keys first")
+                  ->group(shown ? "Model" : "");
+    known_.push_back("--config");
+    for (const Option& option : option_table()) {
+      CLI::Option* parsed =
+          option.arity == Arity::kSwitch
+              ? app_.add_flag("--" + option.flag)->description(help_text(option))
+              : add_valued(app_, option.flag, option.value_name, help_text(option));
+      flags_.push_back({&option, parsed->group(shown ? option.group : "")});
+      known_.push_back("--" + option.flag);
+    }
+  }
+
   static void check_once(const CLI::Option& parsed, const std::string& flag) {
     if (parsed.count() == 1) return;
     throw ConfigError(fmt::format("--{}: given {} times; give it once", flag, parsed.count()));
@@ -111,9 +171,7 @@ class Flags {
           "unexpected argument `{}`; a text with spaces needs quotes, see --help", extra)));
     }
     const std::string name = extra.substr(0, extra.find('='));
-    std::vector<std::string> known = {"--config", "--help", "--version"};
-    for (const Option& option : option_table()) known.push_back("--" + option.flag);
-    const std::string near = suggestion(name, known);
+    const std::string near = suggestion(name, known_);
     throw ConfigError(
         one_line(fmt::format("unknown flag `{}`{}", name, near.empty() ? "; see --help" : near)));
   }
@@ -121,23 +179,36 @@ class Flags {
   CLI::App app_;
   CLI::Option* config_ = nullptr;
   std::vector<Flag> flags_;
+  std::vector<CommandFlag> command_flags_;
+  std::vector<std::string> known_;
 };
+
+Command command_of(int argc, const char* const* argv) {
+  const std::string_view first = argc > 1 ? argv[1] : "";
+  if (first == "plan") return Command::kPlan;
+  if (first == "limits") return Command::kLimits;
+  return Command::kRun;
+}
 
 }  // namespace
 
 CommandLine parse_command_line(int argc, const char* const* argv) {
-  Flags flags;
   CommandLine line;
-  if (std::optional<std::string> text = flags.parse(argc, argv)) {
+  line.command = command_of(argc, argv);
+  Flags flags(line.command);
+  const int words = line.command == Command::kRun ? 0 : 1;
+  if (std::optional<std::string> text = flags.parse(argc - words, argv + words)) {
     line.exit_now = true;
     line.text = std::move(*text);
     return line;
   }
+  flags.read_command_flags(line);
+  if (line.command == Command::kLimits) return line;
   if (const std::optional<std::string> yaml = flags.config()) {
     line.config = load_run_config(*yaml);
   }
   apply_level(line.config, flags.level());
-  check(line.config);
+  check(line.config, line.command);
   return line;
 }
 

@@ -4,45 +4,18 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <cstdint>
 #include <limits>
 #include <optional>
 #include <utility>
 
+#include "config/written_values.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
 
 namespace zi {
 namespace {
-
-/// Keeps products of two counts inside 64 bits.
-constexpr std::int64_t kMostCount = 1'000'000'000;
-
-template <typename T>
-T parse_number(std::string_view text, std::string_view kind) {
-  T value{};
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error == std::errc::result_out_of_range) {
-    throw ConfigError(fmt::format("`{}` is out of range", text));
-  }
-  if (error != std::errc() || end != text.data() + text.size()) {
-    throw ConfigError(fmt::format("`{}` is not {}", text, kind));
-  }
-  return value;
-}
-
-bool parse_switch(std::string_view text) {
-  if (text == "true" || text == "True" || text == "TRUE") return true;
-  if (text == "false" || text == "False" || text == "FALSE") return false;
-  throw ConfigError(fmt::format("`{}` is neither true nor false", text));
-}
-
-void check_count(std::int64_t value, std::int64_t least, std::int64_t most) {
-  if (value >= least && value <= most) return;
-  throw ConfigError(fmt::format("must be from {} to {}, not {}", least, most, value));
-}
 
 /// An option that lives in one member: `parse` makes the member's value from what was written.
 template <typename T, typename Parse, typename Check>
@@ -306,6 +279,11 @@ std::vector<Option> output_options() {
       toggle("resume", &RunConfig::resume, "skip the prompts that the output file already holds"),
       count("logprobs", &RunConfig::logprobs, 0, 100,
             "log-probabilities of each token and of the N best"),
+      with_default(
+          optional_text("trace", &RunConfig::trace, "FILE.json",
+                        "when each unit was read, copied, gathered and computed, on every\n"
+                        "rank, for Perfetto or chrome://tracing"),
+          "off"),
       with_rival(toggle("quiet", &RunConfig::quiet, "only results, warnings and errors"),
                  "verbose"),
       with_rival(toggle("verbose", &RunConfig::verbose, "also plans, placement and timings"),

@@ -121,7 +121,7 @@ class YamlLevel {
 
 [[noreturn]] void refuse(const std::string& message) { throw ConfigError(one_line(message)); }
 
-void check_batch(const RunConfig& config) {
+void check_batch(const RunConfig& config, Command command) {
   const std::int64_t largest =
       *std::max_element(config.batch_size.begin(), config.batch_size.end());
   if (config.max_pass_tokens != 0 && config.max_pass_tokens < largest) {
@@ -130,7 +130,7 @@ void check_batch(const RunConfig& config) {
         "give --max-pass-tokens {} or more, or a smaller batch",
         config.max_pass_tokens, largest, largest));
   }
-  if (config.batch_size.size() > 1 && !config.benchmark) {
+  if (config.batch_size.size() > 1 && !config.benchmark && command == Command::kRun) {
     refuse(fmt::format("--batch-size {} has several sizes, which only --benchmark takes; give one",
                        fmt::join(config.batch_size, ",")));
   }
@@ -180,7 +180,7 @@ RunConfig load_run_config(const std::filesystem::path& yaml, RunConfig defaults)
   return defaults;
 }
 
-void check(const RunConfig& config) {
+void check(const RunConfig& config, Command command) {
   for (const Option& option : option_table()) {
     try {
       option.check(config);
@@ -192,7 +192,8 @@ void check(const RunConfig& config) {
   if (config.model.empty()) {
     refuse("no model: give --model DIR, or a name such as bigscience/bloom");
   }
-  check_batch(config);
+  check_batch(config, command);
+  if (command == Command::kPlan) return;
   check_prompts(config);
   check_score(config);
   if (config.resume && (!config.output || *config.output == "-")) {

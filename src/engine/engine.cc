@@ -178,10 +178,4 @@ std::string Engine::nvme_method() const {
   return weights_->nvme_store() != nullptr ? weights_->nvme_store()->method() : std::string();
 }
 
-Limits Engine::measure_limits() {
-  runner_.reset();
-  return zi::measure_limits(*world_, *backend_.device, *backend_.ops, backend_.communicator.get(),
-                            *plan_, *weights_);
-}
-
 }  // namespace zi

@@ -9,7 +9,6 @@
 
 #include "engine/agreement.h"
 #include "engine/generator.h"
-#include "engine/limits.h"
 #include "engine/memory_plan.h"
 #include "engine/model_weights.h"
 #include "engine/output.h"
@@ -61,8 +60,8 @@ class Engine {
   };
   Outcome generate(const Job& job);
 
-  /// Measures the links. The engine cannot generate afterwards.
-  Limits measure_limits();
+  /// Gives back what passes need beside the weights. The engine cannot generate afterwards.
+  void end_passes() { runner_.reset(); }
 
   const RunConfig& config() const { return config_; }
   const MemoryPlan& plan() const { return *plan_; }

@@ -1,4 +1,4 @@
-#include "engine/summary.h"
+#include "measure/summary.h"
 
 #include <fmt/format.h>
 #include <sys/resource.h>
@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "measure/run_limits.h"
 #include "zero_infer/bytes.h"
 
 namespace zi {
@@ -52,7 +53,7 @@ std::string summarize(World& world, Engine& engine, const Engine::Outcome& outco
   std::vector<RankNumbers> all(static_cast<std::size_t>(world.size()));
   world.all_gather(&mine, all.data(), sizeof(RankNumbers));
   const std::string nvme_method = engine.nvme_method();
-  const Limits limits = engine.measure_limits();
+  const RunLimits limits = measure_run_limits(world, engine);
   if (world.rank() != 0) return "";
 
   GenerationStats total;

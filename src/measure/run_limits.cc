@@ -1,4 +1,4 @@
-#include "engine/limits.h"
+#include "measure/run_limits.h"
 
 #include <algorithm>
 #include <chrono>
@@ -89,9 +89,14 @@ double memory_rate(World& world, Device& device, const MemoryPlan& plan, Stream&
 
 }  // namespace
 
-Limits measure_limits(World& world, Device& device, Ops& ops, Communicator* communicator,
-                      const MemoryPlan& plan, const ModelWeights& weights) {
-  Limits limits;
+RunLimits measure_run_limits(World& world, Engine& engine) {
+  engine.end_passes();
+  Device& device = *engine.backend().device;
+  Ops& ops = *engine.backend().ops;
+  Communicator* const communicator = engine.backend().communicator.get();
+  const MemoryPlan& plan = engine.plan();
+  const ModelWeights& weights = engine.weights();
+  RunLimits limits;
   const PartitionLayout& layout = plan.blocks.front();
   const auto stream = device.make_stream("limits");
   const std::size_t shard = layout.shard_bytes();

@@ -1,4 +1,4 @@
-#include "engine/benchmark_protocol.h"
+#include "measure/benchmark_protocol.h"
 
 #include <fmt/format.h>
 
@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "engine/summary.h"
+#include "measure/summary.h"
 #include "zero_infer/error.h"
 
 namespace zi {

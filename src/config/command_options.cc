@@ -1,0 +1,86 @@
+#include "config/command_options.h"
+
+#include <filesystem>
+
+#include "config/written_values.h"
+#include "zero_infer/bytes.h"
+
+namespace zi {
+namespace {
+
+std::int64_t count_of(const std::string& text) {
+  const auto value = parse_number<std::int64_t>(text, "a whole number");
+  check_count(value, 1, kMostCount);
+  return value;
+}
+
+const std::string& some(const std::string& text) {
+  if (text.empty()) throw ConfigError("must not be empty");
+  return text;
+}
+
+BackendChoice backend_of(const std::string& text) {
+  if (text == "auto") return BackendChoice::kAuto;
+  if (text == "cpu") return BackendChoice::kCpu;
+  if (text == "cuda") return BackendChoice::kCuda;
+  throw ConfigError(fmt::format("`{}` is not one of auto|cpu|cuda", text));
+}
+
+using Read = std::function<void(CommandLine&, const std::string&)>;
+
+CommandOption valued(std::string flag, std::string value_name, std::string help, Read read) {
+  return {std::move(flag), false, std::move(value_name), std::move(help), std::move(read)};
+}
+
+CommandOption toggle(std::string flag, std::string help,
+                     std::function<bool&(CommandLine&)> member) {
+  return {
+      std::move(flag), true, "", std::move(help),
+      [member](CommandLine& line, const std::string& text) { member(line) = parse_switch(text); }};
+}
+
+std::vector<CommandOption> plan_options() {
+  return {
+      valued("ranks", "N", "ranks of the job (default: those of mpirun, else 1)",
+             [](CommandLine& l, const std::string& v) { l.plan.ranks = count_of(v); }),
+      valued("ranks-per-host", "N", "of them on one host (default: all)",
+             [](CommandLine& l, const std::string& v) { l.plan.ranks_per_host = count_of(v); }),
+      valued("gpus-like", "NAME",
+             "plan for GPUs of this kind, one a rank, such as h100 or\nrtx4090, instead of this "
+             "machine",
+             [](CommandLine& l, const std::string& v) { l.plan.gpus_like = some(v); }),
+      valued("host-memory", "SIZE", "free memory of a host (default: this one's)",
+             [](CommandLine& l, const std::string& v) { l.plan.host_memory = parse_size(v); }),
+      valued("limits", "FILE.json", "rates that zero-infer limits --output FILE.json measured",
+             [](CommandLine& l, const std::string& v) { l.plan.limits = some(v); }),
+      valued("tokens", "N",
+             "tokens of a sequence, prompt and answer, for the times\n(default: 512)",
+             [](CommandLine& l, const std::string& v) { l.plan.tokens = count_of(v); }),
+      toggle("json", "the plan as one JSON object",
+             [](CommandLine& l) -> bool& { return l.plan.json; }),
+  };
+}
+
+std::vector<CommandOption> limits_options() {
+  return {
+      valued("backend", "auto|cpu|cuda", "auto: the GPU where there is one (default: auto)",
+             [](CommandLine& l, const std::string& v) { l.limits.backend = backend_of(v); }),
+      valued("path", "DIR", "measure io_uring reads and writes of a file here, too",
+             [](CommandLine& l, const std::string& v) { l.limits.path = some(v); }),
+      valued("output", "FILE.json|-", "the result as one JSON object",
+             [](CommandLine& l, const std::string& v) { l.limits.output = some(v); }),
+      toggle("quiet", "no progress, only the result",
+             [](CommandLine& l) -> bool& { return l.limits.quiet; }),
+  };
+}
+
+}  // namespace
+
+const std::vector<CommandOption>& options_of(Command command) {
+  static const std::vector<CommandOption> plan = plan_options();
+  static const std::vector<CommandOption> limits = limits_options();
+  static const std::vector<CommandOption> none;
+  return command == Command::kPlan ? plan : command == Command::kLimits ? limits : none;
+}
+
+}  // namespace zi

@@ -1,0 +1,139 @@
+#include "plan/machine_limits.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "zero_infer/error.h"
+
+namespace zi {
+namespace {
+
+using nlohmann::ordered_json;
+
+constexpr double kGiga = 1e9;
+constexpr double kTera = 1e12;
+
+double best(const std::vector<StorageRate>& rates) {
+  double most = 0;
+  for (const StorageRate& r : rates) most = std::max(most, r.rate);
+  return most;
+}
+
+ordered_json storage_json(const std::vector<StorageRate>& rates) {
+  ordered_json list = ordered_json::array();
+  for (const StorageRate& r : rates) {
+    list.push_back({{"depth", r.depth}, {"bytes", r.bytes}, {"gb_s", r.rate / kGiga}});
+  }
+  return list;
+}
+
+/// A rate as it stands in the file; one that is no finite number from 0 on is refused.
+double rate_of(const ordered_json& object, const char* key, double scale) {
+  const double value = object.at(key).get<double>() * scale;
+  if (!std::isfinite(value) || value < 0) throw ConfigError(fmt::format("`{}` is no rate", key));
+  return value;
+}
+
+std::vector<StorageRate> storage_of(const ordered_json& list) {
+  std::vector<StorageRate> rates;
+  for (const ordered_json& r : list) {
+    rates.push_back(
+        {r.at("depth").get<int>(), r.at("bytes").get<std::size_t>(), rate_of(r, "gb_s", kGiga)});
+  }
+  return rates;
+}
+
+MachineLimits parse(const std::string& text) {
+  const ordered_json object = ordered_json::parse(text);
+  if (object.at("name") != "limits") throw ConfigError("its `name` is not `limits`");
+  MachineLimits limits;
+  limits.source = object.at("source").get<std::string>();
+  limits.backend = object.at("backend").get<std::string>();
+  limits.device = object.at("device").get<std::string>();
+  limits.world = object.at("world").get<int>();
+  limits.ranks_per_host = object.at("ranks_per_host").get<int>();
+  limits.device_bytes = object.at("device_bytes").get<std::size_t>();
+  limits.host_bytes = object.at("host_bytes").get<std::size_t>();
+  limits.copy_alone = rate_of(object, "copy_alone_gb_s", kGiga);
+  limits.copy_together = rate_of(object, "copy_together_gb_s", kGiga);
+  for (const ordered_json& r : object.at("gather")) {
+    limits.gather.push_back({r.at("bytes").get<std::size_t>(), rate_of(r, "gb_s", kGiga)});
+  }
+  limits.device_memory = rate_of(object, "device_memory_gb_s", kGiga);
+  limits.host_memory = rate_of(object, "host_memory_gb_s", kGiga);
+  limits.storage_path = object.at("storage_path").get<std::string>();
+  limits.reads = storage_of(object.at("reads"));
+  limits.writes = storage_of(object.at("writes"));
+  for (const ordered_json& r : object.at("products")) {
+    limits.products.push_back({r.at("rows").get<std::int64_t>(), rate_of(r, "weights_gb_s", kGiga),
+                               rate_of(r, "tflop_s", kTera)});
+  }
+  limits.seconds = object.at("seconds").get<double>();
+  return limits;
+}
+
+}  // namespace
+
+double MachineLimits::best_read() const { return best(reads); }
+double MachineLimits::best_write() const { return best(writes); }
+
+double MachineLimits::gather_rate(std::size_t gathered_bytes) const {
+  if (gather.empty()) return 0;
+  const auto above = std::ranges::find_if(
+      gather, [gathered_bytes](const SizedRate& r) { return r.bytes >= gathered_bytes; });
+  if (above == gather.begin()) return above->rate;
+  if (above == gather.end()) return gather.back().rate;
+  const SizedRate& below = *(above - 1);
+  const auto log = [](std::size_t bytes) { return std::log(static_cast<double>(bytes)); };
+  const double share =
+      (log(gathered_bytes) - log(below.bytes)) / (log(above->bytes) - log(below.bytes));
+  return below.rate + share * (above->rate - below.rate);
+}
+
+std::string MachineLimits::to_json() const {
+  ordered_json gathers = ordered_json::array();
+  for (const SizedRate& r : gather)
+    gathers.push_back({{"bytes", r.bytes}, {"gb_s", r.rate / kGiga}});
+  ordered_json rows = ordered_json::array();
+  for (const ProductRate& r : products) {
+    rows.push_back({{"rows", r.rows},
+                    {"weights_gb_s", r.weights_rate / kGiga},
+                    {"tflop_s", r.operations_rate / kTera}});
+  }
+  const ordered_json object = {{"name", "limits"},
+                               {"source", source},
+                               {"backend", backend},
+                               {"device", device},
+                               {"world", world},
+                               {"ranks_per_host", ranks_per_host},
+                               {"device_bytes", device_bytes},
+                               {"host_bytes", host_bytes},
+                               {"copy_alone_gb_s", copy_alone / kGiga},
+                               {"copy_together_gb_s", copy_together / kGiga},
+                               {"gather", gathers},
+                               {"device_memory_gb_s", device_memory / kGiga},
+                               {"host_memory_gb_s", host_memory / kGiga},
+                               {"storage_path", storage_path},
+                               {"reads", storage_json(reads)},
+                               {"writes", storage_json(writes)},
+                               {"products", rows},
+                               {"seconds", seconds}};
+  return object.dump();
+}
+
+MachineLimits MachineLimits::from_json(const std::string& text, const std::string& where) {
+  try {
+    return parse(text);
+  } catch (const ordered_json::exception& error) {
+    throw ConfigError(fmt::format("{} holds no limits as `zero-infer limits` writes them: {}",
+                                  where, error.what()));
+  } catch (const ConfigError& error) {
+    throw ConfigError(fmt::format("{} holds no limits as `zero-infer limits` writes them: {}",
+                                  where, error.what()));
+  }
+}
+
+}  // namespace zi

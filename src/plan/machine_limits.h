@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace zi {
+
+/// A rate of transfers of one size, bytes per second.
+struct SizedRate {
+  std::size_t bytes = 0;
+  double rate = 0;
+};
+
+/// A rate of a file's reads or writes with `depth` of them in flight, each of `bytes`.
+struct StorageRate {
+  int depth = 0;
+  std::size_t bytes = 0;
+  double rate = 0;
+};
+
+/// Products of `rows` rows with weights that are read once: weights per second in bytes, and
+/// operations per second (two for each multiplication with its addition).
+struct ProductRate {
+  std::int64_t rows = 0;
+  double weights_rate = 0;
+  double operations_rate = 0;
+};
+
+/// How fast a machine's links and memories are, bare: what `zero-infer limits` measures and what a
+/// plan divides by. Rates are bytes per second of one rank with all ranks of the world at work,
+/// unless said otherwise; 0 or empty: not measured. Transfers between ranks, and storage, by size.
+struct MachineLimits {
+  std::string source;   // `measured on HOST, 2026-01-31`, or what the described machine is
+  std::string backend;  // `cuda` or `cpu`
+  std::string device;   // `NVIDIA H100 80GB HBM3`
+  int world = 1;
+  int ranks_per_host = 1;
+  std::size_t device_bytes = 0;  // that a rank can have on its device; on the CPU backend 0
+  std::size_t host_bytes = 0;    // that all ranks of a host can have together
+
+  double copy_alone = 0;     // pinned memory to device, one rank at a time: the slowest of them
+  double copy_together = 0;  // all ranks of a host at once: of each
+  std::vector<SizedRate> gather;  // received by a rank from all others, by gathered bytes
+  double device_memory = 0;       // read and written by a copy: the sum of both
+  double host_memory = 0;         // the same of the host's memory, all its cores
+  std::string storage_path;
+  std::vector<StorageRate> reads;  // all ranks of a host together
+  std::vector<StorageRate> writes;
+  std::vector<ProductRate> products;  // by rows, ascending
+  double seconds = 0;                 // that measuring took
+
+  /// The best of each list; 0 for an empty one.
+  double best_read() const;
+  double best_write() const;
+  /// Of gathers of about so many bytes: between two sizes by interpolation over the logarithm.
+  double gather_rate(std::size_t gathered_bytes) const;
+
+  /// One JSON object (rates in GB/s and TFLOP/s, names as above), and back. `from_json` throws
+  /// ConfigError with `where` for anything that is no such object.
+  std::string to_json() const;
+  static MachineLimits from_json(const std::string& text, const std::string& where);
+};
+
+}  // namespace zi
