@@ -18,6 +18,7 @@
 #include "measure/benchmark_protocol.h"
 #include "measure/limits_command.h"
 #include "measure/summary.h"
+#include "measure/trace.h"
 #include "plan/plan_command.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
@@ -78,13 +79,14 @@ std::unique_ptr<OutputSink> open_sink(const RunConfig& config, const PromptSourc
   return std::make_unique<ConsoleSink>(reaches_terminal(STDOUT_FILENO));
 }
 
-int generate(World& world, Engine& engine, Ends& ends) {
+int generate(World& world, Engine& engine, Ends& ends, Trace* trace) {
   const RunConfig& config = engine.config();
   Engine::Job job{.source = ends.source.get(),
                   .sink = ends.sink.get(),
                   .lanes = config.batch_size.front(),
                   .options = engine.generation_options(),
                   .stop_signal = stop_signal};
+  if (trace != nullptr) job.on_pass = [trace](const PassTimes& times) { trace->add(times); };
   const char streams = world.rank() == 0 && ends.sink->streams() ? 1 : 0;
   job.options.stream_text = world.broadcast(std::string(1, streams), 0).front() != 0;
   const Engine::Outcome outcome = engine.generate(job);
@@ -112,6 +114,32 @@ int generate(World& world, Engine& engine, Ends& ends) {
     log_error(fmt::format("{} prompts could not be used (named above); all others ran", failed));
   }
   return failed > 0 ? kPromptsFailed : 0;
+}
+
+int generate_all(World& world, const RunConfig& config, Ends& ends, Trace* trace) {
+  Engine engine(world, make_backend(world, config), config);
+  catch_stop_signals();  // before, there is nothing to be kept: a signal ends the process
+  return generate(world, engine, ends, trace);
+}
+
+int benchmark(World& world, const RunConfig& config, Ends& ends, Trace* trace,
+              const std::string& command, std::chrono::steady_clock::time_point start) {
+  const int signal = run_benchmark(world, config,
+                                   {.start = start,
+                                    .command = command,
+                                    .on_ready = catch_stop_signals,
+                                    .stop_signal = stop_signal,
+                                    .file = &ends.benchmark_file,
+                                    .trace = trace});
+  return signal != 0 ? 128 + signal : 0;
+}
+
+/// As it was called, for results: `zero-infer --model m --benchmark`.
+std::string command_text(const World& world, int argc, char** argv) {
+  std::string text = world.size() > 1 ? fmt::format("mpirun -np {} zero-infer", world.size())
+                                      : std::string("zero-infer");
+  for (int i = 1; i < argc; ++i) text += fmt::format(" {}", argv[i]);
+  return text;
 }
 
 /// `zero-infer plan`: without MPI, so that it also runs where no job can.
@@ -149,11 +177,15 @@ int run(World& world, int argc, char** argv, std::chrono::steady_clock::time_poi
     ends.source = open_source(config, ends.bad_lines);
     ends.sink = open_sink(config, *ends.source);
   });
-  Engine engine(world, make_backend(world, config), config);
-  catch_stop_signals();  // before, there is nothing to be kept: a signal ends the process
-  if (!config.benchmark) return generate(world, engine, ends);
-  const int signal = run_benchmark(world, engine, start, stop_signal, ends.benchmark_file);
-  return signal != 0 ? 128 + signal : 0;
+  std::ofstream trace_file;
+  if (config.trace) trace_file = open_trace(world, *config.trace);
+  Trace trace;
+  const int code = config.benchmark
+                       ? benchmark(world, config, ends, config.trace ? &trace : nullptr,
+                                   command_text(world, argc, argv), start)
+                       : generate_all(world, config, ends, config.trace ? &trace : nullptr);
+  if (config.trace) trace.write(world, trace_file, *config.trace);
+  return code;
 }
 
 }  // namespace

@@ -23,17 +23,38 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 
 }  // namespace
 
+FetchStats& FetchStats::operator+=(const FetchStats& other) {
+  passes += other.passes;
+  read_bytes += other.read_bytes;
+  copied_bytes += other.copied_bytes;
+  gathered_bytes += other.gathered_bytes;
+  resident_bytes += other.resident_bytes;
+  read_wait_seconds += other.read_wait_seconds;
+  copy_seconds += other.copy_seconds;
+  gather_seconds += other.gather_seconds;
+  return *this;
+}
+
 /// Trips are numbered through all passes: trip t brings travelling unit t % M into slot t %
 /// slot_count. Reads are started, trips are fetched and slots are consumed in this order, on every
 /// rank.
 struct LayerFetcher::State {
   using Trip = std::uint64_t;
 
-  /// Events of one trip; a ring of them, long enough that a pass and what it fetches ahead are all
-  /// in it. They order the streams (a wait holds for the record before it, so reuse is safe) and
-  /// time them.
+  /// Events of one trip; a ring of them, long enough that two passes and what they fetch ahead are
+  /// all in it. They order the streams (a wait holds for the record before it, so reuse is safe)
+  /// and time them.
   struct TripEvents {
     std::unique_ptr<Event> copy_start, copied, gather_start, gathered;
+    ReadTimes read;
+  };
+  /// One unit on the compute stream, while units are timed.
+  struct ComputeEvents {
+    std::unique_ptr<Event> wait_start, start, end;
+  };
+  struct TimedPass {
+    Trip first_trip = 0;
+    std::vector<ComputeEvents> units;
   };
   struct Slot {
     std::byte* data = nullptr;
@@ -62,6 +83,10 @@ struct LayerFetcher::State {
   void gather(Trip trip, const std::byte* shard);
   void run(int unit, const UnitWeights& weights,
            const std::function<void(int, const UnitWeights&)>& body, Stream& compute);
+  /// The events of this pass's unit; null while units are not timed (nor where nothing happens).
+  ComputeEvents* timed(int unit);
+  UnitTimes times_of(int unit, const ComputeEvents& events, const DeviceClock& clock) const;
+  void add_trip_times(Trip trip, UnitTimes& times, const DeviceClock& clock) const;
   void collect_times();
 
   Device& device;
@@ -83,6 +108,8 @@ struct LayerFetcher::State {
   Trip collected = 0;  // times of trips below are in the statistics, or lost
   bool failed = false;
   FetchStats stats;
+  std::vector<TimedPass> timed_passes;  // two, used in turn; none while units are not timed
+  std::uint64_t timed_pass = 0;         // passes timed, with the one that is running
 
   std::unique_ptr<Stream> copies;  // last: its destructor waits for work on all of the above
 };
@@ -115,8 +142,8 @@ LayerFetcher::State::State(Device& dev, Communicator* comm, int own_rank,
     slots.push_back({memory.data() + s * (bytes / count), device.make_event()});
   }
   // A caller that waits for the device between passes has at most one pass and the slots fetched
-  // ahead in flight.
-  ring.resize(travellers.size() + count);
+  // ahead in flight, and may ask for the times of the pass before.
+  ring.resize(2 * travellers.size() + count);
   for (TripEvents& events : ring) {
     events.copy_start = device.make_event();
     events.copied = device.make_event();
@@ -192,6 +219,7 @@ void LayerFetcher::State::fetch(Trip trip) {
   const std::size_t bytes = layout(unit).shard_bytes();
   std::byte* place = slot_of(trip).data + static_cast<std::size_t>(rank) * bytes;
   TripEvents& events = events_of(trip);
+  if (!timed_passes.empty()) device.mark_begin(fmt::format("fetch unit {}", unit));
   // A shard that rests on the device is copied to its place as well, beside the gather before:
   // in place, a gather need not move it, which copy engines would do one after the other.
   copy(trip, place);
@@ -199,6 +227,7 @@ void LayerFetcher::State::fetch(Trip trip) {
     gathers.wait(*events.copied);
     gather(trip, place);
   }
+  if (!timed_passes.empty()) device.mark_end();
   ++fetched;
   start_reads();
 }
@@ -211,9 +240,11 @@ void LayerFetcher::State::copy(Trip trip, std::byte* dst) {
   copies->record(*events.copy_start);
   const auto before = std::chrono::steady_clock::now();
   store(unit).finish_read(unit, dst, *copies);
+  events.read = {};
   if (store(unit).tier() == Tier::kNvme) {
     stats.read_wait_seconds += seconds_since(before);
     stats.read_bytes += bytes;
+    events.read = store(unit).last_read();
   }
   if (store(unit).tier() == Tier::kDevice) {
     stats.resident_bytes += bytes;
@@ -246,21 +277,52 @@ void LayerFetcher::State::collect_times() {
 void LayerFetcher::State::run(int unit, const UnitWeights& weights,
                               const std::function<void(int, const UnitWeights&)>& body,
                               Stream& compute) {
-  if (!travels(layout(unit), store(unit).tier())) {
-    if (body) body(unit, weights);
-    return;
+  ComputeEvents* const events = travellers.empty() && !body ? nullptr : timed(unit);
+  const bool travelled = travels(layout(unit), store(unit).tier());
+  if (travelled) {
+    if (events != nullptr) compute.record(*events->wait_start);
+    compute.wait(ready(consumed));
   }
-  compute.wait(ready(consumed));
+  if (events != nullptr) compute.record(*events->start);
   // Also when the body throws: what it enqueued before still reads the slot.
-  Event& done = *slot_of(consumed).consumed;
   try {
     if (body) body(unit, weights);
   } catch (...) {
-    compute.record(done);
+    if (travelled) compute.record(*slot_of(consumed).consumed);
     throw;
   }
-  compute.record(done);
+  if (events != nullptr) compute.record(*events->end);
+  if (!travelled) return;
+  compute.record(*slot_of(consumed).consumed);
   ++consumed;
+}
+
+LayerFetcher::State::ComputeEvents* LayerFetcher::State::timed(int unit) {
+  if (timed_passes.empty()) return nullptr;
+  TimedPass& pass = timed_passes[(timed_pass - 1) % timed_passes.size()];
+  return &pass.units[static_cast<std::size_t>(unit)];
+}
+
+UnitTimes LayerFetcher::State::times_of(int unit, const ComputeEvents& events,
+                                        const DeviceClock& clock) const {
+  UnitTimes times;
+  times.unit = unit;
+  times.tier = store(unit).tier();
+  times.compute = clock.interval(*events.start, *events.end);
+  if (travels(layout(unit), times.tier)) {
+    times.wait = clock.interval(*events.wait_start, *events.start);
+  }
+  return times;
+}
+
+void LayerFetcher::State::add_trip_times(Trip trip, UnitTimes& times,
+                                         const DeviceClock& clock) const {
+  const TripEvents& events = ring[trip % ring.size()];
+  times.read = {events.read.begin, events.read.end};
+  times.copy = clock.interval(*events.copy_start, *events.copied);
+  // Its stream waits where the copies are enqueued as storage brings them.
+  times.copy.begin = std::clamp(events.read.arrived, times.copy.begin, times.copy.end);
+  if (world > 1) times.gather = clock.interval(*events.gather_start, *events.gathered);
 }
 
 LayerFetcher::LayerFetcher(Device& device, Communicator* communicator, int rank,
@@ -292,6 +354,9 @@ void LayerFetcher::run_pass(const std::function<void(int unit, const UnitWeights
   State& s = *state_;
   if (s.failed) throw Error("a pass failed before; the layer fetcher cannot go on");
   s.failed = true;  // until the end is reached
+  if (!s.timed_passes.empty()) {
+    s.timed_passes[s.timed_pass++ % s.timed_passes.size()].first_trip = s.consumed;
+  }
   // This pass's trips, and those of the next one, which will come.
   s.known = s.consumed + s.travellers.size() * (last ? 1 : 2);
   s.start_reads();
@@ -311,6 +376,35 @@ void LayerFetcher::run_pass(const std::function<void(int unit, const UnitWeights
   }
   ++s.stats.passes;
   s.failed = false;
+}
+
+void LayerFetcher::time_units(bool on) {
+  State& s = *state_;
+  s.timed_passes.clear();
+  s.timed_pass = 0;
+  if (!on) return;
+  s.timed_passes.resize(2);
+  for (State::TimedPass& pass : s.timed_passes) {
+    for (std::size_t u = 0; u < s.layouts.size(); ++u) {
+      pass.units.push_back({s.device.make_event(), s.device.make_event(), s.device.make_event()});
+    }
+  }
+}
+
+std::vector<UnitTimes> LayerFetcher::unit_times(std::uint64_t pass,
+                                                const DeviceClock& clock) const {
+  const State& s = *state_;
+  if (pass >= s.timed_pass || pass + s.timed_passes.size() < s.timed_pass) {
+    throw Error(fmt::format("the times of pass {} are not kept", pass));
+  }
+  const State::TimedPass& timed = s.timed_passes[pass % s.timed_passes.size()];
+  std::vector<UnitTimes> all;
+  State::Trip trip = timed.first_trip;
+  for (std::size_t u = 0; u < timed.units.size(); ++u) {
+    all.push_back(s.times_of(static_cast<int>(u), timed.units[u], clock));
+    if (travels(*s.layouts[u], all.back().tier)) s.add_trip_times(trip++, all.back(), clock);
+  }
+  return all;
 }
 
 bool LayerFetcher::all_resident() const { return state_->travellers.empty(); }

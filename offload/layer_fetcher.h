@@ -1,11 +1,13 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <vector>
 
 #include "offload/shard_store.h"
+#include "offload/unit_times.h"
 #include "zero_infer/communicator.h"
 #include "zero_infer/device.h"
 #include "zero_infer/partition_layout.h"
@@ -24,6 +26,8 @@ struct FetchStats {
       0;  // from events, as gather_seconds; complete while the caller waits for the device
           // between passes, else trips that are reused before they end are left out
   double gather_seconds = 0;
+
+  FetchStats& operator+=(const FetchStats& other);
 };
 
 /// One unit's weights for the time of its compute.
@@ -66,6 +70,12 @@ class LayerFetcher {
 
   /// Whether no unit travels: a pass is what its bodies enqueue.
   bool all_resident() const;
+
+  /// From the next pass on, or no longer, when each unit was read, copied, gathered and computed is
+  /// kept: some events more a unit. Passes are numbered from 0 at each call.
+  void time_units(bool on);
+  /// Of one of the last two passes, whose work is done, in the order of the units.
+  std::vector<UnitTimes> unit_times(std::uint64_t pass, const DeviceClock& clock) const;
 
   /// Blocks until copies, gathers in flight are done; throws what failed in them.
   void synchronize();

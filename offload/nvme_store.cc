@@ -15,6 +15,7 @@
 #include "offload/file_descriptor.h"
 #include "offload/shard_file.h"
 #include "zero_infer/bytes.h"
+#include "zero_infer/device_clock.h"
 #include "zero_infer/error.h"
 
 namespace zi {
@@ -65,6 +66,7 @@ struct NvmeStore::State {
   struct Request {
     const ShardUnit* unit;
     std::size_t submitted = 0;  // extents
+    double begin = 0;           // when the first of them was, on the host's clock
   };
 
   State(Device& its_device, const std::filesystem::path& shard_file, const ShardFileKey& key,
@@ -102,6 +104,7 @@ struct NvmeStore::State {
   void submit_next() {
     Request& request = requests[next_request];
     const ShardExtent extent = shards.header.extent(*request.unit, request.submitted);
+    if (request.submitted == 0) request.begin = host_seconds();
     reader->start(submitted % slots, extent.offset, extent.bytes);
     ++submitted;
     if (++request.submitted == shards.header.extent_count(*request.unit)) ++next_request;
@@ -143,6 +146,8 @@ struct NvmeStore::State {
       const std::span<const std::byte> bytes(slot(finished), extent.bytes);
       reader->wait(finished % slots);
       ++arrived;
+      read.end = host_seconds();
+      if (i == 0) read = {requests.front().begin, read.end, read.end};
       submit_ready();
       checker->check(extent, unit, bytes);
       device.copy(dst + i * shards.header.extent_bytes, bytes.data(), bytes.size(), copies);
@@ -182,6 +187,7 @@ struct NvmeStore::State {
   std::uint64_t submitted = 0;   // extents, over all requests
   std::uint64_t arrived = 0;     // read
   std::uint64_t finished = 0;    // their check and copy enqueued
+  ReadTimes read;                // of the unit finished last
   std::exception_ptr failure;
 };
 
@@ -198,6 +204,8 @@ void NvmeStore::start_read(int unit) {
 void NvmeStore::finish_read(int unit, std::byte* dst, Stream& copies) {
   state_->guarded([&] { state_->finish(unit, dst, copies); });
 }
+
+ReadTimes NvmeStore::last_read() const { return state_->read; }
 
 std::string NvmeStore::method() const {
   return state_->reader->method() + (state_->direct ? " + O_DIRECT" : ", buffered");

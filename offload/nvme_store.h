@@ -70,6 +70,7 @@ class NvmeStore final : public ShardStore {
   Tier tier() const override { return Tier::kNvme; }
   void start_read(int unit) override;
   void finish_read(int unit, std::byte* dst, Stream& copies) override;
+  ReadTimes last_read() const override;
   const std::byte* resident(int) const override { return nullptr; }
 
   /// `io_uring + O_DIRECT`, `pread + O_DIRECT`, ...: what is really used.

@@ -24,6 +24,13 @@ constexpr std::string_view name_of(Tier tier) {
   return "";
 }
 
+/// When a read of a unit was under way, on the host's clock; all 0 where nothing is read.
+struct ReadTimes {
+  double begin = 0;    // its first part was asked for
+  double arrived = 0;  // its first part was there
+  double end = 0;      // its last part was there
+};
+
 /// Holds this rank's shards of the units of one tier. A read is split: `start_read` sets storage in
 /// motion, `finish_read` brings the bytes to the device. Reads finish in the order in which they
 /// were started. One thread, the rank's main one, calls a store.
@@ -41,6 +48,9 @@ class ShardStore {
   /// when all of it is enqueued. The NVMe store waits here for its reads. Throws IoError with path
   /// and offset for a failed read, a short file, a checksum that differs.
   virtual void finish_read(int unit, std::byte* dst, Stream& copies) = 0;
+
+  /// Of the read that finish_read finished last.
+  virtual ReadTimes last_read() const { return {}; }
 
   /// The shard in device memory, when it rests there; else null.
   virtual const std::byte* resident(int unit) const = 0;

@@ -155,7 +155,7 @@ TEST(CommandLine, ShowsEveryFlagWithItsDefaultUnderItsGroup) {
                            "--verbose",
                            "--version",
                            "--help",
-                           "(default: 64)"}) {
+                           "(default: 100)"}) {
     EXPECT_THAT(line.text, HasSubstr(flag));
   }
 }

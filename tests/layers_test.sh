@@ -25,7 +25,7 @@ only() {
   fi
 }
 only 'mpi\.h' src/comm/
-only '(cuda|cublas)' src/backend/cuda/
+only '(cuda|cublas|nvtx)' src/backend/cuda/
 only 'nccl' src/comm/
 only 'liburing' offload/io_uring_reader
 only 'yaml-cpp' src/config/

@@ -65,7 +65,7 @@ class Device {
   virtual Buffer allocate(std::size_t bytes) = 0;
   /// Host memory that the device copies from at full speed and that its kernels can write,
   /// 4096-aligned (fit for O_DIRECT). A copy must lie within one such buffer. Any thread may call
-  /// it. Throws ConfigError where the system does not give so much, or does not pin it.
+  /// it. Throws MemoryError where the system does not give so much, or does not pin it.
   virtual Buffer allocate_pinned(std::size_t bytes) = 0;
   /// The same for large memory that is only copied from: where the system does not pin it, a
   /// warning says so and the memory is plain; copies are then slower.
@@ -84,6 +84,11 @@ class Device {
   /// `work`, where the device has no graphs (the CPU backend). The work must not allocate, wait or
   /// use other streams, and all of it must have run before in the ordinary way.
   virtual std::unique_ptr<Graph> record(Stream&, const std::function<void()>&) { return nullptr; }
+
+  /// Names what the calling thread does from here to the mark_end that belongs to it, for profilers
+  /// that show it (NVTX on a GPU). Marks may stand inside each other.
+  virtual void mark_begin(const std::string&) {}
+  virtual void mark_end() {}
 
   /// Enqueues zeroing of device memory.
   virtual void zero(void* dst, std::size_t bytes, Stream& stream) = 0;

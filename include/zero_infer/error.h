@@ -18,6 +18,12 @@ class ConfigError : public Error {
   using Error::Error;
 };
 
+/// Memory that is not there: a plan that does not fit, or an allocation that was refused.
+class MemoryError : public ConfigError {
+ public:
+  using ConfigError::ConfigError;
+};
+
 /// A model directory, tensor file, tokenizer or config.json that is missing, damaged or foreign.
 class CheckpointError : public Error {
  public:

@@ -23,8 +23,8 @@ struct RunConfig {
   std::optional<std::string> prompts;  // JSONL path or `-`
   std::optional<std::string> output;   // JSONL path or `-`
   bool resume = false;
-  std::optional<std::string> trace;  // JSON path
-  std::int64_t max_new_tokens = 64;
+  std::optional<std::string> trace;            // JSON path
+  std::int64_t max_new_tokens = 100;           // as many as the published benchmark
   std::vector<std::int64_t> batch_size = {8};  // lanes a rank; more than one only with --benchmark
   std::int64_t max_pass_tokens =
       0;  // rows of a pass at most, at least batch_size; 0: by the backend

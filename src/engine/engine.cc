@@ -14,6 +14,9 @@
 namespace zi {
 
 Engine::Engine(World& world, Backend backend, RunConfig config)
+    : Engine(world, std::make_shared<Backend>(std::move(backend)), std::move(config)) {}
+
+Engine::Engine(World& world, std::shared_ptr<Backend> backend, RunConfig config)
     : world_(&world), backend_(std::move(backend)), config_(std::move(config)) {
   world.all_or_none([&] { open_model(); });
   make_memory_plan();
@@ -22,16 +25,11 @@ Engine::Engine(World& world, Backend backend, RunConfig config)
   check_agreement(world, mine);
   if (world.rank() == 0) {
     const std::size_t total = plan_->device_bytes() + plan_->host_bytes();
-    log_info(fmt::format("{}, {}; memory of a rank: {}", backend_.name, backend_.device->name(),
+    log_info(fmt::format("{}, {}; memory of a rank: {}", backend_->name, backend_->device->name(),
                          format_memory(static_cast<double>(total))));
     log_verbose("\n" + plan_->table());
   }
-  // Collective, so not among what can fail on one rank alone.
-  Buffer slots;
-  if (world.size() > 1) {
-    world.all_or_none(
-        [&] { slots = backend_.communicator->allocate(*backend_.device, plan_->slots); });
-  }
+  Buffer slots = allocate_slots();
   world.all_or_none([&] {
     const LoadOptions options{.rank = world.rank(),
                               .world = world.size(),
@@ -39,21 +37,37 @@ Engine::Engine(World& world, Backend backend, RunConfig config)
                               .show_progress = world.rank() == 0 && !config_.quiet,
                               .model_name = directory_.filename().string(),
                               .nvme_path = config_.nvme_offload_path};
-    weights_ = std::make_unique<ModelWeights>(*backend_.device, *backend_.ops, *source_,
+    weights_ = std::make_unique<ModelWeights>(*backend_->device, *backend_->ops, *source_,
                                               model_->spec(), *plan_, options);
   });
-  world.all_or_none([&] {
+  make_runner(std::move(slots));
+}
+
+Engine::~Engine() = default;
+
+void Engine::begin_passes() { make_runner(allocate_slots()); }
+
+/// Collective itself, so not among what can fail on one rank alone. The device's in a world of one.
+Buffer Engine::allocate_slots() {
+  Buffer slots;
+  if (world_->size() > 1) {
+    world_->all_or_none(
+        [&] { slots = backend_->communicator->allocate(*backend_->device, plan_->slots); });
+  }
+  return slots;
+}
+
+void Engine::make_runner(Buffer slots) {
+  world_->all_or_none([&] {
     const std::int64_t vocabulary =
         config_.score ? model_->config().vocabulary
                       : std::min<std::int64_t>(tokenizer_->size(), model_->config().vocabulary);
-    runner_ = std::make_unique<PassRunner>(*backend_.device, *backend_.ops,
-                                           backend_.communicator.get(), *model_, *weights_, *plan_,
+    runner_ = std::make_unique<PassRunner>(*backend_->device, *backend_->ops,
+                                           backend_->communicator.get(), *model_, *weights_, *plan_,
                                            world_->rank(), world_->size(), vocabulary,
                                            static_cast<int>(config_.logprobs), std::move(slots));
   });
 }
-
-Engine::~Engine() = default;
 
 void Engine::open_model() {
   directory_ = resolve_model(config_.model);
@@ -101,7 +115,7 @@ void Engine::make_memory_plan() {
   };
   Memory mine{};
   world_->all_or_none([&] {
-    mine = {backend_.device->memory().free_bytes, backend_.device->host_memory().free_bytes,
+    mine = {backend_->device->memory().free_bytes, backend_->device->host_memory().free_bytes,
             world_->local_size()};
   });
   std::vector<Memory> all(static_cast<std::size_t>(world_->size()));
@@ -111,7 +125,7 @@ void Engine::make_memory_plan() {
   input.weight_dtype = weight_dtype_;
   input.compute_dtype = compute_dtype_;
   input.world = world_->size();
-  input.device_is_host = backend_.device_is_host;
+  input.device_is_host = backend_->device_is_host;
   input.device_free = std::ranges::min_element(all, {}, &Memory::device_free)->device_free;
   input.host_free = std::ranges::min_element(all, {}, &Memory::host_free)->host_free;
   input.local_size =
@@ -166,8 +180,10 @@ Engine::Outcome Engine::generate(const Job& job) {
   Generator generator(*runner_, exchange, *tokenizer_, *plan_, job.lanes, world_->rank(),
                       job.options, job.stop_signal);
   runner_->take_fetch_stats();
+  if (job.on_pass) runner_->observe(job.on_pass);
   Outcome outcome;
   outcome.signal = generator.run();
+  if (job.on_pass) runner_->observe({});
   outcome.failed_prompts = generator.failed_prompts();
   outcome.stats = generator.stats();
   outcome.fetched = runner_->take_fetch_stats();

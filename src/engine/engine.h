@@ -41,6 +41,7 @@ class Engine {
  public:
   /// Resolves the model, plans the memory, loads. A failure on any rank leaves all of them, with
   /// one message.
+  Engine(World& world, std::shared_ptr<Backend> backend, RunConfig config);
   Engine(World& world, Backend backend, RunConfig config);
   ~Engine();
 
@@ -51,6 +52,7 @@ class Engine {
     std::int64_t lanes = 1;  // up to the plan's
     GenerationOptions options;
     std::function<int()> stop_signal = [] { return 0; };
+    PassObserver on_pass = {};  // told of each pass of this rank
   };
   struct Outcome {
     int signal = 0;
@@ -60,14 +62,16 @@ class Engine {
   };
   Outcome generate(const Job& job);
 
-  /// Gives back what passes need beside the weights. The engine cannot generate afterwards.
+  /// Gives back what passes need beside the weights, for measurements between jobs.
   void end_passes() { runner_.reset(); }
+  /// Collective. Takes it again: the engine can generate.
+  void begin_passes();
 
   const RunConfig& config() const { return config_; }
   const MemoryPlan& plan() const { return *plan_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   const Model& model() const { return *model_; }
-  const Backend& backend() const { return backend_; }
+  const Backend& backend() const { return *backend_; }
   const ModelWeights& weights() const { return *weights_; }
   const LoadStats& load_stats() const { return weights_->load_stats(); }
   /// `io_uring + O_DIRECT`; empty without an NVMe tier.
@@ -78,11 +82,13 @@ class Engine {
  private:
   void open_model();
   void make_memory_plan();
+  Buffer allocate_slots();
+  void make_runner(Buffer slots);
   /// What every rank must have alike, or the job would hang or answer nonsense.
   std::vector<Agreed> agreement() const;
 
   World* world_;
-  Backend backend_;
+  std::shared_ptr<Backend> backend_;
   RunConfig config_;
   std::filesystem::path directory_;
   std::optional<Tokenizer> tokenizer_;

@@ -16,7 +16,7 @@ namespace zi {
 
 /// How sequences are drawn and ended; the same on every rank.
 struct GenerationOptions {
-  std::int64_t max_new_tokens = 64;
+  std::int64_t max_new_tokens = 100;
   SampleRow sampling;                 // temperature .. seed; the rest is set for each row
   std::vector<std::int32_t> eos_ids;  // empty with --ignore-eos
   std::vector<std::string> stop;

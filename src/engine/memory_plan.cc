@@ -156,7 +156,7 @@ void check_fit(const MemoryPlan& plan, const PlanInput& in, const RunConfig& con
   const std::size_t host = plan.host_bytes() + (in.device_is_host ? device : 0);
   const auto refuse = [&](std::string_view where, std::size_t needed, std::size_t free,
                           std::string_view advice) {
-    throw ConfigError(
+    throw MemoryError(
         fmt::format("the plan does not fit: a rank needs {} of {} memory, {} can be "
                     "had; {}\n{}",
                     format_memory(static_cast<double>(needed)), where,

@@ -61,7 +61,7 @@ struct MemoryPlan {
   std::string table() const;
 };
 
-/// Plans or refuses: throws ConfigError with the table and what to change when it does not fit.
+/// Plans or refuses: throws MemoryError with the table and what to change when it does not fit.
 MemoryPlan make_plan(const PlanInput& input, const RunConfig& config);
 
 }  // namespace zi

@@ -106,11 +106,16 @@ void PassRunner::run_blocks(const Request& request) {
     model_->embed(inputs_.embedding_rows(), plan_->weight_dtype, inputs_.batch().tokens, *compute_);
   }
   const auto last = static_cast<int>(plan_->blocks.size()) - 1;
+  record(&TimedPass::blocks);
   fetcher_->run_pass(
       [&](int unit, const UnitWeights& weights) {
+        if (observer_) device_->mark_begin(fmt::format("unit {}", unit));
         if (!idle) run_block(unit, weights);
+        if (observer_) device_->mark_end();
+        if (unit != last) return;
         // Inside the last body: behind it the fetcher goes on to the next pass's units.
-        if (unit == last) run_head(request);
+        record(&TimedPass::head);
+        run_head(request);
       },
       *compute_, request.last);
 }
@@ -157,25 +162,86 @@ Graph* PassRunner::decoding_graph(const Request& request) {
   return found->second.get();
 }
 
-void PassRunner::run(const Request& request) {
+void PassRunner::enqueue(const Request& request) {
+  record(&TimedPass::begin);
   if (!request.chunks.empty()) {
     embed(request.chunks);
     inputs_.upload(request.chunks, request.logits_rows, *compute_);
   }
   if (Graph* const graph = decoding_graph(request)) {
+    record(&TimedPass::blocks);
     fetcher_->run_pass({}, *compute_, request.last);  // nothing travels: it counts the pass
     graph->launch(*compute_);
+    record(&TimedPass::head);
+    if (observer_) timed_[(timed_passes_ - 1) % 2].replayed = true;
     sample(request, head_->last_logits(), 0, static_cast<std::int64_t>(request.samples.size()));
   } else {
     run_blocks(request);
   }
+  record(&TimedPass::end);
+}
+
+void PassRunner::run(const Request& request) {
+  if (observer_) start_timing(request);
+  enqueue(request);
+  // While the device is at work.
+  if (timed_passes_ > delivered_ + 1) deliver(delivered_);
   compute_->synchronize();
+  if (observer_) {
+    timed_[(timed_passes_ - 1) % 2].times.host.end = host_seconds();
+    device_->mark_end();
+  }
   for (std::size_t i = 0; i < request.samples.size(); ++i) {
     if (results_.ids[i] != kNoId) continue;
     throw Error(
         "the logits of a token hold NaN or infinity; the weights are damaged or the compute type "
         "overflows, try --compute-dtype float32");
   }
+}
+
+void PassRunner::observe(PassObserver observer) {
+  while (delivered_ < timed_passes_) deliver(delivered_);
+  observer_ = std::move(observer);
+  timed_passes_ = delivered_ = 0;
+  fetcher_->time_units(static_cast<bool>(observer_));
+  if (!observer_) return;
+  clock_.emplace(*device_, *compute_);
+  for (TimedPass& pass : timed_) {
+    for (auto event : {&TimedPass::begin, &TimedPass::blocks, &TimedPass::head, &TimedPass::end}) {
+      pass.*event = device_->make_event();
+    }
+  }
+}
+
+void PassRunner::record(std::unique_ptr<Event> TimedPass::*event) {
+  if (observer_) compute_->record(*(timed_[(timed_passes_ - 1) % 2].*event));
+}
+
+void PassRunner::start_timing(const Request& request) {
+  TimedPass& pass = timed_[timed_passes_ % 2];
+  pass.times = {};
+  pass.times.pass = timed_passes_;
+  pass.times.host.begin = host_seconds();
+  pass.replayed = false;
+  for (const Chunk& c : request.chunks) pass.times.rows += c.count;
+  ++timed_passes_;
+  device_->mark_begin(fmt::format("pass {}", pass.times.pass));
+}
+
+void PassRunner::deliver(std::uint64_t pass) {
+  TimedPass& timed = timed_[pass % 2];
+  PassTimes& times = timed.times;
+  times.embed = clock_->interval(*timed.begin, *timed.blocks);
+  times.head = clock_->interval(*timed.head, *timed.end);
+  if (timed.replayed) {
+    times.graph = clock_->interval(*timed.blocks, *timed.head);
+  } else {
+    times.units = fetcher_->unit_times(pass, *clock_);
+    times.units.back().compute.end = times.head.begin;
+  }
+  clock_->move_to(timed.begin);
+  ++delivered_;
+  observer_(times);
 }
 
 FetchStats PassRunner::take_fetch_stats() { return fetcher_->take_stats(); }

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <tuple>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "engine/memory_plan.h"
 #include "engine/model_weights.h"
 #include "engine/pass_inputs.h"
+#include "engine/pass_times.h"
 #include "engine/scheduler.h"
 #include "engine/vocabulary_head.h"
 #include "offload/layer_fetcher.h"
@@ -49,9 +51,27 @@ class PassRunner {
   /// What moved since the last call.
   FetchStats take_fetch_stats();
 
+  /// From the next pass on `observer` is told of each, while the pass after it runs or when
+  /// `observe` is called again; empty: of none. For the observer's sake some events are recorded,
+  /// and host ranges are marked for profilers.
+  void observe(PassObserver observer);
+
  private:
   /// What fixes every launch of a decoding pass whose blocks all rest on the device.
   using Shape = std::tuple<std::size_t, int, std::size_t>;  // sequences, max_pages, logits rows
+
+  /// Events of a pass on the compute stream, for the observer.
+  struct TimedPass {
+    PassTimes times;  // what the host knows
+    bool replayed = false;
+    std::unique_ptr<Event> begin, blocks, head, end;  // of embed, blocks, head; and of all
+  };
+
+  void enqueue(const Request& request);
+  void record(std::unique_ptr<Event> TimedPass::*event);
+  void start_timing(const Request& request);
+  /// Tells the observer of a pass whose work is done.
+  void deliver(std::uint64_t pass);
 
   void embed(std::span<const Chunk> chunks);
   void run_blocks(const Request& request);
@@ -85,6 +105,12 @@ class PassRunner {
   bool graphs_failed_ = false;
   std::vector<std::int32_t> ids_;
   std::vector<RowBlockMatrix> matrices_;
+
+  PassObserver observer_;
+  std::optional<DeviceClock> clock_;
+  TimedPass timed_[2];              // in turn
+  std::uint64_t timed_passes_ = 0;  // begun
+  std::uint64_t delivered_ = 0;
 };
 
 }  // namespace zi

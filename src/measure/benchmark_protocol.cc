@@ -2,13 +2,16 @@
 
 #include <fmt/format.h>
 
-#include <cstdio>
-#include <nlohmann/json.hpp>
+#include <algorithm>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "measure/benchmark_cell.h"
 #include "measure/summary.h"
+#include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
+#include "zero_infer/log.h"
 
 namespace zi {
 namespace {
@@ -30,100 +33,198 @@ const std::vector<std::string>& published_prompts() {
 
 double seconds(Clock::duration span) { return std::chrono::duration<double>(span).count(); }
 
-struct Cell {
-  std::int64_t batch = 0;
-  std::int64_t new_tokens = 0;  // of all ranks and cycles
-  std::int64_t passes = 0;
-  double generate_seconds = 0;  // of all cycles
-  double ready_seconds = 0;
-  int signal = 0;
-};
+/// The whole sweep over batch sizes.
+class Benchmark {
+ public:
+  Benchmark(World& world, const RunConfig& config, const BenchmarkRun& run)
+      : world_(&world), config_(config), run_(&run) {}
 
-Cell run_cell(World& world, Engine& engine, std::int64_t batch,
-              const std::function<int()>& signal) {
-  const std::vector<std::string>& given = engine.config().prompt;
-  const std::vector<std::string>& cycle_of = given.empty() ? published_prompts() : given;
-  std::vector<std::string> prompts;
-  const auto wanted = static_cast<std::size_t>(batch * world.size());
-  while (prompts.size() < wanted) {
-    prompts.push_back(cycle_of[prompts.size() % cycle_of.size()]);
+  int run() {
+    load();
+    measure_limits();
+    for (const std::int64_t batch : config_.batch_size) {
+      BenchmarkCell cell;
+      cell.batch = batch;
+      cell.out_of_memory = too_large(batch);
+      if (cell.out_of_memory.empty()) {
+        if (const int signal = measure(cell)) return signal;
+      }
+      if (world_->rank() == 0) show(cell);
+    }
+    return 0;
   }
-  Cell cell;
-  cell.batch = batch;
-  for (int cycle = 0; cycle <= kCycles && cell.signal == 0; ++cycle) {
-    const auto source = prompts_from_flags(prompts);
-    MemorySink sink;
-    Engine::Job job{.source = source.get(),
-                    .sink = &sink,
-                    .lanes = batch,
-                    .options = engine.generation_options(),
-                    .stop_signal = signal};
-    job.options.eos_ids.clear();
-    world.barrier();
-    const auto start = Clock::now();
-    const Engine::Outcome outcome = engine.generate(job);
-    cell.signal = outcome.signal;
-    if (cycle == 0) continue;  // the warm-up
-    cell.generate_seconds += seconds(Clock::now() - start);
-    cell.passes += outcome.stats.passes;
-    for (const Result& r : sink.results) {
-      cell.new_tokens += static_cast<std::int64_t>(r.token_ids.size());
+
+ private:
+  /// Loads the model for the largest batch size that there is memory for.
+  void load() {
+    RunConfig attempt = config_;
+    std::vector<std::int64_t>& sizes = attempt.batch_size;
+    const auto backend = std::make_shared<Backend>(make_backend(*world_, config_));
+    for (;;) {
+      const std::int64_t largest = *std::ranges::max_element(sizes);
+      try {
+        engine_.emplace(*world_, backend, attempt);
+        break;
+      } catch (const Error& error) {
+        const bool last = std::ranges::count(sizes, largest) == std::ssize(sizes);
+        if (last) throw;
+        refusals_.push_back({largest, refusal(error)});
+        std::erase(sizes, largest);
+      }
+    }
+    if (run_->on_ready) run_->on_ready();
+    ready_ = seconds(Clock::now() - run_->start);
+    for (const std::string& prompt : prompts_of_cycle()) {
+      longest_prompt_ = std::max(
+          longest_prompt_, static_cast<std::int64_t>(engine_->tokenizer().encode(prompt).size()));
     }
   }
-  return cell;
-}
 
-void print_cell(const Cell& c, double ready_seconds, double finish_seconds) {
-  std::fputs(fmt::format("*** Performance stats:\n"
-                         "Throughput per token including tokenize: {:.2f} msecs\n"
-                         "Start to ready to generate: {:.3f} secs\n"
-                         "Tokenize and generate {} (bs={}) tokens: {:.3f} secs\n"
-                         "Start to finish: {:.3f} secs\n",
-                         1e3 * c.generate_seconds / static_cast<double>(c.new_tokens),
-                         ready_seconds, c.new_tokens, c.batch, c.generate_seconds, finish_seconds)
-                 .c_str(),
-             stdout);
-  std::fflush(stdout);
-}
+  /// Collective, behind an error that has reached every rank: what the rank says that lacks memory.
+  /// Any other error goes on its way.
+  std::string refusal(const Error& error) {
+    if (!world_->leaving_together()) throw;  // of this rank alone
+    const int mine = dynamic_cast<const MemoryError*>(&error) != nullptr ? 1 : 0;
+    std::vector<int> all(static_cast<std::size_t>(world_->size()));
+    world_->all_gather(&mine, all.data(), sizeof(int));
+    const auto found = std::ranges::find(all, 1);
+    if (found == all.end()) {
+      world_->all_or_none([&] {
+        if (dynamic_cast<const PeerError*>(&error) == nullptr) throw;
+      });
+    }
+    return first_line(world_->broadcast(error.what(), static_cast<int>(found - all.begin())));
+  }
+
+  static std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+
+  const std::vector<std::string>& prompts_of_cycle() const {
+    return config_.prompt.empty() ? published_prompts() : config_.prompt;
+  }
+
+  void measure_limits() {
+    limits_ = measure_run_limits(*world_, *engine_);
+    engine_->begin_passes();
+  }
+
+  /// Why there is no memory for so many lanes at once; empty when there is.
+  std::string too_large(std::int64_t batch) const {
+    // Where even a smaller batch was refused, this one would be.
+    for (const Refusal& refusal : refusals_) {
+      if (batch >= refusal.batch) return refusal.why;
+    }
+    const std::int64_t pages =
+        batch * ceil_div(longest_prompt_ + config_.max_new_tokens, kKvPageTokens);
+    if (pages <= engine_->plan().kv_pages) return "";
+    return fmt::format(
+        "the KV cache holds {} tokens a rank, {} lanes of {} need {}; raise --kv-budget",
+        engine_->plan().kv_pages * kKvPageTokens, batch, longest_prompt_ + config_.max_new_tokens,
+        pages * kKvPageTokens);
+  }
+
+  /// One batch size. Returns the signal that came meanwhile, or 0.
+  int measure(BenchmarkCell& cell) {
+    const std::vector<std::string>& cycle_of = prompts_of_cycle();
+    std::vector<std::string> prompts;
+    const auto wanted = static_cast<std::size_t>(cell.batch * world_->size());
+    while (prompts.size() < wanted) prompts.push_back(cycle_of[prompts.size() % cycle_of.size()]);
+    PassSplit split;
+    FetchStats fetched;
+    for (int cycle = 0; cycle <= kCycles; ++cycle) {
+      const bool warm_up = cycle == 0;
+      const auto source = prompts_from_flags(prompts);
+      MemorySink sink;
+      Engine::Job job{.source = source.get(),
+                      .sink = &sink,
+                      .lanes = cell.batch,
+                      .options = engine_->generation_options(),
+                      .stop_signal = run_->stop_signal,
+                      .on_pass = [&](const PassTimes& times) {
+                        if (!warm_up) split += split_of(times);
+                        if (run_->trace != nullptr) run_->trace->add(times);
+                      }};
+      job.options.eos_ids.clear();
+      world_->barrier();
+      const auto start = Clock::now();
+      const Engine::Outcome outcome = engine_->generate(job);
+      const double took = seconds(Clock::now() - start);
+      if (outcome.signal != 0) return outcome.signal;
+      if (warm_up) {
+        cell.first_seconds = took;
+        continue;
+      }
+      cell.generate_seconds += took;
+      cell.passes += outcome.stats.passes;
+      fetched += outcome.fetched;
+      for (const Result& r : sink.results) {
+        cell.new_tokens += static_cast<std::int64_t>(r.token_ids.size());
+      }
+    }
+    cell.links = link_uses(*engine_, fetched, static_cast<double>(cell.passes), limits_);
+    take_of_all_ranks(cell, split);
+    return 0;
+  }
+
+  /// Collective. The mean split of a pass and the largest memories of all ranks.
+  void take_of_all_ranks(BenchmarkCell& cell, const PassSplit& split) {
+    struct Mine {
+      PassSplit split;
+      std::size_t host_bytes;
+      std::size_t device_bytes;
+    };
+    const Backend& backend = engine_->backend();
+    const MemoryInfo device = backend.device->memory();
+    const Mine mine{split, peak_memory_bytes(),
+                    backend.device_is_host ? 0 : device.total_bytes - device.free_bytes};
+    std::vector<Mine> all(static_cast<std::size_t>(world_->size()));
+    world_->all_gather(&mine, all.data(), sizeof(Mine));
+    for (const Mine& rank : all) {
+      cell.split += rank.split;
+      cell.peak_host_bytes = std::max(cell.peak_host_bytes, rank.host_bytes);
+      cell.peak_device_bytes = std::max(cell.peak_device_bytes, rank.device_bytes);
+    }
+    cell.split *= 1.0 / static_cast<double>(cell.passes * world_->size());
+  }
+
+  void show(const BenchmarkCell& cell) {
+    const BenchmarkSetting setting{.world = world_->size(),
+                                   .backend = engine_->backend().name,
+                                   .device = engine_->backend().device->name(),
+                                   .model = config_.model,
+                                   .command = run_->command,
+                                   .dtype = engine_->plan().compute_dtype,
+                                   .tiers = engine_->plan().tiers,
+                                   .cycles = kCycles,
+                                   .ready_seconds = ready_,
+                                   .load_seconds = engine_->load_stats().seconds};
+    const bool to_file = config_.output && *config_.output != "-";
+    const std::string line = json_of(cell, setting);
+    const std::string text = config_.output && !to_file ? line + "\n" : text_of(cell, setting);
+    std::fputs(text.c_str(), stdout);
+    std::fflush(stdout);
+    if (to_file && !(*run_->file << line << std::endl)) {
+      throw IoError(fmt::format("{} cannot be written", *config_.output));
+    }
+  }
+
+  struct Refusal {
+    std::int64_t batch;
+    std::string why;
+  };
+  World* world_;
+  RunConfig config_;
+  const BenchmarkRun* run_;
+  std::vector<Refusal> refusals_;
+  std::optional<Engine> engine_;
+  RunLimits limits_;
+  double ready_ = 0;
+  std::int64_t longest_prompt_ = 0;
+};
 
 }  // namespace
 
-int run_benchmark(World& world, Engine& engine, Clock::time_point start,
-                  const std::function<int()>& stop_signal, std::ostream& file) {
-  const double ready = seconds(Clock::now() - start);
-  const RunConfig& config = engine.config();
-  const bool to_file = config.output && *config.output != "-";
-  for (std::int64_t batch : config.batch_size) {
-    const Cell cell = run_cell(world, engine, batch, stop_signal);
-    if (cell.signal != 0) return cell.signal;
-    if (world.rank() != 0) continue;
-    const double finish = seconds(Clock::now() - start);
-    const nlohmann::ordered_json line = {
-        {"name", "published_bloom_benchmark"},
-        {"world", world.size()},
-        {"backend", engine.backend().name},
-        {"model", config.model},
-        {"dtype", name_of(engine.plan().compute_dtype)},
-        {"batch", cell.batch},
-        {"cycles", kCycles},
-        {"new_tokens", cell.new_tokens},
-        {"ms_per_token", 1e3 * cell.generate_seconds / static_cast<double>(cell.new_tokens)},
-        {"pass_ms", 1e3 * cell.generate_seconds / static_cast<double>(cell.passes)},
-        {"ready_s", ready},
-        {"generate_s", cell.generate_seconds},
-        {"finish_s", finish},
-        {"load_s", engine.load_stats().seconds},
-        {"peak_host_bytes", peak_memory_bytes()}};
-    if (config.output && !to_file) {
-      std::printf("%s\n", line.dump().c_str());
-    } else {
-      print_cell(cell, ready, finish);
-      if (to_file && !(file << line.dump() << std::endl)) {
-        throw IoError(fmt::format("{} cannot be written", *config.output));
-      }
-    }
-  }
-  return 0;
+int run_benchmark(World& world, const RunConfig& config, const BenchmarkRun& run) {
+  return Benchmark(world, config, run).run();
 }
 
 }  // namespace zi

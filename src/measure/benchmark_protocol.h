@@ -5,16 +5,36 @@
 #include <ostream>
 
 #include "engine/engine.h"
+#include "measure/trace.h"
 
 namespace zi {
 
+/// What the benchmark needs beside the settings.
+struct BenchmarkRun {
+  std::chrono::steady_clock::time_point start;  // of the program
+  std::string command;                          // as it was called, for the results
+  std::function<void()> on_ready;               // the model is loaded
+  std::function<int()> stop_signal;             // 0, or the signal to leave for
+  std::ostream* file = nullptr;                 // --output FILE, open on rank 0; may be null
+  Trace* trace = nullptr;                       // told of every pass; may be null
+};
+
 /// Collective. The protocol of the published BLOOM benchmark (Hugging Face, 2022): its eight
 /// prompts repeated to fill the batch, greedy, end of text ignored, one warm-up and five cycles for
-/// each batch size; its four statistics in its own words on stdout of rank 0, and as a JSON line
-/// each to `file`
-/// (--output FILE, open on rank 0), or on stdout alone with --output -. `start`: when the program
-/// began. Returns the signal that ended it, or 0.
-int run_benchmark(World& world, Engine& engine, std::chrono::steady_clock::time_point start,
-                  const std::function<int()>& stop_signal, std::ostream& file);
+/// each batch size. On stdout of rank 0 its four statistics in its own words and definitions:
+///
+/// - `Throughput per token including tokenize`: seconds of the five cycles over the tokens that all
+///   ranks generated in them;
+/// - `Start to ready to generate`: from the program's start until the model is loaded;
+/// - `Tokenize and generate N tokens`: N of the five cycles, the seconds of the first generation of
+///   this batch size, the warm-up;
+/// - `Start to finish`: the sum of the last two.
+///
+/// Behind them where the time of a pass went, each link beside what it can do (measured once, after
+/// loading), and peak memory. A batch that does not fit is a cell that says so: the model is then
+/// loaded for the largest that does. A JSON line each goes to `file`, or to stdout alone with
+/// --output -. Returns the signal that ended it, or 0. Throws the plan's MemoryError when no batch
+/// size fits.
+int run_benchmark(World& world, const RunConfig& config, const BenchmarkRun& run);
 
 }  // namespace zi

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "measure/link_use.h"
 #include "measure/run_limits.h"
 #include "zero_infer/bytes.h"
 
@@ -22,19 +23,16 @@ struct RankNumbers {
 
 /// A row of the table of links: bytes of one rank and pass, rate over the whole pass, rate while
 /// busy, limit.
-std::string link_row(std::string_view what, double bytes, double pass_seconds, double busy_seconds,
-                     double limit) {
-  if (bytes <= 0) return "";
-  std::string row = fmt::format("  {:<34} {:>9} a pass  {:>10}/s", what, format_bytes(bytes),
-                                format_bytes(bytes / pass_seconds));
-  if (busy_seconds > 0)
-    row += fmt::format(", {}/s while moving", format_bytes(bytes / busy_seconds));
-  const double share = 100 * bytes / pass_seconds / limit;
-  if (limit > 0 && share <= 100) {
-    row += fmt::format("  (limit {}/s: {:.0f}%)", format_bytes(limit), share);
-  } else if (limit > 0) {
+std::string link_row(const LinkUse& use, double pass_seconds) {
+  std::string row = fmt::format("  {:<34} {:>9} a pass  {:>10}/s", use.what,
+                                format_bytes(use.bytes), format_bytes(use.bytes / pass_seconds));
+  if (use.busy > 0) row += fmt::format(", {}/s while moving", format_bytes(use.bytes / use.busy));
+  const double share = 100 * use.bytes / pass_seconds / use.limit;
+  if (use.limit > 0 && share <= 100) {
+    row += fmt::format("  (limit {}/s: {:.0f}%)", format_bytes(use.limit), share);
+  } else if (use.limit > 0) {
     row += fmt::format("  (the bare link gave {}/s: the machine was busier then)",
-                       format_bytes(limit));
+                       format_bytes(use.limit));
   }
   return row + "\n";
 }
@@ -52,7 +50,6 @@ std::string summarize(World& world, Engine& engine, const Engine::Outcome& outco
                          engine.load_stats().seconds};
   std::vector<RankNumbers> all(static_cast<std::size_t>(world.size()));
   world.all_gather(&mine, all.data(), sizeof(RankNumbers));
-  const std::string nvme_method = engine.nvme_method();
   const RunLimits limits = measure_run_limits(world, engine);
   if (world.rank() != 0) return "";
 
@@ -72,13 +69,7 @@ std::string summarize(World& world, Engine& engine, const Engine::Outcome& outco
   }
   const double passes = static_cast<double>(std::max<std::int64_t>(total.passes, 1));
   const double pass_seconds = total.seconds / passes;
-  const FetchStats& f = mine.fetched;
-  const auto a_pass = [passes](double x) { return x / passes; };
   const MemoryPlan& plan = engine.plan();
-  double weights = static_cast<double>(plan.head_shard);
-  for (const PartitionLayout& layout : plan.blocks) {
-    weights += static_cast<double>(layout.gathered_bytes());
-  }
 
   std::string out = fmt::format(
       "{} sequences, {} new tokens and {} prompt tokens on {} rank{} in {:.2f} s: {:.1f} tokens/s, "
@@ -93,17 +84,9 @@ std::string summarize(World& world, Engine& engine, const Engine::Outcome& outco
           ? fmt::format(", and {:.1f} s without a prompt to work on", total.idle_seconds)
           : "");
   out += "bytes of rank 0, the rates beside what the bare link gave in this run:\n";
-  out += link_row("gathered from the other ranks", a_pass(static_cast<double>(f.gathered_bytes)),
-                  pass_seconds, a_pass(f.gather_seconds), limits.gather);
-  out += link_row(
-      "copied from host memory",
-      plan.host_shards > 0
-          ? a_pass(static_cast<double>(f.copied_bytes - std::min(f.copied_bytes, f.read_bytes)))
-          : 0,
-      pass_seconds, 0, limits.copy);
-  out += link_row(fmt::format("read from NVMe ({})", nvme_method),
-                  a_pass(static_cast<double>(f.read_bytes)), pass_seconds, 0, limits.read);
-  out += link_row("weights multiplied", weights, pass_seconds, 0, limits.product);
+  for (const LinkUse& use : link_uses(engine, mine.fetched, passes, limits)) {
+    out += link_row(use, pass_seconds);
+  }
   const double planned = static_cast<double>(plan.device_bytes() + plan.host_bytes());
   out +=
       fmt::format("loaded in {:.2f} s; peak memory of a rank {} (planned {} beside the program)",

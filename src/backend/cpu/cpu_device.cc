@@ -126,7 +126,7 @@ Buffer CpuDevice::allocate(std::size_t bytes) {
   const MemoryInfo info = memory();
   const std::size_t mapped = align_up(bytes, kPageBytes);
   if (bytes > info.total_bytes || mapped > info.free_bytes) {
-    throw ConfigError(
+    throw MemoryError(
         fmt::format("{} of memory are needed, {} of {} are free on this host; lower the memory "
                     "budgets, use more "
                     "hosts or place more of the model on NVMe",

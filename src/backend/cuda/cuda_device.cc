@@ -1,4 +1,8 @@
 #include <fmt/format.h>
+#if __has_include(<nvtx3/nvToolsExt.h>)  // a package of its own where CUDA is installed in parts
+#include <nvtx3/nvToolsExt.h>
+#define ZI_NVTX 1
+#endif
 
 #include <algorithm>
 #include <atomic>
@@ -144,7 +148,7 @@ class CudaDevice final : public Device {
     if (error == cudaErrorMemoryAllocation) {
       cudaGetLastError();  // it is not sticky, and told here
       const MemoryInfo info = memory();
-      throw ConfigError(fmt::format(
+      throw MemoryError(fmt::format(
           "{} of device memory are needed, {} of {} are free on {}; lower --batch-size, "
           "--kv-budget or --gpu-weight-budget",
           format_memory(static_cast<double>(bytes)),
@@ -159,7 +163,7 @@ class CudaDevice final : public Device {
     Buffer plain = take_host(bytes);
     if (bytes == 0) return plain;
     if (const cudaError_t error = pin(plain); error != cudaSuccess) {
-      throw ConfigError(fmt::format(
+      throw MemoryError(fmt::format(
           "{} of host memory cannot be pinned: {}; is it above a limit of the container "
           "or of the system? --backend cpu needs none",
           format_memory(static_cast<double>(bytes)), cudaGetErrorString(error)));
@@ -215,6 +219,11 @@ class CudaDevice final : public Device {
     ZI_CUDA(cudaStreamEndCapture(on, &graph));
     return std::make_unique<CudaGraph>(graph);
   }
+
+#ifdef ZI_NVTX
+  void mark_begin(const std::string& name) override { nvtxRangePushA(name.c_str()); }
+  void mark_end() override { nvtxRangePop(); }
+#endif
 
   void zero(void* dst, std::size_t bytes, Stream& stream) override {
     if (bytes == 0) return;

@@ -109,7 +109,7 @@ Buffer allocate_host(std::size_t bytes, int threads, int numa_node) {
   const std::size_t mapped = align_up(bytes, kPageBytes);
   void* data = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED) {
-    throw ConfigError(fmt::format("mmap of {} failed: {}; is there a limit (ulimit -v)?",
+    throw MemoryError(fmt::format("mmap of {} failed: {}; is there a limit (ulimit -v)?",
                                   format_memory(static_cast<double>(bytes)), std::strerror(errno)));
   }
   Buffer buffer(data, bytes, [mapped](void* memory) { munmap(memory, mapped); });
@@ -117,7 +117,7 @@ Buffer allocate_host(std::size_t bytes, int threads, int numa_node) {
   if (mapped >= kHugePageBytes) madvise(data, mapped, MADV_HUGEPAGE);
   if (numa_node >= 0) prefer_node(data, mapped, numa_node);
   if (const int error = populate(buffer.data(), mapped, threads); error != 0) {
-    throw ConfigError(fmt::format("{} of memory could not be taken: {}; lower the memory budgets",
+    throw MemoryError(fmt::format("{} of memory could not be taken: {}; lower the memory budgets",
                                   format_memory(static_cast<double>(bytes)), std::strerror(error)));
   }
   return buffer;

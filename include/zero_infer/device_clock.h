@@ -1,0 +1,55 @@
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <utility>
+
+#include "zero_infer/device.h"
+
+namespace zi {
+
+/// Seconds of the host's steady clock.
+inline double host_seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+/// When something began and ended, on the host's steady clock; both 0 for what did not happen.
+struct Interval {
+  double begin = 0;
+  double end = 0;
+  double seconds() const { return end - begin; }
+  bool happened() const { return end > begin; }
+};
+
+/// Puts the events of a device on the host's clock. Where both clocks were read at once, within
+/// some microseconds, stands an anchor; it moves along, since a device counts short times only with
+/// full precision.
+class DeviceClock {
+ public:
+  /// Waits for the stream, which should be empty.
+  DeviceClock(Device& device, Stream& stream) : device_(&device), anchor_(device.make_event()) {
+    stream.record(*anchor_);
+    anchor_->synchronize();
+    base_ = host_seconds();
+  }
+
+  /// When the event, which is reached, was.
+  double seconds(const Event& event) const {
+    return base_ + device_->elapsed_seconds(*anchor_, event);
+  }
+  Interval interval(const Event& begin, const Event& end) const {
+    return {seconds(begin), seconds(end)};
+  }
+  /// Makes `event`, which is reached, the anchor, and leaves another one in its place.
+  void move_to(std::unique_ptr<Event>& event) {
+    base_ = seconds(*event);
+    std::swap(anchor_, event);
+  }
+
+ private:
+  Device* device_;
+  std::unique_ptr<Event> anchor_;
+  double base_ = 0;
+};
+
+}  // namespace zi

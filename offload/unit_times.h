@@ -1,0 +1,20 @@
+#pragma once
+
+#include "offload/shard_store.h"
+#include "zero_infer/device_clock.h"
+
+namespace zi {
+
+/// One unit's way through one pass, on one rank. What did not happen has no length: nothing is read
+/// but from storage, nothing travels that is used where it rests.
+struct UnitTimes {
+  int unit = 0;
+  Tier tier = Tier::kDevice;
+  Interval read;     // storage -> staging, from its first read to its last byte
+  Interval copy;     // into the slot
+  Interval gather;   // from the other ranks
+  Interval wait;     // the compute stream had nothing to do but to wait for the unit
+  Interval compute;  // what the body enqueued
+};
+
+}  // namespace zi

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "offload/unit_times.h"
+
+namespace zi {
+
+/// When the parts of one pass ran on one rank, by events of the device, on the host's clock.
+struct PassTimes {
+  std::uint64_t pass = 0;  // of the job, from 0
+  std::int64_t rows = 0;   // tokens
+  Interval host;           // the host was in it, the wait at its end included
+  Interval embed;          // embedding rows copied and normed, up to the first block
+  std::vector<UnitTimes> units;
+  Interval graph;  // instead of units: all blocks and the logits in one replayed graph
+  Interval head;   // behind the blocks: logits, their exchange, samples
+};
+
+using PassObserver = std::function<void(const PassTimes&)>;
+
+/// Where the compute stream's time went, in seconds, and how long each link was busy beside it.
+struct PassSplit {
+  double compute = 0;
+  double wait_read = 0;    // waited for a unit that was still being read from storage
+  double wait_copy = 0;    // that was still being copied, or whose copy stood in the queue
+  double wait_gather = 0;  // that was still being gathered
+  double read = 0;         // busy times, each link's own
+  double copy = 0;
+  double gather = 0;
+
+  PassSplit& operator+=(const PassSplit& other);
+  PassSplit& operator*=(double factor);
+  double waited() const { return wait_read + wait_copy + wait_gather; }
+};
+
+PassSplit split_of(const PassTimes& times);
+
+}  // namespace zi

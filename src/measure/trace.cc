@@ -1,0 +1,139 @@
+#include "measure/trace.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <limits>
+
+#include "zero_infer/error.h"
+#include "zero_infer/log.h"
+
+namespace zi {
+namespace {
+
+constexpr std::size_t kMostMarks = 200'000;
+constexpr const char* kLanes[] = {"host", "read", "copy", "gather", "compute"};
+
+/// What a rank's clock says at one moment, and whose clock it is.
+struct Moment {
+  double now;
+  double first;  // its first interval's beginning
+  std::size_t host;
+};
+
+}  // namespace
+
+void Trace::keep(Lane lane, int unit, const Interval& interval, std::uint64_t pass, bool waits) {
+  if (interval.happened()) marks_.push_back({interval, pass, unit, lane, waits});
+}
+
+bool Trace::add(const PassTimes& t) {
+  if (skipped_ > 0 || marks_.size() + 5 * t.units.size() + 4 > kMostMarks) {
+    ++skipped_;
+    return false;
+  }
+  keep(Lane::kHost, kPass, t.host, t.pass);
+  keep(Lane::kCompute, kEmbed, t.embed, t.pass);
+  keep(Lane::kCompute, kGraph, t.graph, t.pass);
+  for (const UnitTimes& unit : t.units) {
+    keep(Lane::kRead, unit.unit, unit.read, t.pass);
+    keep(Lane::kCopy, unit.unit, unit.copy, t.pass);
+    keep(Lane::kGather, unit.unit, unit.gather, t.pass);
+    keep(Lane::kCompute, unit.unit, unit.wait, t.pass, true);
+    keep(Lane::kCompute, unit.unit, unit.compute, t.pass);
+  }
+  keep(Lane::kCompute, kHead, t.head, t.pass);
+  ++passes_;
+  return true;
+}
+
+std::string Trace::name_of(const Mark& mark) {
+  switch (mark.unit) {
+    case kPass:
+      return fmt::format("pass {}", mark.pass);
+    case kEmbed:
+      return "embedding";
+    case kGraph:
+      return "all blocks (graph)";
+    case kHead:
+      return "head and samples";
+    default:
+      return fmt::format("{}block {}", mark.waits ? "wait for " : "", mark.unit);
+  }
+}
+
+std::string Trace::events(int rank, double zero) const {
+  std::string out;
+  const auto at = std::back_inserter(out);
+  fmt::format_to(at,
+                 R"({{"ph":"M","name":"process_name","pid":{0},"args":{{"name":"rank {0}"}}}},)"
+                 "\n",
+                 rank);
+  for (std::size_t lane = 0; lane < std::size(kLanes); ++lane) {
+    fmt::format_to(
+        at,
+        R"({{"ph":"M","name":"thread_name","pid":{0},"tid":{1},"args":{{"name":"{2}"}}}},)"
+        "\n"
+        R"({{"ph":"M","name":"thread_sort_index","pid":{0},"tid":{1},"args":{{"sort_index":{1}}}}},)"
+        "\n",
+        rank, lane, kLanes[lane]);
+  }
+  for (const Mark& m : marks_) {
+    const auto lane = static_cast<std::size_t>(m.lane);
+    fmt::format_to(
+        at,
+        R"({{"ph":"X","name":"{}","cat":"{}","pid":{},"tid":{},"ts":{:.3f},"dur":{:.3f},"args":{{"pass":{}}}}},)"
+        "\n",
+        name_of(m), m.waits ? "wait" : kLanes[lane], rank, lane, (m.interval.begin - zero) * 1e6,
+        m.interval.seconds() * 1e6, m.pass);
+  }
+  return out;
+}
+
+void Trace::write(World& world, std::ofstream& file, const std::string& path) const {
+  double first = std::numeric_limits<double>::max();
+  for (const Mark& m : marks_) first = std::min(first, m.interval.begin);
+  world.barrier();
+  const Moment mine{host_seconds(), first, std::hash<std::string>()(world.host())};
+  std::vector<Moment> all(static_cast<std::size_t>(world.size()));
+  world.all_gather(&mine, all.data(), sizeof(Moment));
+  // Added to a rank's clock, it is rank 0's.
+  const auto offset = [&](const Moment& m) {
+    return m.host == all.front().host ? 0.0 : all.front().now - m.now;
+  };
+  double zero = std::numeric_limits<double>::max();
+  for (const Moment& m : all) zero = std::min(zero, m.first + offset(m));
+  const std::vector<std::string> events =
+      world.gather(this->events(world.rank(), zero - offset(mine)), 0);
+  world.all_or_none([&] {
+    if (world.rank() != 0) return;
+    file << R"({"displayTimeUnit":"ms","otherData":{"program":"zero-infer","ranks":)"
+         << world.size() << R"(,"passes":)" << passes_ << R"(,"passes_left_out":)" << skipped_
+         << "},\n\"traceEvents\":[\n";
+    std::string rest;
+    for (const std::string& text : events) rest += text;
+    rest.erase(rest.size() - 2);  // the last comma and line end
+    file << rest << "\n]}\n";
+    if (!file.flush()) throw IoError(fmt::format("{} cannot be written", path));
+    if (skipped_ > 0) {
+      log_info(
+          fmt::format("{} holds the first {} of {} passes", path, passes_, passes_ + skipped_));
+    }
+  });
+}
+
+std::ofstream open_trace(World& world, const std::string& path) {
+  std::ofstream file;
+  world.all_or_none([&] {
+    if (world.rank() != 0) return;
+    file.open(path);
+    if (!file) {
+      throw IoError(fmt::format("--trace {} cannot be written: {}", path, std::strerror(errno)));
+    }
+  });
+  return file;
+}
+
+}  // namespace zi

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstdint>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "engine/pass_times.h"
+#include "zero_infer/world.h"
+
+namespace zi {
+
+/// Collects when this rank's units were read, copied, gathered and computed, and writes all ranks'
+/// as one Chrome trace (the `Trace Event Format`, which Perfetto and chrome://tracing show): a
+/// process a rank, a thread a link. Keeps the first passes, some 200,000 intervals: a later pass
+/// looks like an earlier one, and a viewer holds no more.
+class Trace {
+ public:
+  /// Whether it was still room for this pass; it is kept whole or not at all.
+  bool add(const PassTimes& times);
+
+  /// Collective. Rank 0 writes all ranks' intervals, at times since the first of them. Clocks of
+  /// one host are the same; other hosts' are put in step at a barrier, to some tens of
+  /// microseconds. `file`: open on rank 0, `path` for messages. Throws IoError on all ranks.
+  void write(World& world, std::ofstream& file, const std::string& path) const;
+
+ private:
+  enum class Lane : std::uint8_t { kHost, kRead, kCopy, kGather, kCompute };
+  struct Mark {
+    Interval interval;
+    std::uint64_t pass;
+    int unit;  // or one of the parts below
+    Lane lane;
+    bool waits;  // the compute stream only waited for the unit
+  };
+  static constexpr int kPass = -1, kEmbed = -2, kGraph = -3, kHead = -4;
+
+  void keep(Lane lane, int unit, const Interval& interval, std::uint64_t pass, bool waits = false);
+  static std::string name_of(const Mark& mark);
+  /// This rank's events, one JSON object a line, each with a comma behind it.
+  std::string events(int rank, double zero) const;
+
+  std::vector<Mark> marks_;
+  std::uint64_t passes_ = 0;   // kept
+  std::uint64_t skipped_ = 0;  // not kept
+};
+
+/// Collective. Opens the file on rank 0, before anything is loaded, so that a path that cannot be
+/// written ends the job then. Throws IoError on all ranks.
+std::ofstream open_trace(World& world, const std::string& path);
+
+}  // namespace zi
