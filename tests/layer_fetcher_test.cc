@@ -263,5 +263,52 @@ TEST(LayerFetcher, RefusesArgumentsThatDoNotBelongTogether) {
   EXPECT_THROW(make(&communicator, 0, {&two, &one}, {&store, &store}, 2), Error);
 }
 
+TEST(LayerFetcher, KeepsTheTimesOfTheLastTwoPassesUnitByUnit) {
+  for (const int world : {1, 3}) {
+    FakeCommunicator communicator(world, 0, 5);
+    FetcherHarness harness({{H, D, N, H, D}, 2, world, 0, 9, 200},
+                           world > 1 ? &communicator : nullptr);
+    const DeviceClock clock(*harness.device, harness.compute);
+    const double begin = host_seconds();
+    harness.run_pass(harness.compute, false);
+    harness.fetcher->time_units(true);
+    for (std::uint64_t pass = 0; pass < 6; ++pass) {
+      harness.run_pass(harness.compute, pass == 5);
+      // As the pass runner does: a pass's times are asked for while the next one runs.
+      if (pass == 0) {
+        harness.compute.synchronize();
+        continue;
+      }
+      const auto units = harness.fetcher->unit_times(pass - 1, clock);
+      harness.compute.synchronize();
+      ASSERT_EQ(units.size(), 5u);
+      double before = begin;
+      for (int u = 0; u < 5; ++u) {
+        const UnitTimes& unit = units[static_cast<std::size_t>(u)];
+        EXPECT_EQ(unit.unit, u);
+        EXPECT_GT(unit.compute.seconds(), 0);
+        EXPECT_GE(unit.compute.begin, before) << "units compute one after the other";
+        before = unit.compute.end;
+        if (harness.in_place(u)) {
+          EXPECT_FALSE(unit.copy.happened());
+          continue;
+        }
+        EXPECT_TRUE(unit.copy.happened());
+        EXPECT_EQ(unit.gather.happened(), world > 1);
+        const Interval& last = world > 1 ? unit.gather : unit.copy;
+        EXPECT_LE(last.end, unit.compute.begin);
+        EXPECT_LE(unit.wait.end, unit.compute.begin);
+        EXPECT_GE(last.begin, begin);
+      }
+    }
+    EXPECT_THROW(harness.fetcher->unit_times(3, clock), Error);
+    EXPECT_THROW(harness.fetcher->unit_times(6, clock), Error);
+    EXPECT_NO_THROW(harness.fetcher->unit_times(4, clock));
+    harness.fetcher->time_units(false);
+    EXPECT_THROW(harness.fetcher->unit_times(5, clock), Error);
+    harness.fetcher->synchronize();
+  }
+}
+
 }  // namespace
 }  // namespace zi::test
