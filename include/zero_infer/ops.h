@@ -115,8 +115,9 @@ class Ops {
   virtual void attention(const float* q, const RaggedBatch& batch, const KvLayer& kv,
                          const float* slopes, void* out, DType out_dtype, Stream& stream) = 0;
 
-  /// out (count, cols) = x[rows[i]]; `rows` (count) in device memory.
-  virtual void gather_rows(const float* x, const std::int32_t* rows, std::int64_t count,
+  /// out (count, cols) float32 = x[rows[i]], x (any, cols) of `dtype`; `rows` (count) in device
+  /// memory.
+  virtual void gather_rows(const void* x, DType dtype, const std::int32_t* rows, std::int64_t count,
                            std::int64_t cols, float* out, Stream& stream) = 0;
 
   /// y (count) of type `to` = x of type `from`.

@@ -53,7 +53,8 @@ class PassRunner {
   /// What fixes every launch of a decoding pass whose blocks all rest on the device.
   using Shape = std::tuple<std::size_t, int, std::size_t>;  // sequences, max_pages, logits rows
 
-  void embed(std::span<const Chunk> chunks);
+  void upload(const Request& request);
+  void embed();
   void run_blocks(const Request& request);
   void run_block(int unit, const UnitWeights& weights);
   void run_head(const Request& request);
@@ -69,6 +70,8 @@ class PassRunner {
   const ModelWeights* weights_;
   const MemoryPlan* plan_;
   std::int64_t vocabulary_;
+  /// All rows, where the head on the device is the embedding too; else null, and the host looks up.
+  const std::byte* embedding_ = nullptr;
 
   // Memory before streams: a stream's destructor waits for the work that uses the memory.
   Buffer kv_;
