@@ -70,8 +70,8 @@ class WeightStream {
       for (int r = 0; r < kRowsOfLane; ++r) {
 #pragma unroll
         for (int h = 0; h < kHalves; ++h) {
-          copy_weights_async(stage + (r * kHalves + h) * 32 * 16, row_[r] + h * 64,
-                             col_ + h * 32 < args_.cols, policy_);
+          copy_weights_and_fetch_async(stage + (r * kHalves + h) * 32 * 16, row_[r] + h * 64,
+                                       col_ + h * 32 < args_.cols, policy_);
         }
         row_[r] += kBlockCols * 2;
       }

@@ -52,10 +52,17 @@ __device__ inline std::uint64_t evict_first_policy() {
   return policy;
 }
 
-/// 16 bytes, zeros without `present`; the line of 256 bytes around them comes into L2, where the
-/// next step finds the rest.
+/// 16 bytes, zeros without `present`.
 __device__ inline void copy_weights_async(std::uint32_t shared, const void* global, bool present,
                                           std::uint64_t policy) {
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;\n" ::"r"(shared),
+               "l"(global), "r"(present ? 16 : 0), "l"(policy)
+               : "memory");
+}
+
+/// The same, and the 256 bytes around them come into L2.
+__device__ inline void copy_weights_and_fetch_async(std::uint32_t shared, const void* global,
+                                                    bool present, std::uint64_t policy) {
   asm volatile(
       "cp.async.cg.shared.global.L2::cache_hint.L2::256B [%0], [%1], 16, %2, %3;\n" ::"r"(shared),
       "l"(global), "r"(present ? 16 : 0), "l"(policy)

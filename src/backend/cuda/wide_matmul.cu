@@ -209,7 +209,7 @@ __global__ void __launch_bounds__(kThreads, 2) wide_kernel(const __grid_constant
   WeightCopies weights(args, work);
   ActivationCopies<kRows> activations(args, work);
   // Weights were there before the kernels that may still run: only activations wait for those.
-  for (int s = 0; s < kStages; ++s) weights.copy_step(first + s * kStageBytes);
+  for (std::uint32_t to = first; to != last; to += kStageBytes) weights.copy_step(to);
   wait_for_previous();
   for (std::uint32_t to = first; to != last; to += kStageBytes) {
     activations.copy_step(to + kWeightBytes);
@@ -220,7 +220,6 @@ __global__ void __launch_bounds__(kThreads, 2) wide_kernel(const __grid_constant
   // a copy with a cache hint, which the hardware refuses as an illegal instruction.
   std::uint32_t to = last;
   int stage = 0;
-  bool at_start = true;
   for (int tile = work.tile; tile * kTileRows < args.ld; tile += work.stride) {
     float sums[kRows / 2] = {};
     for (int step = 0; step < work.steps; ++step) {
@@ -238,8 +237,7 @@ __global__ void __launch_bounds__(kThreads, 2) wide_kernel(const __grid_constant
         ptx::multiply_add_async<T, kRows>(sums, w + 2 * k, x + 2 * k);
       }
       ptx::commit_products();
-      if (!at_start) weights.copy_step(to);  // the first round's are under way
-      at_start = false;
+      weights.copy_step(to);
       activations.copy_step(to + kWeightBytes);
       commit_copies();
       to = to == last ? first : to + kStageBytes;
@@ -289,7 +287,7 @@ WideMatmul::WideMatmul() {
                                    cudaSharedmemCarveoutMaxShared));
     }
   }
-  for (int blocks = 1; blocks <= kMostSplits; ++blocks) {
+  for (int blocks = 1; blocks <= kMostSplits; blocks *= 2) {
     cudaLaunchAttribute attribute{};
     attribute.id = cudaLaunchAttributeClusterDimension;
     attribute.val.clusterDim = {static_cast<unsigned>(blocks), 1, 1};
@@ -311,7 +309,7 @@ bool WideMatmul::fits(const void* a, DType a_dtype, std::int64_t rows,
 
 int WideMatmul::splits(int tiles, int cols) const {
   constexpr int kFewestSteps = 4;  // of a split
-  for (int splits = kMostSplits; splits > 1; --splits) {
+  for (int splits = kMostSplits; splits > 1; splits /= 2) {
     if (tiles <= clusters_[static_cast<std::size_t>(splits)] &&
         cols >= splits * kFewestSteps * kStepCols) {
       return splits;

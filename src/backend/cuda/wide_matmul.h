@@ -33,7 +33,7 @@ class WideMatmul {
   /// How many blocks share the columns of a tile.
   int splits(int tiles, int cols) const;
 
-  /// Clusters of so many blocks that the whole device runs at once.
+  /// Clusters of 1, 2, 4, .. blocks that the whole device runs at once, by that number.
   std::array<int, kMostSplits + 1> clusters_{};
 };
 
