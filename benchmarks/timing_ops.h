@@ -79,9 +79,10 @@ class TimingOps final : public Ops {
     timed("attention", stream,
           [&] { inner_->attention(q, batch, kv, slopes, out, out_dtype, stream); });
   }
-  void gather_rows(const float* x, const std::int32_t* rows, std::int64_t count, std::int64_t cols,
-                   float* out, Stream& stream) override {
-    timed("gather_rows", stream, [&] { inner_->gather_rows(x, rows, count, cols, out, stream); });
+  void gather_rows(const void* x, DType dtype, const std::int32_t* rows, std::int64_t count,
+                   std::int64_t cols, float* out, Stream& stream) override {
+    timed("gather_rows", stream,
+          [&] { inner_->gather_rows(x, dtype, rows, count, cols, out, stream); });
   }
   void convert(const void* x, DType from, void* y, DType to, std::int64_t count,
                Stream& stream) override {

@@ -238,6 +238,21 @@ TEST_P(AttentionTest, MatchesTheReferenceOnManySequences) {
   for (const DType dtype : kDTypes) match_the_reference(lengths, pages, {0.0625f}, 8, dtype);
 }
 
+TEST_P(AttentionTest, MatchesTheReferenceOnManySingleRows) {
+  // More heads than two rounds of a GPU's blocks, at short contexts and at one that is not.
+  std::vector<std::pair<int, int>> lengths;
+  for (int s = 0; s < 350; ++s) lengths.emplace_back(s % 7 == 0 ? 0 : 1, 1 + s % 67);
+  const std::vector<float> slopes = {0.5f, 0.125f, 0.0625f, 0.015625f, 0.00390625f};
+  for (const int longest : {66, 300}) {
+    lengths[1].second = longest;
+    const auto pages = shuffled_pages(lengths);
+    for (const DType dtype : kDTypes) match_the_reference(lengths, pages, slopes, 16, dtype);
+    for (const int head_dim : {128, 20}) {
+      match_the_reference(lengths, pages, slopes, head_dim, DType::kBFloat16);
+    }
+  }
+}
+
 TEST_P(AttentionTest, MatchesTheReferenceAfterAnyNumberOfEarlierKeys) {
   std::vector<std::pair<int, int>> lengths;
   for (int earlier = 0; earlier < 130; ++earlier) lengths.emplace_back(18, earlier + 18);

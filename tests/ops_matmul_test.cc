@@ -120,6 +120,34 @@ TEST_P(MatmulTest, FewRowsOfSixteenBitsMatchTheReference) {
   }
 }
 
+TEST_P(MatmulTest, SomeDozenRowsOfSixteenBitsMatchTheReference) {
+  // The CUDA backend has a kernel for up to 64 rows, with tiles of 128 weight rows and steps of 64
+  // cols. Where there
+  // are few tiles, up to 8 blocks share the cols of one: here 8 and 4, of which the last has none
+  // or few, then 2 and 1; the last case has more tiles than a device runs blocks at once.
+  for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+    for (const auto& [cols, block_rows, blocks] : {std::tuple{8, 33, 1},
+                                                   {2056, 107, 2},
+                                                   {1096, 5, 3},
+                                                   {520, 300, 3},
+                                                   {320, 128, 2},
+                                                   {72, 34000, 1}}) {
+      constexpr std::int64_t kRows = 65;
+      const TestMatrix m = matrix(block_rows, blocks, cols, dtype);
+      const auto host_a = as(floats(kRows * cols), dtype);
+      const Buffer a = upload(host_a);
+      std::vector<double> magnitudes;
+      const auto want = test::matmul(host_a.data(), dtype, kRows, m.host, magnitudes);
+      for (const std::int64_t rows : {17, 31, 32, 33, 63, 64, 65}) {
+        SCOPED_TRACE(fmt::format("{}, {} rows, {} blocks of ({}, {})", name_of(dtype), rows, blocks,
+                                 block_rows, cols));
+        expect_products(multiply(a.data(), dtype, rows, m), want, magnitudes, cols);
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
 TEST_P(MatmulTest, RowsHaveTheSameBitsInEveryBatch) {
   if (!GetParam().exact) GTEST_SKIP() << "this backend promises equality within rounding only";
   constexpr std::int64_t kRows = 70;

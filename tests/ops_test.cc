@@ -219,16 +219,21 @@ TEST_P(OpsTest, SmallOpsGiveARowTheSameBitsInEveryBatch) {
 }
 
 TEST_P(OpsTest, GatherRowsTakesThemInTheGivenOrder) {
-  const auto host_x = floats(6 * 11);
-  const Buffer x = upload(host_x);
   const Buffer rows = upload(std::vector<std::int32_t>{5, 0, 5});
-  const auto got = run(3 * 11 * 4, [&](std::byte* y) {
-    ops->gather_rows(x.as<float>(), rows.as<std::int32_t>(), 3, 11, reinterpret_cast<float*>(y),
-                     *stream);
-  });
-  EXPECT_EQ(std::memcmp(got.data(), host_x.data() + 55, 44), 0);
-  EXPECT_EQ(std::memcmp(got.data() + 44, host_x.data(), 44), 0);
-  EXPECT_EQ(std::memcmp(got.data() + 88, host_x.data() + 55, 44), 0);
+  const auto values = floats(6 * 11);
+  for (const DType dtype : kDTypes) {
+    const auto host_x = as(values, dtype);
+    std::vector<float> want(6 * 11);
+    convert(host_x.data(), dtype, want.data(), DType::kFloat32, want.size());
+    const Buffer x = upload(host_x);
+    const auto got = run(3 * 11 * 4, [&](std::byte* y) {
+      ops->gather_rows(x.data(), dtype, rows.as<std::int32_t>(), 3, 11, reinterpret_cast<float*>(y),
+                       *stream);
+    });
+    EXPECT_EQ(std::memcmp(got.data(), want.data() + 55, 44), 0);
+    EXPECT_EQ(std::memcmp(got.data() + 44, want.data(), 44), 0);
+    EXPECT_EQ(std::memcmp(got.data() + 88, want.data() + 55, 44), 0);
+  }
 }
 
 TEST_P(OpsTest, ConvertRoundsAsTheHostDoes) {

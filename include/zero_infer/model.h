@@ -41,9 +41,10 @@ class Model {
                     std::int64_t row_multiple, std::span<const float* const> vectors,
                     Device& device, Stream& stream) = 0;
 
-  /// Starts a pass from the tokens' embedding rows: (tokens, hidden) of type `dtype`.
-  virtual void embed(const void* embedding_rows, DType dtype, std::int64_t tokens,
-                     Stream& stream) = 0;
+  /// Starts a pass from the tokens' rows of an embedding of type `dtype`, `rows` (tokens) in device
+  /// memory; or, when that is null, from the embedding's first rows.
+  virtual void embed(const void* embedding, DType dtype, const std::int32_t* rows,
+                     std::int64_t tokens, Stream& stream) = 0;
 
   /// Runs block `block` on the rows of the batch; k and v go to the pages of `kv`.
   virtual void run_block(int block, const UnitView& weights, const RaggedBatch& batch,

@@ -84,7 +84,8 @@ class Ops {
                           Stream& stream) = 0;
 
   /// y (rows, ld) = a (rows, w.cols) . w^T, accumulated in float32; ld = w.padded_rows(). `a` has
-  /// type `a_dtype`; weights of another type take part with their stored values.
+  /// type `a_dtype`; weights of another type take part with their stored values. A GPU may read
+  /// weights while the stream's last kernel still runs: it must not be the one that wrote them.
   virtual void matmul(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w,
                       float* y, Stream& stream) = 0;
 
@@ -114,8 +115,9 @@ class Ops {
   virtual void attention(const float* q, const RaggedBatch& batch, const KvLayer& kv,
                          const float* slopes, void* out, DType out_dtype, Stream& stream) = 0;
 
-  /// out (count, cols) = x[rows[i]]; `rows` (count) in device memory.
-  virtual void gather_rows(const float* x, const std::int32_t* rows, std::int64_t count,
+  /// out (count, cols) float32 = x[rows[i]], x (any, cols) of `dtype`; `rows` (count) in device
+  /// memory.
+  virtual void gather_rows(const void* x, DType dtype, const std::int32_t* rows, std::int64_t count,
                            std::int64_t cols, float* out, Stream& stream) = 0;
 
   /// y (count) of type `to` = x of type `from`.

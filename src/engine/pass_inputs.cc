@@ -15,9 +15,9 @@ std::size_t embedding_bytes(const PassInputs::Shape& s) {
 }  // namespace
 
 std::size_t PassInputs::bytes(const Shape& s) {
-  // row_begin, context, the wanted rows, and at most every page once for each lane's row of the
-  // table.
-  const std::int64_t ints = (s.lanes + 1) + s.lanes + s.pass_tokens + s.lanes * s.kv_pages;
+  // row_begin, context, the wanted rows, the ids, and at most every page once for each lane's row
+  // of the table.
+  const std::int64_t ints = (s.lanes + 1) + s.lanes + 2 * s.pass_tokens + s.lanes * s.kv_pages;
   return embedding_bytes(s) +
          align_up(static_cast<std::size_t>(ints) * sizeof(std::int32_t), kPageBytes);
 }
@@ -33,7 +33,7 @@ std::int32_t* PassInputs::ints(const Buffer& buffer) const {
 }
 
 void PassInputs::upload(std::span<const Chunk> chunks, std::span<const std::int32_t> logits_rows,
-                        Stream& stream) {
+                        std::span<const std::int32_t> ids, Stream& stream) {
   std::size_t max_pages = 0;
   for (const Chunk& c : chunks) {
     const auto pages = ceil_div(c.first + c.count, kKvPageTokens);
@@ -45,7 +45,8 @@ void PassInputs::upload(std::span<const Chunk> chunks, std::span<const std::int3
   std::int32_t* const row_begin = ints(host_);
   std::int32_t* const context = row_begin + sequences + 1;
   std::int32_t* const rows = context + sequences;
-  std::int32_t* const tables = rows + logits_rows.size();
+  std::int32_t* const own_ids = rows + logits_rows.size();
+  std::int32_t* const tables = own_ids + ids.size();
   std::int32_t row = 0;
   for (std::size_t s = 0; s < sequences; ++s) {
     const Chunk& c = chunks[s];
@@ -59,16 +60,20 @@ void PassInputs::upload(std::span<const Chunk> chunks, std::span<const std::int3
   }
   row_begin[sequences] = row;
   std::ranges::copy(logits_rows, rows);
+  std::ranges::copy(ids, own_ids);
 
   const std::size_t head = embedding_bytes(shape_);
   const auto int_count = static_cast<std::size_t>(tables + sequences * max_pages - row_begin);
-  device_->copy(device_memory_.data(), host_.data(),
-                static_cast<std::size_t>(row) * shape_.embedding_row_bytes, stream);
+  if (ids.empty()) {
+    device_->copy(device_memory_.data(), host_.data(),
+                  static_cast<std::size_t>(row) * shape_.embedding_row_bytes, stream);
+  }
   device_->copy(device_memory_.data() + head, host_.data() + head, int_count * sizeof(std::int32_t),
                 stream);
 
   const std::int32_t* const base = ints(device_memory_);
   logits_rows_at_ = static_cast<std::size_t>(rows - row_begin);
+  ids_at_ = static_cast<std::size_t>(own_ids - row_begin);
   batch_ = {.tokens = row,
             .sequences = static_cast<int>(sequences),
             .row_begin = base,

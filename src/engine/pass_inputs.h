@@ -28,15 +28,16 @@ class PassInputs {
   static std::size_t bytes(const Shape& shape);
 
   /// Describes the chunks and the rows whose logits are wanted, and enqueues the copy. The
-  /// embedding rows must have been written to `embedding_staging` before; the last pass's copy must
-  /// be done.
+  /// embedding rows must have been written to `embedding_staging` before, or stand on the device:
+  /// then `ids` has the tokens' own. The last pass's copy must be done.
   void upload(std::span<const Chunk> chunks, std::span<const std::int32_t> logits_rows,
-              Stream& stream);
+              std::span<const std::int32_t> ids, Stream& stream);
 
   std::byte* embedding_staging() const { return host_.data(); }
   const std::byte* embedding_rows() const { return device_memory_.data(); }
   const RaggedBatch& batch() const { return batch_; }
   const std::int32_t* logits_rows() const { return ints(device_memory_) + logits_rows_at_; }
+  const std::int32_t* ids() const { return ints(device_memory_) + ids_at_; }
 
  private:
   std::int32_t* ints(const Buffer& buffer) const;
@@ -47,6 +48,7 @@ class PassInputs {
   Buffer device_memory_;
   RaggedBatch batch_;
   std::size_t logits_rows_at_ = 0;
+  std::size_t ids_at_ = 0;
 };
 
 }  // namespace zi

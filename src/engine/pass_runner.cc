@@ -40,6 +40,10 @@ PassRunner::PassRunner(Device& device, Ops& ops, Communicator* communicator, Mod
   results_.top_ids = results_memory_.as<std::int32_t>() + 2 * rows;
   results_.top_logprobs = results_memory_.as<float>() + 2 * rows + tops;
 
+  const ModelSpec& spec = model.spec();
+  if (world == 1 && spec.head.matrices.front().name == spec.embedding.name) {
+    embedding_ = plan.head.front().own(0, weights.head_shard(), rank).data;
+  }
   model.bind(ops, plan.compute_dtype, workspace_.data(), plan.pass_tokens, world,
              weights.model_vectors(), device, *compute_);
   head_ = std::make_unique<VocabularyHead>(
@@ -52,13 +56,28 @@ PassRunner::PassRunner(Device& device, Ops& ops, Communicator* communicator, Mod
                                             plan.slot_count, *exchange_, std::move(slots));
 }
 
-void PassRunner::embed(std::span<const Chunk> chunks) {
+void PassRunner::upload(const Request& request) {
   ids_.clear();
-  for (const Chunk& c : chunks) {
+  for (const Chunk& c : request.chunks) {
     const auto first = c.sequence->tokens.begin() + c.first;
     ids_.insert(ids_.end(), first, first + c.count);
   }
+  if (embedding_ != nullptr) {
+    inputs_.upload(request.chunks, request.logits_rows, ids_, *compute_);
+    return;
+  }
   weights_->read_embedding_rows(ids_, inputs_.embedding_staging());
+  inputs_.upload(request.chunks, request.logits_rows, {}, *compute_);
+}
+
+void PassRunner::embed() {
+  if (embedding_ != nullptr) {
+    model_->embed(embedding_, plan_->weight_dtype, inputs_.ids(), inputs_.batch().tokens,
+                  *compute_);
+  } else {
+    model_->embed(inputs_.embedding_rows(), plan_->weight_dtype, nullptr, inputs_.batch().tokens,
+                  *compute_);
+  }
 }
 
 void PassRunner::sample(const Request& request, const float* logits, std::int64_t begin,
@@ -102,9 +121,7 @@ void PassRunner::run_block(int unit, const UnitWeights& weights) {
 
 void PassRunner::run_blocks(const Request& request) {
   const bool idle = request.chunks.empty();
-  if (!idle) {
-    model_->embed(inputs_.embedding_rows(), plan_->weight_dtype, inputs_.batch().tokens, *compute_);
-  }
+  if (!idle) embed();
   const auto last = static_cast<int>(plan_->blocks.size()) - 1;
   record(&TimedPass::blocks);
   fetcher_->run_pass(
@@ -150,8 +167,7 @@ Graph* PassRunner::decoding_graph(const Request& request) {
   if (graphs_failed_) return nullptr;
   if (found->second == nullptr) {
     found->second = record([&] {
-      model_->embed(inputs_.embedding_rows(), plan_->weight_dtype, inputs_.batch().tokens,
-                    *compute_);
+      embed();
       for (std::size_t b = 0; b < plan_->blocks.size(); ++b) {
         const int unit = static_cast<int>(b);
         run_block(unit, {&plan_->blocks[b], weights_->stores()[b]->resident(unit)});
@@ -164,10 +180,7 @@ Graph* PassRunner::decoding_graph(const Request& request) {
 
 void PassRunner::enqueue(const Request& request) {
   record(&TimedPass::begin);
-  if (!request.chunks.empty()) {
-    embed(request.chunks);
-    inputs_.upload(request.chunks, request.logits_rows, *compute_);
-  }
+  if (!request.chunks.empty()) upload(request);
   if (Graph* const graph = decoding_graph(request)) {
     record(&TimedPass::blocks);
     fetcher_->run_pass({}, *compute_, request.last);  // nothing travels: it counts the pass

@@ -73,7 +73,8 @@ class PassRunner {
   /// Tells the observer of a pass whose work is done.
   void deliver(std::uint64_t pass);
 
-  void embed(std::span<const Chunk> chunks);
+  void upload(const Request& request);
+  void embed();
   void run_blocks(const Request& request);
   void run_block(int unit, const UnitWeights& weights);
   void run_head(const Request& request);
@@ -89,6 +90,8 @@ class PassRunner {
   const ModelWeights* weights_;
   const MemoryPlan* plan_;
   std::int64_t vocabulary_;
+  /// All rows, where the head on the device is the embedding too; else null, and the host looks up.
+  const std::byte* embedding_ = nullptr;
 
   // Memory before streams: a stream's destructor waits for the work that uses the memory.
   Buffer kv_;

@@ -88,10 +88,15 @@ void Bloom::bind(Ops& ops, DType compute_dtype, std::byte* workspace, std::int64
   device.copy(slopes_, host_slopes_.data(), host_slopes_.size() * sizeof(float), stream);
 }
 
-void Bloom::embed(const void* embedding_rows, DType dtype, std::int64_t tokens, Stream& stream) {
+void Bloom::embed(const void* embedding, DType dtype, const std::int32_t* rows, std::int64_t tokens,
+                  Stream& stream) {
   pending_.reset();
   tokens_ = tokens;
-  ops_->convert(embedding_rows, dtype, x_, DType::kFloat32, tokens * config_.hidden, stream);
+  if (rows != nullptr) {
+    ops_->gather_rows(embedding, dtype, rows, tokens, config_.hidden, x_, stream);
+  } else {
+    ops_->convert(embedding, dtype, x_, DType::kFloat32, tokens * config_.hidden, stream);
+  }
   ops_->layer_norm(x_, vectors_[0], vectors_[1], config_.norm_epsilon, tokens, config_.hidden, x_,
                    DType::kFloat32, stream);
 }
@@ -148,7 +153,7 @@ void Bloom::head_input(const std::int32_t* rows, std::int64_t count,
   add_pending(tokens_, stream);
   // The blocks are done with `product_`: it holds the chosen rows, of which there are at most
   // `tokens`.
-  ops_->gather_rows(x_, rows, count, config_.hidden, product_, stream);
+  ops_->gather_rows(x_, DType::kFloat32, rows, count, config_.hidden, product_, stream);
   ops_->layer_norm(product_, head_vectors[0], head_vectors[1], config_.norm_epsilon, count,
                    config_.hidden, out, compute_dtype_, stream);
 }

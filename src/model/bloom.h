@@ -19,7 +19,8 @@ class Bloom final : public Model {
   void bind(Ops& ops, DType compute_dtype, std::byte* workspace, std::int64_t tokens,
             std::int64_t row_multiple, std::span<const float* const> vectors, Device& device,
             Stream& stream) override;
-  void embed(const void* embedding_rows, DType dtype, std::int64_t tokens, Stream& stream) override;
+  void embed(const void* embedding, DType dtype, const std::int32_t* rows, std::int64_t tokens,
+             Stream& stream) override;
   void run_block(int block, const UnitView& weights, const RaggedBatch& batch, const KvLayer& kv,
                  Stream& stream) override;
   void head_input(const std::int32_t* rows, std::int64_t count,

@@ -175,11 +175,14 @@ class CpuOps final : public Ops {
             [=](Kernels& kernels) { kernels.attention.run(q, batch, kv, slopes, out, out_dtype); });
   }
 
-  void gather_rows(const float* x, const std::int32_t* rows, std::int64_t count, std::int64_t cols,
-                   float* out, Stream& stream) override {
+  void gather_rows(const void* x, DType dtype, const std::int32_t* rows, std::int64_t count,
+                   std::int64_t cols, float* out, Stream& stream) override {
     enqueue(stream, [=](Kernels&) {
+      const std::size_t row_bytes = static_cast<std::size_t>(cols) * size_of(dtype);
       for (std::int64_t i = 0; i < count; ++i) {
-        std::copy_n(x + rows[i] * cols, cols, out + i * cols);
+        zi::convert(
+            static_cast<const std::byte*>(x) + static_cast<std::size_t>(rows[i]) * row_bytes, dtype,
+            out + i * cols, DType::kFloat32, static_cast<std::size_t>(cols));
       }
     });
   }

@@ -73,10 +73,12 @@ __device__ inline float reference_of(float maximum) {
 
 /// kGroup lanes share a key; each holds kChunks times kWidth elements of head_dim, kGroup * kWidth
 /// apart. The groups of all warps take different keys, each with a softmax of its own; they are
-/// merged at the end. Keys from a row's limit on are not read.
+/// merged at the end. Keys from a row's limit on are not read. With `warp_heads` each warp has a
+/// head to itself, and keys are not split.
 template <typename T, int kWidth, int kGroup, int kChunks>
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
-    decode_kernel(const AttentionArgs a, const bool by_row, const Partials partials) {
+    decode_kernel(const AttentionArgs a, const bool by_row, const bool warp_heads,
+                  const Partials partials) {
   constexpr int kGroups = 32 / kGroup;
   constexpr int kKeys = kChunks == 1 ? std::min(kGroup / 2, 8) : 8 / kChunks > 2 ? 8 / kChunks : 2;
   constexpr int kWarpKeys = kGroups * kKeys;  // never more than a page, of which they are a part
@@ -90,7 +92,9 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
 
   wait_for_previous();
   const int query = static_cast<int>(blockIdx.x);
-  const int head = static_cast<int>(blockIdx.y);
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int head =
+      static_cast<int>(blockIdx.y) * (warp_heads ? kWarps : 1) + (warp_heads ? warp : 0);
   const int split = static_cast<int>(blockIdx.z);
   const int splits = static_cast<int>(gridDim.z);
   int sequence = query;
@@ -105,6 +109,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     if (a.row_begin[sequence + 1] - row != 1) return;
     keys = a.context[sequence];
   }
+  if (head >= a.heads) return;
   const std::int64_t slot = (static_cast<std::int64_t>(query) * a.heads + head) * splits + split;
   const int per_split = ((keys + splits - 1) / splits + kBlockKeys - 1) / kBlockKeys * kBlockKeys;
   const int first = split * per_split;
@@ -114,7 +119,6 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     return;
   }
 
-  const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int group = lane / kGroup;
   const int member = lane % kGroup;
@@ -146,12 +150,13 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
   const std::uint32_t half_page = a.page_bytes / 2;
   const std::int32_t* const table =
       a.block_tables + static_cast<std::int64_t>(sequence) * a.max_pages;
-  int key = first + warp * kWarpKeys;
+  const int stride = warp_heads ? kWarpKeys : kBlockKeys;
+  int key = first + (warp_heads ? 0 : warp * kWarpKeys);
   std::int32_t page = key < last ? table[key / kKvPageTokens] : 0;
-  for (; key < last; key += kBlockKeys) {
+  for (; key < last; key += stride) {
     const std::byte* const rows = own + page_offset(a, page) +
                                   static_cast<std::size_t>(key % kKvPageTokens + group) * row_bytes;
-    const int next = key + kBlockKeys;
+    const int next = key + stride;
     if (next < last) page = table[next / kKvPageTokens];
     Load k[kKeys][kChunks];
     Load v[kKeys][kChunks];
@@ -244,6 +249,13 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
       shared_maximum[warp] = maximum;
       shared_total[warp] = total;
     }
+  }
+  if (warp_heads) {
+    __syncwarp();
+    for (int dim = lane; dim < a.head_dim; dim += 32) {
+      store_as(a.out, a.out_dtype, column + dim, shared_sum[warp][dim] / total);
+    }
+    return;
   }
   __syncthreads();
   float best = shared_maximum[0];  // warp 0 has a key if any has
@@ -346,13 +358,23 @@ int choose_splits(const AttentionArgs& args, const DecodeShape& shape, std::size
   return static_cast<int>(std::max(splits, std::int64_t{1}));
 }
 
+/// Whether a warp is enough for the few keys of a head: where there are more heads than two rounds
+/// of blocks, so that keys are not split.
+bool use_warp_heads(const AttentionArgs& args, const DecodeShape& shape) {
+  constexpr std::uint32_t kMostContext = 256;
+  return std::bit_ceil(static_cast<std::uint32_t>(std::max(shape.longest, 1))) <= kMostContext &&
+         static_cast<std::int64_t>(shape.active) * args.heads >= 2 * resident_blocks();
+}
+
 template <typename T, int kWidth, int kGroup, int kChunks>
 void launch(const AttentionArgs& args, const DecodeShape& shape, int splits,
             const Partials& partials, cudaStream_t stream) {
-  const dim3 grid(static_cast<unsigned>(shape.queries), static_cast<unsigned>(args.heads),
+  const bool warp_heads = use_warp_heads(args, shape);
+  const int heads = warp_heads ? (args.heads + kWarps - 1) / kWarps : args.heads;
+  const dim3 grid(static_cast<unsigned>(shape.queries), static_cast<unsigned>(heads),
                   static_cast<unsigned>(splits));
   launch_early(decode_kernel<T, kWidth, kGroup, kChunks>, grid, kThreads, 0, stream, args,
-               shape.by_row, partials);
+               shape.by_row, warp_heads, partials);
 }
 
 /// The fewest lanes that hold head_dim; rows that do not start at multiples of 16 bytes are read

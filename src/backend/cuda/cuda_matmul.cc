@@ -53,6 +53,10 @@ void CudaMatmul::run(const void* a, DType a_dtype, std::int64_t rows, const RowB
     skinny_.run(a, rows, w, y, stream);
     return;
   }
+  if (wide_.fits(a, a_dtype, rows, w)) {
+    wide_.run(a, rows, w, y, stream);
+    return;
+  }
   if (stream != stream_) {
     ZI_CUBLAS(cublas_library().set_stream(handle_, stream));
     // Setting a stream gives the handle its own workspace back.

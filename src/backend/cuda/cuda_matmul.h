@@ -7,13 +7,15 @@
 
 #include "backend/cuda/cuda_support.h"
 #include "backend/cuda/skinny_matmul.h"
+#include "backend/cuda/wide_matmul.h"
 #include "zero_infer/ops.h"
 
 namespace zi {
 
-/// Ops::matmul by SkinnyMatmul where that fits, else by cuBLAS: the row blocks of a gathered slot
-/// are one strided-batched product, in place. Products of equal 16-bit types run on tensor cores;
-/// all other pairs of types are converted to float32, piece by piece, and multiplied in float32.
+/// Ops::matmul by SkinnyMatmul or WideMatmul where they fit, else by cuBLAS: the row blocks of a
+/// gathered slot are one strided-batched product, in place. Products of equal 16-bit types run on
+/// tensor cores; all other pairs of types are converted to float32, piece by piece, and multiplied
+/// in float32.
 class CudaMatmul {
  public:
   /// `workspace` is cuBLAS's, `scratch` holds converted pieces; both are
@@ -34,6 +36,7 @@ class CudaMatmul {
                           float* y, cudaStream_t stream);
 
   SkinnyMatmul skinny_;
+  WideMatmul wide_;
   cublasHandle_t handle_ = nullptr;
   cudaStream_t stream_ = nullptr;
   std::span<std::byte> workspace_;

@@ -65,9 +65,9 @@ class CudaOps final : public Ops {
     cuda_attention(q, batch, kv, slopes, out, out_dtype, scratch(), cuda_stream(stream));
   }
 
-  void gather_rows(const float* x, const std::int32_t* rows, std::int64_t count, std::int64_t cols,
-                   float* out, Stream& stream) override {
-    cuda_gather_rows(x, rows, count, cols, out, cuda_stream(stream));
+  void gather_rows(const void* x, DType dtype, const std::int32_t* rows, std::int64_t count,
+                   std::int64_t cols, float* out, Stream& stream) override {
+    cuda_gather_rows(x, dtype, rows, count, cols, out, cuda_stream(stream));
   }
 
   void convert(const void* x, DType from, void* y, DType to, std::int64_t count,

@@ -22,22 +22,34 @@ inline bool overlaps_launches() {
   return overlaps;
 }
 
-/// Launches a kernel that may start early; it must call wait_for_previous before it touches memory
-/// that earlier work of the stream reads or writes.
+/// launch_early for clusters of `cluster` neighbouring blocks.
 template <typename... Params, typename... Args>
-void launch_early(void (*kernel)(Params...), dim3 grid, dim3 block, std::size_t shared_bytes,
-                  cudaStream_t stream, Args&&... args) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
+void launch_clusters_early(void (*kernel)(Params...), unsigned cluster, dim3 grid, dim3 block,
+                           std::size_t shared_bytes, cudaStream_t stream, Args&&... args) {
+  cudaLaunchAttribute attributes[2] = {};
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = overlaps_launches() ? 1 : 0;
+  config.attrs = attributes;
+  if (overlaps_launches()) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (cluster > 1) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+    attributes[config.numAttrs++].val.clusterDim = {cluster, 1, 1};
+  }
   ZI_CUDA(cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...));
+}
+
+/// Launches a kernel that may start early; it must call wait_for_previous before it touches memory
+/// that earlier work of the stream reads or writes.
+template <typename... Params, typename... Args>
+void launch_early(void (*kernel)(Params...), dim3 grid, dim3 block, std::size_t shared_bytes,
+                  cudaStream_t stream, Args&&... args) {
+  launch_clusters_early(kernel, 1, grid, block, shared_bytes, stream, std::forward<Args>(args)...);
 }
 
 /// Lets the next kernel start, then waits until all earlier work of the stream is done and visible.

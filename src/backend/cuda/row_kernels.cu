@@ -207,12 +207,13 @@ __global__ void bias_residual_kernel(const float* x, std::int64_t ld, const floa
   }
 }
 
-__global__ void gather_rows_kernel(const float* x, const std::int32_t* rows, std::int64_t count,
+template <typename T>
+__global__ void gather_rows_kernel(const T* x, const std::int32_t* rows, std::int64_t count,
                                    std::int64_t cols, float* out) {
   const std::int64_t col = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (col >= cols) return;
   for (std::int64_t i = blockIdx.y; i < count; i += gridDim.y) {
-    out[i * cols + col] = x[static_cast<std::int64_t>(rows[i]) * cols + col];
+    out[i * cols + col] = to_float(x[static_cast<std::int64_t>(rows[i]) * cols + col]);
   }
 }
 
@@ -315,12 +316,14 @@ void cuda_bias_residual(const float* x, std::int64_t ld, const float* bias, std:
   }
 }
 
-void cuda_gather_rows(const float* x, const std::int32_t* rows, std::int64_t count,
+void cuda_gather_rows(const void* x, DType dtype, const std::int32_t* rows, std::int64_t count,
                       std::int64_t cols, float* out, cudaStream_t stream) {
   if (count == 0) return;
-  gather_rows_kernel<<<grid_of(count, cols, 1), kElementThreads, 0, stream>>>(x, rows, count, cols,
-                                                                              out);
-  ZI_CUDA_LAUNCHED();
+  with_type(dtype, [&]<typename T>(T) {
+    gather_rows_kernel<<<grid_of(count, cols, 1), kElementThreads, 0, stream>>>(
+        static_cast<const T*>(x), rows, count, cols, out);
+    ZI_CUDA_LAUNCHED();
+  });
 }
 
 void cuda_convert(const void* x, DType from, void* y, DType to, std::int64_t count,

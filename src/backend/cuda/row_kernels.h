@@ -21,7 +21,7 @@ void cuda_bias_gelu(const float* x, std::int64_t ld, const float* bias, std::int
                     std::int64_t cols, void* y, DType y_dtype, cudaStream_t stream);
 void cuda_bias_residual(const float* x, std::int64_t ld, const float* bias, std::int64_t rows,
                         std::int64_t cols, float* residual, cudaStream_t stream);
-void cuda_gather_rows(const float* x, const std::int32_t* rows, std::int64_t count,
+void cuda_gather_rows(const void* x, DType dtype, const std::int32_t* rows, std::int64_t count,
                       std::int64_t cols, float* out, cudaStream_t stream);
 void cuda_convert(const void* x, DType from, void* y, DType to, std::int64_t count,
                   cudaStream_t stream);

@@ -1,12 +1,12 @@
 #include <algorithm>
 #include <cstddef>
-#include <limits>
 
 #include "backend/cuda/cuda_attention_mma.cuh"
 #include "backend/cuda/cuda_support.h"
 #include "backend/cuda/element.cuh"
 #include "backend/cuda/launch.cuh"
 #include "backend/cuda/skinny_matmul.h"
+#include "backend/cuda/weight_stream.cuh"
 
 /// Weights are streamed once, past the L1 cache and marked to leave L2 first, into a ring in shared
 /// memory deep enough to cover the memory's latency. A block takes tiles of kTileRows weight rows
@@ -36,14 +36,9 @@ constexpr int kStagePieces = kWarpPieces * kWarps;
 /// Two blocks fit into a multiprocessor of 228 KiB.
 constexpr int kBlocksOfMultiprocessor = 2;
 
-struct SkinnyArgs {
-  const std::byte* w;
+struct SkinnyArgs : StreamedWeights {
   const std::byte* x;  // (rows, cols)
   float* y;            // (rows, ld)
-  std::size_t block_stride_bytes;
-  std::uint32_t rows_per_block;
-  int ld;  // weight rows of all blocks
-  int cols;
   int rows;
 };
 
@@ -52,27 +47,6 @@ constexpr int partial_floats(int groups) { return kWarps * 8 * groups * kTileRow
 constexpr std::size_t shared_bytes(int groups) {
   return sizeof(uint4) * kStages * kStagePieces +
          sizeof(float) * static_cast<std::size_t>(partial_floats(groups));
-}
-
-__device__ inline std::uint64_t evict_first_policy() {
-  std::uint64_t policy;
-  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;\n" : "=l"(policy));
-  return policy;
-}
-
-/// Zeros without `present`.
-__device__ inline void copy_weights_async(std::uint32_t shared, const void* global, bool present,
-                                          std::uint64_t policy) {
-  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;\n" ::"r"(shared),
-               "l"(global), "r"(present ? 16 : 0), "l"(policy)
-               : "memory");
-}
-
-__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
-
-template <int kPending>
-__device__ inline void wait_for_all_copies_but() {
-  asm volatile("cp.async.wait_group %0;\n" ::"n"(kPending) : "memory");
 }
 
 /// A lane's place in the stream of weights of its block.
@@ -96,8 +70,8 @@ class WeightStream {
       for (int r = 0; r < kRowsOfLane; ++r) {
 #pragma unroll
         for (int h = 0; h < kHalves; ++h) {
-          copy_weights_async(stage + (r * kHalves + h) * 32 * 16, row_[r] + h * 64,
-                             col_ + h * 32 < args_.cols, policy_);
+          copy_weights_and_fetch_async(stage + (r * kHalves + h) * 32 * 16, row_[r] + h * 64,
+                                       col_ + h * 32 < args_.cols, policy_);
         }
         row_[r] += kBlockCols * 2;
       }
@@ -115,13 +89,8 @@ class WeightStream {
     col_ = first_col_;
 #pragma unroll
     for (int r = 0; r < kRowsOfLane; ++r) {
-      // Lanes behind the last row copy that one; nobody stores their sums.
-      const auto row =
-          static_cast<std::uint32_t>(min(tile_ * kTileRows + r * 8 + first_row_, args_.ld - 1));
-      const std::uint32_t block = row / args_.rows_per_block;
-      row_[r] =
-          args_.w + block * args_.block_stride_bytes +
-          (static_cast<std::size_t>(row - block * args_.rows_per_block) * args_.cols + col_) * 2;
+      // Nobody stores the sums of lanes behind the last row.
+      row_[r] = weight_at(args_, tile_ * kTileRows + r * 8 + first_row_, col_);
     }
   }
 
@@ -227,11 +196,12 @@ __global__ void __launch_bounds__(kThreads, kBlocksOfMultiprocessor)
   const uint4* const pieces = ring + warp * kWarpPieces + lane;
   const std::uint32_t pieces_address = ptx::shared_address(pieces);
   WeightStream weights(args, lane / 4, first_col);
-  wait_for_previous();
+  // Weights were there before the kernels that may still run: only activations wait for those.
 #pragma unroll
   for (int stage = 0; stage < kStages; ++stage) {
     weights.copy_step(pieces_address + stage * kStagePieces * 16);
   }
+  wait_for_previous();
 
   uint4 x[kGroups][kHalves];
   load_activations<kGroups>(x, args, x_row, first_col);
@@ -268,8 +238,6 @@ Kernel kernel_of(DType dtype, int groups) {
   return groups == 1 ? skinny_kernel<__half, 1> : skinny_kernel<__half, 2>;
 }
 
-bool is_aligned(std::uintptr_t address) { return address % 16 == 0; }
-
 }  // namespace
 
 SkinnyMatmul::SkinnyMatmul() {
@@ -296,30 +264,16 @@ SkinnyMatmul::SkinnyMatmul() {
 
 bool SkinnyMatmul::fits(const void* a, DType a_dtype, std::int64_t rows,
                         const RowBlockMatrix& w) const {
-  // Tiles and columns are counted in int, with room for one more round of all blocks.
-  constexpr std::int64_t kMost = std::numeric_limits<int>::max() / 2;
-  return a_dtype == w.dtype && a_dtype != DType::kFloat32 && rows >= 1 && rows <= kMaxRows &&
-         blocks_[rows <= 8 ? 0 : 1] > 0 && w.cols >= 8 && w.cols % 8 == 0 && w.cols <= kMost &&
-         w.padded_rows() >= 1 && w.padded_rows() <= kMost &&
-         is_aligned(reinterpret_cast<std::uintptr_t>(a)) &&
-         is_aligned(reinterpret_cast<std::uintptr_t>(w.data)) &&
-         (w.blocks == 1 || is_aligned(w.block_stride_bytes));
+  return rows >= 1 && rows <= kMaxRows && blocks_[rows <= 8 ? 0 : 1] > 0 &&
+         can_stream(a, a_dtype, w);
 }
 
 void SkinnyMatmul::run(const void* a, std::int64_t rows, const RowBlockMatrix& w, float* y,
                        cudaStream_t stream) const {
   const int groups = rows <= 8 ? 1 : 2;
-  const auto ld = static_cast<int>(w.padded_rows());
-  const SkinnyArgs args{.w = w.data,
-                        .x = static_cast<const std::byte*>(a),
-                        .y = y,
-                        .block_stride_bytes = w.block_stride_bytes,
-                        .rows_per_block = static_cast<std::uint32_t>(w.rows_per_block),
-                        .ld = ld,
-                        .cols = static_cast<int>(w.cols),
-                        .rows = static_cast<int>(rows)};
+  const SkinnyArgs args{streamed(w), static_cast<const std::byte*>(a), y, static_cast<int>(rows)};
   const auto blocks =
-      static_cast<unsigned>(std::min((ld + kTileRows - 1) / kTileRows, blocks_[groups - 1]));
+      static_cast<unsigned>(std::min((args.ld + kTileRows - 1) / kTileRows, blocks_[groups - 1]));
   launch_early(kernel_of(w.dtype, groups), blocks, kThreads, shared_bytes(groups), stream, args);
 }
 

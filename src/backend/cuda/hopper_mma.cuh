@@ -1,0 +1,125 @@
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+/// The PTX of Hopper's asynchronous matrix units and of clusters, under names. It exists on compute
+/// capability 9.0 alone (sm_90a). PTX ISA 9.0: 9.7.15 (wgmma), 5.5 (matrix descriptors).
+namespace zi::ptx {
+
+/// Describes a matrix in shared memory for `multiply_add_async`: rows of 64 16-bit elements, 128
+/// bytes apart, from an address that is a multiple of 1024. Piece p (16 bytes) of row r lies at
+/// piece p ^ r % 8, which `swizzled` gives in bytes. 16 columns on, the descriptor is 2 more.
+__device__ inline std::uint64_t describe_rows(std::uint32_t shared) {
+  constexpr std::uint64_t kSwizzle128 = std::uint64_t{1} << 62;
+  constexpr std::uint64_t kEightRows = std::uint64_t{1024 / 16} << 32;
+  constexpr std::uint64_t kUnused = std::uint64_t{1} << 16;
+  return kSwizzle128 | kEightRows | kUnused | (shared & 0x3ffffu) >> 4;
+}
+
+__device__ inline std::uint32_t swizzled(int row, int piece) {
+  return static_cast<std::uint32_t>(row * 128 + ((piece ^ (row & 7)) << 4));
+}
+
+/// Shows what was written to shared memory to the matrix units, once a barrier has passed.
+__device__ inline void show_to_async_proxy() {
+  asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
+}
+
+/// Before the first product, and whenever registers of sums were written since.
+__device__ inline void begin_products() {
+  asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory");
+}
+
+__device__ inline void commit_products() {
+  asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory");
+}
+
+/// Before sums are read, and before anything else takes the place of factors.
+__device__ inline void wait_for_products() {
+  asm volatile("wgmma.wait_group.sync.aligned 0;\n" ::: "memory");
+}
+
+/// Waits for all blocks of the cluster; what they wrote to shared memory before is visible.
+__device__ inline void cluster_barrier() {
+  asm volatile(
+      "barrier.cluster.arrive.release.aligned;\n"
+      "barrier.cluster.wait.acquire.aligned;\n" ::
+          : "memory");
+}
+
+/// Reads what stands at `shared` in the memory of a block of the cluster.
+__device__ inline float4 load_from_block(std::uint32_t shared, int block) {
+  std::uint32_t there;
+  float4 v;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;\n" : "=r"(there) : "r"(shared), "r"(block));
+  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];\n"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "r"(there)
+               : "memory");
+  return v;
+}
+
+/// sums (64, kColumns) += a (64, 16) . b (kColumns, 16)^T, by the four warps of a warpgroup. Warp w
+/// holds rows 16 w .. 16 w + 15 as 16 x 8 tiles side by side, each as `multiply_add` leaves them.
+template <typename T, int kColumns>
+__device__ inline void multiply_add_async(float (&d)[kColumns / 2], std::uint64_t a,
+                                          std::uint64_t b);
+
+#define ZI_SUMS_4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define ZI_SUMS_16(i) ZI_SUMS_4(i), ZI_SUMS_4(i + 4), ZI_SUMS_4(i + 8), ZI_SUMS_4(i + 12)
+#define ZI_SUMS_32(i) ZI_SUMS_16(i), ZI_SUMS_16(i + 16)
+#define ZI_PRODUCTS_32(type)                                                 \
+  asm volatile(                                                              \
+      "{.reg .pred add; setp.eq.u32 add, 0, 0;\n"                            \
+      "wgmma.mma_async.sync.aligned.m64n32k16.f32." type "." type            \
+      " {"                                                                   \
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15" \
+      "}, %16, %17, add, 1, 1, 0, 0;}\n"                                     \
+      : ZI_SUMS_16(0)                                                        \
+      : "l"(a), "l"(b))
+#define ZI_PRODUCTS_64(type)                                                   \
+  asm volatile(                                                                \
+      "{.reg .pred add; setp.eq.u32 add, 0, 0;\n"                              \
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type              \
+      " {"                                                                     \
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, " \
+      "%30, %31"                                                               \
+      "}, %32, %33, add, 1, 1, 0, 0;}\n"                                       \
+      : ZI_SUMS_32(0)                                                          \
+      : "l"(a), "l"(b))
+
+template <>
+__device__ inline void multiply_add_async<__nv_bfloat16, 32>(float (&d)[16], std::uint64_t a,
+                                                             std::uint64_t b) {
+  ZI_PRODUCTS_32("bf16");
+}
+
+template <>
+__device__ inline void multiply_add_async<__half, 32>(float (&d)[16], std::uint64_t a,
+                                                      std::uint64_t b) {
+  ZI_PRODUCTS_32("f16");
+}
+
+template <>
+__device__ inline void multiply_add_async<__nv_bfloat16, 64>(float (&d)[32], std::uint64_t a,
+                                                             std::uint64_t b) {
+  ZI_PRODUCTS_64("bf16");
+}
+
+template <>
+__device__ inline void multiply_add_async<__half, 64>(float (&d)[32], std::uint64_t a,
+                                                      std::uint64_t b) {
+  ZI_PRODUCTS_64("f16");
+}
+
+#undef ZI_SUMS_4
+#undef ZI_SUMS_16
+#undef ZI_SUMS_32
+#undef ZI_PRODUCTS_32
+#undef ZI_PRODUCTS_64
+
+}  // namespace zi::ptx

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <array>
+#include <cstdint>
+
+#include "zero_infer/dtype.h"
+#include "zero_infer/partition_layout.h"
+
+namespace zi {
+
+/// Ops::matmul for decode passes of some dozen rows, on Hopper. Float32 sums in an order
+/// that follows from the shape of the weights and the kind of GPU: the other rows do not change it.
+class WideMatmul {
+ public:
+  static constexpr std::int64_t kMaxRows = 64;
+  static constexpr int kMostSplits = 8;  // a larger cluster may be refused
+
+  /// Asks the current device what it holds; on one that cannot run the kernel nothing fits.
+  WideMatmul();
+
+  /// Equal 16-bit types, 1 .. kMaxRows rows, columns in multiples of 8, and `a` and all rows of w
+  /// aligned to 16 bytes.
+  bool fits(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w) const;
+
+  /// y (rows, w.padded_rows()) = a (rows, w.cols) . w^T, for what fits. Weights may be read while
+  /// the kernels before this one in the stream still run: they must not be what wrote them.
+  void run(const void* a, std::int64_t rows, const RowBlockMatrix& w, float* y,
+           cudaStream_t stream) const;
+
+ private:
+  /// How many blocks share the columns of a tile.
+  int splits(int tiles, int cols) const;
+
+  /// Clusters of 1, 2, 4, .. blocks that the whole device runs at once, by that number.
+  std::array<int, kMostSplits + 1> clusters_{};
+};
+
+}  // namespace zi
