@@ -87,10 +87,9 @@ void bare_read(benchmark::State& state, const Subject& subject, bool io_uring) {
       make_block_reader({file.get(), subject.file.string(), true}, staging.span(), block, io_uring);
   const std::size_t blocks = static_cast<std::size_t>(subject.bytes()) / block;
   for (auto _ : state) {
-    for (std::size_t i = 0; i < blocks + depth; ++i) {
-      if (i >= depth) reader->wait((i - depth) % depth);
-      if (i < blocks) reader->start(i % depth, i * block, block);
-    }
+    move_blocks(*reader, depth, [&](std::size_t i) {
+      return i < blocks ? BlockRange{i * block, block} : BlockRange{};
+    });
   }
   state.SetBytesProcessed(state.iterations() * static_cast<std::int64_t>(blocks * block));
   state.SetLabel(reader->method() + " + O_DIRECT");

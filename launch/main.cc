@@ -152,21 +152,19 @@ int plan(int argc, char** argv) {
 int run(World& world, int argc, char** argv, std::chrono::steady_clock::time_point start) {
   CommandLine command;
   world.all_or_none([&] { command = parse_command_line(argc, argv); });
-  if (command.command == Command::kLimits && !command.exit_now) {
-    return run_limits_command(world, command.limits);
-  }
   const RunConfig& config = command.config;
   const std::string prefix =
       world.size() > 1 ? fmt::format("[rank {}/{} {}]", world.rank(), world.size(), world.host())
                        : "";
-  set_log(config.quiet     ? LogLevel::kQuiet
-          : config.verbose ? LogLevel::kVerbose
-                           : LogLevel::kNormal,
+  set_log(config.quiet || command.limits.quiet ? LogLevel::kQuiet
+          : config.verbose                     ? LogLevel::kVerbose
+                                               : LogLevel::kNormal,
           prefix);
   if (command.exit_now) {
     if (world.rank() == 0) print(command.text);
     return 0;
   }
+  if (command.command == Command::kLimits) return run_limits_command(world, command.limits);
   Ends ends;
   world.all_or_none([&] {
     if (world.rank() != 0) return;

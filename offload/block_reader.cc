@@ -59,6 +59,8 @@ std::string file_system_name(int fd) {
   }
 }
 
+const char* call_name(const BlockSource& source) { return source.write ? "pwrite" : "pread"; }
+
 class PreadReader final : public BlockReader {
  public:
   PreadReader(const BlockSource& source, std::span<std::byte> staging, std::size_t slot_bytes,
@@ -101,10 +103,10 @@ class PreadReader final : public BlockReader {
     std::unique_lock lock(mutex_);
     const BlockRead& read = reads_.at(slot);
     settled_.wait(lock, [&] { return read.state() != BlockRead::State::kActive; });
-    read.throw_if_failed(source_.path);
+    read.throw_if_failed(source_.path, source_.write);
   }
 
-  std::string method() const override { return "pread"; }
+  std::string method() const override { return call_name(source_); }
 
  private:
   void work() {
@@ -185,9 +187,12 @@ BlockRead::State BlockRead::account(std::int64_t result, bool direct) {
   return state_;
 }
 
-void BlockRead::throw_if_failed(const std::string& path) const {
+void BlockRead::throw_if_failed(const std::string& path, bool write) const {
   if (state_ != State::kFailed) return;
   const std::string range = fmt::format("{} bytes at offset {}", bytes_, offset_);
+  if (write) {
+    throw IoError(system_error_text(path, "cannot write " + range, error_ != 0 ? error_ : ENOSPC));
+  }
   if (error_ != 0) throw IoError(system_error_text(path, "cannot read " + range, error_));
   throw IoError(
       fmt::format("{}: the file ends near byte {}, inside the {} that were to be read: it was "
@@ -195,9 +200,28 @@ void BlockRead::throw_if_failed(const std::string& path) const {
                   path, next_offset(), range));
 }
 
+std::size_t move_blocks(BlockReader& reader, std::size_t depth,
+                        const std::function<BlockRange(std::size_t)>& next) {
+  std::size_t bytes = 0;
+  std::size_t started = 0;
+  std::size_t finished = 0;
+  for (bool more = true; more || finished < started;) {
+    if (!more || started - finished == depth) {
+      reader.wait(finished++ % depth);
+      continue;
+    }
+    const BlockRange block = next(started);
+    more = block.bytes > 0;
+    if (more) reader.start(started++ % depth, block.offset, block.bytes);
+    bytes += block.bytes;
+  }
+  return bytes;
+}
+
 std::unique_ptr<BlockReader> make_pread_reader(const BlockSource& source,
                                                std::span<std::byte> staging, std::size_t slot_bytes,
                                                int threads, PreadFunction pread) {
+  if (!pread && source.write) pread = ::pwrite;
   if (!pread) pread = ::pread;
   return std::make_unique<PreadReader>(source, staging, slot_bytes, std::max(1, threads),
                                        std::move(pread));
@@ -211,7 +235,8 @@ std::unique_ptr<BlockReader> make_block_reader(const BlockSource& source,
     try {
       return make_io_uring_reader(source, staging, slot_bytes);
     } catch (const IoError& refusal) {
-      log_warning(fmt::format("{}; pread with {} threads is used", refusal.what(), threads));
+      log_warning(fmt::format("{}; {} with {} threads is used", refusal.what(), call_name(source),
+                              threads));
     }
   }
   return make_pread_reader(source, staging, slot_bytes, static_cast<int>(threads));

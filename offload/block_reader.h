@@ -16,6 +16,7 @@ struct BlockSource {
   int fd = -1;
   std::string path;     // for messages
   bool direct = false;  // O_DIRECT: offsets, lengths and memory are multiples of 4096
+  bool write = false;   // its readers write instead, from their slots into the file: for bare rates
 };
 
 /// `PATH: cannot DO THIS: Permission denied`. `error` is an errno.
@@ -43,8 +44,9 @@ class BlockRead {
   std::size_t done() const { return done_; }
   std::size_t remaining() const { return bytes_ - done_; }
 
-  /// Throws the IoError of a failed read: path, range, what happened. No effect on others.
-  void throw_if_failed(const std::string& path) const;
+  /// Throws the IoError of a failed read (or write): path, range, what happened. No effect on
+  /// others.
+  void throw_if_failed(const std::string& path, bool write = false) const;
 
  private:
   std::uint64_t offset_ = 0;
@@ -70,13 +72,26 @@ class BlockReader {
   /// failed.
   virtual void wait(std::size_t slot) = 0;
 
-  /// `io_uring` or `pread`.
+  /// `io_uring`, `pread` or `pwrite`.
   virtual std::string method() const = 0;
 };
 
+/// Where a block lies in its file.
+struct BlockRange {
+  std::uint64_t offset = 0;
+  std::size_t bytes = 0;
+};
+
+/// Moves the blocks next(0), next(1), .. until one is empty, `depth` of them in flight (in the
+/// reader's first slots, taken in turn), and waits for all. Returns their bytes. Throws what `wait`
+/// throws.
+std::size_t move_blocks(BlockReader& reader, std::size_t depth,
+                        const std::function<BlockRange(std::size_t)>& next);
+
 using PreadFunction = std::function<ssize_t(int fd, void* dst, std::size_t bytes, off_t offset)>;
 
-/// Reads with `threads` threads that call pread. `pread` is replaced by tests that inject failures.
+/// Reads with `threads` threads that call pread (writes: pwrite). `pread` is replaced by tests that
+/// inject failures.
 std::unique_ptr<BlockReader> make_pread_reader(const BlockSource& source,
                                                std::span<std::byte> staging, std::size_t slot_bytes,
                                                int threads, PreadFunction pread = {});

@@ -112,7 +112,7 @@ class IoUringReader final : public BlockReader {
       submit_and_wait();
       reap();
     }
-    read.throw_if_failed(source_.path);
+    read.throw_if_failed(source_.path, source_.write);
   }
 
   std::string method() const override { return "io_uring"; }
@@ -123,10 +123,16 @@ class IoUringReader final : public BlockReader {
 
   void check_operations() {
     io_uring_probe* probe = io_uring_get_probe_ring(ring_.get());
-    const bool can_read = probe != nullptr && io_uring_opcode_supported(probe, IORING_OP_READ) &&
-                          io_uring_opcode_supported(probe, IORING_OP_READ_FIXED);
+    const auto can = [probe](int operation) {
+      return probe != nullptr && io_uring_opcode_supported(probe, operation);
+    };
+    const bool moves = source_.write ? can(IORING_OP_WRITE) && can(IORING_OP_WRITE_FIXED)
+                                     : can(IORING_OP_READ) && can(IORING_OP_READ_FIXED);
     if (probe != nullptr) io_uring_free_probe(probe);
-    if (!can_read) throw IoError("io_uring of this kernel cannot read (Linux 5.6 can)");
+    if (!moves) {
+      throw IoError(fmt::format("io_uring of this kernel cannot {} (Linux 5.6 can)",
+                                source_.write ? "write" : "read"));
+    }
   }
 
   void register_staging() {
@@ -149,13 +155,18 @@ class IoUringReader final : public BlockReader {
     const BlockRead& read = reads_[slot];
     io_uring_sqe* sqe = io_uring_get_sqe(ring_.get());
     if (sqe == nullptr) throw IoError(source_.path + ": the submission queue of io_uring is full");
-    std::byte* const dst = staging_.data() + slot * slot_bytes_ + read.done();
+    std::byte* const memory = staging_.data() + slot * slot_bytes_ + read.done();
     const int file = registered_file_ ? 0 : source_.fd;
     const auto bytes = static_cast<unsigned>(read.remaining());
-    if (registered_staging_) {
-      io_uring_prep_read_fixed(sqe, file, dst, bytes, read.next_offset(), static_cast<int>(slot));
+    const auto buffer = static_cast<int>(slot);
+    if (registered_staging_ && source_.write) {
+      io_uring_prep_write_fixed(sqe, file, memory, bytes, read.next_offset(), buffer);
+    } else if (registered_staging_) {
+      io_uring_prep_read_fixed(sqe, file, memory, bytes, read.next_offset(), buffer);
+    } else if (source_.write) {
+      io_uring_prep_write(sqe, file, memory, bytes, read.next_offset());
     } else {
-      io_uring_prep_read(sqe, file, dst, bytes, read.next_offset());
+      io_uring_prep_read(sqe, file, memory, bytes, read.next_offset());
     }
     if (registered_file_) io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
     io_uring_sqe_set_data64(sqe, slot);

@@ -228,20 +228,15 @@ double measure_bare_read(Device& device, const std::filesystem::path& shard_file
   const Buffer staging = device.allocate_pinned(depth * slot_bytes);
   const auto reader = make_block_reader({shards.file.get(), shards.path, direct}, staging.span(),
                                         slot_bytes, options.allow_io_uring);
-  // How many extents `bytes` are; one at least.
-  std::size_t count = 0;
-  std::size_t total = 0;
-  do {
-    total += extents[count++ % extents.size()].bytes;
-  } while (total + extents[count % extents.size()].bytes <= bytes);
-
+  std::size_t asked = 0;
+  const auto next = [&](std::size_t i) {
+    const ShardExtent& extent = extents[i % extents.size()];
+    if (i > 0 && asked + extent.bytes > bytes) return BlockRange{};
+    asked += extent.bytes;
+    return BlockRange{extent.offset, extent.bytes};
+  };
   const auto begin = std::chrono::steady_clock::now();
-  for (std::size_t i = 0; i < count + depth; ++i) {
-    if (i >= depth) reader->wait(i % depth);
-    if (i < count)
-      reader->start(i % depth, extents[i % extents.size()].offset,
-                    extents[i % extents.size()].bytes);
-  }
+  const std::size_t total = move_blocks(*reader, depth, next);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
   return static_cast<double>(total) / seconds.count();
 }

@@ -15,6 +15,7 @@
 #include <cstring>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <thread>
 
 #include "offload/file_descriptor.h"
@@ -245,6 +246,77 @@ TEST_F(BlockReaderTest, AFailedReadNamesPathOffsetAndReason) {
     EXPECT_THAT(message_of<IoError>([&] { reader->wait(0); }),
                 AllOf(HasSubstr(path_), HasSubstr("4096 bytes at offset 8192"),
                       HasSubstr("Bad file descriptor")));
+  }
+}
+
+TEST_F(BlockReaderTest, AWriterBringsItsSlotsIntoTheFileByBothMethods) {
+  for (const bool direct : {false, true}) {
+    for (const bool io_uring : {false, true}) {
+      const std::string copy = (directory_.path() / "copy").string();
+      const FileDescriptor out(::open(copy.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+      ASSERT_TRUE(out.is_open());
+      if (direct && !enable_direct_reads(out.get(), copy)) return;
+      const Staging staging(4);
+      const auto writer = make_block_reader({out.get(), copy, direct, /*write=*/true},
+                                            staging.span(), kSlotBytes, io_uring);
+      EXPECT_EQ(writer->method(), io_uring ? "io_uring" : "pwrite");
+      for (std::size_t i = 0; i < 40 + 4; ++i) {
+        if (i >= 4) writer->wait(i % 4);
+        if (i >= 40) continue;
+        std::memcpy(staging.span().data() + i % 4 * kSlotBytes, bytes_.data() + i * kSlotBytes,
+                    kSlotBytes);
+        writer->start(i % 4, i * kSlotBytes, kSlotBytes);
+      }
+      const FileDescriptor in(::open(copy.c_str(), O_RDONLY | O_CLOEXEC));
+      std::vector<std::byte> there(bytes_.size() + 1);
+      ASSERT_EQ(::pread(in.get(), there.data(), there.size(), 0),
+                static_cast<ssize_t>(bytes_.size()));
+      expect_bytes({there.data(), bytes_.size()}, 0);
+    }
+  }
+}
+
+TEST_F(BlockReaderTest, AFailedWriteNamesPathOffsetAndReason) {
+  for (const bool io_uring : {false, true}) {
+    const Staging staging(1);
+    const auto writer = make_block_reader({file_.get(), path_, false, /*write=*/true},
+                                          staging.span(), kSlotBytes, io_uring);
+    writer->start(0, 8192, 4096);
+    EXPECT_THAT(message_of<IoError>([&] { writer->wait(0); }),
+                AllOf(HasSubstr(path_), HasSubstr("cannot write 4096 bytes at offset 8192"),
+                      HasSubstr("Bad file descriptor")));
+  }
+}
+
+/// Notes what is started and waited for.
+class NotingReader final : public BlockReader {
+ public:
+  void start(std::size_t slot, std::uint64_t offset, std::size_t) override {
+    EXPECT_TRUE(busy.insert(slot).second) << "slot " << slot << " is in use";
+    most_busy = std::max(most_busy, busy.size());
+    offsets.push_back(offset);
+  }
+  void wait(std::size_t slot) override { EXPECT_EQ(busy.erase(slot), 1u); }
+  std::string method() const override { return "none"; }
+
+  std::set<std::size_t> busy;
+  std::size_t most_busy = 0;
+  std::vector<std::uint64_t> offsets;
+};
+
+TEST(MoveBlocks, KeepsTheDepthInFlightAndWaitsForAll) {
+  for (const std::size_t count : {0, 1, 2, 3, 4, 10}) {
+    NotingReader reader;
+    const auto next = [count](std::size_t i) {
+      return i < count ? BlockRange{100 * i, 10 + i} : BlockRange{};
+    };
+    std::size_t bytes = 0;
+    for (std::size_t i = 0; i < count; ++i) bytes += 10 + i;
+    EXPECT_EQ(move_blocks(reader, 3, next), bytes);
+    EXPECT_TRUE(reader.busy.empty());
+    EXPECT_EQ(reader.most_busy, std::min<std::size_t>(count, 3));
+    ASSERT_EQ(reader.offsets.size(), count);
+    for (std::size_t i = 0; i < count; ++i) EXPECT_EQ(reader.offsets[i], 100 * i);
   }
 }
 

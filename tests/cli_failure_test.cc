@@ -146,6 +146,14 @@ TEST(BadInput, PathsThatCannotBeWrittenAreNamed) {
                  "/nonexistent/out.jsonl");
 }
 
+TEST(BadInput, LimitsRefusesWhatItCannotMeasureOrWrite) {
+  expect_refused({"limits", "--path", "/nonexistent/dir"}, "/nonexistent/dir: no file can be made");
+  expect_refused({"limits", "--output", "/nonexistent/limits.json"}, "/nonexistent/limits.json");
+  expect_refused({"limits", "--output", "/tmp"}, "Is a directory");
+  expect_refused({"limits", "--pth", "/tmp"}, "--pth");
+  expect_refused({"limits", "now"}, "now");
+}
+
 TEST(BadInput, UnknownFlagsAndKeysAreRefused) {
   expect_refused(with_prompt(model(), {"--batchsize", "3"}), "--batchsize");
   const TemporaryFolder folder;

@@ -1,11 +1,97 @@
 #include "measure/limits_command.h"
 
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <string>
+
+#include "measure/limits_text.h"
+#include "measure/machine_probe.h"
+#include "plan/kept_limits.h"
 #include "zero_infer/error.h"
+#include "zero_infer/log.h"
 
 namespace zi {
+namespace {
 
-int run_limits_command(World& world, const LimitsOptions&) {
-  world.all_or_none([] { throw ConfigError("zero-infer limits is not there yet"); });
+/// Throws where the file can neither be written nor made. Leaves no trace: measuring may fail, and
+/// what stands there is then still wanted.
+void check_can_be_written(const std::string& path) {
+  const FileDescriptor there(::open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NONBLOCK));
+  if (there.is_open()) return;
+  int reason = errno;
+  if (reason == ENOENT) {
+    const std::filesystem::path folder = std::filesystem::absolute(path).parent_path();
+    if (::access(folder.c_str(), W_OK | X_OK) == 0) return;
+    reason = errno;
+  }
+  throw IoError(system_error_text(path, "--output cannot be written", reason));
+}
+
+void write_output(const std::string& path, const std::string& line) {
+  std::ofstream file(path);
+  file << line;
+  if (!file.flush()) {
+    throw IoError(system_error_text(path, "--output cannot be written", errno));
+  }
+}
+
+void print(const std::string& text) {
+  if (std::fputs(text.c_str(), stdout) < 0 || std::fflush(stdout) != 0) {
+    throw IoError(system_error_text("standard output", "cannot be written", errno));
+  }
+}
+
+/// On rank 0. A cache that cannot be written is no failure: the result has been given.
+void tell(const MachineLimits& limits, const LimitsOptions& options) {
+  const std::string line = limits.to_json() + "\n";
+  const bool json_alone = options.output == "-";
+  print(json_alone ? line : limits_text(limits));
+  if (options.output && !json_alone) write_output(*options.output, line);
+  try {
+    keep_limits(limits);
+    log_info(fmt::format("kept for zero-infer plan in {}",
+                         kept_limits_path(limits.backend, limits.world).string()));
+  } catch (const Error& error) {
+    log_warning(fmt::format("not kept for zero-infer plan: {}; give it --limits FILE of --output",
+                            error.what()));
+  }
+}
+
+}  // namespace
+
+int run_limits_command(World& world, const LimitsOptions& options, const ProbeEffort& effort) {
+  const auto start = std::chrono::steady_clock::now();
+  std::optional<StorageProbe> storage;
+  world.all_or_none([&] {
+    if (world.rank() == 0 && options.output && *options.output != "-") {
+      check_can_be_written(*options.output);
+    }
+    if (world.local_rank() == 0 && !options.path.empty()) {
+      storage.emplace(options.path, effort.storage);
+    }
+  });
+  RunConfig config;
+  config.backend = options.backend;
+  config.cpu_offload = true;  // the CPU backend then gives copies their threads
+  const Backend backend = make_backend(world, config);
+  MachineLimits limits = probe_machine(world, backend, effort);
+  if (!options.path.empty()) {
+    probe_storage(world, backend, storage ? &*storage : nullptr, effort.storage, limits);
+    limits.storage_path = options.path.string();
+  }
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+  limits.seconds = took.count();
+  world.all_or_none([&] {
+    if (world.rank() == 0) tell(limits, options);
+  });
   return 0;
 }
 

@@ -65,6 +65,7 @@ MachineLimits parse(const std::string& text) {
   limits.device_memory = rate_of(object, "device_memory_gb_s", kGiga);
   limits.host_memory = rate_of(object, "host_memory_gb_s", kGiga);
   limits.storage_path = object.at("storage_path").get<std::string>();
+  limits.storage_method = object.value("storage_method", "");
   limits.reads = storage_of(object.at("reads"));
   limits.writes = storage_of(object.at("writes"));
   for (const ordered_json& r : object.at("products")) {
@@ -117,6 +118,7 @@ std::string MachineLimits::to_json() const {
                                {"device_memory_gb_s", device_memory / kGiga},
                                {"host_memory_gb_s", host_memory / kGiga},
                                {"storage_path", storage_path},
+                               {"storage_method", storage_method},
                                {"reads", storage_json(reads)},
                                {"writes", storage_json(writes)},
                                {"products", rows},

@@ -46,6 +46,7 @@ struct MachineLimits {
   double device_memory = 0;       // read and written by a copy: the sum of both
   double host_memory = 0;         // the same of the host's memory, all its cores
   std::string storage_path;
+  std::string storage_method;      // `io_uring + O_DIRECT`: what was really used
   std::vector<StorageRate> reads;  // all ranks of a host together
   std::vector<StorageRate> writes;
   std::vector<ProductRate> products;  // by rows, ascending

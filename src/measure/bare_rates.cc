@@ -1,0 +1,122 @@
+#include "measure/bare_rates.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <vector>
+
+namespace zi {
+
+double largest_of(World& world, double mine) {
+  std::vector<double> all(static_cast<std::size_t>(world.size()));
+  world.all_gather(&mine, all.data(), sizeof(mine));
+  return *std::ranges::max_element(all);
+}
+
+double wall_seconds(const std::function<void()>& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+double stream_seconds(Device& device, Stream& stream, const std::function<void()>& enqueue) {
+  const auto start = device.make_event();
+  const auto end = device.make_event();
+  stream.record(*start);
+  enqueue();
+  stream.record(*end);
+  stream.synchronize();
+  return device.elapsed_seconds(*start, *end);
+}
+
+BareRate bare_rate(World& world, double amount, const Repeats& repeats,
+                   const std::function<double()>& timed_step) {
+  world.barrier();
+  const double warm_up = largest_of(world, wall_seconds(timed_step));
+  const int count = static_cast<int>(std::clamp(repeats.seconds / std::max(warm_up, 1e-9),
+                                                static_cast<double>(repeats.least),
+                                                static_cast<double>(repeats.most)));
+  BareRate best;
+  for (int i = 0; i < count; ++i) {
+    world.barrier();
+    const double mine = timed_step();
+    const double slowest = largest_of(world, mine);
+    if (mine > 0) best.own = std::max(best.own, amount / mine);
+    if (slowest > 0) best.slowest = std::max(best.slowest, amount / slowest);
+  }
+  return best;
+}
+
+BareRate memory_copy_rate(World& world, Device& device, std::size_t bytes, Stream& stream,
+                          const Repeats& repeats) {
+  // Where the two lie to each other decides how evenly channels are used: the best of some places.
+  constexpr std::size_t kPlaces = 4;
+  constexpr std::size_t kStep = std::size_t{5} << 20;
+  Buffer from, to;
+  world.all_or_none([&] {
+    from = device.allocate(bytes);
+    to = device.allocate(bytes + (kPlaces - 1) * kStep);
+    device.zero(from.data(), bytes, stream);
+    stream.synchronize();  // if a peer has no room, the buffers go at once
+  });
+  BareRate best;
+  for (std::size_t place = 0; place < kPlaces; ++place) {
+    const BareRate here = bare_rate(world, 2 * static_cast<double>(bytes), repeats, [&] {
+      return stream_seconds(device, stream, [&] {
+        device.copy(to.data() + place * kStep, from.data(), bytes, stream);
+      });
+    });
+    best.own = std::max(best.own, here.own);
+    best.slowest = std::max(best.slowest, here.slowest);
+  }
+  return best;
+}
+
+BareRate gather_rate(World& world, Device& device, Communicator& communicator,
+                     std::span<std::byte> memory, std::size_t shard, std::size_t count,
+                     Stream& stream, const Repeats& repeats) {
+  const auto ranks = static_cast<std::size_t>(world.size());
+  const auto rank = static_cast<std::size_t>(world.rank());
+  const std::size_t places = memory.size() / (shard * ranks);
+  const auto gather = [&](std::size_t i) {
+    std::byte* const blocks = memory.data() + i % places * shard * ranks;
+    communicator.all_gather(blocks + rank * shard, blocks, shard, stream);
+  };
+  const double received = static_cast<double>(shard * (ranks - 1) * count);
+  return bare_rate(world, received, repeats, [&] {
+    gather(0);  // untimed: behind it all devices start together, however late their hosts were
+    return stream_seconds(device, stream, [&] {
+      for (std::size_t i = 1; i <= count; ++i) gather(i);
+    });
+  });
+}
+
+BareRate product_rate(World& world, Device& device, Ops& ops,
+                      std::span<const RowBlockMatrix> matrices, DType dtype, std::int64_t rows,
+                      Stream& stream, const Repeats& repeats) {
+  std::int64_t widest = 0, longest = 0;
+  std::size_t bytes = 0;
+  for (const RowBlockMatrix& m : matrices) {
+    widest = std::max(widest, m.padded_rows());
+    longest = std::max(longest, m.cols);
+    bytes += m.bytes();
+  }
+  Buffer input, output;
+  world.all_or_none([&] {
+    input = device.allocate(static_cast<std::size_t>(rows * longest) * size_of(dtype));
+    output = device.allocate(static_cast<std::size_t>(rows * widest) * sizeof(float));
+    // Not zeros: with those a GPU takes less power and runs faster.
+    const UniformValues values{.key = 1, .half_width = 1, .stored = dtype};
+    ops.fill_uniform(values, 0, rows * longest, input.data(), dtype, stream);
+    stream.synchronize();
+  });
+  return bare_rate(world, static_cast<double>(bytes), repeats, [&] {
+    return stream_seconds(device, stream, [&] {
+      for (const RowBlockMatrix& m : matrices) {
+        ops.matmul(input.data(), dtype, rows, m, output.as<float>(), stream);
+      }
+    });
+  });
+}
+
+}  // namespace zi

@@ -1,0 +1,21 @@
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "plan/machine_limits.h"
+
+namespace zi {
+
+/// Where the limits of this host are kept: $XDG_CACHE_HOME or ~/.cache,
+/// `/zero-infer/limits-<hostname>-<backend>-<world>ranks.json`.
+std::filesystem::path kept_limits_path(const std::string& backend, int world);
+
+/// Writes them there. Throws IoError where that cannot be.
+void keep_limits(const MachineLimits& limits);
+
+/// What was kept for this host, if it was.
+std::optional<MachineLimits> find_kept_limits(const std::string& backend, int world);
+
+}  // namespace zi
