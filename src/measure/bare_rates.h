@@ -13,11 +13,12 @@
 namespace zi {
 
 /// How often a step is timed, after one time to warm up: as often as fits into `seconds` by what
-/// the slowest rank's warm-up took, within the two bounds.
+/// the slowest rank's warm-up took, within the two bounds. An idle GPU takes some 50 ms to come to
+/// its full clocks: short steps are repeated for longer than that.
 struct Repeats {
   int least = 5;
-  int most = 5;
-  double seconds = 0;
+  int most = 50;
+  double seconds = 0.25;
 };
 
 /// What the repeats of a step gave, in bytes (or whatever was counted) per second.
