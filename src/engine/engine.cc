@@ -26,6 +26,7 @@ Engine::Engine(World& world, std::shared_ptr<Backend> backend, RunConfig config)
     log_info(fmt::format("{}, {}; memory of a rank: {}", backend_->name, backend_->device->name(),
                          format_memory(static_cast<double>(plan_->rank_bytes()))));
     log_verbose("\n" + plan_->table());
+    if (!plan_->note.empty()) log_warning(plan_->note);
   }
   Buffer slots = allocate_slots();
   world.all_or_none([&] {

@@ -14,7 +14,6 @@
 #include "offload/placement.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
-#include "zero_infer/log.h"
 
 namespace zi {
 namespace {
@@ -152,8 +151,7 @@ TierBudgets budgets_of(const MemoryPlan& plan, const Room& room, const PlanInput
   return budgets;
 }
 
-void check_fit(const MemoryPlan& plan, const PlanInput& in, const RunConfig& config,
-               const Room& room) {
+void check_fit(MemoryPlan& plan, const PlanInput& in, const RunConfig& config, const Room& room) {
   const std::size_t device = plan.device_bytes();
   const std::size_t host = plan.process_bytes();
   const auto refuse = [&](std::string_view where, std::size_t needed, std::size_t free,
@@ -171,10 +169,9 @@ void check_fit(const MemoryPlan& plan, const PlanInput& in, const RunConfig& con
   }
   if (host > room.host && !in.device_is_host && config.cpu_weight_budget) {
     // Virtual machines can be given memory as they use it: an explicit budget knows better.
-    log_warning(fmt::format(
-        "the host reports {} for each rank, the plan takes {} as "
-        "--cpu-weight-budget says",
-        format_memory(static_cast<double>(room.host)), format_memory(static_cast<double>(host))));
+    plan.note = fmt::format(
+        "the host reports {} for each rank, the plan takes {} as --cpu-weight-budget says",
+        format_memory(static_cast<double>(room.host)), format_memory(static_cast<double>(host)));
   } else if (host > room.host) {
     refuse("host", host, room.host,
            in.device_is_host ? "lower --batch-size or --kv-budget, use more hosts, or give "

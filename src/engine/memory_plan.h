@@ -43,6 +43,8 @@ struct MemoryPlan {
   std::int64_t kv_pages = 0;
   std::int64_t max_sequence_tokens = 0;  // that the KV pages can hold
 
+  std::string note;  // a doubt about a plan that was made all the same, or empty
+
   // Bytes of one rank.
   std::size_t device_shards = 0;
   std::size_t host_shards = 0;
