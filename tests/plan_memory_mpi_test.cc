@@ -10,6 +10,7 @@
 #include <memory>
 
 #include "engine/engine.h"
+#include "forwarding_device.h"
 #include "mpi_world.h"
 #include "synthetic_checkpoint.h"
 #include "zero_infer/error.h"
@@ -41,38 +42,16 @@ struct Counts {
 };
 
 /// A device that counts what it gives.
-class CountingDevice final : public Device {
+class CountingDevice final : public ForwardingDevice {
  public:
   CountingDevice(std::unique_ptr<Device> inner, std::shared_ptr<Counts> counts)
-      : inner_(std::move(inner)), counts_(std::move(counts)) {}
+      : ForwardingDevice(std::move(inner)), counts_(std::move(counts)) {}
 
-  std::string name() const override { return inner_->name(); }
-  MemoryInfo memory() const override { return inner_->memory(); }
-  MemoryInfo host_memory() const override { return inner_->host_memory(); }
   Buffer allocate(std::size_t bytes) override {
-    return counted(inner_->allocate(bytes), counts_->device);
+    return counted(ForwardingDevice::allocate(bytes), counts_->device);
   }
   Buffer allocate_pinned(std::size_t bytes) override {
-    return counted(inner_->allocate_pinned(bytes), counts_->pinned);
-  }
-  Buffer allocate_pinned_or_plain(std::size_t bytes) override {
-    return counted(inner_->allocate_pinned_or_plain(bytes), counts_->pinned);
-  }
-  std::unique_ptr<Stream> make_stream(const std::string& name) override {
-    return inner_->make_stream(name);
-  }
-  std::unique_ptr<Event> make_event() override { return inner_->make_event(); }
-  double elapsed_seconds(const Event& start, const Event& end) const override {
-    return inner_->elapsed_seconds(start, end);
-  }
-  void copy(void* dst, const void* src, std::size_t bytes, Stream& stream) override {
-    inner_->copy(dst, src, bytes, stream);
-  }
-  std::unique_ptr<Graph> record(Stream& stream, const std::function<void()>& work) override {
-    return inner_->record(stream, work);
-  }
-  void zero(void* dst, std::size_t bytes, Stream& stream) override {
-    inner_->zero(dst, bytes, stream);
+    return counted(ForwardingDevice::allocate_pinned(bytes), counts_->pinned);
   }
 
  private:
@@ -89,7 +68,6 @@ class CountingDevice final : public Device {
             }};
   }
 
-  std::unique_ptr<Device> inner_;
   std::shared_ptr<Counts> counts_;
 };
 
