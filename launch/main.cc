@@ -20,6 +20,7 @@
 #include "measure/summary.h"
 #include "measure/trace.h"
 #include "plan/plan_command.h"
+#include "plan/planned_machine.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
 #include "zero_infer/world.h"
@@ -142,8 +143,10 @@ std::string command_text(const World& world, int argc, char** argv) {
   return text;
 }
 
-/// `zero-infer plan`: without MPI, so that it also runs where no job can.
+/// `zero-infer plan`: without MPI, so that it also runs where no job can. Under mpirun one process
+/// says it for all.
 int plan(int argc, char** argv) {
+  if (!speaks_for_job()) return 0;
   const CommandLine command = parse_command_line(argc, argv);
   print(command.exit_now ? command.text : plan_text(command.config, command.plan));
   return 0;

@@ -195,6 +195,31 @@ TEST_F(Plan, HostMemoryIsSharedByTheRanksOfAHost) {
   EXPECT_THAT(refusal(in, c), HasSubstr("of host memory, 2.25 GiB can be had"));
 }
 
+TEST_F(Plan, AHostBudgetBeyondWhatTheHostReportsIsPlannedWithADoubt) {
+  PlanInput in = input(1);
+  in.host_free = 10 * kGiB;
+  RunConfig c = config();
+  c.cpu_offload = true;
+  c.gpu_weight_budget = 0;
+  EXPECT_THAT(refusal(in, c), HasSubstr("of host memory, 9.00 GiB can be had"));
+  c.cpu_weight_budget = 12 * kGiB;
+  EXPECT_THAT(make_plan(in, c).note, HasSubstr("as --cpu-weight-budget says"));
+  in.host_free = 20 * kGiB;
+  EXPECT_EQ(make_plan(in, c).note, "");
+}
+
+TEST_F(Plan, TheHostsShareOfAPlanIsPinnedMemoryOnAGpuAndAllOfItOnTheCpu) {
+  const MemoryPlan gpu = make_plan(input(1), config());
+  EXPECT_EQ(gpu.host_bytes(), std::size_t{64} << 20);  // two pieces of 32 MiB while loading
+  EXPECT_EQ(gpu.process_bytes(), gpu.host_bytes());
+  const MemoryPlan cpu = make_plan(input(1, true), config());
+  EXPECT_EQ(cpu.process_bytes(), cpu.rank_bytes());
+  EXPECT_EQ(cpu.rank_bytes(), cpu.device_bytes() + cpu.inputs + cpu.results);
+  RunConfig dummy = config();
+  dummy.load_format = LoadFormat::kDummy;  // made where they rest
+  EXPECT_LT(make_plan(input(1), dummy).host_bytes(), std::size_t{32} << 20);
+}
+
 TEST_F(Plan, BudgetsThatHoldTooLittleAreRefused) {
   RunConfig c = config();
   c.gpu_weight_budget = kGiB;

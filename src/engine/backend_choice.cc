@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/device_survey.h"
 #include "engine/engine.h"
 #include "zero_infer/checkpoint.h"
 #include "zero_infer/error.h"
@@ -120,6 +121,23 @@ Backend make_cuda_backend(World& world, const RunConfig& config, int gpu) {
   return backend;
 }
 
+/// The GPUs that so many ranks would have. The ops take memory of their own, as in a run.
+DeviceSurvey survey_gpus(int ranks, int gpus) {
+  DeviceSurvey survey;
+  survey.backend = "cuda";
+  survey.device_is_host = false;
+  survey.gpus = gpus;
+  for (int i = 0; i < ranks; ++i) {
+    const auto device = make_cuda_device(i);
+    const auto ops = make_cuda_ops(*device);
+    const std::size_t free = device->memory().free_bytes;
+    survey.device = device->name();
+    survey.device_free = i == 0 ? free : std::min(survey.device_free, free);
+    survey.host_free = device->host_memory().free_bytes;
+  }
+  return survey;
+}
+
 #endif
 
 }  // namespace
@@ -152,6 +170,33 @@ Backend make_backend(World& world, const RunConfig& config) {
   });
 #endif
   return make_cpu_backend(world, config);
+}
+
+DeviceSurvey survey_devices(BackendChoice choice, int ranks_per_host) {
+#ifdef ZI_HAVE_CUDA
+  if (choice != BackendChoice::kCpu) {
+    std::string why;
+    const int gpus = cuda_device_count(&why);
+    if (gpus > 0) return survey_gpus(std::min(gpus, ranks_per_host), gpus);
+    if (choice == BackendChoice::kCuda) {
+      throw ConfigError(fmt::format(
+          "--backend cuda needs a GPU: {}; describe one with --gpus-like, or use --backend cpu",
+          why));
+    }
+  }
+#else
+  (void)ranks_per_host;
+  if (choice == BackendChoice::kCuda) {
+    throw ConfigError(
+        "this build has no CUDA backend: describe a GPU with --gpus-like, or use --backend cpu");
+  }
+#endif
+  const auto device = make_cpu_device();
+  DeviceSurvey survey;
+  survey.backend = "cpu";
+  survey.device = device->name();
+  survey.host_free = device->host_memory().free_bytes;
+  return survey;
 }
 
 }  // namespace zi

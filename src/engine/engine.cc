@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "zero_infer/bytes.h"
-#include "zero_infer/checkpoint.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
 #include "zero_infer/random.h"
@@ -18,16 +17,16 @@ Engine::Engine(World& world, Backend backend, RunConfig config)
 
 Engine::Engine(World& world, std::shared_ptr<Backend> backend, RunConfig config)
     : world_(&world), backend_(std::move(backend)), config_(std::move(config)) {
-  world.all_or_none([&] { open_model(); });
+  world.all_or_none([&] { open(); });
   make_memory_plan();
   std::vector<Agreed> mine;
   world.all_or_none([&] { mine = agreement(); });
   check_agreement(world, mine);
   if (world.rank() == 0) {
-    const std::size_t total = plan_->device_bytes() + plan_->host_bytes();
     log_info(fmt::format("{}, {}; memory of a rank: {}", backend_->name, backend_->device->name(),
-                         format_memory(static_cast<double>(total))));
+                         format_memory(static_cast<double>(plan_->rank_bytes()))));
     log_verbose("\n" + plan_->table());
+    if (!plan_->note.empty()) log_warning(plan_->note);
   }
   Buffer slots = allocate_slots();
   world.all_or_none([&] {
@@ -35,10 +34,10 @@ Engine::Engine(World& world, std::shared_ptr<Backend> backend, RunConfig config)
                               .world = world.size(),
                               .threads = std::max(2, threads_per_rank(world.local_size())),
                               .show_progress = world.rank() == 0 && !config_.quiet,
-                              .model_name = directory_.filename().string(),
+                              .model_name = open_.directory.filename().string(),
                               .nvme_path = config_.nvme_offload_path};
-    weights_ = std::make_unique<ModelWeights>(*backend_->device, *backend_->ops, *source_,
-                                              model_->spec(), *plan_, options);
+    weights_ = std::make_unique<ModelWeights>(*backend_->device, *backend_->ops, *open_.source,
+                                              open_.model->spec(), *plan_, options);
   });
   make_runner(std::move(slots));
 }
@@ -60,50 +59,36 @@ Buffer Engine::allocate_slots() {
 void Engine::make_runner(Buffer slots) {
   world_->all_or_none([&] {
     const std::int64_t vocabulary =
-        config_.score ? model_->config().vocabulary
-                      : std::min<std::int64_t>(tokenizer_->size(), model_->config().vocabulary);
+        config_.score
+            ? open_.model->config().vocabulary
+            : std::min<std::int64_t>(tokenizer_->size(), open_.model->config().vocabulary);
     runner_ = std::make_unique<PassRunner>(*backend_->device, *backend_->ops,
-                                           backend_->communicator.get(), *model_, *weights_, *plan_,
-                                           world_->rank(), world_->size(), vocabulary,
+                                           backend_->communicator.get(), *open_.model, *weights_,
+                                           *plan_, world_->rank(), world_->size(), vocabulary,
                                            static_cast<int>(config_.logprobs), std::move(slots));
   });
 }
 
-void Engine::open_model() {
-  directory_ = resolve_model(config_.model);
-  if (directory_.filename().empty()) directory_ = directory_.parent_path();
-  const ModelConfig model_config = ModelConfig::load(directory_);
-  const auto tokenizer_file = directory_ / "tokenizer.json";
-  const bool dummy = config_.load_format == LoadFormat::kDummy;
+void Engine::open() {
+  open_ = open_model(config_);
+  const auto tokenizer_file = open_.directory / "tokenizer.json";
+  const bool first = world_->rank() == 0;
   if (std::filesystem::exists(tokenizer_file)) {
     tokenizer_ = Tokenizer::load(tokenizer_file);
-  } else if (dummy) {
-    if (world_->rank() == 0) {
+  } else if (config_.load_format == LoadFormat::kDummy) {
+    if (first) {
       log_warning(fmt::format("{} has no tokenizer.json: each byte of a prompt is one token",
-                              directory_.string()));
+                              open_.directory.string()));
     }
     tokenizer_ = Tokenizer::bytes();
   } else {
-    throw CheckpointError(fmt::format(
-        "{} has no tokenizer.json; download it together with the weights", directory_.string()));
+    throw CheckpointError(
+        fmt::format("{} has no tokenizer.json; download it together with the weights",
+                    open_.directory.string()));
   }
-  // Named once without knowing whether there is a head of its own, to learn the prefix.
-  const std::string prefix = make_model(model_config, false)->spec().prefix;
-  if (dummy) {
-    const DType stored = config_.compute_dtype.value_or(DType::kBFloat16);
-    source_ = make_dummy_weights(config_.seed, stored);
-  } else {
-    source_ = open_checkpoint(directory_, prefix);
-  }
-  model_ = make_model(model_config, source_->contains("lm_head.weight"));
-  const DType stored = source_->stored_dtype(model_->spec().blocks.front().matrices.front().name);
-  compute_dtype_ =
-      config_.compute_dtype.value_or(stored == DType::kFloat32 ? DType::kBFloat16 : stored);
-  // In float32 the weights keep their stored values; else they are converted once, while loading.
-  weight_dtype_ = compute_dtype_ == DType::kFloat32 ? stored : compute_dtype_;
-  if (weight_dtype_ != stored && world_->rank() == 0) {
+  if (open_.weight_dtype != open_.stored_dtype && first) {
     log_info(fmt::format("the checkpoint's {} weights are converted to {} while loading",
-                         name_of(stored), name_of(weight_dtype_)));
+                         name_of(open_.stored_dtype), name_of(open_.weight_dtype)));
   }
 }
 
@@ -121,9 +106,9 @@ void Engine::make_memory_plan() {
   std::vector<Memory> all(static_cast<std::size_t>(world_->size()));
   world_->all_gather(&mine, all.data(), sizeof(Memory));
   PlanInput input;
-  input.model = model_.get();
-  input.weight_dtype = weight_dtype_;
-  input.compute_dtype = compute_dtype_;
+  input.model = open_.model.get();
+  input.weight_dtype = open_.weight_dtype;
+  input.compute_dtype = open_.compute_dtype;
   input.world = world_->size();
   input.device_is_host = backend_->device_is_host;
   input.device_free = std::ranges::min_element(all, {}, &Memory::device_free)->device_free;
@@ -134,17 +119,17 @@ void Engine::make_memory_plan() {
 }
 
 std::vector<Agreed> Engine::agreement() const {
-  const ModelConfig& c = model_->config();
+  const ModelConfig& c = open_.model->config();
   std::string tiers;
   for (Tier tier : plan_->tiers) tiers += name_of(tier).front();
   // Weights that differ would mix into nonsense: compare some values of the model.
   std::vector<std::uint32_t> values(64);
   std::string weights;
   for (const TensorSpec& t :
-       {model_->spec().embedding, model_->spec().blocks.back().matrices.back(),
-        model_->spec().head.vectors.front()}) {
+       {open_.model->spec().embedding, open_.model->spec().blocks.back().matrices.back(),
+        open_.model->spec().head.vectors.front()}) {
     const auto count = std::min<std::int64_t>(t.elements(), std::ssize(values));
-    source_->read(t, t.elements() - count, count, DType::kFloat32, values.data());
+    open_.source->read(t, t.elements() - count, count, DType::kFloat32, values.data());
     std::uint64_t hash = 0;
     for (std::uint32_t v : values) hash = mix64(hash ^ v);
     weights += fmt::format("{:016x} ", hash);
@@ -170,8 +155,8 @@ std::vector<Agreed> Engine::agreement() const {
 
 GenerationOptions Engine::generation_options() const {
   GenerationOptions options = GenerationOptions::from(config_);
-  options.vocabulary = model_->config().vocabulary;
-  if (!config_.ignore_eos) options.eos_ids = model_->config().eos_ids;
+  options.vocabulary = open_.model->config().vocabulary;
+  if (!config_.ignore_eos) options.eos_ids = open_.model->config().eos_ids;
   return options;
 }
 

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -11,10 +10,10 @@
 #include "engine/generator.h"
 #include "engine/memory_plan.h"
 #include "engine/model_weights.h"
+#include "engine/open_model.h"
 #include "engine/output.h"
 #include "engine/pass_runner.h"
 #include "zero_infer/backend.h"
-#include "zero_infer/model.h"
 #include "zero_infer/prompt.h"
 #include "zero_infer/run_config.h"
 #include "zero_infer/tokenizer.h"
@@ -70,7 +69,7 @@ class Engine {
   const RunConfig& config() const { return config_; }
   const MemoryPlan& plan() const { return *plan_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
-  const Model& model() const { return *model_; }
+  const Model& model() const { return *open_.model; }
   const Backend& backend() const { return *backend_; }
   const ModelWeights& weights() const { return *weights_; }
   const LoadStats& load_stats() const { return weights_->load_stats(); }
@@ -80,7 +79,7 @@ class Engine {
   GenerationOptions generation_options() const;
 
  private:
-  void open_model();
+  void open();
   void make_memory_plan();
   Buffer allocate_slots();
   void make_runner(Buffer slots);
@@ -90,12 +89,8 @@ class Engine {
   World* world_;
   std::shared_ptr<Backend> backend_;
   RunConfig config_;
-  std::filesystem::path directory_;
+  OpenModel open_;
   std::optional<Tokenizer> tokenizer_;
-  std::unique_ptr<WeightSource> source_;
-  std::unique_ptr<Model> model_;
-  DType compute_dtype_ = DType::kBFloat16;
-  DType weight_dtype_ = DType::kBFloat16;
   std::optional<MemoryPlan> plan_;
   std::unique_ptr<ModelWeights> weights_;
   std::unique_ptr<PassRunner> runner_;

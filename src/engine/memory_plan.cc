@@ -5,14 +5,15 @@
 #include <algorithm>
 #include <limits>
 
+#include "engine/model_weights.h"
 #include "engine/pass_inputs.h"
+#include "engine/pass_runner.h"
 #include "engine/vocabulary_head.h"
 #include "offload/layer_fetcher.h"
 #include "offload/nvme_store.h"
 #include "offload/placement.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
-#include "zero_infer/log.h"
 
 namespace zi {
 namespace {
@@ -150,10 +151,9 @@ TierBudgets budgets_of(const MemoryPlan& plan, const Room& room, const PlanInput
   return budgets;
 }
 
-void check_fit(const MemoryPlan& plan, const PlanInput& in, const RunConfig& config,
-               const Room& room) {
+void check_fit(MemoryPlan& plan, const PlanInput& in, const RunConfig& config, const Room& room) {
   const std::size_t device = plan.device_bytes();
-  const std::size_t host = plan.host_bytes() + (in.device_is_host ? device : 0);
+  const std::size_t host = plan.process_bytes();
   const auto refuse = [&](std::string_view where, std::size_t needed, std::size_t free,
                           std::string_view advice) {
     throw MemoryError(
@@ -169,10 +169,9 @@ void check_fit(const MemoryPlan& plan, const PlanInput& in, const RunConfig& con
   }
   if (host > room.host && !in.device_is_host && config.cpu_weight_budget) {
     // Virtual machines can be given memory as they use it: an explicit budget knows better.
-    log_warning(fmt::format(
-        "the host reports {} for each rank, the plan takes {} as "
-        "--cpu-weight-budget says",
-        format_memory(static_cast<double>(room.host)), format_memory(static_cast<double>(host))));
+    plan.note = fmt::format(
+        "the host reports {} for each rank, the plan takes {} as --cpu-weight-budget says",
+        format_memory(static_cast<double>(room.host)), format_memory(static_cast<double>(host)));
   } else if (host > room.host) {
     refuse("host", host, room.host,
            in.device_is_host ? "lower --batch-size or --kv-budget, use more hosts, or give "
@@ -214,6 +213,10 @@ MemoryPlan make_plan(const PlanInput& in, const RunConfig& config) {
   }
 
   const Room room = room_of(in);
+  plan.device_is_host = in.device_is_host;
+  plan.device_room = room.device;
+  plan.host_room = room.host;
+  plan.results = PassRunner::results_bytes(plan.pass_tokens, config.logprobs);
   // Before the tiers are known every block counts as travelling: its slots are needed.
   const bool copied_and_gathered =
       in.world > 1 && (config.cpu_offload || config.nvme_offload_path.has_value());
@@ -235,6 +238,7 @@ MemoryPlan make_plan(const PlanInput& in, const RunConfig& config) {
      : plan.tiers[i] == Tier::kHost ? plan.host_shards
                                     : plan.nvme_shards) += shard_bytes[i];
   }
+  plan.loading = ModelWeights::loading_bytes(plan, config.load_format == LoadFormat::kDummy);
   check_fit(plan, in, config, room);
   return plan;
 }
@@ -269,7 +273,14 @@ std::string MemoryPlan::table() const {
   line("workspace", workspace, fmt::format("activations of {} rows", pass_tokens));
   line("logits", head_workspace, fmt::format("{} rows at once", head_rows));
   line("inputs", inputs, "indices and embedding rows of a pass, on the device and pinned");
-  line("staging", staging, "NVMe reads in flight");
+  line("results", results, "what a pass samples, pinned");
+  line("staging", staging, "NVMe reads in flight, pinned");
+  line("loading", loading, "pinned until the weights are loaded");
+  const auto room = [](std::size_t bytes) {
+    return fmt::format("of {} that a rank can have", format_memory(static_cast<double>(bytes)));
+  };
+  if (!device_is_host) line("= device memory", device_bytes(), room(device_room));
+  line(device_is_host ? "= memory" : "= pinned memory", process_bytes(), room(host_room));
   if (!out.empty()) out.pop_back();
   return out;
 }

@@ -15,15 +15,29 @@ std::size_t vector_stride(const TensorSpec& v) {
   return align_up(static_cast<std::size_t>(v.elements()) * sizeof(float), kMatrixAlignment);
 }
 
+/// Of the two pieces that bring shards to device memory.
+std::size_t piece_bytes(const MemoryPlan& plan) {
+  constexpr std::size_t kMostPieceBytes = 32u << 20;
+  std::size_t largest = plan.head_shard;
+  for (std::size_t b = 0; b < plan.blocks.size(); ++b) {
+    if (plan.tiers[b] != Tier::kDevice) continue;
+    largest = std::max(largest, plan.blocks[b].shard_bytes());
+  }
+  return std::min(kMostPieceBytes, largest);
+}
+constexpr std::size_t kPieces = 2;
+
 /// Brings shards to device memory, which the host may not be able to write: a piece is read into
 /// pinned memory by several threads while the piece before it is being copied. Values that follow a
 /// rule are made on the device.
 class ShardUploader {
  public:
-  ShardUploader(Device& device, Ops& ops, const WeightSource& source, const LoadOptions& options)
+  ShardUploader(Device& device, Ops& ops, const WeightSource& source, const LoadOptions& options,
+                std::size_t piece_bytes)
       : device_(&device),
         ops_(&ops),
         source_(&source),
+        piece_bytes_(piece_bytes),
         rank_(options.rank),
         threads_(options.threads),
         stream_(device.make_stream("upload")) {}
@@ -58,22 +72,21 @@ class ShardUploader {
             const std::function<void(std::size_t)>& progress) {
     if (pieces_.front().copied == nullptr) {
       for (Piece& piece : pieces_) {
-        piece.memory = device_->allocate_pinned(kPieceBytes);
+        piece.memory = device_->allocate_pinned(piece_bytes_);
         piece.copied = device_->make_event();
       }
     }
     const std::size_t total = reader.shard_bytes();
-    for (std::size_t offset = 0; offset < total; offset += kPieceBytes) {
+    for (std::size_t offset = 0; offset < total; offset += piece_bytes_) {
       Piece& piece = pieces_[next_++ % pieces_.size()];
       piece.copied->synchronize();
-      const std::size_t bytes = std::min(kPieceBytes, total - offset);
+      const std::size_t bytes = std::min(piece_bytes_, total - offset);
       read_shard(reader, offset, piece.memory.span().first(bytes), threads_, progress);
       device_->copy(dst + offset, piece.memory.data(), bytes, *stream_);
       stream_->record(*piece.copied);
     }
   }
 
-  static constexpr std::size_t kPieceBytes = 32u << 20;
   struct Piece {
     Buffer memory;
     std::unique_ptr<Event> copied;
@@ -81,14 +94,19 @@ class ShardUploader {
   Device* device_;
   Ops* ops_;
   const WeightSource* source_;
+  std::size_t piece_bytes_;
   int rank_;
   int threads_;
-  std::array<Piece, 2> pieces_;
+  std::array<Piece, kPieces> pieces_;
   std::size_t next_ = 0;
   std::unique_ptr<Stream> stream_;
 };
 
 }  // namespace
+
+std::size_t ModelWeights::loading_bytes(const MemoryPlan& plan, bool by_rule) {
+  return by_rule ? plan.vectors : std::max(plan.vectors, kPieces * piece_bytes(plan));
+}
 
 ModelWeights::ModelWeights(Device& device, Ops& ops, const WeightSource& source,
                            const ModelSpec& spec, const MemoryPlan& plan,
@@ -140,7 +158,7 @@ void ModelWeights::load_shards(Device& device, Ops& ops, const MemoryPlan& plan,
     return ShardReader(*source_, layout, options.rank);
   };
   {
-    ShardUploader uploader(device, ops, *source_, options);
+    ShardUploader uploader(device, ops, *source_, options, piece_bytes(plan));
     head_ = device.allocate(plan.head_shard);
     uploader.upload(plan.head.front(), head_.data(), tell);
     if (!units[of(Tier::kDevice)].empty()) {

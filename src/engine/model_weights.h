@@ -43,6 +43,10 @@ class ModelWeights {
   ModelWeights(Device& device, Ops& ops, const WeightSource& source, const ModelSpec& spec,
                const MemoryPlan& plan, const LoadOptions& options);
 
+  /// Pinned bytes that loading takes beside the plan's and gives back before passes begin.
+  /// `by_rule`: all values follow a rule (dummy weights), so that a device makes them itself.
+  static std::size_t loading_bytes(const MemoryPlan& plan, bool by_rule);
+
   /// The store of each block's tier.
   const std::vector<ShardStore*>& stores() const { return store_of_block_; }
   const std::byte* head_shard() const { return head_.data(); }

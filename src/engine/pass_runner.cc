@@ -33,7 +33,7 @@ PassRunner::PassRunner(Device& device, Ops& ops, Communicator* communicator, Mod
       exchange_(device.make_stream("gather")) {
   const auto rows = static_cast<std::size_t>(plan.pass_tokens);
   const auto tops = rows * static_cast<std::size_t>(top);
-  results_memory_ = device.allocate_pinned((2 * rows + 2 * tops) * sizeof(float));
+  results_memory_ = device.allocate_pinned(results_bytes(plan.pass_tokens, top));
   results_.ids = results_memory_.as<std::int32_t>();
   results_.logprobs = results_memory_.as<float>() + rows;
   results_.top = top;
@@ -54,6 +54,10 @@ PassRunner::PassRunner(Device& device, Ops& ops, Communicator* communicator, Mod
   for (const PartitionLayout& layout : plan.blocks) layouts.push_back(&layout);
   fetcher_ = std::make_unique<LayerFetcher>(device, communicator, rank, layouts, weights.stores(),
                                             plan.slot_count, *exchange_, std::move(slots));
+}
+
+std::size_t PassRunner::results_bytes(std::int64_t pass_tokens, std::int64_t top) {
+  return static_cast<std::size_t>(2 * pass_tokens * (1 + top)) * sizeof(float);
 }
 
 void PassRunner::upload(const Request& request) {

@@ -26,6 +26,10 @@ namespace zi {
 /// workspace, and strings embedding, blocks, head and sampling together.
 class PassRunner {
  public:
+  /// Pinned bytes for what a pass samples: ids and log-probabilities of its rows, and of the `top`
+  /// best of each.
+  static std::size_t results_bytes(std::int64_t pass_tokens, std::int64_t top);
+
   /// Everything that a pass is about. `most_logits_rows` is the largest count of any rank, so that
   /// all take part in the same exchanges; an idle rank has no chunks.
   struct Request {

@@ -87,7 +87,7 @@ std::string summarize(World& world, Engine& engine, const Engine::Outcome& outco
   for (const LinkUse& use : link_uses(engine, mine.fetched, passes, limits)) {
     out += link_row(use, pass_seconds);
   }
-  const double planned = static_cast<double>(plan.device_bytes() + plan.host_bytes());
+  const double planned = static_cast<double>(plan.process_bytes());
   out +=
       fmt::format("loaded in {:.2f} s; peak memory of a rank {} (planned {} beside the program)",
                   load_seconds, format_memory(static_cast<double>(peak)), format_memory(planned));

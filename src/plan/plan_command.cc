@@ -1,11 +1,76 @@
 #include "plan/plan_command.h"
 
+#include <algorithm>
+#include <utility>
+
+#include "engine/open_model.h"
+#include "plan/advice.h"
+#include "plan/plan_report.h"
+#include "plan/planned_machine.h"
+#include "plan/planner.h"
+#include "zero_infer/checkpoint.h"
 #include "zero_infer/error.h"
 
 namespace zi {
+namespace {
 
-std::string plan_text(const RunConfig&, const PlanOptions&) {
-  throw ConfigError("zero-infer plan is not there yet");
+/// Of the larger caches of CPUs and GPUs.
+constexpr double kCacheBytes = 64 << 20;
+
+OpenModel open_for_plan(const RunConfig& config) {
+  try {
+    return open_model(config, MissingWeights::kAssume);
+  } catch (const CheckpointError& error) {
+    if (std::filesystem::is_directory(config.model)) throw;
+    throw CheckpointError(std::string(error.what()) +
+                          ". A plan needs its config.json alone: config/models has those of BLOOM, "
+                          "such as --model config/models/bloom-176b");
+  }
+}
+
+double parameters_of(const ModelSpec& spec) {
+  double count = 0;
+  const auto add = [&count](const std::vector<TensorSpec>& tensors) {
+    for (const TensorSpec& t : tensors) count += static_cast<double>(t.elements());
+  };
+  add(spec.vectors);
+  add({spec.embedding});
+  if (spec.head.matrices.front().name != spec.embedding.name) add(spec.head.matrices);
+  add(spec.head.vectors);
+  for (const UnitSpec& block : spec.blocks) {
+    add(block.matrices);
+    add(block.vectors);
+  }
+  return count;
+}
+
+}  // namespace
+
+std::string plan_text(const RunConfig& config, const PlanOptions& options) {
+  PlanReport report;
+  report.machine = choose_machine(config, options);
+  const OpenModel open = open_for_plan(config);
+  report.model = config.model;
+  report.parameters = parameters_of(open.model->spec());
+  report.tokens = options.tokens;
+  report.notes = report.machine.notes;
+  if (open.assumed) report.notes.push_back("there are no weights: bfloat16 is assumed");
+  if (open.compute_dtype == DType::kFloat32) {
+    report.notes.push_back("the rate of products is that of 16 bit, float32 is slower");
+  }
+  if (report.parameters * static_cast<double>(size_of(open.weight_dtype)) < kCacheBytes) {
+    report.notes.push_back("so small a model stays in caches: passes can be faster than memory");
+  }
+  const Planner planner(open, report.machine, options.tokens);
+  report.plan = planner.plan(config);
+  if (!report.plan.note.empty()) report.notes.push_back(report.plan.note);
+  const ModelConfig& shape = open.model->config();
+  report.kv_token_bytes = static_cast<std::size_t>(2 * shape.hidden * shape.layers) *
+                          size_of(report.plan.compute_dtype);
+  report.pass = planner.limit(report.plan, report.plan.lanes);
+  report.batches = planner.batches(config);
+  report.advice = advice_for(planner, open, config, report.plan, report.pass);
+  return options.json ? report_json(report) : report_text(report);
 }
 
 }  // namespace zi

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <filesystem>
+#include <memory>
+
+#include "zero_infer/dtype.h"
+#include "zero_infer/model.h"
+#include "zero_infer/run_config.h"
+#include "zero_infer/weight_source.h"
+
+namespace zi {
+
+/// A model as the config names it, before any of its weights are read: what a run and a plan are
+/// both made from.
+struct OpenModel {
+  std::filesystem::path directory;
+  std::unique_ptr<WeightSource> source;
+  std::unique_ptr<Model> model;
+  DType stored_dtype = DType::kBFloat16;   // of the blocks' matrices in the source
+  DType weight_dtype = DType::kBFloat16;   // in which they rest and travel
+  DType compute_dtype = DType::kBFloat16;  // of the products' inputs and of the KV cache
+  bool assumed = false;                    // no weights are there: bfloat16 was assumed
+};
+
+/// What to do about a model directory that holds a config.json and no weights at all.
+enum class MissingWeights { kRefuse, kAssume };
+
+/// Reads config.json and, unless weights are dummies, the headers of the checkpoint. Throws
+/// CheckpointError for a model that is not there or cannot be used.
+OpenModel open_model(const RunConfig& config, MissingWeights missing = MissingWeights::kRefuse);
+
+}  // namespace zi

@@ -1,0 +1,225 @@
+#include "plan/advice.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "plan/plan_report.h"
+#include "zero_infer/bytes.h"
+
+namespace zi {
+namespace {
+
+/// A change is worth a line when it makes the job so much faster.
+constexpr double kWorth = 1.2;
+/// Lanes are enough when they give so much of what any number of them gives.
+constexpr double kNearlyAll = 0.95;
+/// GPUs that hosts have at most.
+constexpr int kMostGpus = 8;
+
+std::string tokens_text(double rate) { return format_rate(rate) + " tokens/s"; }
+
+/// Nothing is offloaded and nothing budgeted but the KV cache.
+RunConfig resident(RunConfig config) {
+  config.cpu_offload = false;
+  config.nvme_offload_path.reset();
+  config.gpu_weight_budget.reset();
+  config.cpu_weight_budget.reset();
+  return config;
+}
+
+class Adviser {
+ public:
+  Adviser(const Planner& planner, const OpenModel& open, const RunConfig& config,
+          const MemoryPlan& plan, const PassLimit& base)
+      : planner_(planner), open_(open), config_(config), plan_(plan), base_(base) {}
+
+  std::vector<std::string> all() {
+    if (base_.seconds() <= 0) return {"nothing can be said without rates"};
+    lanes();
+    kv_budget();
+    tiers();
+    more_ranks();
+    fewer_ranks();
+    bits();
+    if (lines_.empty()) lines_.push_back("nothing but a faster machine: products bound a pass");
+    return std::move(lines_);
+  }
+
+ private:
+  bool faster(const std::optional<PassLimit>& other, double than) const {
+    return other && other->tokens_per_second() >= kWorth * than;
+  }
+  bool waits_for_arithmetic() const {
+    return base_.bottleneck().link == Link::kProducts && !base_.products_read_weights;
+  }
+  bool offloads() const { return plan_.host_shards + plan_.nvme_shards > 0; }
+
+  void lanes() {
+    const std::int64_t largest = planner_.largest_batch(config_);
+    if (largest < base_.batch) {
+      lines_.push_back(
+          largest == 0
+              ? fmt::format("the KV cache holds no sequence of {} tokens: raise --kv-budget",
+                            planner_.tokens())
+              : fmt::format("--batch-size {}: the KV cache holds no more sequences of {} "
+                            "tokens at once, others are set back and computed again",
+                            largest, planner_.tokens()));
+      return;
+    }
+    // The fewest that come near the most that any number gives.
+    const std::optional<PassLimit> most = planner_.fastest(config_);
+    for (const BatchLimit& batch : planner_.batches(config_)) {
+      if (batch.batch <= base_.batch || !faster(batch.limit, base_.tokens_per_second())) continue;
+      if (batch.limit->tokens_per_second() < kNearlyAll * most->tokens_per_second()) continue;
+      const bool as_long = batch.limit->seconds() < 1.01 * base_.seconds();
+      const std::string takes =
+          as_long ? "as long"
+                  : fmt::format("{} instead of {}", format_seconds(batch.limit->seconds()),
+                                format_seconds(base_.seconds()));
+      lines_.push_back(
+          fmt::format("more lanes: --batch-size {} gives {} instead of {}; a pass takes {}",
+                      batch.batch, tokens_text(batch.limit->tokens_per_second()),
+                      format_rate(base_.tokens_per_second()), takes));
+      return;
+    }
+  }
+
+  /// Lanes beyond those that the cache holds now, in memory that blocks leave where they can.
+  void kv_budget() {
+    const std::optional<PassLimit> now = planner_.fastest(config_);
+    if (!now || waits_for_arithmetic()) return;
+    std::optional<PassLimit> best;
+    RunConfig with;
+    for (const bool offload : {false, true}) {
+      if (offload && (plan_.device_is_host || config_.cpu_offload)) continue;
+      for (const int tenths : {3, 4, 5, 6, 7, 8, 9}) {
+        RunConfig other = config_;
+        other.cpu_offload |= offload;
+        other.kv_budget = plan_.device_room / 10 * static_cast<std::size_t>(tenths);
+        const std::optional<PassLimit> limit = planner_.fastest(other);
+        if (!limit || (best && limit->tokens_per_second() <= best->tokens_per_second())) continue;
+        best = limit;
+        with = other;
+      }
+    }
+    if (!faster(best, now->tokens_per_second())) return;
+    lines_.push_back(fmt::format(
+        "more KV cache: {}--kv-budget {} holds {} lanes of {} tokens: {} at most, instead of {}",
+        with.cpu_offload && !config_.cpu_offload ? "--cpu-offload " : "",
+        size_flag(*with.kv_budget), best->batch, planner_.tokens(),
+        tokens_text(best->tokens_per_second()), format_rate(now->tokens_per_second())));
+  }
+
+  void tiers() {
+    if (!offloads()) {
+      if (config_.cpu_offload || config_.nvme_offload_path) {
+        lines_.push_back(
+            "no offload: all blocks fit where they run, and the KV cache could have more");
+      }
+      return;
+    }
+    const auto say = [&](const std::string& how, const std::optional<PassLimit>& limit) {
+      if (!faster(limit, base_.tokens_per_second())) return false;
+      lines_.push_back(fmt::format("another tier: {}, a pass takes {} instead of {}", how,
+                                   format_seconds(limit->seconds()),
+                                   format_seconds(base_.seconds())));
+      return true;
+    };
+    if (say("without offload all blocks stay where they run", at(resident(config_)))) return;
+    if (config_.gpu_weight_budget && !plan_.device_is_host) {
+      RunConfig other = config_;
+      other.gpu_weight_budget.reset();
+      if (say("without --gpu-weight-budget the device takes what fits", at(other))) return;
+    }
+    if (plan_.nvme_shards == 0) return;
+    RunConfig other = config_;
+    other.cpu_offload = true;
+    other.cpu_weight_budget.reset();
+    say(config_.cpu_weight_budget ? "with --cpu-offload and no --cpu-weight-budget"
+                                  : "with --cpu-offload",
+        at(other));
+  }
+
+  void more_ranks() {
+    const PlannedMachine& machine = planner_.machine();
+    if (!offloads() || machine.device_is_host || machine.hosts() > 1) return;
+    for (int ranks = 2 * machine.ranks; ranks <= kMostGpus; ranks *= 2) {
+      const Planner planner(open_, machine.with_ranks(ranks), planner_.tokens());
+      const std::optional<PassLimit> limit = planner.at(resident(config_), base_.batch);
+      if (!limit || limit->find(Link::kGather)->rate == 0) continue;
+      if (!faster(limit, base_.tokens_per_second())) continue;
+      lines_.push_back(
+          fmt::format("more ranks: {} hold all blocks on their devices: a pass takes {}, {}", ranks,
+                      format_seconds(limit->seconds()), tokens_text(limit->tokens_per_second())));
+      return;
+    }
+  }
+
+  void fewer_ranks() {
+    const int ranks = planner_.machine().ranks;
+    if (ranks == 1 || planner_.machine().device_is_host) return;
+    const Planner alone(open_, planner_.machine().with_ranks(1), planner_.tokens());
+    const std::optional<PassLimit> limit = alone.at(resident(config_), base_.batch);
+    if (!limit) return;
+    const double together = limit->tokens_per_second() * ranks;
+    if (together < kWorth * base_.tokens_per_second()) return;
+    lines_.push_back(fmt::format(
+        "less travel: one rank holds the model: {} jobs of one rank each give {} together", ranks,
+        tokens_text(together)));
+  }
+
+  /// Only what it would give: weights are 16 bit so far.
+  void bits() {
+    if (waits_for_arithmetic()) return;
+    const auto with = [this](double share) {
+      const PassLimit bare = pass_limit(plan_, open_.model->config(), planner_.machine().limits,
+                                        {.ranks = planner_.machine().ranks,
+                                         .ranks_per_host = planner_.machine().ranks_per_host,
+                                         .batch = base_.batch,
+                                         .tokens = 0});
+      double slowest = 0;
+      for (std::size_t i = 0; i < base_.links.size(); ++i) {
+        const LinkLoad& load = base_.links[i];
+        const double weights = bare.links[i].amount;  // all but keys and values
+        const bool streams = load.link != Link::kProducts || base_.products_read_weights;
+        const double left = load.amount - weights * (streams ? 1 - share : 0);
+        if (load.rate > 0) slowest = std::max(slowest, left / load.rate);
+      }
+      return slowest;
+    };
+    const double half = with(0.5);
+    if (half * kWorth > base_.seconds()) return;
+    lines_.push_back(
+        fmt::format("fewer bits: with 8 a weight a pass would take {}, with 4 {} (not there yet)",
+                    format_seconds(half), format_seconds(with(0.25))));
+  }
+
+  std::optional<PassLimit> at(const RunConfig& config) const {
+    return planner_.at(config, base_.batch);
+  }
+  /// As --kv-budget reads it.
+  static std::string size_flag(std::size_t bytes) {
+    constexpr double kMiB = 1048576;
+    const double mib = static_cast<double>(bytes) / kMiB;
+    return mib >= 10240 ? fmt::format("{:.0f}GiB", mib / 1024) : fmt::format("{:.0f}MiB", mib);
+  }
+
+  const Planner& planner_;
+  const OpenModel& open_;
+  const RunConfig& config_;
+  const MemoryPlan& plan_;
+  const PassLimit& base_;
+  std::vector<std::string> lines_;
+};
+
+}  // namespace
+
+std::vector<std::string> advice_for(const Planner& planner, const OpenModel& open,
+                                    const RunConfig& config, const MemoryPlan& plan,
+                                    const PassLimit& base) {
+  return Adviser(planner, open, config, plan, base).all();
+}
+
+}  // namespace zi

@@ -1,0 +1,63 @@
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "engine/memory_plan.h"
+#include "plan/machine_limits.h"
+#include "zero_infer/model_config.h"
+
+namespace zi {
+
+/// What a pass has to get through.
+enum class Link { kGather, kCopy, kRead, kDeviceMemory, kHostMemory, kProducts };
+
+/// `gather`, `copy`, `nvme read`, `device memory`, `host memory`, `products`.
+std::string_view name_of(Link link);
+
+/// One link's part of a pass of one rank; of host memory, that of all ranks of a host.
+struct LinkLoad {
+  Link link = Link::kProducts;
+  double amount = 0;  // bytes; of products, operations
+  double rate = 0;    // a second; 0: not known, it then bounds nothing
+  double seconds() const { return rate > 0 ? amount / rate : 0; }
+};
+
+/// The least time of a decoding pass: its links work side by side, so it takes at least as long as
+/// the slowest of them.
+struct PassLimit {
+  std::int64_t batch = 1;  // lanes of a rank, one row each
+  int ranks = 1;
+  std::vector<LinkLoad> links;         // those that are used
+  bool products_read_weights = false;  // so few rows that products wait for memory, not arithmetic
+
+  const LinkLoad& bottleneck() const;
+  double seconds() const { return bottleneck().seconds(); }
+  /// Of the whole job; 0 where no rate is known.
+  double tokens_per_second() const;
+  /// The link's load; null where it is not used.
+  const LinkLoad* find(Link link) const;
+};
+
+/// Who is at work in a pass.
+struct PassShape {
+  int ranks = 1;
+  int ranks_per_host = 1;
+  std::int64_t batch = 1;   // lanes of a rank
+  std::int64_t tokens = 1;  // of each sequence: its keys and values are read
+};
+
+/// Divides what a pass moves by what the machine can. Bytes of one rank:
+/// - gather: the shards of all blocks from the other ranks, and the head's exchange of hidden
+///   states and logits;
+/// - copy: its own shards of the host and NVMe tiers;
+/// - nvme read: its own shards of that tier, with its share of the host's disk;
+/// - device memory: weights read where they rest or in their slot, slots written, shards read for
+///   copies and by the other ranks, keys and values of all lanes. On the CPU backend all of this is
+///   the host's memory, shared by its ranks.
+/// Products: two operations for each element of the blocks and the head, for each row.
+PassLimit pass_limit(const MemoryPlan& plan, const ModelConfig& model, const MachineLimits& limits,
+                     const PassShape& shape);
+
+}  // namespace zi

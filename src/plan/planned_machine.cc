@@ -1,0 +1,208 @@
+#include "plan/planned_machine.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <optional>
+#include <thread>
+
+#include "config/option_table.h"
+#include "engine/device_survey.h"
+#include "plan/gpu_list.h"
+#include "plan/kept_limits.h"
+#include "zero_infer/error.h"
+
+namespace zi {
+namespace {
+
+constexpr double kGiga = 1e9;
+/// As NCCL 2.28 took between two H200.
+constexpr std::size_t kNcclBytes = std::size_t{1536} << 20;
+
+/// A count that Open MPI's mpirun tells its processes; 0 without it.
+int from_mpirun(const char* variable) {
+  const char* const text = std::getenv(variable);
+  return text == nullptr ? 0 : std::max(0, std::atoi(text));
+}
+
+MachineLimits read_limits(const std::string& path) {
+  errno = 0;
+  std::ifstream file(path);
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  if (file.bad() || text.empty()) {
+    const char* const why = errno != 0 ? std::strerror(errno) : "it is empty";
+    throw ConfigError(one_line(
+        fmt::format("--limits {} cannot be read: {}; zero-infer limits --output {} writes it", path,
+                    why, path)));
+  }
+  try {
+    return MachineLimits::from_json(text, path);
+  } catch (const ConfigError& error) {
+    throw ConfigError(one_line(fmt::format("--limits: {}", error.what())));
+  }
+}
+
+/// Of CPUs: what machines of 2 to 32 cores were measured at, shared by the ranks of a host.
+MachineLimits typical_cpu(int ranks_per_host) {
+  const auto cores = static_cast<double>(std::max(1u, std::thread::hardware_concurrency()));
+  const auto sharers = static_cast<double>(ranks_per_host);
+  MachineLimits limits;
+  limits.copy_alone = 7 * kGiga;
+  limits.copy_together = std::min(7.0, 50 / sharers) * kGiga;
+  if (ranks_per_host > 1) limits.gather = {{std::size_t{64} << 20, 6 * kGiga}};
+  limits.host_memory = std::min(15 * cores, 120.0) * kGiga;
+  limits.device_memory = limits.host_memory / sharers;
+  limits.reads = {{16, std::size_t{4} << 20, 1.7 * kGiga}};
+  const double weights = std::min(9 * cores, 60.0) / sharers * kGiga;
+  const double arithmetic = 200 * cores / sharers * kGiga;
+  const auto ridge = std::max<std::int64_t>(2, static_cast<std::int64_t>(arithmetic / weights));
+  limits.products = {{1, weights, weights},
+                     {ridge, arithmetic / static_cast<double>(ridge), arithmetic}};
+  return limits;
+}
+
+/// Rates for the devices of this host that nobody has measured.
+MachineLimits typical_limits(PlannedMachine& machine, const DeviceSurvey& survey) {
+  constexpr const char* kAdvice = "zero-infer limits measures this machine's";
+  MachineLimits limits;
+  if (survey.device_is_host) {
+    limits = typical_cpu(machine.ranks_per_host);
+    limits.source = fmt::format("typical of so many cores; {}", kAdvice);
+    return limits;
+  }
+  const std::optional<std::string> listed = listed_name(survey.device);
+  machine.listed = listed.value_or("l4");
+  limits = limits_of_listed_gpu(machine.listed, machine.ranks, machine.ranks_per_host);
+  limits.source = fmt::format("typical of {}; {}", listed ? *listed : "a slow card", kAdvice);
+  return limits;
+}
+
+/// The limits of this host that were kept for so many ranks.
+std::optional<MachineLimits> kept(PlannedMachine& machine, const std::string& backend) {
+  try {
+    return find_kept_limits(backend, machine.ranks);
+  } catch (const Error& error) {
+    machine.notes.push_back(
+        one_line(fmt::format("the kept limits are not used: {}", error.what())));
+    return std::nullopt;
+  }
+}
+
+void choose_ranks(PlannedMachine& machine, const PlanOptions& options, const MachineLimits* file) {
+  const int started = from_mpirun("OMPI_COMM_WORLD_SIZE");
+  int on_host = 0;
+  if (options.ranks > 0) {
+    machine.ranks = static_cast<int>(options.ranks);
+  } else if (started > 0) {
+    machine.ranks = started;
+    on_host = from_mpirun("OMPI_COMM_WORLD_LOCAL_SIZE");
+  } else if (file != nullptr) {
+    machine.ranks = file->world;
+    on_host = file->ranks_per_host;
+  }
+  if (options.ranks_per_host > 0) on_host = static_cast<int>(options.ranks_per_host);
+  machine.ranks_per_host = on_host > 0 ? on_host : machine.ranks;
+  if (machine.ranks_per_host > machine.ranks || machine.ranks % machine.ranks_per_host != 0) {
+    throw ConfigError(fmt::format(
+        "--ranks {} cannot be spread over hosts of --ranks-per-host {}; give a divisor of {}",
+        machine.ranks, machine.ranks_per_host, machine.ranks));
+  }
+}
+
+void check_options(const RunConfig& config, const PlanOptions& options) {
+  if (options.gpus_like.empty()) return;
+  if (options.limits) {
+    throw ConfigError("--gpus-like and --limits both say what the machine is; give one of them");
+  }
+  if (config.backend == BackendChoice::kCpu) {
+    throw ConfigError("--gpus-like plans for GPUs and --backend cpu for none; give one of them");
+  }
+}
+
+void take_file(PlannedMachine& machine, const RunConfig& config, const PlanOptions& options,
+               MachineLimits file) {
+  const bool wants_cpu = config.backend == BackendChoice::kCpu;
+  const bool wants_cuda = config.backend == BackendChoice::kCuda;
+  if ((wants_cpu && file.backend != "cpu") || (wants_cuda && file.backend != "cuda")) {
+    throw ConfigError(
+        one_line(fmt::format("--limits {} was measured with the {} backend; leave "
+                             "--backend away, or measure with it",
+                             *options.limits, file.backend)));
+  }
+  if (file.world != machine.ranks) {
+    machine.notes.push_back(fmt::format("the limits were measured with {} rank{}, not {}",
+                                        file.world, file.world == 1 ? "" : "s", machine.ranks));
+  }
+  machine.device_is_host = file.backend == "cpu";
+  machine.device_free = file.device_bytes;
+  machine.host_free = file.host_bytes;
+  machine.limits = std::move(file);
+}
+
+void take_this_machine(PlannedMachine& machine, const RunConfig& config) {
+  const DeviceSurvey survey = survey_devices(config.backend, machine.ranks_per_host);
+  machine.device_is_host = survey.device_is_host;
+  machine.device_free = survey.device_free;
+  machine.peers_bytes = kNcclBytes;
+  machine.host_free = survey.host_free;
+  if (!survey.device_is_host && survey.gpus < machine.ranks_per_host) {
+    machine.notes.push_back(fmt::format("this host has {} GPU{}: the plan is for {} like it",
+                                        survey.gpus, survey.gpus == 1 ? "" : "s",
+                                        machine.ranks_per_host));
+  }
+  if (std::optional<MachineLimits> limits = kept(machine, survey.backend)) {
+    machine.limits = std::move(*limits);
+  } else {
+    machine.limits = typical_limits(machine, survey);
+  }
+  machine.limits.backend = survey.backend;
+  machine.limits.device = survey.device;
+}
+
+}  // namespace
+
+PlannedMachine PlannedMachine::with_ranks(int count) const {
+  PlannedMachine other = *this;
+  other.ranks = count;
+  other.ranks_per_host = count;
+  if (!listed.empty()) other.limits = limits_of_listed_gpu(listed, count, count);
+  return other;
+}
+
+bool speaks_for_job() { return from_mpirun("OMPI_COMM_WORLD_RANK") == 0; }
+
+PlannedMachine choose_machine(const RunConfig& config, const PlanOptions& options) {
+  check_options(config, options);
+  std::optional<MachineLimits> file;
+  if (options.limits) file = read_limits(*options.limits);
+  PlannedMachine machine;
+  choose_ranks(machine, options, file ? &*file : nullptr);
+  if (!options.gpus_like.empty()) {
+    machine.limits = limits_of_listed_gpu(options.gpus_like, machine.ranks, machine.ranks_per_host);
+    machine.listed = options.gpus_like;
+    machine.device_is_host = false;
+    machine.device_free = machine.limits.device_bytes;
+    machine.peers_bytes = kNcclBytes;
+    if (!options.host_memory) {
+      machine.host_free = survey_devices(BackendChoice::kCpu, 1).host_free;
+      machine.notes.push_back("the host's memory is this machine's: see --host-memory");
+    }
+  } else if (file) {
+    take_file(machine, config, options, std::move(*file));
+  } else {
+    take_this_machine(machine, config);
+  }
+  if (options.host_memory) machine.host_free = *options.host_memory;
+  if (machine.hosts() > 1) {
+    machine.notes.push_back(
+        "gathers are taken to be as fast between hosts as within one: the network may be slower");
+  }
+  return machine;
+}
+
+}  // namespace zi

@@ -1,0 +1,449 @@
+// What `zero-infer plan` says, against cases computed by hand.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "config_refusal.h"
+#include "plan/gpu_list.h"
+#include "plan/kept_limits.h"
+#include "plan/plan_command.h"
+#include "plan/plan_report.h"
+#include "plan/planner.h"
+
+namespace zi {
+namespace {
+
+using testing::AllOf;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::Not;
+
+constexpr std::size_t kGiB = std::size_t{1} << 30;
+
+std::string shape(const std::string& name) {
+  return std::string(ZI_SOURCE_DIR) + "/config/models/bloom-" + name;
+}
+
+RunConfig run_of(const std::string& name) {
+  RunConfig config;
+  config.model = shape(name);
+  return config;
+}
+
+PlanOptions like(const std::string& gpu, std::int64_t ranks = 1) {
+  PlanOptions options;
+  options.gpus_like = gpu;
+  options.ranks = ranks;
+  options.host_memory = 1024 * kGiB;
+  return options;
+}
+
+nlohmann::json planned(const RunConfig& config, PlanOptions options) {
+  options.json = true;
+  return nlohmann::json::parse(plan_text(config, options));
+}
+
+nlohmann::json link_of(const nlohmann::json& limit, const std::string& name) {
+  for (const auto& link : limit.at("links")) {
+    if (link.at("link") == name) return link;
+  }
+  ADD_FAILURE() << "no link " << name << " in " << limit;
+  return {{"bytes", 0}, {"operations", 0}, {"seconds", 0}};
+}
+
+nlohmann::json batch_of(const nlohmann::json& plan, std::int64_t batch) {
+  for (const auto& b : plan.at("batches")) {
+    if (b.at("batch") == batch) return b;
+  }
+  ADD_FAILURE() << "no batch " << batch;
+  return {};
+}
+
+std::string advice_of(const nlohmann::json& plan) {
+  std::string all;
+  for (const auto& line : plan.at("advice")) all += line.get<std::string>() + "\n";
+  return all;
+}
+
+/// No limits of this machine, whatever was measured on it.
+class Plan : public testing::Test {
+ protected:
+  Plan() {
+    std::string name = std::filesystem::temp_directory_path() / "zero-infer-plan-XXXXXX";
+    folder_ = mkdtemp(name.data());
+    setenv("XDG_CACHE_HOME", folder_.c_str(), 1);
+    for (const char* variable : {"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"}) {
+      unsetenv(variable);
+    }
+  }
+  ~Plan() override { std::filesystem::remove_all(folder_); }
+
+  std::string write(const std::string& name, const std::string& text) const {
+    const std::string path = folder_ + "/" + name;
+    std::ofstream(path) << text;
+    return path;
+  }
+  std::string folder_;
+};
+
+// 176b: H = 14336, 70 blocks of 12 H^2 elements, V = 250880; bfloat16.
+constexpr double kLargeBlock = 12.0 * 14336 * 14336 * 2;
+constexpr double kLargeBlocks = 70 * kLargeBlock;
+constexpr double kLargeHead = 250880.0 * 14336 * 2;
+constexpr double kLargeKv = 4'014'080;
+// 7b1: H = 4096, 30 blocks.
+constexpr double kBlocks = 30 * 12.0 * 4096 * 4096 * 2;
+constexpr double kHead = 250880.0 * 4096 * 2;
+constexpr double kKv = 491'520;
+
+TEST_F(Plan, The176bShapeOnEightH100GathersSevenEighthsOfItsBlocksInEveryPass) {
+  const auto plan = planned(run_of("176b"), like("h100", 8));
+  EXPECT_EQ(plan.at("memory").at("block_shards_device"), kLargeBlocks / 8);
+  EXPECT_EQ(plan.at("memory").at("slots"), 2 * kLargeBlock);
+  const auto& pass = plan.at("pass");
+  EXPECT_EQ(pass.at("batch"), 8);
+  // 302.1 GB of blocks, and for 8 rows hidden states and a slice of logits from 7 ranks.
+  const double exchange = 8 * (14336 * 2 + 250880.0 / 8 * 4);
+  const double gathered = 7 * (kLargeBlocks / 8 + exchange);
+  EXPECT_NEAR(kLargeBlocks * 7 / 8, 302.1e9, 0.1e9);
+  EXPECT_DOUBLE_EQ(link_of(pass, "gather").at("bytes"), gathered);
+  EXPECT_DOUBLE_EQ(link_of(pass, "gather").at("seconds"), gathered / 351e9);
+  EXPECT_EQ(pass.at("bottleneck"), "gather");
+  EXPECT_DOUBLE_EQ(pass.at("pass_s"), gathered / 351e9);
+  EXPECT_NEAR(pass.at("pass_s"), 0.861, 0.001);
+  EXPECT_DOUBLE_EQ(pass.at("tokens_per_s"), 8 * 8 / (gathered / 351e9));
+  // Slots written and read, own shards read for them, and by 7 ranks; head; keys and values.
+  const double memory = 2 * kLargeBlocks + kLargeBlocks / 8 + kLargeBlocks * 7 / 8 +
+                        kLargeHead / 8 + 8 * 512 * kLargeKv;
+  EXPECT_DOUBLE_EQ(link_of(pass, "device memory").at("bytes"), memory);
+  EXPECT_DOUBLE_EQ(link_of(pass, "products").at("operations"), 8 * (kLargeBlocks + kLargeHead));
+}
+
+TEST_F(Plan, AnA100GathersAtThreeQuartersOfItsDataSheet) {
+  const auto plan = planned(run_of("176b"), like("a100", 8));
+  EXPECT_NEAR(plan.at("pass").at("pass_s"), 302.1e9 / 225e9, 0.002);
+  EXPECT_THAT(plan.at("limits").at("source"), HasSubstr("data sheet"));
+  EXPECT_THAT(planned(run_of("176b"), like("h100", 8)).at("limits").at("source"),
+              AllOf(HasSubstr("measured"), Not(HasSubstr("data sheet"))));
+}
+
+TEST_F(Plan, The7b1ShapeRestsOnOneCardOf24GigabytesWithItsKvCache) {
+  const auto plan = planned(run_of("7b1"), like("rtx4090"));
+  const auto& memory = plan.at("memory");
+  EXPECT_EQ(memory.at("block_shards_device"), kBlocks);
+  EXPECT_EQ(memory.at("head_shard"), kHead);
+  EXPECT_EQ(memory.at("slots"), 0);
+  EXPECT_LE(memory.at("device_bytes"), 24e9);
+  // 8 lanes of 2048 tokens fit: 32 of 512.
+  EXPECT_EQ(memory.at("kv"), 8 * 2048 * kKv);
+  EXPECT_EQ(plan.at("kv").at("lanes").at(1), (nlohmann::json{{"tokens", 512}, {"lanes", 32}}));
+  const auto& pass = plan.at("pass");
+  EXPECT_EQ(pass.at("links").size(), 2u);
+  const double read = kBlocks + kHead + 8 * 512 * kKv;
+  EXPECT_DOUBLE_EQ(link_of(pass, "device memory").at("bytes"), read);
+  EXPECT_DOUBLE_EQ(pass.at("pass_s"), read / (1008e9 * 0.85));
+  EXPECT_EQ(pass.at("bottleneck"), "device memory");
+}
+
+TEST_F(Plan, OffloadedBlocksAreCopiedInEveryPass) {
+  RunConfig config = run_of("7b1");
+  config.cpu_offload = true;
+  config.gpu_weight_budget = 0;
+  const auto plan = planned(config, like("rtx4090"));
+  EXPECT_EQ(plan.at("memory").at("block_shards_host"), kBlocks);
+  EXPECT_EQ(plan.at("pass").at("bottleneck"), "copy");
+  EXPECT_DOUBLE_EQ(plan.at("pass").at("pass_s"), kBlocks / (31.5e9 * 0.8));
+  EXPECT_THAT(advice_of(plan), HasSubstr("without offload all blocks stay where they run"));
+}
+
+TEST_F(Plan, TheRanksOfAHostShareItsDiskAndItsMemory) {
+  RunConfig config = run_of("7b1");
+  config.nvme_offload_path = "/somewhere";
+  config.gpu_weight_budget = 0;
+  const auto one = planned(config, like("h100", 1));
+  const auto two = planned(config, like("h100", 2));
+  EXPECT_DOUBLE_EQ(link_of(one.at("pass"), "nvme read").at("seconds"), kBlocks / 1.7e9);
+  EXPECT_DOUBLE_EQ(link_of(two.at("pass"), "nvme read").at("seconds"), kBlocks / 1.7e9);
+  EXPECT_DOUBLE_EQ(link_of(two.at("pass"), "nvme read").at("bytes"), kBlocks / 2);
+  EXPECT_EQ(two.at("pass").at("bottleneck"), "nvme read");
+  EXPECT_EQ(two.at("host_peak_bytes"), 2 * two.at("memory").at("host_bytes").get<std::size_t>());
+  EXPECT_EQ(two.at("host_disk_bytes"), kBlocks);
+}
+
+TEST_F(Plan, TheBottleneckMovesFromTheLinkToMemoryAsLanesGrow) {
+  const auto plan = planned(run_of("7b1"), like("h100", 4));
+  EXPECT_EQ(batch_of(plan, 1).at("bottleneck"), "gather");
+  EXPECT_EQ(batch_of(plan, 256).at("bottleneck"), "device memory");
+  double last = 0;
+  for (const auto& batch : plan.at("batches")) {
+    EXPECT_GT(batch.at("tokens_per_s"), last);
+    last = batch.at("tokens_per_s");
+  }
+}
+
+TEST_F(Plan, BatchesGoUpToWhatTheCacheHoldsAndNameThoseThatItDoesNot) {
+  RunConfig config = run_of("7b1");
+  config.kv_budget = 100 * 16 * static_cast<std::size_t>(kKv);  // 100 pages
+  config.batch_size = {3, 7};
+  PlanOptions options = like("h100");
+  options.tokens = 300;  // 19 pages: 5 sequences
+  const auto plan = planned(config, options);
+  std::vector<int> batches;
+  for (const auto& b : plan.at("batches")) batches.push_back(b.at("batch"));
+  EXPECT_THAT(batches, ElementsAre(1, 2, 3, 4, 5, 7));
+  EXPECT_EQ(batch_of(plan, 5).at("fits"), true);
+  EXPECT_EQ(batch_of(plan, 7), (nlohmann::json{{"batch", 7}, {"fits", false}}));
+  EXPECT_THAT(advice_of(plan), HasSubstr("--batch-size 5: the KV cache holds no more"));
+}
+
+TEST_F(Plan, AdviceIsPlannedAnew) {
+  RunConfig config = run_of("176b");
+  config.nvme_offload_path = "/somewhere";
+  const auto plan = planned(config, like("h100", 1));
+  const std::string advice = advice_of(plan);
+  EXPECT_THAT(advice, HasSubstr("another tier: with --cpu-offload, a pass takes"));
+  EXPECT_THAT(advice,
+              HasSubstr("more ranks: 8 hold all blocks on their devices: a pass takes 861 ms"));
+  EXPECT_THAT(advice, HasSubstr("(not there yet)"));
+  const double pass = plan.at("pass").at("pass_s");
+  EXPECT_THAT(advice, HasSubstr("with 8 a weight a pass would take " + format_seconds(pass / 2)));
+  // A small model gathers for nothing.
+  EXPECT_THAT(advice_of(planned(run_of("7b1"), like("h100", 4))),
+              HasSubstr("4 jobs of one rank each"));
+}
+
+TEST_F(Plan, AWrongGpuIsRefusedOnOneLineWithTheList) {
+  const std::string message = refusal([] { plan_text(run_of("7b1"), like("rtx409")); });
+  EXPECT_THAT(message, AllOf(HasSubstr("`rtx409`"), HasSubstr("did you mean `rtx4090`?"),
+                             HasSubstr("h100, h200")));
+  RunConfig cpu = run_of("7b1");
+  cpu.backend = BackendChoice::kCpu;
+  EXPECT_THAT(refusal([&] { plan_text(cpu, like("h100")); }), HasSubstr("--backend cpu"));
+}
+
+TEST_F(Plan, RanksMustFillTheirHosts) {
+  PlanOptions options = like("h100", 8);
+  options.ranks_per_host = 3;
+  EXPECT_THAT(refusal([&] { plan_text(run_of("7b1"), options); }),
+              HasSubstr("--ranks 8 cannot be spread over hosts of --ranks-per-host 3"));
+  options.ranks_per_host = 4;
+  const auto plan = planned(run_of("7b1"), options);
+  EXPECT_EQ(plan.at("ranks_per_host"), 4);
+  EXPECT_THAT(plan.at("notes").dump(), HasSubstr("the network may be slower"));
+}
+
+TEST_F(Plan, TakesAsManyRanksAsMpirunStarted) {
+  setenv("OMPI_COMM_WORLD_SIZE", "4", 1);
+  setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "2", 1);
+  PlanOptions options = like("h100", 0);
+  EXPECT_EQ(planned(run_of("7b1"), options).at("ranks"), 4);
+  EXPECT_EQ(planned(run_of("7b1"), options).at("ranks_per_host"), 2);
+  options.ranks = 8;
+  EXPECT_EQ(planned(run_of("7b1"), options).at("ranks"), 8);
+}
+
+TEST_F(Plan, ARefusedPlanShowsTheTable) {
+  try {
+    plan_text(run_of("176b"), like("h100", 4));
+    FAIL() << "nothing was refused";
+  } catch (const MemoryError& error) {
+    EXPECT_THAT(error.what(), AllOf(HasSubstr("the plan does not fit"),
+                                    HasSubstr("block shards, device     80.4 GiB"),
+                                    HasSubstr("= device memory"), HasSubstr("--cpu-offload")));
+  }
+}
+
+TEST_F(Plan, AMissingModelIsNamedWithWhatAPlanNeeds) {
+  RunConfig config = run_of("7b1");
+  config.model = "bigscience/not-there";
+  try {
+    plan_text(config, like("h100"));
+    FAIL() << "nothing was refused";
+  } catch (const CheckpointError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("--model config/models/bloom-176b"));
+  }
+}
+
+TEST_F(Plan, AssumesBfloat16WithoutWeightsAndReadsTheTypeOfThoseThatAreThere) {
+  EXPECT_THAT(planned(run_of("560m"), like("l4")).at("notes").dump(),
+              HasSubstr("there are no weights: bfloat16 is assumed"));
+  RunConfig config;
+  config.model = std::string(ZI_TEST_DATA) + "/bloom-kjv";
+  const auto plan = planned(config, like("l4"));
+  EXPECT_THAT(plan.at("notes").dump(), Not(HasSubstr("assumed")));
+  EXPECT_NEAR(plan.at("parameters"), 8.7e6, 0.05e6);
+}
+
+MachineLimits some_limits() {
+  MachineLimits limits = limits_of_listed_gpu("l4", 2, 2);
+  limits.source = "measured on somewhere";
+  limits.host_bytes = 50 * kGiB;
+  return limits;
+}
+
+TEST_F(Plan, PlansForTheMachineThatAFileOfLimitsWasMeasuredOn) {
+  PlanOptions options;
+  options.limits = write("limits.json", some_limits().to_json());
+  const auto plan = planned(run_of("560m"), options);
+  EXPECT_EQ(plan.at("ranks"), 2);
+  EXPECT_EQ(plan.at("limits").at("source"), "measured on somewhere");
+  EXPECT_EQ(plan.at("limits"), nlohmann::json::parse(some_limits().to_json()));
+  options.ranks = 4;
+  EXPECT_THAT(planned(run_of("560m"), options).at("notes").dump(),
+              HasSubstr("the limits were measured with 2 ranks, not 4"));
+  RunConfig cpu = run_of("560m");
+  cpu.backend = BackendChoice::kCpu;
+  EXPECT_THAT(refusal([&] { plan_text(cpu, options); }), HasSubstr("measured with the cuda"));
+  options.gpus_like = "h100";
+  EXPECT_THAT(refusal([&] { plan_text(run_of("560m"), options); }),
+              HasSubstr("--gpus-like and --limits"));
+}
+
+TEST_F(Plan, AFileThatHoldsNoLimitsIsRefusedOnOneLine) {
+  PlanOptions options;
+  options.limits = folder_ + "/missing.json";
+  EXPECT_THAT(refusal([&] { plan_text(run_of("560m"), options); }),
+              AllOf(HasSubstr("missing.json"), HasSubstr("No such file")));
+  std::string negative = some_limits().to_json();
+  negative.replace(negative.find("\"copy_alone_gb_s\":") + 18, 0, "-");
+  for (const std::string& junk : {std::string(""), std::string("{"), std::string("[1,2]\n{"),
+                                  std::string("{\"name\":\"pass\"}"), negative}) {
+    options.limits = write("junk.json", junk);
+    EXPECT_THAT(
+        refusal([&] { plan_text(run_of("560m"), options); }),
+        AllOf(HasSubstr("--limits"), HasSubstr("junk.json"), HasSubstr("zero-infer limits")))
+        << junk;
+  }
+}
+
+TEST_F(Plan, TakesTheLimitsThatWereKeptForThisMachineAndElseTypicalOnes) {
+  RunConfig config = run_of("560m");
+  config.backend = BackendChoice::kCpu;
+  PlanOptions options;
+  EXPECT_THAT(planned(config, options).at("limits").at("source"),
+              HasSubstr("zero-infer limits measures"));
+  MachineLimits limits = some_limits();
+  limits.backend = "cpu";
+  limits.world = 1;
+  limits.host_memory = 1e9;
+  keep_limits(limits);
+  const auto plan = planned(config, options);
+  EXPECT_EQ(plan.at("limits").at("source"), "measured on somewhere");
+  EXPECT_EQ(plan.at("pass").at("bottleneck"), "host memory");
+  options.ranks = 2;  // of two ranks nothing was kept
+  EXPECT_THAT(planned(config, options).at("limits").at("source"), HasSubstr("typical"));
+}
+
+TEST_F(Plan, UnknownRatesBoundNothing) {
+  MachineLimits limits = some_limits();
+  limits.gather.clear();
+  PlanOptions options;
+  options.limits = write("limits.json", limits.to_json());
+  EXPECT_THAT(plan_text(run_of("560m"), options), HasSubstr("not known"));
+  limits = {};
+  limits.backend = "cpu";
+  limits.host_bytes = 50 * kGiB;
+  options.limits = write("limits.json", limits.to_json());
+  const auto plan = planned(run_of("560m"), options);
+  EXPECT_EQ(plan.at("pass").at("tokens_per_s"), 0);
+  EXPECT_THAT(advice_of(plan), HasSubstr("nothing can be said"));
+}
+
+TEST_F(Plan, TheJsonHoldsTheDocumentedFields) {
+  const auto plan = planned(run_of("7b1"), like("h100", 2));
+  std::set<std::string> keys;
+  for (const auto& [key, value] : plan.items()) keys.insert(key);
+  EXPECT_EQ(keys,
+            (std::set<std::string>{"name", "model", "parameters", "weight_dtype", "compute_dtype",
+                                   "ranks", "ranks_per_host", "batch", "tokens", "notes", "tiers",
+                                   "memory", "kv", "host_peak_bytes", "host_disk_bytes", "pass",
+                                   "batches", "advice", "limits"}));
+  EXPECT_EQ(plan.at("name"), "plan");
+  EXPECT_EQ(plan.at("tiers").size(), 30u);
+  EXPECT_EQ(plan.at("tiers").at(0), "device");
+  const auto& memory = plan.at("memory");
+  std::size_t device = 0;
+  for (const char* part : {"block_shards_device", "head_shard", "vectors", "slots", "kv",
+                           "workspace", "logits", "inputs"}) {
+    device += memory.at(part).get<std::size_t>();
+  }
+  EXPECT_EQ(memory.at("device_bytes"), device);
+  EXPECT_LE(memory.at("device_bytes"), memory.at("device_room_bytes"));
+  for (const auto& batch : plan.at("batches")) {
+    double slowest = 0;
+    for (const auto& link : batch.at("links")) {
+      const bool products = link.at("link") == "products";
+      const double amount = link.at(products ? "operations" : "bytes");
+      const double rate =
+          products ? link.at("tflop_s").get<double>() * 1e12 : link.at("gb_s").get<double>() * 1e9;
+      EXPECT_NEAR(link.at("seconds"), amount / rate, 1e-9 * amount / rate);
+      slowest = std::max(slowest, link.at("seconds").get<double>());
+    }
+    EXPECT_EQ(batch.at("pass_s"), slowest);
+  }
+}
+
+TEST_F(Plan, TheTextSaysTheSameForPeople) {
+  const std::string text = plan_text(run_of("176b"), like("h100", 8));
+  EXPECT_THAT(
+      text,
+      AllOf(HasSubstr("176 billion parameters, bfloat16"),
+            HasSubstr("block shards, device     40.2 GiB  70 blocks"),
+            HasSubstr("KV cache: 4.01 MB a token"),
+            HasSubstr("gather               302 GB       351 GB/s     861 ms  <- bottleneck")));
+  EXPECT_THAT(text, AllOf(HasSubstr("Memory of a host at its peak"),
+                          HasSubstr("What would relieve it\n  - more lanes: --batch-size"),
+                          HasSubstr("a pass takes as long")));
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    if (!line.starts_with("  - ")) {
+      EXPECT_LE(line.size(), 110u) << line;
+    }
+  }
+}
+
+TEST(GpuList, KnowsDriversNames) {
+  EXPECT_EQ(listed_name("NVIDIA H100 80GB HBM3"), "h100");
+  EXPECT_EQ(listed_name("NVIDIA A100-SXM4-40GB"), "a100-40gb");
+  EXPECT_EQ(listed_name("NVIDIA A100-SXM4-80GB"), "a100");
+  EXPECT_EQ(listed_name("NVIDIA A10"), "a10");
+  EXPECT_EQ(listed_name("NVIDIA GeForce RTX 4090"), "rtx4090");
+  EXPECT_EQ(listed_name("NVIDIA GeForce RTX 4090 Laptop GPU"), std::nullopt);
+  EXPECT_EQ(listed_name("Tesla T4"), std::nullopt);
+}
+
+TEST(GpuList, EveryEntryMakesAWholeMachine) {
+  for (const std::string& name : listed_gpus()) {
+    const MachineLimits limits = limits_of_listed_gpu(name, 2, 2);
+    EXPECT_GT(limits.device_bytes, 20 * kGiB) << name;
+    EXPECT_GE(limits.copy_alone, limits.copy_together) << name;
+    EXPECT_GT(limits.copy_together, 0) << name;
+    EXPECT_GT(limits.gather_rate(kGiB), 0) << name;
+    EXPECT_GT(limits.best_read(), 0) << name;
+    for (std::size_t i = 1; i < limits.products.size(); ++i) {
+      EXPECT_GT(limits.products[i].rows, limits.products[i - 1].rows) << name;
+      EXPECT_GE(limits.products[i].operations_rate, limits.products[i - 1].operations_rate);
+    }
+    EXPECT_EQ(limits_of_listed_gpu(name, 1, 1).gather.size(), 0u);
+  }
+  EXPECT_EQ(limits_of_listed_gpu("H100", 1, 1).device, limits_of_listed_gpu("h100", 1, 1).device);
+}
+
+TEST(PlanText, NumbersHaveThreeDigits) {
+  EXPECT_EQ(format_seconds(2.256), "2.26 s");
+  EXPECT_EQ(format_seconds(0.8607), "861 ms");
+  EXPECT_EQ(format_seconds(0.99999), "1.00 s");
+  EXPECT_EQ(format_seconds(0.00505), "5.05 ms");
+  EXPECT_EQ(format_seconds(0.0000123), "12.3 us");
+  EXPECT_EQ(format_rate(0.00575), "0.00575");
+  EXPECT_EQ(format_rate(1234), "1234");
+}
+
+}  // namespace
+}  // namespace zi
