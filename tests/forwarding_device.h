@@ -32,6 +32,8 @@ class ForwardingDevice : public Device {
     inner_->zero(dst, bytes, stream);
   }
 
+  Device& inner() { return *inner_; }
+
  private:
   std::unique_ptr<Device> inner_;
 };
