@@ -1,0 +1,185 @@
+"""The tables of whole passes: which lines make which rows, and how a row reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reporting.results import PASS, PROMPT_PASS, ReportError, Result, newest, of_kind
+from reporting.text import (
+    Notes,
+    median,
+    run_note,
+    runs_below,
+    shape,
+    significant,
+    size,
+    table,
+)
+
+
+def travel(line: Result) -> str:
+    """What a pass waits for: the one thing that its limit was measured for."""
+    if line.name == PROMPT_PASS:
+        return "prompts"
+    if line["tier"] in ("host", "nvme"):
+        return line["tier"] if line["resident_bytes"] == 0 else f"part {line['tier']}"
+    if line["tier"] != "device":
+        raise ReportError(f"{line.at}: `tier` is {line['tier']!r}: device, host and nvme are known")
+    return "gathered" if line["world"] > 1 else "resident"
+
+
+def configuration(line: Result) -> tuple:
+    """What makes two lines comparable: the newer of one configuration replaces the older."""
+    fields = ("machine", "backend", "world", "model", "dtype", "tier", "batch", "resident_bytes")
+    return (
+        line.name,
+        *(line[f] for f in fields),
+        line["resident_bytes"],
+        line.get("prompt_tokens", 1),
+    )
+
+
+@dataclass(frozen=True)
+class Section:
+    """Rows of one kind of travel; `keep` lines of each configuration, newest first."""
+
+    travel: str
+    keep: int = 1
+
+
+@dataclass(frozen=True)
+class PassTable:
+    """One block of the README and its plot: lines with these fields, a table for each machine (or
+    one for all, with the machine as its first column), rows in the order of the sections."""
+
+    block: str
+    plot: str
+    where: dict[str, object]
+    sections: tuple[Section, ...]
+    table_each_machine: bool
+
+
+_SECTIONS = (
+    Section("resident"),
+    Section("gathered"),
+    Section("part host"),
+    Section("host", keep=2),  # the link was uneven in one run: the one before stands beside it
+    Section("part nvme"),
+    Section("nvme"),
+    Section("prompts"),
+)
+PASS_TABLES = (
+    PassTable("passes-cuda", "tiers-cuda.svg", {"backend": "cuda"}, _SECTIONS, True),
+    PassTable("passes-cpu", "tiers-cpu.svg", {"backend": "cpu"}, _SECTIONS, False),
+)
+
+_HEADER = (
+    "model", "where the blocks rest", "batch a rank", "a pass moves",
+    "ms a pass, median (min to max)", "rate", "limit", "share", "run",
+)  # fmt: skip
+
+
+def chosen(results: list[Result], spec: PassTable) -> list[Result]:
+    """The lines of a table: by machine, model, section and batch, in the files' order."""
+    lines = [
+        r
+        for r in of_kind(results, PASS, PROMPT_PASS)
+        if all(r[field] == value for field, value in spec.where.items())
+    ]
+    order = {section.travel: i for i, section in enumerate(spec.sections)}
+    keep = {section.travel: section.keep for section in spec.sections}
+    machines = list(dict.fromkeys(r["machine"] for r in lines))
+    if spec.table_each_machine:  # one GPU, then two, ..
+        machines.sort(key=lambda m: max(r["world"] for r in lines if r["machine"] == m))
+    models = list(dict.fromkeys((r["machine"], r["model"]) for r in lines))
+    groups = [g for g in newest(lines, configuration, max(keep.values())) if travel(g[0]) in order]
+    rows = [r for g in groups for r in g[: keep[travel(g[0])]]]
+    age = {id(r): i for g in groups for i, r in enumerate(g)}
+    return sorted(
+        rows,
+        key=lambda r: (
+            machines.index(r["machine"]),
+            models.index((r["machine"], r["model"])),
+            order[travel(r)],
+            -r["resident_bytes"],
+            age[id(r)],
+            r["batch"],
+        ),
+    )
+
+
+def where_blocks_rest(line: Result) -> str:
+    kind = travel(line)
+    ranks = f"{line['world']} ranks"
+    if kind == "gathered":
+        return f"gathered from {ranks}"
+    if kind == "resident":
+        return "all resident"
+    if kind == "prompts":
+        return f"prompts of {line['prompt_tokens']:,} tokens"
+    place = "NVMe"
+    if line["tier"] == "host":
+        place = "pinned host memory" if line["backend"] == "cuda" else "host memory"
+    if line["world"] > 1:
+        place += f" of {ranks}"
+    share = line["resident_bytes"] / (line["resident_bytes"] + line["bytes_per_pass"])
+    return f"{place}, {share:.0%} resident" if share else place
+
+
+def _moved(line: Result) -> str:
+    if line.name == PROMPT_PASS:
+        return f"{significant(line['operations_per_pass'] / 1e12)} TFLOP"
+    verb = {"gathered": "received", "resident": "weights read"}.get(travel(line))
+    verb = verb or {"host": "copied", "nvme": "read"}[line["tier"]]
+    return f"{size(line['bytes_per_pass'])} {verb}"
+
+
+def _cells(line: Result, limits: Notes, runs: Notes) -> list[str]:
+    unit, field = ("TFLOP/s", "tflop_s") if line.name == PROMPT_PASS else ("GB/s", "gb_s")
+    limit = f"{significant(line[f'limit_{field}'])} {unit} ({limits.mark(line['limit_how'])})"
+    share = f"{line['ratio']:.2f}"
+    if "bare_products_ms" in line.fields:
+        how = "bare products of as many rows with every weight, one behind the other"
+        limit += f"; {significant(line['bare_products_ms'], 3)} ms ({limits.mark(how)})"
+        share += f"; {line['ratio_to_bare_products']:.2f}"
+    return [
+        shape(line["model"]) + ("" if line["dtype"] == "bfloat16" else f", {line['dtype']}"),
+        where_blocks_rest(line),
+        str(line["batch"]),
+        _moved(line),
+        median(line["pass_ms"], line["pass_ms_min"], line["pass_ms_max"], 4),
+        f"{significant(line[f'achieved_{field}'])} {unit}",
+        limit,
+        share,
+        runs.mark(run_note(line)),
+    ]
+
+
+def _below(limits: Notes, runs: Notes) -> str:
+    hows = "; ".join(f"({mark}) {how}" for mark, how in limits)
+    return f"Limits: {hows}.\n\n{runs_below(runs)}"
+
+
+def _one_table(lines: list[Result], with_machine: bool) -> str:
+    limits, runs = Notes("abcdefgh"), Notes()
+    rows, keys = [], []
+    for line in lines:
+        cells = _cells(line, limits, runs)
+        key = (line["machine"], line["model"], travel(line), line["resident_bytes"], line["batch"])
+        if key in keys:
+            cells[1] += ", an earlier run"
+        keys.append(key)
+        rows.append(([line["machine"]] if with_machine else []) + cells)
+    header = (("machine",) if with_machine else ()) + _HEADER
+    return f"{table(header, rows, labels=3 if with_machine else 2)}\n\n{_below(limits, runs)}"
+
+
+def pass_block(results: list[Result], spec: PassTable) -> str:
+    lines = chosen(results, spec)
+    if not spec.table_each_machine:
+        return _one_table(lines, with_machine=True) if lines else ""
+    parts = []
+    for machine in dict.fromkeys(r["machine"] for r in lines):
+        of_machine = [r for r in lines if r["machine"] == machine]
+        parts.append(f"**{machine}**\n\n{_one_table(of_machine, with_machine=False)}")
+    return "\n\n".join(parts)

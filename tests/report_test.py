@@ -1,0 +1,358 @@
+#!/usr/bin/env python3
+"""benchmarks/report: what it finds, what it refuses, and how its numbers read."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+from typing import Any
+
+sys.dont_write_bytecode = True
+ROOT = Path(__file__).resolve().parent.parent
+REPORT = ROOT / "benchmarks/report"
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from reporting.benchmark import benchmark_table, split_table
+from reporting.figures import digest, figures, with_digest
+from reporting.machine import limits_table, loading_table, scaling_rows
+from reporting.passes import PASS_TABLES, pass_block
+from reporting.readme import rewritten
+from reporting.results import SCHEMA, ReportError, Result, load_results
+from reporting.text import median, shape, significant, size, table
+
+RUN = {"machine": "a machine", "commit": "abc1234", "command": "zero-infer --benchmark", "world": 1}
+PASS = RUN | {
+    "name": "pass", "backend": "cpu", "model": "config/models/bloom-560m", "dtype": "bfloat16",
+    "tier": "host", "batch": 1, "bytes_per_pass": 6e8, "pass_ms": 100.0, "pass_ms_min": 99.0,
+    "pass_ms_max": 101.5, "achieved_gb_s": 6.0, "limit_gb_s": 8.0, "limit_how": "bare copies",
+    "ratio": 0.75, "resident_bytes": 0,
+}  # fmt: skip
+CELL = RUN | {
+    "name": "published_bloom_benchmark", "backend": "cuda", "model": "config/models/bloom-7b1",
+    "dtype": "bfloat16", "tier": "host", "batch": 1, "ms_per_token": 228.4, "pass_ms": 228.4,
+    "load_s": 2.5, "split": {"compute_ms": 8.0, "wait_copy_ms": 219.5, "gather_ms": 0},
+    "links": [{"link": "copy", "achieved_gb_s": 52.9, "limit_gb_s": 55.1, "ratio": 0.96}],
+    "peak_host_bytes": 12532449280, "peak_device_bytes": 0,
+}  # fmt: skip
+LOAD = RUN | {
+    "name": "load", "model": "bloom-3b", "tier": "nvme", "start": "warm",
+    "checkpoint_bytes": 6005000000, "read_bytes": 6100000000, "load_s": 3.0, "load_s_min": 2.9,
+    "load_s_max": 3.25, "achieved_gb_s": 2.03, "limit_gb_s": 2.1, "limit_how": "bare reads",
+    "ratio": 0.97, "peak_host_bytes": 900000000,
+}  # fmt: skip
+PUBLISHED = {
+    "name": "published_row", "source": "somebody", "source_url": "https://example.org",
+    "machine": "8x GPU", "model": "bloom-176b", "world": 8, "system": "other", "dtype": "bf16",
+    "batch_is": "of all GPUs", "load_s": 121,
+    "cells": [{"batch": 1, "ms_per_token": 230.38}, {"batch": 8, "out_of_memory": "oom"}],
+}  # fmt: skip
+
+
+def results_of(*lines: dict[str, Any], file: str = "some.jsonl") -> list[Result]:
+    return [Result(dict(fields), file, number) for number, fields in enumerate(lines, 1)]
+
+
+def without(fields: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in names}
+
+
+class Copy:
+    """A copy of what the report reads and writes, to change."""
+
+    def __init__(self, folder: str) -> None:
+        self.root = Path(folder)
+        shutil.copy(ROOT / "README.md", self.root)
+        for part in ("results", "plots"):
+            shutil.copytree(ROOT / "benchmarks" / part, self.root / "benchmarks" / part)
+
+    def report(self, *flags: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, str(REPORT), "--root", str(self.root), *flags],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+
+class CheckedTree(unittest.TestCase):
+    """--check and --tables-only on a copy of this repository's README, results and plots."""
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.copy = Copy(folder.name)
+
+    def test_finds_nothing_in_what_was_just_written(self) -> None:
+        self.assertEqual(self.copy.report("--tables-only").returncode, 0)
+        checked = self.copy.report("--check")
+        self.assertEqual((checked.returncode, checked.stdout), (0, ""))
+
+    def test_finds_a_changed_number_in_the_readme(self) -> None:
+        readme = self.copy.root / "README.md"
+        text = readme.read_text(encoding="utf-8")
+        number = re.search(r"\d+\.\d+(?= \()", text[text.index("<!-- report: passes") :])
+        assert number is not None
+        readme.write_text(text.replace(number.group(), "77.77", 1), encoding="utf-8")
+        checked = self.copy.report("--check")
+        self.assertEqual(checked.returncode, 1)
+        self.assertRegex(checked.stdout, r"(?m)^-.*77\.77 \(")
+        self.assertRegex(checked.stdout, rf"(?m)^\+.*{re.escape(number.group())} \(")
+
+    def test_finds_a_new_result_missing_in_the_readme_and_in_the_plot(self) -> None:
+        new = self.copy.root / "benchmarks/results/new.jsonl"
+        new.write_text(json.dumps(PASS) + "\n", encoding="utf-8")
+        checked = self.copy.report("--check")
+        self.assertEqual(checked.returncode, 1)
+        self.assertRegex(checked.stdout, r"(?m)^\+.*a machine.* 100\.0 \(99\.0 to 101\.5\)")
+        self.assertIn("tiers-cpu.svg: was drawn from other results", checked.stdout)
+        self.assertEqual(self.copy.report("--tables-only").returncode, 0)
+        checked = self.copy.report("--check")
+        self.assertNotIn("a machine", checked.stdout)
+        self.assertIn("tiers-cpu.svg: was drawn from other results", checked.stdout)
+
+    def test_finds_missing_and_left_over_plots(self) -> None:
+        plots = self.copy.root / "benchmarks/plots"
+        (plots / "tiers-cpu.svg").rename(plots / "old.svg")
+        checked = self.copy.report("--check")
+        self.assertEqual(checked.returncode, 1)
+        self.assertIn("tiers-cpu.svg: missing", checked.stdout)
+        self.assertIn("old.svg: shows no results", checked.stdout)
+
+    def test_names_the_line_that_it_cannot_use(self) -> None:
+        path = self.copy.root / "benchmarks/results/new.jsonl"
+        for text, wanted in (
+            ("{", "new.jsonl:1: no JSON"),
+            ("[1]", "no JSON object"),
+            (json.dumps(PASS | {"name": "ride"}), "`name` is 'ride'"),
+            (json.dumps(without(PASS, "limit_how")), "new.jsonl:1: no field `limit_how`"),
+            (json.dumps(PASS | {"pass_ms": "fast"}), "`pass_ms` is 'fast', wanted a float"),
+            (json.dumps(PASS | {"ratio": float("nan")}), "`ratio` is nan"),
+            (json.dumps(PASS | {"batch": True}), "`batch` is True"),
+            (json.dumps(PASS | {"tier": "tape"}), "`tier` is 'tape'"),
+            (json.dumps(PASS | {"backend": "abacus"}), "stands in no table"),
+        ):
+            with self.subTest(wanted):
+                path.write_text(text + "\n", encoding="utf-8")
+                checked = self.copy.report("--check")
+                self.assertEqual(checked.returncode, 2)
+                self.assertIn(wanted, checked.stderr)
+
+
+class Readme(unittest.TestCase):
+    def test_changes_nothing_outside_of_the_blocks(self) -> None:
+        text = "a\n<!-- report: one -->\nold\n<!-- end -->\nb\n"
+        self.assertEqual(
+            rewritten(text, {"one": "new"}),
+            "a\n<!-- report: one -->\n\nnew\n\n<!-- end -->\nb\n",
+        )
+
+    def test_empties_a_block_without_results(self) -> None:
+        text = "<!-- report: one -->\nold\n<!-- end -->\n"
+        self.assertEqual(rewritten(text, {"one": ""}), "<!-- report: one -->\n<!-- end -->\n")
+
+    def test_refuses_blocks_that_it_cannot_place(self) -> None:
+        one = "<!-- report: one -->\n<!-- end -->\n"
+        for text, wanted in (
+            (one + one, "twice"),
+            ("<!-- report: two -->\n<!-- end -->\n", "no block `two`"),
+            ("<!-- report: one -->\n", "has no `<!-- end -->`"),
+            ("<!-- report: one -->\n" + one, "has no `<!-- end -->`"),
+            ("<!-- end -->\n", "without a begin"),
+            ("", "no block `one`, for which there are results"),
+        ):
+            with self.subTest(wanted), self.assertRaisesRegex(ReportError, wanted):
+                rewritten(text, {"one": "text"})
+
+
+class Passes(unittest.TestCase):
+    def block(self, *lines: dict[str, Any]) -> str:
+        return pass_block(results_of(*lines), PASS_TABLES[1])
+
+    def test_a_row_holds_the_lines_numbers(self) -> None:
+        self.assertIn(
+            "| a machine | 560m | host memory | 1 | 600 MB copied | 100.0 (99.0 to 101.5) "
+            "| 6.00 GB/s | 8.00 GB/s (a) | 0.75 | 1 |",
+            self.block(PASS),
+        )
+
+    def test_the_last_line_of_a_configuration_counts(self) -> None:
+        old, new = (
+            PASS | {"tier": "nvme"},
+            PASS | {"tier": "nvme", "pass_ms": 50.0, "commit": "new"},
+        )
+        block = self.block(old, new)
+        self.assertIn("50.00 (", block)
+        self.assertNotIn("100.0 (", block)
+
+    def test_a_section_may_keep_the_run_before(self) -> None:
+        block = self.block(PASS | {"pass_ms": 90.0}, PASS | {"pass_ms": 80.0}, PASS)
+        self.assertIn("host memory | 1 | 600 MB copied | 100.0 (", block)
+        self.assertIn("host memory, an earlier run | 1 | 600 MB copied | 80.00 (", block)
+        self.assertNotIn("90.00 (", block)
+
+    def test_one_configuration_in_two_files_is_refused(self) -> None:
+        lines = results_of(PASS, file="a.jsonl") + results_of(PASS, file="b.jsonl")
+        with self.assertRaisesRegex(ReportError, "a.jsonl:1 and b.jsonl:1 hold the same"):
+            pass_block(lines, PASS_TABLES[1])
+
+    def test_a_field_that_no_line_has_is_named(self) -> None:
+        with self.assertRaisesRegex(ReportError, "some.jsonl:1: no field `colour`"):
+            results_of(PASS)[0]["colour"]
+
+    def test_fields_that_are_not_known_do_no_harm(self) -> None:
+        self.assertEqual(self.block(PASS | {"colour": "blue"}), self.block(PASS))
+
+    def test_the_resident_share_is_of_all_blocks(self) -> None:
+        self.assertIn("host memory, 25% resident", self.block(PASS | {"resident_bytes": 200000000}))
+
+
+class Benchmark(unittest.TestCase):
+    def test_a_cell_out_of_memory_reads_oom_with_its_reason(self) -> None:
+        oom = without(CELL, "ms_per_token", "pass_ms", "load_s", "split") | {
+            "batch": 8, "out_of_memory": "the KV cache wants 9 GiB",
+        }  # fmt: skip
+        text = benchmark_table(results_of(CELL, oom, PUBLISHED))
+        self.assertIn("| 228 | oom | | | | | 2.50 | 1 |", text)
+        self.assertIn("batch 8: the KV cache wants 9 GiB", text)
+        self.assertIn("| 230.38 | oom | | | | | 121 | [published](https://example.org) |", text)
+
+    def test_says_that_other_models_do_not_compare(self) -> None:
+        text = benchmark_table(results_of(CELL, PUBLISHED))
+        self.assertIn("of another model and do not compare", text)
+        same = CELL | {"model": "bigscience/bloom", "world": 8}
+        text = benchmark_table(results_of(same, PUBLISHED))
+        self.assertNotIn("another model", text)
+        self.assertIn("The hardware differs", text)
+
+    def test_shows_published_rows_only_beside_own(self) -> None:
+        self.assertEqual(benchmark_table(results_of(PUBLISHED)), "")
+        self.assertEqual(figures(results_of(PUBLISHED)), {})
+
+    def test_the_split_leaves_out_what_no_pass_did(self) -> None:
+        text = split_table(results_of(CELL))
+        self.assertIn("| pass | compute | wait copy | links beside their limits |", text)
+        self.assertIn("| 228.4 | 8.00 | 220 | copy 52.9 of 55.1 GB/s: 0.96 | | 12.5 GB |", text)
+
+    def test_an_incomplete_cell_is_refused(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "benchmark-x.jsonl"
+            path.write_text(json.dumps(without(CELL, "ms_per_token")), encoding="utf-8")
+            with self.assertRaisesRegex(ReportError, "no field `ms_per_token`"):
+                load_results(Path(folder))
+
+
+class Machine(unittest.TestCase):
+    def test_loading_has_its_limit_beside_it(self) -> None:
+        self.assertIn(
+            "| a machine | 3b | 1 | nvme | warm | 6.00 GB | 6.10 GB | 3.00 (2.90 to 3.25) "
+            "| 2.03 GB/s | 2.10 GB/s (a) | 0.97 | 900 MB | 1 |",
+            loading_table(results_of(LOAD)),
+        )
+
+    def test_limits_that_were_not_measured_are_left_out(self) -> None:
+        limits = {field: 0 for field in SCHEMA["limits"]} | {
+            "name": "limits", "source": "a machine", "backend": "cpu", "device": "CPU",
+            "host_bytes": 24000000000,
+            "gather": [], "writes": [], "copy_alone_gb_s": 12.25, "products": [],
+            "reads": [{"depth": 4, "bytes": 1 << 20, "gb_s": 3.0}],
+        }  # fmt: skip
+        text = limits_table(results_of(limits))
+        self.assertIn("one rank alone | 12.2 GB/s |", text)
+        self.assertIn("3.00 GB/s, 4 blocks of 1 MiB in flight", text)
+        self.assertNotIn("at once", text)
+        self.assertNotIn("write", text)
+
+    def test_scaling_wants_two_worlds(self) -> None:
+        gathered = PASS | {"tier": "device", "world": 2}
+        alone = gathered | {"world": 1}
+        self.assertEqual(scaling_rows(results_of(gathered)), [])
+        rows = scaling_rows(results_of(gathered, alone, alone | {"batch": 8}))
+        self.assertEqual([[line["world"] for line in row] for row in rows], [[1, 2]])
+
+
+class Numbers(unittest.TestCase):
+    def test_digits(self) -> None:
+        for value, digits, text in (
+            (0, 3, "0"), (0.001234, 3, "0.00123"), (0.0999, 2, "0.10"), (5.634, 3, "5.63"),
+            (9.996, 3, "10.0"), (99.96, 3, "100"), (53.0, 3, "53.0"), (2508.8, 3, "2509"),
+            (228.0, 4, "228.0"), (7372.5, 4, "7372"), (999.96, 4, "1000"),
+        ):  # fmt: skip
+            with self.subTest(value):
+                self.assertEqual(significant(value, digits), text)
+
+    def test_spread_has_the_medians_decimals(self) -> None:
+        self.assertEqual(median(99.94, 9.5, 1000.26, 4), "99.94 (9.50 to 1000.26)")
+
+    def test_sizes(self) -> None:
+        self.assertEqual([size(12.08e9), size(604e6), size(28e3)], ["12.1 GB", "604 MB", "28.0 kB"])
+
+    def test_models(self) -> None:
+        self.assertEqual(
+            shape("config/models/bloom-176b with n_layer 28 of 70"), "176b, 28 of its 70 blocks"
+        )
+        self.assertEqual(shape("bigscience/bloom"), "176b")
+        self.assertEqual(shape("/models/bloom-7b1/"), "7b1")
+
+    def test_tables_blank_what_repeats_and_escape_bars(self) -> None:
+        text = table(
+            ("a", "b", "c"), (("1", "x", "y"), ("1", "x", "y|z"), ("2", "x", "")), labels=2
+        )
+        self.assertEqual(text.splitlines()[2:], ["| 1 | x | y |", "| | | y\\|z |", "| 2 | x | |"])
+
+    def test_a_plots_digest_follows_its_data(self) -> None:
+        one, other = figures(results_of(PASS)), figures(results_of(PASS | {"achieved_gb_s": 6.1}))
+        name = "tiers-cpu.svg"
+        self.assertNotEqual(digest(one[name]), digest(other[name]))
+        self.assertIn(digest(one[name]), with_digest("<?xml?>\n<svg/>\n", one[name]))
+
+
+@unittest.skipUnless(importlib.util.find_spec("matplotlib"), "matplotlib is not installed")
+class Drawing(unittest.TestCase):
+    def test_the_same_data_gives_the_same_file(self) -> None:
+        from reporting.plots import draw_svg
+
+        for name, figure in figures(load_results(ROOT / "benchmarks/results")).items():
+            with self.subTest(name):
+                svg = draw_svg(figure)
+                self.assertEqual(svg, draw_svg(figure))
+                self.assertIn(figure["title"], svg)  # text stays text
+
+    def test_a_trace_is_cut_to_the_span_that_was_asked_for(self) -> None:
+        from reporting.trace import Trace, picture_of
+
+        bars = [
+            {"ph": "X", "name": f"block {i}", "cat": "copy", "pid": 0, "tid": 2,
+             "ts": 5000 + 1000 * i, "dur": 1000}
+            for i in range(4)
+        ]  # fmt: skip
+        names = [
+            {"ph": "M", "name": "process_name", "pid": 0, "args": {"name": "rank 0"}},
+            {"ph": "M", "name": "thread_name", "pid": 0, "tid": 2, "args": {"name": "copy"}},
+        ]
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "run.json"
+            content = {"traceEvents": names + bars, "otherData": {"commit": "abc1234"}}
+            path.write_text(json.dumps(content), encoding="utf-8")
+            spans = [(b["begin_ms"], b["length_ms"]) for b in Trace(path).within(1.5, 3)]
+            self.assertEqual(spans, [(1.5, 0.5), (2.0, 1.0)])
+            svg = picture_of(path, 1.5, 3)
+            self.assertIn("trace run.json, commit abc1234", svg)
+            self.assertIn("rank 0: copy", svg)
+            with self.assertRaisesRegex(ReportError, "no events between 9 and 10 ms"):
+                picture_of(path, 9, 10)
+
+
+class Documentation(unittest.TestCase):
+    def test_the_results_readme_names_every_field(self) -> None:
+        text = (ROOT / "benchmarks/results/README.md").read_text(encoding="utf-8")
+        missing = [f for fields in SCHEMA.values() for f in fields if f"`{f}`" not in text]
+        self.assertEqual(missing, [])
+
+
+if __name__ == "__main__":
+    unittest.main()
