@@ -350,7 +350,7 @@ std::size_t LayerFetcher::slots_bytes(const std::vector<const PartitionLayout*>&
 }
 
 void LayerFetcher::run_pass(const std::function<void(int unit, const UnitWeights& weights)>& body,
-                            Stream& compute, bool last) {
+                            Stream& compute, bool last, const std::function<void()>& behind) {
   State& s = *state_;
   if (s.failed) throw Error("a pass failed before; the layer fetcher cannot go on");
   s.failed = true;  // until the end is reached
@@ -371,6 +371,7 @@ void LayerFetcher::run_pass(const std::function<void(int unit, const UnitWeights
       s.stats.resident_bytes += s.layout(unit).shard_bytes();
     }
     s.run(unit, weights, body, compute);
+    if (unit + 1 == static_cast<int>(s.layouts.size()) && behind) behind();
     s.start_reads();
     s.fetch_ahead();
   }

@@ -63,10 +63,12 @@ class LayerFetcher {
   /// Collective. Calls body(unit, weights) for every unit, in order; what body enqueues on
   /// `compute` runs when the weights are there, and the slot is reused when it is done. An idle
   /// rank passes an empty body. Does not wait for the device. `last`: no further pass will follow,
-  /// so that nothing more is fetched (every rank must say the same). What a store or the body
-  /// throws comes out, and later passes are refused.
+  /// so that nothing more is fetched (every rank must say the same). `behind` is called behind the
+  /// last unit, whose slot is then free for the next pass, and before any of that is enqueued: for
+  /// what else the pass has to gather. What a store, the body or `behind` throws comes out, and
+  /// later passes are refused.
   void run_pass(const std::function<void(int unit, const UnitWeights& weights)>& body,
-                Stream& compute, bool last = false);
+                Stream& compute, bool last = false, const std::function<void()>& behind = {});
 
   /// Whether no unit travels: a pass is what its bodies enqueue.
   bool all_resident() const;

@@ -126,19 +126,19 @@ void PassRunner::run_block(int unit, const UnitWeights& weights) {
 void PassRunner::run_blocks(const Request& request) {
   const bool idle = request.chunks.empty();
   if (!idle) embed();
-  const auto last = static_cast<int>(plan_->blocks.size()) - 1;
   record(&TimedPass::blocks);
   fetcher_->run_pass(
       [&](int unit, const UnitWeights& weights) {
         if (observer_) device_->mark_begin(fmt::format("unit {}", unit));
         if (!idle) run_block(unit, weights);
         if (observer_) device_->mark_end();
-        if (unit != last) return;
-        // Inside the last body: behind it the fetcher goes on to the next pass's units.
+      },
+      *compute_, request.last,
+      // Its exchange goes in front of the next pass's gathers, on every rank.
+      [&] {
         record(&TimedPass::head);
         run_head(request);
-      },
-      *compute_, request.last);
+      });
 }
 
 std::unique_ptr<Graph> PassRunner::record(const std::function<void()>& work) {
@@ -254,7 +254,6 @@ void PassRunner::deliver(std::uint64_t pass) {
     times.graph = clock_->interval(*timed.blocks, *timed.head);
   } else {
     times.units = fetcher_->unit_times(pass, *clock_);
-    times.units.back().compute.end = times.head.begin;
   }
   clock_->move_to(timed.begin);
   ++delivered_;
