@@ -3,11 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
-#include <exception>
-#include <mutex>
-#include <thread>
+#include <utility>
 
+#include "offload/read_threads.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
 
@@ -24,43 +22,15 @@ void check_sizes(const std::vector<int>& units, const std::vector<std::size_t>& 
   }
 }
 
-void add(std::map<int, std::span<std::byte>>& shards, int unit, std::span<std::byte> shard) {
-  if (!shards.emplace(unit, shard).second) {
-    throw Error(fmt::format("unit {} was given to a store twice", unit));
-  }
-}
-
-/// A pinned buffer of each size; rethrows the first failure.
-std::vector<Buffer> allocate_all(Device& device, const std::vector<std::size_t>& sizes) {
-  std::vector<Buffer> buffers(sizes.size());
-  std::atomic<std::size_t> next{0};
-  std::mutex mutex;
-  std::exception_ptr failure;
-  const auto work = [&] {
-    for (std::size_t i = next++; i < sizes.size(); i = next++) {
-      try {
-        buffers[i] = device.allocate_pinned_or_plain(sizes[i]);
-      } catch (...) {
-        next = sizes.size();
-        const std::lock_guard lock(mutex);
-        if (!failure) failure = std::current_exception();
-      }
-    }
-  };
-  {
-    std::vector<std::jthread> helpers;
-    const std::size_t wanted = std::min(kPinningThreads, sizes.size());
-    for (std::size_t i = 1; i < wanted; ++i) helpers.emplace_back(work);
-    work();
-  }
-  if (failure) std::rethrow_exception(failure);
-  return buffers;
+[[noreturn]] void throw_twice(int unit) {
+  throw Error(fmt::format("unit {} was given to a store twice", unit));
 }
 
 /// Half a millisecond of PCIe 5, and hundreds of times the cost of one more copy.
 constexpr std::size_t kPieceBytes = std::size_t{32} << 20;
 
-std::span<std::byte> find(const std::map<int, std::span<std::byte>>& shards, int unit, Tier tier) {
+template <typename Value>
+const Value& find(const std::map<int, Value>& shards, int unit, Tier tier) {
   const auto found = shards.find(unit);
   if (found == shards.end()) {
     throw Error(fmt::format("unit {} does not rest in the {} tier", unit, name_of(tier)));
@@ -76,10 +46,11 @@ DeviceStore::DeviceStore(Device& device, const std::vector<int>& units,
   check_sizes(units, shard_bytes);
   std::size_t total = 0;
   for (std::size_t bytes : shard_bytes) total += align_up(bytes, kPageBytes);
-  if (total != 0) memory_ = device.allocate(total);
+  if (total != 0) memory_ = device.allocate_for_loading(total);
   std::size_t offset = 0;  // one after the other, each at a page's start
   for (std::size_t i = 0; i < units.size(); ++i) {
-    add(shards_, units[i], memory_.span().subspan(offset, shard_bytes[i]));
+    const auto shard = memory_.span().subspan(offset, shard_bytes[i]);
+    if (!shards_.emplace(units[i], shard).second) throw_twice(units[i]);
     offset += align_up(shard_bytes[i], kPageBytes);
   }
 }
@@ -95,10 +66,46 @@ std::span<std::byte> DeviceStore::shard(int unit) const { return find(shards_, u
 
 HostStore::HostStore(Device& device, const std::vector<int>& units,
                      const std::vector<std::size_t>& shard_bytes)
-    : device_(&device) {
+    : device_(&device), memory_(units.size()), there_(units.size()) {
   check_sizes(units, shard_bytes);
-  memory_ = allocate_all(device, shard_bytes);
-  for (std::size_t i = 0; i < units.size(); ++i) add(shards_, units[i], memory_[i].span());
+  for (std::size_t i = 0; i < units.size(); ++i) {
+    if (!index_.emplace(units[i], i).second) throw_twice(units[i]);
+  }
+  // At most every second core: whoever fills the memory needs some, too.
+  const std::size_t cores = std::max(2u, std::thread::hardware_concurrency());
+  const std::size_t wanted = std::min({kPinningThreads, cores / 2, units.size()});
+  for (std::size_t i = 0; i < wanted; ++i) {
+    threads_.emplace_back([this, shard_bytes] { take(shard_bytes); });
+  }
+}
+
+HostStore::~HostStore() {
+  {
+    const std::lock_guard lock(mutex_);
+    next_ = memory_.size();
+  }
+  threads_.clear();  // joins
+}
+
+void HostStore::take(const std::vector<std::size_t>& shard_bytes) {
+  give_way();
+  std::unique_lock lock(mutex_);
+  while (next_ < memory_.size() && !failure_) {
+    const std::size_t i = next_++;
+    lock.unlock();
+    Buffer buffer;
+    std::exception_ptr failed;
+    try {
+      buffer = device_->allocate_pinned_or_plain(shard_bytes[i]);
+    } catch (...) {
+      failed = std::current_exception();
+    }
+    lock.lock();
+    memory_[i] = std::move(buffer);
+    there_[i] = !failed;
+    if (failed && !failure_) failure_ = failed;
+    changed_.notify_all();
+  }
 }
 
 void HostStore::finish_read(int unit, std::byte* dst, Stream& copies) {
@@ -109,6 +116,12 @@ void HostStore::finish_read(int unit, std::byte* dst, Stream& copies) {
   }
 }
 
-std::span<std::byte> HostStore::shard(int unit) const { return find(shards_, unit, tier()); }
+std::span<std::byte> HostStore::shard(int unit) const {
+  const std::size_t i = find(index_, unit, tier());
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return there_[i] || failure_ != nullptr; });
+  if (!there_[i]) std::rethrow_exception(failure_);
+  return memory_[i].span();
+}
 
 }  // namespace zi

@@ -1,6 +1,12 @@
 #pragma once
 
+#include <condition_variable>
+#include <cstddef>
+#include <exception>
 #include <map>
+#include <mutex>
+#include <span>
+#include <thread>
 #include <vector>
 
 #include "offload/shard_store.h"
@@ -10,7 +16,8 @@ namespace zi {
 /// Shards in device memory, one buffer for all of them.
 class DeviceStore final : public ShardStore {
  public:
-  /// `units` and the bytes of their shards; takes the memory. Fill it through `shard` before use.
+  /// `units` and the bytes of their shards; the memory is Device::allocate_for_loading's. Fill it
+  /// through `shard` before use.
   DeviceStore(Device& device, const std::vector<int>& units,
               const std::vector<std::size_t>& shard_bytes);
   Tier tier() const override { return Tier::kDevice; }
@@ -26,21 +33,34 @@ class DeviceStore final : public ShardStore {
   std::map<int, std::span<std::byte>> shards_;
 };
 
-/// Shards in pinned host memory, a buffer each, taken side by side: pinning is slow for one thread.
+/// Shards in pinned host memory, a buffer each. Pinning is slow: a few threads do it side by side,
+/// in the order of the units, while the caller fills those that are there.
 class HostStore final : public ShardStore {
  public:
+  /// Begins taking the memory.
   HostStore(Device& device, const std::vector<int>& units,
             const std::vector<std::size_t>& shard_bytes);
+  /// Waits for the threads; what they have not begun is not taken.
+  ~HostStore() override;
   Tier tier() const override { return Tier::kHost; }
   void start_read(int) override {}
   void finish_read(int unit, std::byte* dst, Stream& copies) override;
   const std::byte* resident(int) const override { return nullptr; }
+  /// Waits until the unit's memory is there; rethrows the first failure to take any.
   std::span<std::byte> shard(int unit) const;
 
  private:
+  void take(const std::vector<std::size_t>& shard_bytes);
+
   Device* device_;
+  std::map<int, std::size_t> index_;  // of each unit in the memory
   std::vector<Buffer> memory_;
-  std::map<int, std::span<std::byte>> shards_;
+  mutable std::mutex mutex_;  // guards the next three, and who may look at memory_
+  mutable std::condition_variable changed_;
+  std::vector<bool> there_;
+  std::exception_ptr failure_;
+  std::size_t next_ = 0;
+  std::vector<std::jthread> threads_;
 };
 
 }  // namespace zi

@@ -3,13 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
-#include <exception>
-#include <mutex>
-#include <system_error>
-#include <thread>
-#include <vector>
 
 #include "zero_infer/error.h"
 
@@ -76,43 +70,21 @@ void ShardReader::read(std::size_t offset, std::span<std::byte> dst) const {
   zero_up_to(wanted.end);
 }
 
-void read_shard(const ShardReader& reader, std::size_t offset, std::span<std::byte> dst,
-                int threads, const std::function<void(std::size_t)>& progress) {
-  const std::size_t pieces = (dst.size() + kPieceBytes - 1) / kPieceBytes;
-  std::atomic<std::size_t> next{0};
-  std::mutex mutex;  // guards failure and calls of progress
-  std::exception_ptr failure;
-
-  const auto work = [&] {
-    for (std::size_t piece = next++; piece < pieces; piece = next++) {
-      const std::size_t begin = piece * kPieceBytes;
-      const std::size_t bytes = std::min(kPieceBytes, dst.size() - begin);
-      try {
-        reader.read(offset + begin, dst.subspan(begin, bytes));
-        if (!progress) continue;
-        const std::lock_guard lock(mutex);
-        progress(bytes);
-      } catch (...) {
-        next = pieces;  // the others stop after the piece in hand
-        const std::lock_guard lock(mutex);
-        if (!failure) failure = std::current_exception();
-        return;
-      }
-    }
-  };
-  {
-    const auto wanted = static_cast<std::size_t>(std::max(1, threads));
-    const std::size_t helpers = pieces == 0 ? 0 : std::min(pieces, wanted) - 1;
-    std::vector<std::jthread> workers;
-    workers.reserve(helpers);
-    try {
-      for (std::size_t i = 0; i < helpers; ++i) workers.emplace_back(work);
-    } catch (const std::system_error&) {
-      // No more threads to be had: those that run share the pieces.
-    }
-    work();
-  }  // joins
-  if (failure) std::rethrow_exception(failure);
+ReadThreads::Ticket start_shard_read(ReadThreads& threads, const ShardReader& reader,
+                                     std::size_t offset, std::span<std::byte> dst,
+                                     const std::function<void(std::size_t)>& progress) {
+  ReadThreads::Ticket last = 0;
+  std::size_t begin = 0;
+  do {
+    const std::size_t bytes = std::min(kPieceBytes, dst.size() - begin);
+    last =
+        threads.start([reader, at = offset + begin, piece = dst.subspan(begin, bytes), progress] {
+          reader.read(at, piece);
+          if (progress) progress(piece.size());
+        });
+    begin += bytes;
+  } while (begin < dst.size());
+  return last;
 }
 
 }  // namespace zi

@@ -4,6 +4,7 @@
 #include <functional>
 #include <span>
 
+#include "offload/read_threads.h"
 #include "zero_infer/model_spec.h"
 #include "zero_infer/partition_layout.h"
 #include "zero_infer/weight_source.h"
@@ -30,10 +31,12 @@ class ShardReader {
   int rank_;
 };
 
-/// Reads bytes [offset, offset + dst.size()) of a shard into host memory with `threads` threads, in
-/// pieces of a few MiB; rethrows the first failure. `progress` (may be empty) is told the bytes of
-/// each piece as it is done (their sum is the shard), from any thread, one call at a time.
-void read_shard(const ShardReader& reader, std::size_t offset, std::span<std::byte> dst,
-                int threads, const std::function<void(std::size_t)>& progress = {});
+/// Starts reading bytes [offset, offset + dst.size()) of a shard into host memory, in pieces of a
+/// few MiB; returns the last piece's ticket. The reader's source and layout and `dst` must stay
+/// until it was waited for. `progress` (may be empty) is told the bytes of each piece as it is done
+/// (their sum is dst's), from any thread; what it throws is a failure of the read.
+ReadThreads::Ticket start_shard_read(ReadThreads& threads, const ShardReader& reader,
+                                     std::size_t offset, std::span<std::byte> dst,
+                                     const std::function<void(std::size_t)>& progress = {});
 
 }  // namespace zi

@@ -31,7 +31,7 @@ namespace zi {
 namespace {
 
 constexpr std::size_t kMostMemoryBytes = std::size_t{32} << 20;  // extents in hand
-constexpr std::size_t kMostThreads = 4;                          // each reads, hashes and writes
+constexpr std::size_t kMostThreads = 8;                          // each reads, hashes and writes
 
 struct Free {
   void operator()(std::byte* memory) const { std::free(memory); }

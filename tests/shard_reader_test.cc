@@ -62,7 +62,9 @@ class CountingSource final : public WeightSource {
 std::vector<std::byte> whole_shard(const WeightSource& source, const PartitionLayout& layout,
                                    int rank, int threads = 1) {
   std::vector<std::byte> shard(layout.shard_bytes(), std::byte{0xee});
-  read_shard(ShardReader(source, layout, rank), 0, shard, threads);
+  ReadThreads reads(threads);
+  start_shard_read(reads, ShardReader(source, layout, rank), 0, shard);
+  reads.finish();
   return shard;
 }
 
@@ -157,10 +159,11 @@ TEST(ShardReader, RefusesRangesThatAreNoneOfTheShard) {
   EXPECT_THROW(reader.read(0, std::span(dst).first(3)), Error);
   EXPECT_THROW(ShardReader(*source, layout, 2), Error);
   EXPECT_THROW(ShardReader(*source, layout, -1), Error);
-  EXPECT_THROW(read_shard(reader, reader.shard_bytes(), dst, 1), Error);
+  ReadThreads reads(1);
+  EXPECT_THROW(reads.wait(start_shard_read(reads, reader, reader.shard_bytes(), dst)), Error);
 }
 
-TEST(ReadShard, GivesTheSameBytesWithAnyNumberOfThreads) {
+TEST(StartShardRead, GivesTheSameBytesWithAnyNumberOfThreads) {
   const auto source = make_dummy_weights(4, DType::kBFloat16);
   const PartitionLayout layout(block(1000), DType::kBFloat16, 1);  // 24 MB: three pieces
   const std::vector<std::byte> expected = whole_shard(*source, layout, 0, 1);
@@ -169,30 +172,34 @@ TEST(ReadShard, GivesTheSameBytesWithAnyNumberOfThreads) {
   }
 }
 
-TEST(ReadShard, TellsProgressUpToTheWholeShard) {
+TEST(StartShardRead, TellsProgressUpToTheWholeShard) {
   const auto source = make_dummy_weights(4, DType::kBFloat16);
   const PartitionLayout layout(block(1000), DType::kBFloat16, 1);
   std::vector<std::byte> shard(layout.shard_bytes());
-  std::size_t done = 0;  // needs no lock: one call at a time
-  int calls = 0;
-  read_shard(ShardReader(*source, layout, 0), 0, shard, 4, [&](std::size_t bytes) {
+  std::atomic<std::size_t> done = 0;
+  std::atomic<int> calls = 0;
+  ReadThreads reads(4);
+  start_shard_read(reads, ShardReader(*source, layout, 0), 0, shard, [&](std::size_t bytes) {
     done += bytes;
     ++calls;
   });
+  reads.finish();
   EXPECT_EQ(done, layout.shard_bytes());
   EXPECT_GT(calls, 1);
 }
 
-TEST(ReadShard, RethrowsTheFirstFailureOfAnyThread) {
+TEST(StartShardRead, RethrowsTheFirstFailureOfAnyThread) {
   const CountingSource source("h.0.mlp.dense_4h_to_h.weight");
   const PartitionLayout layout(block(1000), DType::kBFloat16, 1);
   EXPECT_THAT([&] { whole_shard(source, layout, 0, 3); },
               ThrowsMessage<IoError>(HasSubstr("offset 17: broken")));
   const auto good = make_dummy_weights(4, DType::kBFloat16);
   std::vector<std::byte> shard(layout.shard_bytes());
-  EXPECT_THROW(read_shard(ShardReader(*good, layout, 0), 0, shard, 3,
-                          [](std::size_t) { throw PeerError("stop"); }),
-               PeerError);
+  ReadThreads reads(3);
+  const auto last = start_shard_read(reads, ShardReader(*good, layout, 0), 0, shard,
+                                     [](std::size_t) { throw PeerError("stop"); });
+  EXPECT_THROW(reads.wait(last), PeerError);
+  EXPECT_THROW(reads.finish(), PeerError);
 }
 
 }  // namespace

@@ -70,5 +70,11 @@ TYPED_TEST(ResidentStore, NamesTierAndUnitOfAShardThatIsElsewhere) {
   }
 }
 
+TEST(HostStore, TellsWhoeverWaitsThatMemoryWasRefused) {
+  const auto device = make_cpu_device();
+  const HostStore store(*device, {3, 4}, {4096, std::size_t{1} << 60});
+  EXPECT_THROW(store.shard(4), ConfigError);
+}
+
 }  // namespace
 }  // namespace zi::test

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "zero_infer/buffer.h"
@@ -63,6 +64,12 @@ class Device {
   /// Device memory, aligned to 256 bytes or more. Throws ConfigError with the numbers when there is
   /// not enough.
   virtual Buffer allocate(std::size_t bytes) = 0;
+  /// The same for weights that are about to be loaded: where device memory is the host's, its pages
+  /// are not taken yet, but by take_pages or as they are written, so that reading need not wait.
+  virtual Buffer allocate_for_loading(std::size_t bytes) { return allocate(bytes); }
+  /// Takes the pages of a part of such memory; elsewhere there is nothing to do. Any thread may
+  /// call it. Throws MemoryError when there is not enough.
+  virtual void take_pages(std::span<std::byte>) {}
   /// Host memory that the device copies from at full speed and that its kernels can write,
   /// 4096-aligned (fit for O_DIRECT). A copy must lie within one such buffer. Any thread may call
   /// it. Throws MemoryError where the system does not give so much, or does not pin it.

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <map>
 #include <optional>
 #include <set>
@@ -15,7 +16,9 @@
 
 #include "json_file.h"
 #include "safetensors.h"
+#include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
+#include "zero_infer/log.h"
 
 namespace zi {
 namespace {
@@ -28,8 +31,9 @@ constexpr const char* kIndexFile = "model.safetensors.index.json";
 constexpr std::size_t kMaxIndexDepth = 8;
 /// One piece of a converting read: it stays in the core's cache, and on the reader's stack.
 constexpr std::size_t kConversionBytes = std::size_t{256} << 10;
-/// From here on the whole range is announced to the kernel before its parts are read.
-constexpr std::size_t kAnnounceBytes = std::size_t{1} << 20;
+/// From here on a range is read past the page cache; where that is refused, it is announced to the
+/// kernel as a whole before its parts are read.
+constexpr std::size_t kLargeBytes = std::size_t{128} << 10;
 
 std::optional<DType> usable_dtype(std::string_view stored) {
   if (stored == "BF16") return DType::kBFloat16;
@@ -96,6 +100,35 @@ DType Checkpoint::dtype_of(const std::string& name, const Place& place) const {
       files_.files[place.file].path(), in_quotes(name), in_quotes(place.tensor.dtype)));
 }
 
+/// Reads `count` elements at `offset` of the file block by block: from the page cache what is
+/// there, else straight from the disk. Blocks end at pages as far as elements do.
+void read_large(const SafetensorsFile& file, std::uint64_t offset, std::size_t count, DType from,
+                DType to, std::byte* out) {
+  const std::size_t element = size_of(from);
+  DirectFile::Block block;
+  while (count > 0) {
+    const std::size_t most = DirectFile::kMostBytes - offset % kPageBytes;
+    const std::size_t n = std::min(count, most / element);
+    const std::byte* bytes = block.data();
+    if (!file.direct().rests_in_cache(offset, n * element)) {
+      bytes = file.direct().read(offset, n * element, block).data();
+    } else if (from == to) {
+      file.read(offset, out, n * element);
+      bytes = out;
+    } else {
+      file.read(offset, block.data(), n * element);
+    }
+    if (from != to && (offset & (element - 1)) != 0 && bytes != block.data()) {
+      std::memmove(block.data(), bytes, n * element);  // tensors may lie at any byte of the file
+      bytes = block.data();
+    }
+    convert(bytes, from, out, to, n);
+    offset += n * element;
+    out += n * size_of(to);
+    count -= n;
+  }
+}
+
 void Checkpoint::read(const TensorSpec& tensor, std::int64_t first, std::int64_t count, DType to,
                       void* dst) const {
   const Place& place = at(tensor.name);
@@ -117,7 +150,11 @@ void Checkpoint::read(const TensorSpec& tensor, std::int64_t first, std::int64_t
   const std::size_t element = size_of(from);
   std::uint64_t offset = place.tensor.begin + static_cast<std::uint64_t>(first) * element;
   auto left = static_cast<std::size_t>(count);
-  if (left * element >= kAnnounceBytes) file.will_read(offset, left * element);
+  if (left * element >= kLargeBytes && file.direct().usable()) {
+    read_large(file, offset, left, from, to, static_cast<std::byte*>(dst));
+    return;
+  }
+  if (left * element >= kLargeBytes) file.will_read(offset, left * element);
   if (from == to) {
     file.read(offset, dst, left * element);
     return;
@@ -246,8 +283,19 @@ class FilesReader {
     return files_.files.size() - 1;
   }
   Files finish() {
+    warn_of_refusal();
     files_.identity = XXH3_64bits(facts_.data(), facts_.size());
     return std::move(files_);
+  }
+
+  /// One line for all files of the directory.
+  void warn_of_refusal() const {
+    for (const SafetensorsFile& file : files_.files) {
+      if (file.direct().usable()) continue;
+      log_warning(fmt::format("O_DIRECT is refused for {} ({}); buffered reads are used",
+                              file.path(), file.direct().refusal()));
+      return;
+    }
   }
 
   fs::path directory_;

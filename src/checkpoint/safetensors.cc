@@ -235,6 +235,7 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : path_(path
     identity_ = XXH3_64bits(known.data(), sizeof(known));
     // Each rank wants its own rows: reading ahead would read its neighbours' too.
     (void)::posix_fadvise(fd_, 0, 0, POSIX_FADV_RANDOM);
+    direct_.emplace(path_, fd_, file_bytes);
   } catch (...) {
     ::close(fd_);
     throw;
@@ -249,7 +250,8 @@ SafetensorsFile::SafetensorsFile(SafetensorsFile&& other) noexcept
     : path_(std::move(other.path_)),
       fd_(std::exchange(other.fd_, -1)),
       header_(std::move(other.header_)),
-      identity_(other.identity_) {}
+      identity_(other.identity_),
+      direct_(std::move(other.direct_)) {}
 
 void SafetensorsFile::read(std::uint64_t offset, void* dst, std::size_t bytes) const {
   std::size_t done = 0;

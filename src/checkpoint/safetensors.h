@@ -4,9 +4,12 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "direct_file.h"
 
 namespace zi {
 
@@ -59,6 +62,9 @@ class SafetensorsFile {
   /// Tells the kernel that the range will be read next. A hint: it cannot fail.
   void will_read(std::uint64_t offset, std::uint64_t bytes) const;
 
+  /// Reads past the page cache, where the file system has them.
+  const DirectFile& direct() const { return *direct_; }
+
   /// Differs when the file's size, time of change or header differ.
   std::uint64_t identity() const { return identity_; }
 
@@ -67,6 +73,7 @@ class SafetensorsFile {
   int fd_ = -1;
   SafetensorsHeader header_;
   std::uint64_t identity_ = 0;
+  std::optional<DirectFile> direct_;  // there as soon as the file is open
 };
 
 }  // namespace zi

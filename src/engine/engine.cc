@@ -11,6 +11,14 @@
 #include "zero_infer/random.h"
 
 namespace zi {
+namespace {
+
+/// Reads of a rank in flight while it loads: a disk wants several, whatever the cores; each has
+/// about a MiB of memory.
+constexpr int kFewestReads = 4;
+constexpr int kMostReads = 16;
+
+}  // namespace
 
 Engine::Engine(World& world, Backend backend, RunConfig config)
     : Engine(world, std::make_shared<Backend>(std::move(backend)), std::move(config)) {}
@@ -30,12 +38,14 @@ Engine::Engine(World& world, std::shared_ptr<Backend> backend, RunConfig config)
   }
   Buffer slots = allocate_slots();
   world.all_or_none([&] {
-    const LoadOptions options{.rank = world.rank(),
-                              .world = world.size(),
-                              .threads = std::max(2, threads_per_rank(world.local_size())),
-                              .show_progress = world.rank() == 0 && !config_.quiet,
-                              .model_name = open_.directory.filename().string(),
-                              .nvme_path = config_.nvme_offload_path};
+    const LoadOptions options{
+        .rank = world.rank(),
+        .world = world.size(),
+        .threads = std::clamp(threads_per_rank(world.local_size()), kFewestReads, kMostReads),
+        .device_is_host = backend_->device_is_host,
+        .show_progress = world.rank() == 0 && !config_.quiet,
+        .model_name = open_.directory.filename().string(),
+        .nvme_path = config_.nvme_offload_path};
     weights_ = std::make_unique<ModelWeights>(*backend_->device, *backend_->ops, *open_.source,
                                               open_.model->spec(), *plan_, options);
   });

@@ -22,7 +22,8 @@ namespace zi {
 struct LoadOptions {
   int rank = 0;
   int world = 1;
-  int threads = 1;
+  int threads = 1;              // reads in flight
+  bool device_is_host = false;  // device memory can be written as it is
   bool show_progress = false;
   std::string model_name;  // for shard files
   std::optional<std::filesystem::path> nvme_path;
@@ -66,7 +67,7 @@ class ModelWeights {
   const NvmeStore* nvme_store() const { return nvme_.get(); }
 
  private:
-  void load_vectors(Device& device, const ModelSpec& spec, const MemoryPlan& plan);
+  void load_vectors(Device& device, const ModelSpec& spec, const MemoryPlan& plan, int threads);
   void load_shards(Device& device, Ops& ops, const MemoryPlan& plan, const LoadOptions& options);
 
   const WeightSource* source_;

@@ -94,6 +94,8 @@ class CpuDevice final : public Device {
   MemoryInfo host_memory() const override { return memory(); }
 
   Buffer allocate(std::size_t bytes) override;
+  Buffer allocate_for_loading(std::size_t bytes) override;
+  void take_pages(std::span<std::byte> part) override { take_host_pages(part, 1); }
   Buffer allocate_pinned(std::size_t bytes) override { return allocate(bytes); }
 
   std::unique_ptr<Stream> make_stream(const std::string& name) override {
@@ -118,11 +120,26 @@ class CpuDevice final : public Device {
   }
 
  private:
+  /// Refuses what the host cannot give.
+  void check_free(std::size_t bytes) const;
+
   std::shared_ptr<Copiers> copiers_;
 };
 
 Buffer CpuDevice::allocate(std::size_t bytes) {
-  if (bytes == 0) return {};
+  check_free(bytes);
+  constexpr int kMostThreads = 8;
+  const auto cores = static_cast<int>(std::thread::hardware_concurrency());
+  return allocate_host(bytes, std::clamp(cores / 2, 1, kMostThreads));
+}
+
+Buffer CpuDevice::allocate_for_loading(std::size_t bytes) {
+  check_free(bytes);
+  return map_host(bytes);
+}
+
+void CpuDevice::check_free(std::size_t bytes) const {
+  if (bytes == 0) return;
   const MemoryInfo info = memory();
   const std::size_t mapped = align_up(bytes, kPageBytes);
   if (bytes > info.total_bytes || mapped > info.free_bytes) {
@@ -134,9 +151,6 @@ Buffer CpuDevice::allocate(std::size_t bytes) {
                     format_memory(static_cast<double>(info.free_bytes)),
                     format_memory(static_cast<double>(info.total_bytes))));
   }
-  constexpr int kMostThreads = 8;
-  const auto cores = static_cast<int>(std::thread::hardware_concurrency());
-  return allocate_host(bytes, std::clamp(cores / 2, 1, kMostThreads));
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <cstdint>
 #include <cstring>
 #include <fstream>
 #include <string>
@@ -104,7 +105,7 @@ MemoryInfo read_host_memory() {
           std::min(read_meminfo("MemTotal"), limits.memory_bytes)};
 }
 
-Buffer allocate_host(std::size_t bytes, int threads, int numa_node) {
+Buffer map_host(std::size_t bytes, int numa_node) {
   if (bytes == 0) return {};
   const std::size_t mapped = align_up(bytes, kPageBytes);
   void* data = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -116,10 +117,23 @@ Buffer allocate_host(std::size_t bytes, int threads, int numa_node) {
   // Fewer TLB misses while weights stream by; only a hint, kernels without huge pages refuse it.
   if (mapped >= kHugePageBytes) madvise(data, mapped, MADV_HUGEPAGE);
   if (numa_node >= 0) prefer_node(data, mapped, numa_node);
-  if (const int error = populate(buffer.data(), mapped, threads); error != 0) {
+  return buffer;
+}
+
+void take_host_pages(std::span<std::byte> part, int threads) {
+  if (part.empty()) return;
+  const auto at = reinterpret_cast<std::uintptr_t>(part.data());
+  std::byte* const first = part.data() - at % kPageBytes;
+  const std::size_t bytes = align_up(at % kPageBytes + part.size(), kPageBytes);
+  if (const int error = populate(first, bytes, threads); error != 0) {
     throw MemoryError(fmt::format("{} of memory could not be taken: {}; lower the memory budgets",
                                   format_memory(static_cast<double>(bytes)), std::strerror(error)));
   }
+}
+
+Buffer allocate_host(std::size_t bytes, int threads, int numa_node) {
+  Buffer buffer = map_host(bytes, numa_node);
+  take_host_pages(buffer.span(), threads);
   return buffer;
 }
 

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <span>
+
 #include "zero_infer/device.h"
 
 namespace zi {
@@ -12,5 +14,12 @@ MemoryInfo read_host_memory();
 /// pages are taken by up to `threads` threads before this returns, on the NUMA node `numa_node`
 /// where that is one (-1: anywhere). Throws ConfigError with the numbers when there is not enough.
 Buffer allocate_host(std::size_t bytes, int threads = 1, int numa_node = -1);
+
+/// The same without taking the pages.
+Buffer map_host(std::size_t bytes, int numa_node = -1);
+
+/// Takes the pages of a part of mapped memory with up to `threads` threads. Throws as
+/// allocate_host.
+void take_host_pages(std::span<std::byte> part, int threads = 1);
 
 }  // namespace zi

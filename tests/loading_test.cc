@@ -1,0 +1,192 @@
+// What a start reads, and that shards come out alike on every way to their memory.
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <fstream>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "engine/model_weights.h"
+#include "synthetic_checkpoint.h"
+#include "zero_infer/backend.h"
+#include "zero_infer/checkpoint.h"
+#include "zero_infer/error.h"
+#include "zero_infer/model.h"
+
+namespace zi {
+namespace {
+
+/// A checkpoint that counts the bytes asked of each tensor, and fails when told to.
+class CountingSource final : public WeightSource {
+ public:
+  explicit CountingSource(const std::filesystem::path& directory)
+      : source_(open_checkpoint(directory, "transformer.")) {}
+  void read(const TensorSpec& tensor, std::int64_t first, std::int64_t count, DType to,
+            void* dst) const override {
+    if (tensor.name == failing) throw IoError("offset 17: broken");
+    source_->read(tensor, first, count, to, dst);
+    const std::lock_guard lock(mutex_);
+    read_[tensor.name] += static_cast<std::size_t>(count) * 2;
+  }
+  bool contains(const std::string& name) const override { return source_->contains(name); }
+  DType stored_dtype(const std::string& name) const override { return source_->stored_dtype(name); }
+  std::uint64_t identity() const override { return source_->identity(); }
+  std::string describe() const override { return source_->describe(); }
+
+  std::map<std::string, std::size_t> take() const {
+    const std::lock_guard lock(mutex_);
+    return std::exchange(read_, {});
+  }
+
+  std::string failing;  // reads of this tensor throw
+
+ private:
+  std::unique_ptr<WeightSource> source_;
+  mutable std::mutex mutex_;
+  mutable std::map<std::string, std::size_t> read_;
+};
+
+/// Bytes that this process has asked of files with read and pread.
+std::size_t bytes_asked() {
+  std::ifstream in("/proc/self/io");
+  std::string key;
+  for (std::size_t value = 0; in >> key >> value;) {
+    if (key == "rchar:") return value;
+  }
+  ADD_FAILURE() << "/proc/self/io has no rchar";
+  return 0;
+}
+
+class Loading : public ::testing::Test {
+ protected:
+  Loading() {
+    const auto shape = directory_.path() / "shape.json";
+    testing::write_text(
+        shape, R"({"model_type":"bloom","n_embed":192,"n_head":4,"n_layer":9,"vocab_size":999})");
+    testing::write_synthetic_checkpoint(shape, directory_.path() / "model",
+                                        {.shards = 2, .seed = 5, .tokenizer = {}});
+    model_ = make_model(ModelConfig::load(directory_.path() / "model"), false);
+    source_.emplace(directory_.path() / "model");
+  }
+
+  MemoryPlan plan(const std::string& tier, int world) const {
+    PlanInput in;
+    in.model = model_.get();
+    in.weight_dtype = in.compute_dtype = DType::kBFloat16;
+    in.world = in.local_size = world;
+    in.device_is_host = true;
+    in.device_free = in.host_free = std::size_t{8} << 30;
+    RunConfig config;
+    config.batch_size = {1};
+    config.cpu_offload = tier == "host";
+    if (tier == "nvme") config.nvme_offload_path = directory_.path() / "nvme";
+    return make_plan(in, config);
+  }
+  std::unique_ptr<ModelWeights> load(const MemoryPlan& plan, int rank, int world,
+                                     bool device_is_host = true) {
+    const LoadOptions options{.rank = rank,
+                              .world = world,
+                              .threads = 3,
+                              .device_is_host = device_is_host,
+                              .model_name = "tiny",
+                              .nvme_path = directory_.path() / "nvme"};
+    return std::make_unique<ModelWeights>(*device_, *ops_, *source_, model_->spec(), plan, options);
+  }
+  /// The head and all blocks, one behind the other.
+  std::vector<std::byte> shards(const MemoryPlan& plan, const ModelWeights& weights) {
+    std::vector<std::byte> all(weights.head_shard(), weights.head_shard() + plan.head_shard);
+    const auto stream = device_->make_stream("copies");
+    for (std::size_t b = 0; b < plan.blocks.size(); ++b) {
+      std::vector<std::byte> shard(plan.blocks[b].shard_bytes());
+      weights.stores()[b]->start_read(static_cast<int>(b));
+      weights.stores()[b]->finish_read(static_cast<int>(b), shard.data(), *stream);
+      stream->synchronize();
+      all.insert(all.end(), shard.begin(), shard.end());
+    }
+    return all;
+  }
+
+  testing::TemporaryDirectory directory_;
+  std::unique_ptr<Device> device_ = make_cpu_device();
+  std::unique_ptr<Ops> ops_ = make_cpu_ops(1);
+  std::unique_ptr<Model> model_;
+  std::optional<CountingSource> source_;
+};
+
+TEST_F(Loading, GivesTheSameShardsInEveryTierAndThroughPinnedPieces) {
+  for (int world : {1, 3}) {
+    for (int rank = 0; rank < world; ++rank) {
+      const MemoryPlan on_device = plan("device", world);
+      std::vector<std::byte> expected;
+      for (const auto* unit : {&on_device.head.front()}) {
+        expected.resize(unit->shard_bytes());
+        ShardReader(*source_, *unit, rank).read(0, expected);
+      }
+      for (const PartitionLayout& block : on_device.blocks) {
+        std::vector<std::byte> shard(block.shard_bytes());
+        ShardReader(*source_, block, rank).read(0, shard);
+        expected.insert(expected.end(), shard.begin(), shard.end());
+      }
+      for (bool device_is_host : {true, false}) {
+        const auto weights = load(on_device, rank, world, device_is_host);
+        EXPECT_TRUE(shards(on_device, *weights) == expected) << world << " " << device_is_host;
+      }
+      for (const char* tier : {"host", "nvme", "nvme"}) {  // the second nvme start is a warm one
+        const MemoryPlan elsewhere = plan(tier, world);
+        const auto weights = load(elsewhere, rank, world);
+        EXPECT_TRUE(shards(elsewhere, *weights) == expected) << world << " " << tier;
+      }
+    }
+  }
+}
+
+TEST_F(Loading, AFirstStartReadsEachMatrixOnce) {
+  for (const char* tier : {"device", "host", "nvme"}) {
+    const MemoryPlan p = plan(tier, 1);
+    (void)source_->take();
+    (void)load(p, 0, 1);
+    const auto read = source_->take();
+    for (const UnitSpec& block : model_->spec().blocks) {
+      for (const TensorSpec& t : block.matrices) {
+        EXPECT_EQ(read.at(t.name), static_cast<std::size_t>(t.elements()) * 2) << t.name;
+      }
+    }
+  }
+}
+
+TEST_F(Loading, AWarmStartReadsTheShardFilesHeaderAndNoMatrixOfABlock) {
+  const MemoryPlan p = plan("nvme", 1);
+  (void)load(p, 0, 1);
+  (void)source_->take();
+  const std::size_t before = bytes_asked();
+  const auto weights = load(p, 0, 1);
+  const std::size_t asked = bytes_asked() - before;
+  const auto read = source_->take();
+  for (const UnitSpec& block : model_->spec().blocks) {
+    for (const TensorSpec& t : block.matrices) EXPECT_FALSE(read.contains(t.name)) << t.name;
+  }
+  // The head, the vectors (float32 in the plan) and a page or two around each; of 8 MB in the file.
+  const std::size_t rest = p.head_shard + p.vectors + (std::size_t{256} << 10);
+  EXPECT_LE(asked, rest);
+  EXPECT_GT(std::filesystem::file_size(weights->shard_file()), 4 * rest);
+}
+
+TEST_F(Loading, AFailureReachesTheCallerFromEveryTier) {
+  source_->failing = model_->spec().blocks[5].matrices[2].name;
+  for (const char* tier : {"device", "host", "nvme"}) {
+    for (bool device_is_host : {true, false}) {
+      EXPECT_THROW(load(plan(tier, 1), 0, 1, device_is_host), IoError) << tier;
+    }
+  }
+  for (const auto& e : std::filesystem::recursive_directory_iterator(directory_.path() / "nvme")) {
+    EXPECT_NE(e.path().extension(), ".shard") << "a shard file of a broken checkpoint";
+  }
+}
+
+}  // namespace
+}  // namespace zi
