@@ -173,4 +173,9 @@ def scaling_table(results: list[Result]) -> str:
             "Ranks of the CPU backend share the cores of their machine: more of them bring no more "
             "hardware, and these rows show what the gathers cost."
         )
+    if any(lines[0]["backend"] == "cuda" for lines in rows_of):
+        notes.append(
+            "On GPUs these are shapes that one GPU holds, too: there a single rank reads its weights "
+            "faster than links bring them. Partition is for what one GPU does not hold."
+        )
     return f"{' '.join(notes)}\n\n{table(header, rows, labels=1)}\n\n{runs_below(runs)}"
