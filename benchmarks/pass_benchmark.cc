@@ -101,6 +101,7 @@ double product_operations(Engine& engine, std::int64_t rows, int repeats) {
   const auto elements = static_cast<std::int64_t>(layout.gathered_bytes() / 2);
   backend.ops->fill_uniform(values, 0, elements, weights.data(), plan.weight_dtype, *stream);
   backend.ops->fill_uniform(values, 7, rows * longest, input.data(), plan.compute_dtype, *stream);
+  stream->synchronize();  // products may read weights ahead
   constexpr int kBlocks = 10;
   std::vector<double> seconds;
   for (int i = 0; i <= repeats; ++i) {

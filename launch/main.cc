@@ -17,6 +17,7 @@
 #include "launch/signals.h"
 #include "measure/benchmark_protocol.h"
 #include "measure/limits_command.h"
+#include "measure/result_path.h"
 #include "measure/summary.h"
 #include "measure/trace.h"
 #include "plan/plan_command.h"
@@ -39,21 +40,14 @@ void print(const std::string& text) {
   }
 }
 
+const char* name_of_signal(int signal) { return signal == SIGINT ? "SIGINT" : "SIGTERM"; }
+
 /// Prompts and outputs live on rank 0 alone.
 struct Ends {
   std::unique_ptr<PromptSource> source;
   std::unique_ptr<OutputSink> sink;
   std::int64_t bad_lines = 0;
-  std::ofstream benchmark_file;  // open with --benchmark --output FILE
 };
-
-void open_benchmark_file(const RunConfig& config, std::ofstream& file) {
-  if (!config.output || *config.output == "-") return;
-  file.open(*config.output);
-  if (!file) {
-    throw IoError(fmt::format("{} cannot be written: {}", *config.output, std::strerror(errno)));
-  }
-}
 
 std::unique_ptr<PromptSource> open_source(const RunConfig& config, std::int64_t& bad_lines) {
   std::unique_ptr<PromptSource> source;
@@ -95,7 +89,7 @@ int generate(World& world, Engine& engine, Ends& ends, Trace* trace) {
   if (outcome.signal != 0) {
     if (world.rank() == 0) {
       log_error(fmt::format("stopped by {}; finished sequences are kept{}",
-                            outcome.signal == SIGINT ? "SIGINT" : "SIGTERM",
+                            name_of_signal(outcome.signal),
                             config.output && *config.output != "-" ? ", go on with --resume" : ""));
     }
     return 128 + outcome.signal;
@@ -119,19 +113,24 @@ int generate(World& world, Engine& engine, Ends& ends, Trace* trace) {
 
 int generate_all(World& world, const RunConfig& config, Ends& ends, Trace* trace) {
   Engine engine(world, make_backend(world, config), config);
+  world.all_or_none([&] {
+    if (world.rank() == 0) ends.sink = open_sink(config, *ends.source);
+  });
   catch_stop_signals();  // before, there is nothing to be kept: a signal ends the process
   return generate(world, engine, ends, trace);
 }
 
-int benchmark(World& world, const RunConfig& config, Ends& ends, Trace* trace,
-              const std::string& command, std::chrono::steady_clock::time_point start) {
+int benchmark(World& world, const RunConfig& config, Trace* trace, const std::string& command,
+              std::chrono::steady_clock::time_point start) {
   const int signal = run_benchmark(world, config,
                                    {.start = start,
                                     .command = command,
                                     .on_ready = catch_stop_signals,
                                     .stop_signal = stop_signal,
-                                    .file = &ends.benchmark_file,
                                     .trace = trace});
+  if (signal != 0 && world.rank() == 0) {
+    log_error(fmt::format("stopped by {}; the cells before stand", name_of_signal(signal)));
+  }
   return signal != 0 ? 128 + signal : 0;
 }
 
@@ -171,21 +170,18 @@ int run(World& world, int argc, char** argv, std::chrono::steady_clock::time_poi
   Ends ends;
   world.all_or_none([&] {
     if (world.rank() != 0) return;
-    if (config.benchmark) {
-      open_benchmark_file(config, ends.benchmark_file);
-      return;
-    }
-    ends.source = open_source(config, ends.bad_lines);
-    ends.sink = open_sink(config, *ends.source);
+    // What cannot be written ends the job here; what stands there stays until there is something
+    // to write.
+    if (config.output && *config.output != "-") check_can_be_written("--output", *config.output);
+    if (config.trace) check_can_be_written("--trace", *config.trace);
+    if (!config.benchmark) ends.source = open_source(config, ends.bad_lines);
   });
-  std::ofstream trace_file;
-  if (config.trace) trace_file = open_trace(world, *config.trace);
   Trace trace;
   const int code = config.benchmark
-                       ? benchmark(world, config, ends, config.trace ? &trace : nullptr,
+                       ? benchmark(world, config, config.trace ? &trace : nullptr,
                                    command_text(world, argc, argv), start)
                        : generate_all(world, config, ends, config.trace ? &trace : nullptr);
-  if (config.trace) trace.write(world, trace_file, *config.trace);
+  if (config.trace) trace.write(world, *config.trace);
   return code;
 }
 

@@ -321,7 +321,7 @@ void LayerFetcher::State::add_trip_times(Trip trip, UnitTimes& times,
   times.read = {events.read.begin, events.read.end};
   times.copy = clock.interval(*events.copy_start, *events.copied);
   // Its stream waits where the copies are enqueued as storage brings them.
-  times.copy.begin = std::clamp(events.read.arrived, times.copy.begin, times.copy.end);
+  times.copy.begin = std::clamp(events.read.taken, times.copy.begin, times.copy.end);
   if (world > 1) times.gather = clock.interval(*events.gather_start, *events.gathered);
 }
 

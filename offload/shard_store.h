@@ -24,11 +24,12 @@ constexpr std::string_view name_of(Tier tier) {
   return "";
 }
 
-/// When a read of a unit was under way, on the host's clock; all 0 where nothing is read.
+/// When a unit was read, on the host's clock; all 0 where nothing is read. Storage itself may have
+/// been done with a part before the host took it.
 struct ReadTimes {
-  double begin = 0;    // its first part was asked for
-  double arrived = 0;  // its first part was there
-  double end = 0;      // its last part was there
+  double begin = 0;  // its first part was asked for
+  double taken = 0;  // the host had its first part
+  double end = 0;    // the host had its last part
 };
 
 /// Holds this rank's shards of the units of one tier. A read is split: `start_read` sets storage in

@@ -10,7 +10,7 @@ namespace zi {
 struct UnitTimes {
   int unit = 0;
   Tier tier = Tier::kDevice;
-  Interval read;     // storage -> staging, from its first read to its last byte
+  Interval read;     // storage -> staging, from its first read until the host had its last byte
   Interval copy;     // into the slot
   Interval gather;   // from the other ranks
   Interval wait;     // the compute stream had nothing to do but to wait for the unit

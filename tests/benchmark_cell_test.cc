@@ -51,8 +51,9 @@ TEST(BenchmarkCell, SplitsAPassCompletely) {
   EXPECT_NEAR(c.host_seconds(), 0.001, 1e-12);
   EXPECT_THAT(
       text_of(c, setting()),
-      HasSubstr("A pass: 20.00 msecs: compute 12.00, for gathers 7.00, host 1.00; beside it "
-                "gathers 19.00"));
+      HasSubstr(
+          "A pass: 20.00 msecs: compute 12.00, waiting for gathers 7.00, host 1.00; beside it "
+          "gathers 19.00"));
 }
 
 TEST(BenchmarkCell, TheJsonHoldsEveryFieldWithItsUnit) {

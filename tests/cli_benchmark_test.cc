@@ -68,7 +68,6 @@ TEST(CliBenchmark, SplitsThePassesIntoPartsThatMakeThemUp) {
   // What is left over is the host's; only an overlap could make it more.
   EXPECT_NEAR(sum, line.at("pass_ms"), 0.02 * line.at("pass_ms").get<double>());
   EXPECT_GT(split.at("compute_ms"), 0);
-  EXPECT_GT(split.at("read_ms"), 0);
   EXPECT_GT(split.at("gather_ms"), 0);
   std::set<std::string> links;
   for (const auto& link : line.at("links")) {
@@ -127,7 +126,7 @@ TEST(Trace, APathThatCannotBeWrittenEndsTheJobBeforeItLoads) {
   const Ended ended =
       run_job(2, {"--model", model(), "--prompt", "x", "--trace", "/nowhere/t.json"});
   EXPECT_EQ(ended.code, 2);
-  EXPECT_THAT(ended.err, HasSubstr("--trace /nowhere/t.json cannot be written: No such file"));
+  EXPECT_THAT(ended.err, HasSubstr("/nowhere/t.json: --trace cannot be written: No such file"));
 }
 
 }  // namespace

@@ -34,7 +34,6 @@ TEST(CommandLine, ReadsEveryFlag) {
                                   "p",
                                   "--output",
                                   "o.jsonl",
-                                  "--resume",
                                   "--max-new-tokens",
                                   "7",
                                   "--batch-size",
@@ -79,7 +78,6 @@ TEST(CommandLine, ReadsEveryFlag) {
   EXPECT_THAT(config.prompt, ElementsAre("p"));
   EXPECT_EQ(parse({"--model", "m", "--prompts", "-"}).config.prompts, "-");
   EXPECT_EQ(config.output, "o.jsonl");
-  EXPECT_TRUE(config.resume);
   EXPECT_EQ(config.max_new_tokens, 7);
   EXPECT_THAT(config.batch_size, ElementsAre(1, 8, 16));
   EXPECT_EQ(config.max_pass_tokens, 99);
@@ -264,6 +262,10 @@ TEST(Check, AsksForPromptsUnlessItMeasures) {
 }
 
 TEST(Check, RefusesCombinationsThatCannotWork) {
+  EXPECT_THAT(refusal_with({"--benchmark", "--resume", "--output", "o"}),
+              HasSubstr("--resume has no meaning"));
+  EXPECT_THAT(refusal_with({"--output", "o", "--trace", "./o"}), HasSubstr("the same file"));
+  EXPECT_THAT(refusal_with({"--trace", "-"}), HasSubstr("--trace FILE.json"));
   EXPECT_THAT(refusal_with({"--resume"}), HasSubstr("--resume needs --output"));
   EXPECT_THAT(refusal_with({"--resume", "--output", "-"}), HasSubstr("--resume needs --output"));
   EXPECT_TRUE(with({"--resume", "--output", "o"}).resume);

@@ -47,12 +47,12 @@ never() {
 }
 never src/base '(config|checkpoint|partition|comm|backend|model|text|engine|plan|measure|offload|launch)/'
 for room in config checkpoint partition text; do
-  never "src/$room" '(comm|backend|model|engine|offload|launch)/|zero_infer/(device|world|communicator|model)\.h'
+  never "src/$room" '(comm|backend|model|engine|plan|measure|offload|launch)/|zero_infer/(device|world|communicator|model)\.h'
 done
-never src/model '(comm|backend|engine|offload|launch|checkpoint)/|zero_infer/(world|communicator|weight_source|checkpoint)\.h'
-never offload '(model|engine|launch|text|config)/|zero_infer/(model|world|tokenizer|prompt|run_config)\.h'
-never src/backend '(model|engine|offload|launch|comm)/'
-never src/comm '(model|engine|offload|launch)/'
+never src/model '(comm|backend|engine|plan|measure|offload|launch|checkpoint)/|zero_infer/(world|communicator|weight_source|checkpoint)\.h'
+never offload '(model|engine|plan|measure|launch|text|config)/|zero_infer/(model|world|tokenizer|prompt|run_config)\.h'
+never src/backend '(model|engine|plan|measure|offload|launch|comm)/'
+never src/comm '(model|engine|plan|measure|offload|launch)/'
 never src/engine '(plan|measure|launch)/'
 never src/plan '(measure|launch)/'
 never src/measure 'launch/'

@@ -31,7 +31,6 @@ TEST(PassSplit, AWaitIsSharedByWhatTheUnitWasAt) {
   EXPECT_DOUBLE_EQ(split.wait_gather, 5.5);  // with its turn behind earlier gathers
   EXPECT_DOUBLE_EQ(split.waited(), 10);
   EXPECT_DOUBLE_EQ(split.compute, 5);
-  EXPECT_DOUBLE_EQ(split.read, 11);
   EXPECT_DOUBLE_EQ(split.copy, 9.5);
   EXPECT_DOUBLE_EQ(split.gather, 5);
 }
@@ -63,17 +62,6 @@ TEST(PassSplit, ACopyOnTheDeviceBeforeAGatherCountsAsTheGathers) {
   EXPECT_DOUBLE_EQ(split.wait_copy, 0);
   EXPECT_DOUBLE_EQ(split.wait_gather, 10);
   EXPECT_DOUBLE_EQ(split.copy, 0);
-}
-
-TEST(PassSplit, ReadsUnderWayAtOnceAreCountedOnce) {
-  PassTimes times;
-  for (const Interval read : {Interval{0, 4}, Interval{1, 6}, Interval{2, 5}, Interval{8, 9}}) {
-    UnitTimes unit;
-    unit.tier = Tier::kNvme;
-    unit.read = read;
-    times.units.push_back(unit);
-  }
-  EXPECT_DOUBLE_EQ(split_of(times).read, 7);
 }
 
 TEST(PassSplit, EmbeddingHeadAndReplayedGraphsAreCompute) {

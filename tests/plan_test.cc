@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -330,7 +331,9 @@ TEST_F(Plan, TakesTheLimitsThatWereKeptForThisMachineAndElseTypicalOnes) {
               HasSubstr("zero-infer limits measures"));
   MachineLimits limits = some_limits();
   limits.backend = "cpu";
+  limits.device = planned(config, options).at("limits").at("device");
   limits.world = 1;
+  limits.ranks_per_host = 1;
   limits.host_memory = 1e9;
   keep_limits(limits);
   const auto plan = planned(config, options);
@@ -338,21 +341,45 @@ TEST_F(Plan, TakesTheLimitsThatWereKeptForThisMachineAndElseTypicalOnes) {
   EXPECT_EQ(plan.at("pass").at("bottleneck"), "host memory");
   options.ranks = 2;  // of two ranks nothing was kept
   EXPECT_THAT(planned(config, options).at("limits").at("source"), HasSubstr("typical"));
+  options.ranks = 1;
+  limits.device = "another processor";
+  keep_limits(limits);
+  EXPECT_THAT(plan_text(config, options), HasSubstr("the kept limits are of another machine"));
 }
 
-TEST_F(Plan, UnknownRatesBoundNothing) {
+TEST_F(Plan, RefusesLimitsThatLackWhatItDividesBy) {
   MachineLimits limits = some_limits();
   limits.gather.clear();
   PlanOptions options;
   options.limits = write("limits.json", limits.to_json());
-  EXPECT_THAT(plan_text(run_of("560m"), options), HasSubstr("not known"));
-  limits = {};
-  limits.backend = "cpu";
-  limits.host_bytes = 50 * kGiB;
-  options.limits = write("limits.json", limits.to_json());
-  const auto plan = planned(run_of("560m"), options);
-  EXPECT_EQ(plan.at("pass").at("tokens_per_s"), 0);
-  EXPECT_THAT(advice_of(plan), HasSubstr("nothing can be said"));
+  EXPECT_THAT(refusal([&] { plan_text(run_of("560m"), options); }),
+              HasSubstr("holds no gathers, which 2 ranks need"));
+  const auto refused = [&](const std::function<void(nlohmann::json&)>& change) {
+    auto object = nlohmann::json::parse(some_limits().to_json());
+    change(object);
+    options.limits = write("limits.json", object.dump());
+    return refusal([&] { plan_text(run_of("560m"), options); });
+  };
+  for (const char* count : {"world", "ranks_per_host"}) {
+    for (const double value : {0.0, -1.0, 1.5}) {
+      EXPECT_THAT(refused([&](auto& o) { o[count] = value; }), HasSubstr("no number of ranks"));
+    }
+  }
+  EXPECT_THAT(refused([](auto& o) { o["host_bytes"] = -5; }), HasSubstr("no number of bytes"));
+  EXPECT_THAT(refused([](auto& o) { o["backend"] = "rocm"; }), HasSubstr("neither cpu nor cuda"));
+  EXPECT_THAT(refused([](auto& o) { o["device_memory_gb_s"] = 0; }), HasSubstr("is 0"));
+  EXPECT_THAT(refused([](auto& o) { o["products"][0]["weights_gb_s"] = 0; }),
+              HasSubstr("rates above 0"));
+  EXPECT_THAT(refused([](auto& o) { o["gather"][0]["bytes"] = 0; }), HasSubstr("ascending bytes"));
+  options.limits = folder_;
+  EXPECT_THAT(refusal([&] { plan_text(run_of("560m"), options); }), HasSubstr("it is a directory"));
+}
+
+TEST_F(Plan, GathersBetweenHostsBoundAPassAsThoseWithinOne) {
+  PlanOptions within = like("h100", 2), between = like("h100", 2);
+  between.ranks_per_host = 1;
+  EXPECT_EQ(planned(run_of("7b1"), between).at("pass").at("tokens_per_s"),
+            planned(run_of("7b1"), within).at("pass").at("tokens_per_s"));
 }
 
 TEST_F(Plan, TheJsonHoldsTheDocumentedFields) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <utility>
@@ -40,6 +41,12 @@ class DeviceClock {
   Interval interval(const Event& begin, const Event& end) const {
     return {seconds(begin), seconds(end)};
   }
+  /// The host saw at `moment` that the event, the last of its stream, was reached: it cannot have
+  /// been later, nor much earlier. Keeps the two clocks, whose rates differ a little, in step.
+  void keep_in_step(const Event& event, double moment) {
+    const double base = moment - device_->elapsed_seconds(*anchor_, event);
+    base_ = std::clamp(base_, base - kMostLate, base);
+  }
   /// Makes `event`, which is reached, the anchor, and leaves another one in its place.
   void move_to(std::unique_ptr<Event>& event) {
     base_ = seconds(*event);
@@ -47,6 +54,8 @@ class DeviceClock {
   }
 
  private:
+  static constexpr double kMostLate = 2e-4;  // that a host sees it
+
   Device* device_;
   std::unique_ptr<Event> anchor_;
   double base_ = 0;

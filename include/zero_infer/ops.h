@@ -85,7 +85,8 @@ class Ops {
 
   /// y (rows, ld) = a (rows, w.cols) . w^T, accumulated in float32; ld = w.padded_rows(). `a` has
   /// type `a_dtype`; weights of another type take part with their stored values. A GPU may read
-  /// weights while the stream's last kernel still runs: it must not be the one that wrote them.
+  /// weights while the stream's last kernels still run: none that was enqueued since the stream
+  /// last waited for an event, or was synchronized, may have written them.
   virtual void matmul(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w,
                       float* y, Stream& stream) = 0;
 

@@ -142,6 +142,12 @@ void check_prompts(const RunConfig& config) {
         "--benchmark repeats a few prompts to fill the batch: give --prompt TEXT, or none for its "
         "own, instead of --prompts");
   }
+  if (config.benchmark && config.resume) {
+    refuse("--benchmark measures anew: --resume has no meaning; remove one of them");
+  }
+  if (config.benchmark && std::ranges::find(config.prompt, std::string()) != config.prompt.end()) {
+    refuse("--benchmark: a prompt is empty; give at least one character");
+  }
   if (config.prompt.empty() && !config.prompts && !config.benchmark) {
     refuse(
         "no prompts: give --prompt TEXT (as often as you like), or --prompts FILE.jsonl (`-` "
@@ -157,6 +163,22 @@ void check_prompts(const RunConfig& config) {
           std::filesystem::path(*config.output).lexically_normal()) {
     refuse(fmt::format("--prompts and --output are the same file, {}; give the output another name",
                        *config.prompts));
+  }
+}
+
+/// A trace over the prompts or the results would destroy them.
+void check_trace(const RunConfig& config) {
+  if (!config.trace) return;
+  if (*config.trace == "-") refuse("--trace - is no file; give --trace FILE.json");
+  const auto same = [&config](const std::optional<std::string>& other) {
+    return other && std::filesystem::path(*other).lexically_normal() ==
+                        std::filesystem::path(*config.trace).lexically_normal();
+  };
+  for (const auto& [flag, path] :
+       {std::pair("--prompts", config.prompts), std::pair("--output", config.output)}) {
+    if (!same(path)) continue;
+    refuse(fmt::format("{} and --trace are the same file, {}; give the trace another name", flag,
+                       *config.trace));
   }
 }
 
@@ -195,6 +217,7 @@ void check(const RunConfig& config, Command command) {
   check_batch(config, command);
   if (command == Command::kPlan) return;
   check_prompts(config);
+  check_trace(config);
   check_score(config);
   if (config.resume && (!config.output || *config.output == "-")) {
     refuse("--resume needs --output FILE.jsonl, the file whose finished prompts are skipped");

@@ -105,14 +105,15 @@ std::unique_ptr<Sequence> Generator::make_sequence(Prompt prompt) const {
     s->tokens = tokenizer_->encode(s->prompt_text);
   } else {
     s->tokens = *s->prompt.ids;
-    for (std::int32_t id : s->tokens) {
-      if (id < 0 || id >= options_.vocabulary) {
-        throw PromptError(fmt::format("token id {} is out of range: the model has ids 0 to {}", id,
-                                      options_.vocabulary - 1));
-      }
-    }
-    s->prompt_text = tokenizer_->decode(s->tokens);
   }
+  // The tokenizer's as well: it may know more tokens than the model has rows.
+  for (std::int32_t id : s->tokens) {
+    if (id < 0 || id >= options_.vocabulary) {
+      throw PromptError(fmt::format("token id {} is out of range: the model has ids 0 to {}", id,
+                                    options_.vocabulary - 1));
+    }
+  }
+  if (!s->prompt.text) s->prompt_text = tokenizer_->decode(s->tokens);
   if (s->tokens.empty()) throw PromptError("the prompt is empty; give at least one token");
   s->prompt_tokens = static_cast<std::int64_t>(s->tokens.size());
   s->max_new_tokens =

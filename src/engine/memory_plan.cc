@@ -69,13 +69,18 @@ std::size_t vectors_bytes(const ModelSpec& spec) {
 
 /// Device memory that the KV cache may take when nobody said how much. Blocks that must stay on the
 /// GPU come first; where they may leave it, or share memory with everything else of the host, the
-/// cache gets a quarter.
+/// cache gets a quarter, or what slots, head and activations leave of it.
 std::size_t kv_room(const MemoryPlan& plan, const PlanInput& in, const RunConfig& config,
                     const Room& room, std::size_t all_shards) {
   const bool offload = config.cpu_offload || config.nvme_offload_path.has_value();
-  if (in.device_is_host || offload) return room.device / 4;
-  const std::size_t taken = plan.device_bytes() + config.gpu_weight_budget.value_or(all_shards);
-  return room.device > taken ? scaled(room.device - taken, kUsableForKv) : 0;
+  const auto left_of = [&](std::size_t taken) {
+    return room.device > taken ? scaled(room.device - taken, kUsableForKv) : 0;
+  };
+  if (in.device_is_host || offload) {
+    return std::min(room.device / 4,
+                    left_of(plan.device_bytes() + config.gpu_weight_budget.value_or(0)));
+  }
+  return left_of(plan.device_bytes() + config.gpu_weight_budget.value_or(all_shards));
 }
 
 /// KV memory: what was asked for, else room for 2048 tokens a lane as far as `room` goes.

@@ -248,6 +248,7 @@ void PassRunner::start_timing(const Request& request) {
 void PassRunner::deliver(std::uint64_t pass) {
   TimedPass& timed = timed_[pass % 2];
   PassTimes& times = timed.times;
+  clock_->keep_in_step(*timed.end, times.host.end);
   times.embed = clock_->interval(*timed.begin, *timed.blocks);
   times.head = clock_->interval(*timed.head, *timed.end);
   if (timed.replayed) {

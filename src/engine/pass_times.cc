@@ -30,14 +30,13 @@ PassSplit& PassSplit::operator+=(const PassSplit& other) {
   wait_read += other.wait_read;
   wait_copy += other.wait_copy;
   wait_gather += other.wait_gather;
-  read += other.read;
   copy += other.copy;
   gather += other.gather;
   return *this;
 }
 
 PassSplit& PassSplit::operator*=(double factor) {
-  for (double* part : {&compute, &wait_read, &wait_copy, &wait_gather, &read, &copy, &gather}) {
+  for (double* part : {&compute, &wait_read, &wait_copy, &wait_gather, &copy, &gather}) {
     *part *= factor;
   }
   return *this;
@@ -46,15 +45,9 @@ PassSplit& PassSplit::operator*=(double factor) {
 PassSplit split_of(const PassTimes& times) {
   PassSplit split;
   split.compute = times.embed.seconds() + times.graph.seconds() + times.head.seconds();
-  double read_until = 0;  // reads of several units are under way at once
   for (const UnitTimes& unit : times.units) {
     split.compute += unit.compute.seconds();
     add_wait(unit, split);
-    if (unit.read.happened()) {
-      const double begin = std::max(unit.read.begin, read_until);
-      split.read += std::max(0.0, unit.read.end - begin);
-      read_until = std::max(read_until, unit.read.end);
-    }
     if (unit.tier != Tier::kDevice) split.copy += unit.copy.seconds();
     split.gather += unit.gather.seconds();
   }

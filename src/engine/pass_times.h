@@ -24,11 +24,10 @@ using PassObserver = std::function<void(const PassTimes&)>;
 /// Where the compute stream's time went, in seconds, and how long each link was busy beside it.
 struct PassSplit {
   double compute = 0;
-  double wait_read = 0;    // waited for a unit that was still being read from storage
+  double wait_read = 0;    // waited for a unit that the host had not yet taken from storage
   double wait_copy = 0;    // that was still being copied, or whose copy stood in the queue
   double wait_gather = 0;  // that was still being gathered
-  double read = 0;         // busy times, each link's own
-  double copy = 0;
+  double copy = 0;         // busy times, each link's own (storage tells none)
   double gather = 0;
 
   PassSplit& operator+=(const PassSplit& other);

@@ -29,15 +29,14 @@ std::string split_text(const BenchmarkCell& c) {
     if (seconds >= 5e-6) text += fmt::format(", {} {:.2f}", what, seconds * 1e3);
   };
   add("waiting for reads", c.split.wait_read);
-  add("for copies", c.split.wait_copy);
-  add("for gathers", c.split.wait_gather);
+  add("waiting for copies", c.split.wait_copy);
+  add("waiting for gathers", c.split.wait_gather);
   add("host", c.host_seconds());
   std::string busy;
   const auto add_busy = [&busy](const char* what, double seconds) {
     if (seconds > 0)
       busy += fmt::format("{} {} {:.2f}", busy.empty() ? "" : ",", what, seconds * 1e3);
   };
-  add_busy("reads", c.split.read);
   add_busy("copies", c.split.copy);
   add_busy("gathers", c.split.gather);
   return text + (busy.empty() ? "" : "; beside it" + busy) + "\n";
@@ -47,16 +46,21 @@ std::string link_text(const LinkUse& use, double pass_seconds) {
   const double rate = use.bytes / pass_seconds;
   std::string text = fmt::format("  {:<34} {:>9} a pass  {:>10}/s", use.what,
                                  format_bytes(use.bytes), format_bytes(rate));
-  if (use.limit > 0) {
+  if (use.limit > 0 && rate <= use.limit) {
     text += fmt::format(" of {}/s possible: {:.2f}", format_bytes(use.limit), rate / use.limit);
+  } else if (use.limit > 0) {
+    text += fmt::format("  (the bare link gave {}/s: the machine was busier then)",
+                        format_bytes(use.limit));
   }
   return text + "\n";
 }
 
 std::string memory_text(const BenchmarkCell& c) {
   const auto of = [](std::size_t bytes) { return format_memory(static_cast<double>(bytes)); };
-  std::string text = fmt::format("Peak memory of a rank: {} on the host", of(c.peak_host_bytes));
-  if (c.peak_device_bytes > 0) text += fmt::format(", {} on the GPU", of(c.peak_device_bytes));
+  std::string text =
+      fmt::format("Peak memory of a rank so far: {} on the host", of(c.peak_host_bytes));
+  if (c.peak_device_bytes > 0)
+    text += fmt::format("; {} of the GPU in use", of(c.peak_device_bytes));
   return text + "\n";
 }
 
@@ -107,8 +111,8 @@ std::string json_of(const BenchmarkCell& c, const BenchmarkSetting& s) {
   line["split"] = {
       {"compute_ms", ms(c.split.compute)},     {"wait_read_ms", ms(c.split.wait_read)},
       {"wait_copy_ms", ms(c.split.wait_copy)}, {"wait_gather_ms", ms(c.split.wait_gather)},
-      {"host_ms", ms(c.host_seconds())},       {"read_ms", ms(c.split.read)},
-      {"copy_ms", ms(c.split.copy)},           {"gather_ms", ms(c.split.gather)}};
+      {"host_ms", ms(c.host_seconds())},       {"copy_ms", ms(c.split.copy)},
+      {"gather_ms", ms(c.split.gather)}};
   line["links"] = ordered_json::array();
   for (const LinkUse& use : c.links) {
     const double rate = use.bytes / c.pass_seconds();

@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -42,15 +45,21 @@ class Benchmark {
   int run() {
     load();
     measure_limits();
+    std::string refused;  // when all are
+    bool any = false;
     for (const std::int64_t batch : config_.batch_size) {
       BenchmarkCell cell;
       cell.batch = batch;
       cell.out_of_memory = too_large(batch);
       if (cell.out_of_memory.empty()) {
         if (const int signal = measure(cell)) return signal;
+        any = true;
+      } else {
+        refused = fmt::format("no batch size fits; of {}: {}", batch, cell.out_of_memory);
       }
       if (world_->rank() == 0) show(cell);
     }
+    if (!any) world_->all_or_none([&] { throw MemoryError(refused); });
     return 0;
   }
 
@@ -75,8 +84,11 @@ class Benchmark {
     if (run_->on_ready) run_->on_ready();
     ready_ = seconds(Clock::now() - run_->start);
     for (const std::string& prompt : prompts_of_cycle()) {
-      longest_prompt_ = std::max(
-          longest_prompt_, static_cast<std::int64_t>(engine_->tokenizer().encode(prompt).size()));
+      prompt_tokens_.push_back(
+          static_cast<std::int64_t>(engine_->tokenizer().encode(prompt).size()));
+    }
+    if (config_.output && *config_.output != "-" && world_->rank() == 0) {
+      file_.open(*config_.output);  // not before: what stands there is wanted until now
     }
   }
 
@@ -113,13 +125,21 @@ class Benchmark {
     for (const Refusal& refusal : refusals_) {
       if (batch >= refusal.batch) return refusal.why;
     }
-    const std::int64_t pages =
-        batch * ceil_div(longest_prompt_ + config_.max_new_tokens, kKvPageTokens);
+    // A rank takes its prompts from anywhere in the cycle: the longest ones count when they are
+    // fewer than a whole cycle.
+    std::vector<std::int64_t> lanes;
+    for (const std::int64_t prompt : prompt_tokens_) {
+      lanes.push_back(ceil_div(prompt + config_.max_new_tokens, kKvPageTokens));
+    }
+    std::ranges::sort(lanes, std::greater<>());
+    const auto cycle = static_cast<std::int64_t>(lanes.size());
+    std::int64_t pages = 0;
+    for (std::int64_t i = 0; i < cycle; ++i) {
+      pages += lanes[static_cast<std::size_t>(i)] * (batch / cycle + (i < batch % cycle ? 1 : 0));
+    }
     if (pages <= engine_->plan().kv_pages) return "";
-    return fmt::format(
-        "the KV cache holds {} tokens a rank, {} lanes of {} need {}; raise --kv-budget",
-        engine_->plan().kv_pages * kKvPageTokens, batch, longest_prompt_ + config_.max_new_tokens,
-        pages * kKvPageTokens);
+    return fmt::format("the KV cache holds {} tokens a rank, {} lanes need {}; raise --kv-budget",
+                       engine_->plan().kv_pages * kKvPageTokens, batch, pages * kKvPageTokens);
   }
 
   /// One batch size. Returns the signal that came meanwhile, or 0.
@@ -202,7 +222,7 @@ class Benchmark {
     const std::string text = config_.output && !to_file ? line + "\n" : text_of(cell, setting);
     std::fputs(text.c_str(), stdout);
     std::fflush(stdout);
-    if (to_file && !(*run_->file << line << std::endl)) {
+    if (to_file && !(file_ << line << std::endl)) {
       throw IoError(fmt::format("{} cannot be written", *config_.output));
     }
   }
@@ -218,7 +238,8 @@ class Benchmark {
   std::optional<Engine> engine_;
   RunLimits limits_;
   double ready_ = 0;
-  std::int64_t longest_prompt_ = 0;
+  std::vector<std::int64_t> prompt_tokens_;  // of the cycle
+  std::ofstream file_;                       // --output FILE, on rank 0
 };
 
 }  // namespace

@@ -2,7 +2,7 @@
 
 #include <chrono>
 #include <functional>
-#include <ostream>
+#include <string>
 
 #include "engine/engine.h"
 #include "measure/trace.h"
@@ -15,7 +15,6 @@ struct BenchmarkRun {
   std::string command;                          // as it was called, for the results
   std::function<void()> on_ready;               // the model is loaded
   std::function<int()> stop_signal;             // 0, or the signal to leave for
-  std::ostream* file = nullptr;                 // --output FILE, open on rank 0; may be null
   Trace* trace = nullptr;                       // told of every pass; may be null
 };
 
@@ -33,8 +32,8 @@ struct BenchmarkRun {
 /// Behind them where the time of a pass went, each link beside what it can do (measured once, after
 /// loading), and peak memory. A batch that does not fit is a cell that says so: the model is then
 /// loaded for the largest that does. A JSON line each goes to `file`, or to stdout alone with
-/// --output -. Returns the signal that ended it, or 0. Throws the plan's MemoryError when no batch
-/// size fits.
+/// --output -. Returns the signal that ended it, or 0. Throws MemoryError on all ranks when no
+/// batch size fits.
 int run_benchmark(World& world, const RunConfig& config, const BenchmarkRun& run);
 
 }  // namespace zi

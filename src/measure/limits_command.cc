@@ -1,39 +1,23 @@
 #include "measure/limits_command.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
-#include <filesystem>
 #include <fstream>
 #include <optional>
 #include <string>
 
 #include "measure/limits_text.h"
 #include "measure/machine_probe.h"
+#include "measure/result_path.h"
 #include "plan/kept_limits.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
 
 namespace zi {
 namespace {
-
-/// Throws where the file can neither be written nor made. Leaves no trace: measuring may fail, and
-/// what stands there is then still wanted.
-void check_can_be_written(const std::string& path) {
-  const FileDescriptor there(::open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NONBLOCK));
-  if (there.is_open()) return;
-  int reason = errno;
-  if (reason == ENOENT) {
-    const std::filesystem::path folder = std::filesystem::absolute(path).parent_path();
-    if (::access(folder.c_str(), W_OK | X_OK) == 0) return;
-    reason = errno;
-  }
-  throw IoError(system_error_text(path, "--output cannot be written", reason));
-}
 
 void write_output(const std::string& path, const std::string& line) {
   std::ofstream file(path);
@@ -54,7 +38,6 @@ void tell(const MachineLimits& limits, const LimitsOptions& options) {
   const std::string line = limits.to_json() + "\n";
   const bool json_alone = options.output == "-";
   print(json_alone ? line : limits_text(limits));
-  if (options.output && !json_alone) write_output(*options.output, line);
   try {
     keep_limits(limits);
     log_info(fmt::format("kept for zero-infer plan in {}",
@@ -63,6 +46,7 @@ void tell(const MachineLimits& limits, const LimitsOptions& options) {
     log_warning(fmt::format("not kept for zero-infer plan: {}; give it --limits FILE of --output",
                             error.what()));
   }
+  if (options.output && !json_alone) write_output(*options.output, line);
 }
 
 }  // namespace
@@ -72,7 +56,7 @@ int run_limits_command(World& world, const LimitsOptions& options, const ProbeEf
   std::optional<StorageProbe> storage;
   world.all_or_none([&] {
     if (world.rank() == 0 && options.output && *options.output != "-") {
-      check_can_be_written(*options.output);
+      check_can_be_written("--output", *options.output);
     }
     if (world.local_rank() == 0 && !options.path.empty()) {
       storage.emplace(options.path, effort.storage);

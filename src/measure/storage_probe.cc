@@ -180,6 +180,8 @@ StorageTable StorageProbe::measure(Device& device) {
     file_bytes = fill(*writer);
     of_writes.finish();
   }
+  // Buffered reads would find in memory what was just written.
+  if (!file.direct) ::posix_fadvise(file.fd, 0, 0, POSIX_FADV_DONTNEED);
   const auto reader = make_block_reader(file, staging.span(), block, true);
   table.reads = table_of(*reader, effort_, file_bytes, {});
   table.method = reader->method() + (file.direct ? " + O_DIRECT" : ", buffered");

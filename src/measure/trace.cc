@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <cstring>
+#include <fstream>
 #include <limits>
 
 #include "zero_infer/error.h"
@@ -38,7 +40,11 @@ bool Trace::add(const PassTimes& t) {
   keep(Lane::kCompute, kEmbed, t.embed, t.pass);
   keep(Lane::kCompute, kGraph, t.graph, t.pass);
   for (const UnitTimes& unit : t.units) {
-    keep(Lane::kRead, unit.unit, unit.read, t.pass);
+    // Several are under way at once: each from where the one before it was there.
+    Interval read = unit.read;
+    read.begin = std::max(read.begin, read_until_);
+    read_until_ = std::max(read_until_, read.end);
+    keep(Lane::kRead, unit.unit, read, t.pass);
     keep(Lane::kCopy, unit.unit, unit.copy, t.pass);
     keep(Lane::kGather, unit.unit, unit.gather, t.pass);
     keep(Lane::kCompute, unit.unit, unit.wait, t.pass, true);
@@ -82,17 +88,20 @@ std::string Trace::events(int rank, double zero) const {
   }
   for (const Mark& m : marks_) {
     const auto lane = static_cast<std::size_t>(m.lane);
+    // Whole nanoseconds, so that what follows on something does not begin within it.
+    const auto nanoseconds = [zero](double moment) { return std::llround((moment - zero) * 1e9); };
+    const auto begin = nanoseconds(m.interval.begin), end = nanoseconds(m.interval.end);
     fmt::format_to(
         at,
         R"({{"ph":"X","name":"{}","cat":"{}","pid":{},"tid":{},"ts":{:.3f},"dur":{:.3f},"args":{{"pass":{}}}}},)"
         "\n",
-        name_of(m), m.waits ? "wait" : kLanes[lane], rank, lane, (m.interval.begin - zero) * 1e6,
-        m.interval.seconds() * 1e6, m.pass);
+        name_of(m), m.waits ? "wait" : kLanes[lane], rank, lane, static_cast<double>(begin) * 1e-3,
+        static_cast<double>(end - begin) * 1e-3, m.pass);
   }
   return out;
 }
 
-void Trace::write(World& world, std::ofstream& file, const std::string& path) const {
+void Trace::write(World& world, const std::string& path) const {
   double first = std::numeric_limits<double>::max();
   for (const Mark& m : marks_) first = std::min(first, m.interval.begin);
   world.barrier();
@@ -109,6 +118,7 @@ void Trace::write(World& world, std::ofstream& file, const std::string& path) co
       world.gather(this->events(world.rank(), zero - offset(mine)), 0);
   world.all_or_none([&] {
     if (world.rank() != 0) return;
+    std::ofstream file(path);
     file << R"({"displayTimeUnit":"ms","otherData":{"program":"zero-infer","ranks":)"
          << world.size() << R"(,"passes":)" << passes_ << R"(,"passes_left_out":)" << skipped_
          << "},\n\"traceEvents\":[\n";
@@ -116,24 +126,14 @@ void Trace::write(World& world, std::ofstream& file, const std::string& path) co
     for (const std::string& text : events) rest += text;
     rest.erase(rest.size() - 2);  // the last comma and line end
     file << rest << "\n]}\n";
-    if (!file.flush()) throw IoError(fmt::format("{} cannot be written", path));
+    if (!file.flush()) {
+      throw IoError(fmt::format("--trace {} cannot be written: {}", path, std::strerror(errno)));
+    }
     if (skipped_ > 0) {
       log_info(
           fmt::format("{} holds the first {} of {} passes", path, passes_, passes_ + skipped_));
     }
   });
-}
-
-std::ofstream open_trace(World& world, const std::string& path) {
-  std::ofstream file;
-  world.all_or_none([&] {
-    if (world.rank() != 0) return;
-    file.open(path);
-    if (!file) {
-      throw IoError(fmt::format("--trace {} cannot be written: {}", path, std::strerror(errno)));
-    }
-  });
-  return file;
 }
 
 }  // namespace zi

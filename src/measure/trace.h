@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <fstream>
 #include <string>
 #include <vector>
 
@@ -20,9 +19,9 @@ class Trace {
   bool add(const PassTimes& times);
 
   /// Collective. Rank 0 writes all ranks' intervals, at times since the first of them. Clocks of
-  /// one host are the same; other hosts' are put in step at a barrier, to some tens of
-  /// microseconds. `file`: open on rank 0, `path` for messages. Throws IoError on all ranks.
-  void write(World& world, std::ofstream& file, const std::string& path) const;
+  /// one host are the same; other hosts' are put in step at a barrier, to some
+  /// hundreds of microseconds. Throws IoError on all ranks.
+  void write(World& world, const std::string& path) const;
 
  private:
   enum class Lane : std::uint8_t { kHost, kRead, kCopy, kGather, kCompute };
@@ -41,12 +40,9 @@ class Trace {
   std::string events(int rank, double zero) const;
 
   std::vector<Mark> marks_;
+  double read_until_ = 0;      // the last unit's read, in the order of the reads
   std::uint64_t passes_ = 0;   // kept
   std::uint64_t skipped_ = 0;  // not kept
 };
-
-/// Collective. Opens the file on rank 0, before anything is loaded, so that a path that cannot be
-/// written ends the job then. Throws IoError on all ranks.
-std::ofstream open_trace(World& world, const std::string& path);
 
 }  // namespace zi

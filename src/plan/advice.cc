@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 
 #include "plan/plan_report.h"
@@ -61,7 +62,8 @@ class Adviser {
     if (largest < base_.batch) {
       lines_.push_back(
           largest == 0
-              ? fmt::format("the KV cache holds no sequence of {} tokens: raise --kv-budget",
+              ? fmt::format("the KV cache holds no sequence of {} tokens: raise --kv-budget or "
+                            "lower --tokens",
                             planner_.tokens())
               : fmt::format("--batch-size {}: the KV cache holds no more sequences of {} "
                             "tokens at once, others are set back and computed again",
@@ -97,19 +99,25 @@ class Adviser {
       for (const int tenths : {3, 4, 5, 6, 7, 8, 9}) {
         RunConfig other = config_;
         other.cpu_offload |= offload;
-        other.kv_budget = plan_.device_room / 10 * static_cast<std::size_t>(tenths);
+        // As it will be read from the flag.
+        other.kv_budget =
+            parse_size(size_flag(plan_.device_room / 10 * static_cast<std::size_t>(tenths)));
         const std::optional<PassLimit> limit = planner_.fastest(other);
         if (!limit || (best && limit->tokens_per_second() <= best->tokens_per_second())) continue;
         best = limit;
         with = other;
       }
     }
+    if (!best || best->batch == 0) return;
+    // What following it gives: the plan is made for so many lanes.
+    with.batch_size = {best->batch};
+    best = planner_.at(with, best->batch);
     if (!faster(best, now->tokens_per_second())) return;
     lines_.push_back(fmt::format(
-        "more KV cache: {}--kv-budget {} holds {} lanes of {} tokens: {} at most, instead of {}",
+        "more KV cache: {}--kv-budget {} --batch-size {} gives {}, instead of {} at most",
         with.cpu_offload && !config_.cpu_offload ? "--cpu-offload " : "",
-        size_flag(*with.kv_budget), best->batch, planner_.tokens(),
-        tokens_text(best->tokens_per_second()), format_rate(now->tokens_per_second())));
+        size_flag(*with.kv_budget), best->batch, tokens_text(best->tokens_per_second()),
+        format_rate(now->tokens_per_second())));
   }
 
   void tiers() {
@@ -203,7 +211,8 @@ class Adviser {
   static std::string size_flag(std::size_t bytes) {
     constexpr double kMiB = 1048576;
     const double mib = static_cast<double>(bytes) / kMiB;
-    return mib >= 10240 ? fmt::format("{:.0f}GiB", mib / 1024) : fmt::format("{:.0f}MiB", mib);
+    return mib >= 10240 ? fmt::format("{:.0f}GiB", std::floor(mib / 1024))
+                        : fmt::format("{:.0f}MiB", std::floor(mib));
   }
 
   const Planner& planner_;

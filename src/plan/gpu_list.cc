@@ -78,7 +78,7 @@ std::vector<ProductRate> roofline(double weights_rate, double arithmetic) {
           {many, arithmetic / static_cast<double>(many), arithmetic}};
 }
 
-MachineLimits from_data_sheet(const Gpu& gpu, int ranks_per_host) {
+MachineLimits from_data_sheet(const Gpu& gpu, int world) {
   MachineLimits limits;
   limits.source = fmt::format("data sheet of {}, at shares that are usually reached", gpu.device);
   limits.copy_alone = gpu.pcie_rate * kPcieShare * kGiga;
@@ -86,7 +86,7 @@ MachineLimits from_data_sheet(const Gpu& gpu, int ranks_per_host) {
   const double gather = gpu.peers == Peers::kNvLink ? gpu.peer_rate * kNvLinkShare
                         : gpu.peers == Peers::kPcie ? gpu.pcie_rate * kPciePeerShare
                                                     : gpu.pcie_rate * kHostPeerShare;
-  if (ranks_per_host > 1) limits.gather = {{std::size_t{1} << 30, gather * kGiga}};
+  if (world > 1) limits.gather = {{std::size_t{1} << 30, gather * kGiga}};
   limits.device_memory = gpu.memory_rate * kMemoryShare * kGiga;
   limits.products =
       roofline(gpu.memory_rate * kWeightsShare * kGiga, gpu.bfloat16 * kArithmeticShare * kTera);
@@ -95,14 +95,14 @@ MachineLimits from_data_sheet(const Gpu& gpu, int ranks_per_host) {
 
 /// Measured on hosts with 1 H100 and with 1, 2 and 4 H200 (18 NVLinks each, PCIe 5, NCCL 2.28): two
 /// GPUs copy at once as fast as one, four do not; the gathers are those of four.
-MachineLimits measured(const Gpu& gpu, int ranks_per_host) {
+MachineLimits measured(const Gpu& gpu, int world, int ranks_per_host) {
   const bool h200 = std::string_view(gpu.name) == "h200";
   MachineLimits limits;
   limits.source = fmt::format("measured on hosts with {}",
                               h200 ? "1 to 4 H200" : "an H100; gathers on one with 4 H200");
   limits.copy_alone = 55 * kGiga;
   limits.copy_together = (ranks_per_host > 2 ? 43 : 55) * kGiga;
-  if (ranks_per_host > 1) {
+  if (world > 1) {
     limits.gather = {
         {67'000'000, 273 * kGiga}, {537'000'000, 322 * kGiga}, {4'900'000'000, 351 * kGiga}};
   }
@@ -138,7 +138,7 @@ MachineLimits limits_of_listed_gpu(const std::string& name, int world, int ranks
   }
   const bool known = lower == "h100" || lower == "h200";
   MachineLimits limits =
-      known ? measured(*gpu, ranks_per_host) : from_data_sheet(*gpu, ranks_per_host);
+      known ? measured(*gpu, world, ranks_per_host) : from_data_sheet(*gpu, world);
   limits.backend = "cuda";
   limits.device = gpu->device;
   limits.world = world;

@@ -18,7 +18,8 @@ std::filesystem::path kept_limits_path(const std::string& backend, int world) {
     return std::filesystem::path(value != nullptr ? value : "");
   };
   std::filesystem::path cache = variable("XDG_CACHE_HOME");
-  if (cache.empty()) cache = variable("HOME") / ".cache";
+  if (cache.empty() && !variable("HOME").empty()) cache = variable("HOME") / ".cache";
+  if (cache.empty()) return {};
   std::array<char, 256> host{};
   ::gethostname(host.data(), host.size() - 1);
   return cache / "zero-infer" /
@@ -27,6 +28,7 @@ std::filesystem::path kept_limits_path(const std::string& backend, int world) {
 
 void keep_limits(const MachineLimits& limits) {
   const std::filesystem::path path = kept_limits_path(limits.backend, limits.world);
+  if (path.empty()) throw IoError("there is no cache: neither XDG_CACHE_HOME nor HOME is set");
   std::error_code ignored;
   std::filesystem::create_directories(path.parent_path(), ignored);
   std::ofstream out(path);
@@ -37,7 +39,7 @@ void keep_limits(const MachineLimits& limits) {
 std::optional<MachineLimits> find_kept_limits(const std::string& backend, int world) {
   const std::filesystem::path path = kept_limits_path(backend, world);
   std::ifstream in(path);
-  if (!in) return std::nullopt;
+  if (path.empty() || !in) return std::nullopt;
   std::ostringstream text;
   text << in.rdbuf();
   return MachineLimits::from_json(text.str(), path.string());

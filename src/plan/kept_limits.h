@@ -9,7 +9,7 @@
 namespace zi {
 
 /// Where the limits of this host are kept: $XDG_CACHE_HOME or ~/.cache,
-/// `/zero-infer/limits-<hostname>-<backend>-<world>ranks.json`.
+/// `/zero-infer/limits-<hostname>-<backend>-<world>ranks.json`; empty where neither is known.
 std::filesystem::path kept_limits_path(const std::string& backend, int world);
 
 /// Writes them there. Throws IoError where that cannot be.

@@ -46,6 +46,48 @@ std::vector<StorageRate> storage_of(const ordered_json& list) {
   return rates;
 }
 
+std::size_t bytes_of(const ordered_json& object, const char* key) {
+  if (!object.at(key).is_number_unsigned()) {
+    throw ConfigError(fmt::format("`{}` is no number of bytes", key));
+  }
+  return object.at(key).get<std::size_t>();
+}
+
+/// A count of ranks.
+int ranks_of(const ordered_json& object, const char* key) {
+  constexpr std::int64_t kMost = 1'000'000;
+  const ordered_json& value = object.at(key);
+  if (!value.is_number_integer() || value < 1 || value > kMost) {
+    throw ConfigError(fmt::format("`{}` is no number of ranks", key));
+  }
+  return value.get<int>();
+}
+
+/// What a plan cannot do without, and what it takes for granted.
+void check(const MachineLimits& limits) {
+  if (limits.backend != "cpu" && limits.backend != "cuda") {
+    throw ConfigError("`backend` is neither cpu nor cuda");
+  }
+  if (limits.world % limits.ranks_per_host != 0) {
+    throw ConfigError("`world` is no multiple of `ranks_per_host`");
+  }
+  if (limits.device_memory <= 0) throw ConfigError("`device_memory_gb_s` is 0");
+  if (limits.products.empty()) throw ConfigError("`products` is empty");
+  for (std::size_t i = 0; i < limits.products.size(); ++i) {
+    const ProductRate& p = limits.products[i];
+    const bool ascends = p.rows > (i == 0 ? 0 : limits.products[i - 1].rows);
+    if (!ascends || p.weights_rate <= 0 || p.operations_rate <= 0) {
+      throw ConfigError("`products` are not ascending rows with rates above 0");
+    }
+  }
+  for (std::size_t i = 0; i < limits.gather.size(); ++i) {
+    const bool ascends = limits.gather[i].bytes > (i == 0 ? 0 : limits.gather[i - 1].bytes);
+    if (!ascends || limits.gather[i].rate <= 0) {
+      throw ConfigError("`gather` is not ascending bytes with rates above 0");
+    }
+  }
+}
+
 MachineLimits parse(const std::string& text) {
   const ordered_json object = ordered_json::parse(text);
   if (object.at("name") != "limits") throw ConfigError("its `name` is not `limits`");
@@ -53,14 +95,14 @@ MachineLimits parse(const std::string& text) {
   limits.source = object.at("source").get<std::string>();
   limits.backend = object.at("backend").get<std::string>();
   limits.device = object.at("device").get<std::string>();
-  limits.world = object.at("world").get<int>();
-  limits.ranks_per_host = object.at("ranks_per_host").get<int>();
-  limits.device_bytes = object.at("device_bytes").get<std::size_t>();
-  limits.host_bytes = object.at("host_bytes").get<std::size_t>();
+  limits.world = ranks_of(object, "world");
+  limits.ranks_per_host = ranks_of(object, "ranks_per_host");
+  limits.device_bytes = bytes_of(object, "device_bytes");
+  limits.host_bytes = bytes_of(object, "host_bytes");
   limits.copy_alone = rate_of(object, "copy_alone_gb_s", kGiga);
   limits.copy_together = rate_of(object, "copy_together_gb_s", kGiga);
   for (const ordered_json& r : object.at("gather")) {
-    limits.gather.push_back({r.at("bytes").get<std::size_t>(), rate_of(r, "gb_s", kGiga)});
+    limits.gather.push_back({bytes_of(r, "bytes"), rate_of(r, "gb_s", kGiga)});
   }
   limits.device_memory = rate_of(object, "device_memory_gb_s", kGiga);
   limits.host_memory = rate_of(object, "host_memory_gb_s", kGiga);
@@ -73,6 +115,7 @@ MachineLimits parse(const std::string& text) {
                                rate_of(r, "tflop_s", kTera)});
   }
   limits.seconds = object.at("seconds").get<double>();
+  check(limits);
   return limits;
 }
 

@@ -58,9 +58,9 @@ ordered_json links_json(const PassLimit& limit) {
   return links;
 }
 
-ordered_json limit_json(const PassLimit& limit) {
+ordered_json limit_json(const PassLimit& limit, bool fits) {
   return {{"batch", limit.batch},
-          {"fits", true},
+          {"fits", fits},
           {"pass_s", limit.seconds()},
           {"tokens_per_s", limit.tokens_per_second()},
           {"bottleneck", name_of(limit.bottleneck().link)},
@@ -74,28 +74,29 @@ std::string report_json(const PlanReport& r) {
   for (const Tier tier : r.plan.tiers) tiers.push_back(name_of(tier));
   ordered_json batches = ordered_json::array();
   for (const BatchLimit& b : r.batches) {
-    batches.push_back(b.limit ? limit_json(*b.limit)
+    batches.push_back(b.limit ? limit_json(*b.limit, true)
                               : ordered_json{{"batch", b.batch}, {"fits", false}});
   }
-  const ordered_json object = {{"name", "plan"},
-                               {"model", r.model},
-                               {"parameters", r.parameters},
-                               {"weight_dtype", name_of(r.plan.weight_dtype)},
-                               {"compute_dtype", name_of(r.plan.compute_dtype)},
-                               {"ranks", r.machine.ranks},
-                               {"ranks_per_host", r.machine.ranks_per_host},
-                               {"batch", r.plan.lanes},
-                               {"tokens", r.tokens},
-                               {"notes", r.notes},
-                               {"tiers", tiers},
-                               {"memory", memory_json(r.plan)},
-                               {"kv", kv_json(r)},
-                               {"host_peak_bytes", r.host_peak_bytes()},
-                               {"host_disk_bytes", r.host_disk_bytes()},
-                               {"pass", limit_json(r.pass)},
-                               {"batches", batches},
-                               {"advice", r.advice},
-                               {"limits", ordered_json::parse(r.machine.limits.to_json())}};
+  const ordered_json object = {
+      {"name", "plan"},
+      {"model", r.model},
+      {"parameters", r.parameters},
+      {"weight_dtype", name_of(r.plan.weight_dtype)},
+      {"compute_dtype", name_of(r.plan.compute_dtype)},
+      {"ranks", r.machine.ranks},
+      {"ranks_per_host", r.machine.ranks_per_host},
+      {"batch", r.plan.lanes},
+      {"tokens", r.tokens},
+      {"notes", r.notes},
+      {"tiers", tiers},
+      {"memory", memory_json(r.plan)},
+      {"kv", kv_json(r)},
+      {"host_peak_bytes", r.host_peak_bytes()},
+      {"host_disk_bytes", r.host_disk_bytes()},
+      {"pass", limit_json(r.pass, lanes_held(r.plan, r.tokens) >= r.pass.batch)},
+      {"batches", batches},
+      {"advice", r.advice},
+      {"limits", ordered_json::parse(r.machine.limits.to_json())}};
   return object.dump() + "\n";
 }
 

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <optional>
@@ -33,12 +34,17 @@ int from_mpirun(const char* variable) {
 MachineLimits read_limits(const std::string& path) {
   errno = 0;
   std::ifstream file(path);
-  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  std::error_code ignored;
+  const bool folder = std::filesystem::is_directory(path, ignored);
+  const std::string text =
+      folder ? std::string() : std::string{std::istreambuf_iterator<char>(file), {}};
   if (file.bad() || text.empty()) {
-    const char* const why = errno != 0 ? std::strerror(errno) : "it is empty";
-    throw ConfigError(one_line(
-        fmt::format("--limits {} cannot be read: {}; zero-infer limits --output {} writes it", path,
-                    why, path)));
+    const char* const why = folder       ? "it is a directory"
+                            : errno != 0 ? std::strerror(errno)
+                                         : "it is empty";
+    throw ConfigError(one_line(fmt::format(
+        "--limits {} cannot be read: {}; zero-infer limits --output FILE.json writes one", path,
+        why)));
   }
   try {
     return MachineLimits::from_json(text, path);
@@ -48,13 +54,13 @@ MachineLimits read_limits(const std::string& path) {
 }
 
 /// Of CPUs: what machines of 2 to 32 cores were measured at, shared by the ranks of a host.
-MachineLimits typical_cpu(int ranks_per_host) {
+MachineLimits typical_cpu(int world, int ranks_per_host) {
   const auto cores = static_cast<double>(std::max(1u, std::thread::hardware_concurrency()));
   const auto sharers = static_cast<double>(ranks_per_host);
   MachineLimits limits;
   limits.copy_alone = 7 * kGiga;
   limits.copy_together = std::min(7.0, 50 / sharers) * kGiga;
-  if (ranks_per_host > 1) limits.gather = {{std::size_t{64} << 20, 6 * kGiga}};
+  if (world > 1) limits.gather = {{std::size_t{64} << 20, 6 * kGiga}};
   limits.host_memory = std::min(15 * cores, 120.0) * kGiga;
   limits.device_memory = limits.host_memory / sharers;
   limits.reads = {{16, std::size_t{4} << 20, 1.7 * kGiga}};
@@ -71,7 +77,7 @@ MachineLimits typical_limits(PlannedMachine& machine, const DeviceSurvey& survey
   constexpr const char* kAdvice = "zero-infer limits measures this machine's";
   MachineLimits limits;
   if (survey.device_is_host) {
-    limits = typical_cpu(machine.ranks_per_host);
+    limits = typical_cpu(machine.ranks, machine.ranks_per_host);
     limits.source = fmt::format("typical of so many cores; {}", kAdvice);
     return limits;
   }
@@ -83,9 +89,19 @@ MachineLimits typical_limits(PlannedMachine& machine, const DeviceSurvey& survey
 }
 
 /// The limits of this host that were kept for so many ranks.
-std::optional<MachineLimits> kept(PlannedMachine& machine, const std::string& backend) {
+std::optional<MachineLimits> kept(PlannedMachine& machine, const DeviceSurvey& survey) {
   try {
-    return find_kept_limits(backend, machine.ranks);
+    std::optional<MachineLimits> limits = find_kept_limits(survey.backend, machine.ranks);
+    if (!limits) return limits;
+    // Names of hosts repeat, and homes are shared.
+    if (limits->backend == survey.backend && limits->device == survey.device &&
+        limits->world == machine.ranks && limits->ranks_per_host == machine.ranks_per_host) {
+      return limits;
+    }
+    machine.notes.push_back(
+        one_line(fmt::format("the kept limits are of another machine ({}, {} ranks) and not used",
+                             limits->device, limits->world)));
+    return std::nullopt;
   } catch (const Error& error) {
     machine.notes.push_back(
         one_line(fmt::format("the kept limits are not used: {}", error.what())));
@@ -98,6 +114,7 @@ void choose_ranks(PlannedMachine& machine, const PlanOptions& options, const Mac
   int on_host = 0;
   if (options.ranks > 0) {
     machine.ranks = static_cast<int>(options.ranks);
+    if (file != nullptr && file->world == machine.ranks) on_host = file->ranks_per_host;
   } else if (started > 0) {
     machine.ranks = started;
     on_host = from_mpirun("OMPI_COMM_WORLD_LOCAL_SIZE");
@@ -138,6 +155,19 @@ void take_file(PlannedMachine& machine, const RunConfig& config, const PlanOptio
     machine.notes.push_back(fmt::format("the limits were measured with {} rank{}, not {}",
                                         file.world, file.world == 1 ? "" : "s", machine.ranks));
   }
+  if (machine.ranks > 1 && file.gather.empty()) {
+    throw ConfigError(one_line(fmt::format(
+        "--limits {} was measured with {} rank{} and holds no gathers, which {} ranks need; "
+        "measure "
+        "with mpirun -np {} zero-infer limits",
+        *options.limits, file.world, file.world == 1 ? "" : "s", machine.ranks, machine.ranks)));
+  }
+  if (config.nvme_offload_path && file.reads.empty()) {
+    throw ConfigError(one_line(fmt::format(
+        "--limits {} holds no reads of storage, which --nvme-offload-path needs; measure with "
+        "zero-infer limits --path DIR",
+        *options.limits)));
+  }
   machine.device_is_host = file.backend == "cpu";
   machine.device_free = file.device_bytes;
   machine.host_free = file.host_bytes;
@@ -155,7 +185,7 @@ void take_this_machine(PlannedMachine& machine, const RunConfig& config) {
                                         survey.gpus, survey.gpus == 1 ? "" : "s",
                                         machine.ranks_per_host));
   }
-  if (std::optional<MachineLimits> limits = kept(machine, survey.backend)) {
+  if (std::optional<MachineLimits> limits = kept(machine, survey)) {
     machine.limits = std::move(*limits);
   } else {
     machine.limits = typical_limits(machine, survey);

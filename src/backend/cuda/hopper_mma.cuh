@@ -42,6 +42,13 @@ __device__ inline void wait_for_products() {
   asm volatile("wgmma.wait_group.sync.aligned 0;\n" ::: "memory");
 }
 
+/// Behind wait_for_products: keeps the compiler from reading sums before it.
+template <int kCount>
+__device__ inline void take_sums(float (&sums)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(sums[i])::"memory");
+}
+
 /// Waits for all blocks of the cluster; what they wrote to shared memory before is visible.
 __device__ inline void cluster_barrier() {
   asm volatile(

@@ -244,6 +244,7 @@ __global__ void __launch_bounds__(kThreads, 2) wide_kernel(const __grid_constant
       stage = stage + 1 < kStages ? stage + 1 : 0;
     }
     ptx::wait_for_products();
+    ptx::take_sums(sums);
     if (args.splits == 1) {
       for_each_sum<kRows>(sums, [&](int x_row, int weight_row, float sum) {
         const int column = tile * kTileRows + weight_row;
