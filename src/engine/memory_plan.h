@@ -63,12 +63,17 @@ struct MemoryPlan {
   std::size_t device_bytes() const {
     return device_shards + head_shard + vectors + slots + kv + workspace + head_workspace + inputs;
   }
+  /// Pinned memory while weights are loaded: on a GPU the last shards are still on their way
+  /// through `loading` when all others rest where they belong.
+  std::size_t loading_host_bytes() const {
+    return loading + (device_is_host ? 0 : host_shards + staging);
+  }
   /// Pinned memory at its peak: of passes, or of loading.
-  std::size_t host_bytes() const { return std::max(pass_host_bytes(), loading); }
+  std::size_t host_bytes() const { return std::max(pass_host_bytes(), loading_host_bytes()); }
   /// Device and host together, at their peak.
   std::size_t rank_bytes() const {
     return std::max(device_bytes() + pass_host_bytes(),
-                    device_shards + head_shard + vectors + slots + loading);
+                    device_shards + head_shard + vectors + slots + loading_host_bytes());
   }
   /// Of the host's memory, at its peak.
   std::size_t process_bytes() const { return device_is_host ? rank_bytes() : host_bytes(); }
