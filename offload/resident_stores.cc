@@ -26,9 +26,6 @@ void check_sizes(const std::vector<int>& units, const std::vector<std::size_t>& 
   throw Error(fmt::format("unit {} was given to a store twice", unit));
 }
 
-/// Half a millisecond of PCIe 5, and hundreds of times the cost of one more copy.
-constexpr std::size_t kPieceBytes = std::size_t{32} << 20;
-
 template <typename Value>
 const Value& find(const std::map<int, Value>& shards, int unit, Tier tier) {
   const auto found = shards.find(unit);
@@ -110,10 +107,7 @@ void HostStore::take(const std::vector<std::size_t>& shard_bytes) {
 
 void HostStore::finish_read(int unit, std::byte* dst, Stream& copies) {
   const std::span<std::byte> from = shard(unit);
-  // In pieces: a pass's own small copies go between them, not behind all of a block of gigabytes.
-  for (std::size_t at = 0; at < from.size(); at += kPieceBytes) {
-    device_->copy(dst + at, from.data() + at, std::min(kPieceBytes, from.size() - at), copies);
-  }
+  device_->copy(dst, from.data(), from.size(), copies);
 }
 
 std::span<std::byte> HostStore::shard(int unit) const {
