@@ -271,16 +271,4 @@ double bare_cached_seconds(const std::vector<FileRange>& ranges, int threads) {
                   });
 }
 
-double touch_memory(std::size_t bytes) {
-  if (bytes == 0) return 0;
-  const auto start = std::chrono::steady_clock::now();
-  void* const memory =
-      ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) throw IoError(system_error_text("memory", "cannot map", errno));
-  ::madvise(memory, bytes, MADV_HUGEPAGE);
-  for (std::size_t at = 0; at < bytes; at += kPage) static_cast<volatile char*>(memory)[at] = 0;
-  ::munmap(memory, bytes);
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
 }  // namespace zi

@@ -60,7 +60,4 @@ double bare_copy_seconds(const std::vector<FileRange>& ranges, const std::filesy
 /// Seconds of reading the ranges out of the page cache with `threads` threads.
 double bare_cached_seconds(const std::vector<FileRange>& ranges, int threads);
 
-/// Seconds of taking so much memory with one thread; it is given back.
-double touch_memory(std::size_t bytes);
-
 }  // namespace zi

@@ -1,6 +1,6 @@
 // How fast a model's weights are loaded, one JSON line on stdout of rank 0: seconds of the engine's
 // own loader, the checkpoint out of the page cache, beside what the disk gives without a loader.
-// Each load is followed by a bare run over as many bytes of the same files, all ranks at once: a
+// Each load stands between two bare runs over as many bytes of the same files, all ranks at once: a
 // disk's rate drifts.
 //
 //   tests/make_checkpoint --config config/models/bloom-3b/config.json --out DIR --shards 3
@@ -8,9 +8,9 @@
 //   mpirun -np N benchmarks/load_benchmark --checkpoint DIR --tier device|host|nvme
 //     [--start first|warm|cached] [--nvme-path DIR] [--cycles N]
 //
-// Memory is taken and given back just before each load: a virtual machine's host takes free memory
-// away within seconds and may give it back more slowly than a disk reads. memory_s says how long
-// that took, fresh_load_s a load without it.
+// As much memory as the load takes is taken before it, and given back piece by piece just before
+// the load takes its own: a virtual machine's host may return memory more slowly than a disk reads.
+// memory_s says how long taking it took, fresh_load_s a load without that.
 //
 // first: nothing is there but the checkpoint on the disk; with nvme the shard files are written.
 // warm: the shard files of an earlier start are there. cached: the checkpoint is in the page cache.
@@ -22,11 +22,13 @@
 #include <chrono>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <thread>
 
 #include "bare_disk.h"
 #include "engine/engine.h"
 #include "measure/summary.h"
+#include "reserve_device.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
@@ -55,6 +57,10 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
 template <typename T>
 std::vector<T> from_all(World& world, const T& mine) {
   std::vector<T> all(static_cast<std::size_t>(world.size()));
@@ -71,6 +77,7 @@ struct Load {
   std::uint64_t read = 0, written = 0;  // of all ranks, as the kernel counted them
   std::size_t peak_host = 0;            // of a rank
   std::size_t memory = 0;               // of this rank, for what rests in memory
+  double bare_s = 0;                    // of the bare run before
   double memory_s = 0;                  // of taking as much before, the slowest rank
   std::uint64_t nvme_shards = 0;        // of all ranks
   std::uint64_t head = 0;               // bytes of the whole head
@@ -105,18 +112,18 @@ class Runner {
   ordered_json run() {
     if (o_.start == "warm") (void)load(0);  // makes the shard files
     const Load fresh = load(0);
+    const Need need = need_of(fresh);
     std::vector<Load> loads;
     std::vector<double> load_s, start_s, memory_s, bare_s, ratios;
     for (int i = 0; i < o_.cycles; ++i) {
-      loads.push_back(load(fresh.memory));
+      loads.push_back(load(fresh.memory, need));
       memory_s.push_back(loads.back().memory_s);
       load_s.push_back(loads.back().load_s);
       start_s.push_back(loads.back().start_s);
       check(loads.back());
-      bare_s.push_back(bare(need_of(loads.back())));
+      bare_s.push_back((loads.back().bare_s + bare(need)) / 2);
       ratios.push_back(bare_s.back() / load_s.back());
     }
-    const Need need = need_of(loads.front());
     const auto moved = static_cast<double>(need.read + need.copied) * 1e-9;
     ordered_json line = {{"name", "load"},
                          {"commit", o_.commit},
@@ -183,18 +190,24 @@ class Runner {
     return files;
   }
 
-  /// `touched`: bytes of memory that are taken and given back before.
-  Load load(std::size_t touched) {
+  /// A load between two bare runs over `need`; without it only the load. `reserve`: bytes of memory
+  /// that are taken before, and given back as the load takes its own.
+  Load load(std::size_t reserve, const std::optional<Need>& need = std::nullopt) {
+    const auto begun = std::chrono::steady_clock::now();
+    Backend backend = make_backend(world_, config_);
+    backend.device = std::make_unique<ReserveDevice>(std::move(backend.device), reserve);
+    const double memory_s = slowest(world_, seconds_since(begun));
+    double bare_s = 0;
+    if (need) bare_s = bare(*need);
     prepare();
-    const double memory_s = slowest(world_, touch_memory(touched));
     const DiskUse before = disk_use();
     const auto start = std::chrono::steady_clock::now();
-    Engine engine(world_, make_backend(world_, config_), config_);
-    const double start_s =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    Engine engine(world_, std::move(backend), config_);
+    const double start_s = seconds_since(start);
     const DiskUse after = disk_use();
     Load l;
     l.memory_s = memory_s;
+    l.bare_s = bare_s;
     const MemoryPlan& plan = engine.plan();
     l.memory = plan.head_shard + plan.host_shards + plan.device_shards;
     l.load_s = slowest(world_, engine.load_stats().seconds);
@@ -254,7 +267,7 @@ class Runner {
     const std::string read = fmt::format(
         "bare io_uring O_DIRECT reads of the same files, depth {} of {} MiB, all ranks at once "
         "each "
-        "its share, one behind each load",
+        "its share, before and behind each load",
         o_.bare.depth, o_.bare.block_bytes >> 20);
     if (o_.start == "cached") return "buffered preads of the same files by 4 threads a rank";
     if (o_.tier != "nvme" || o_.start == "warm") return read;
@@ -311,7 +324,7 @@ int main(int argc, char** argv) {
         ->check(CLI::IsMember({"first", "warm", "cached"}));
     app.add_option("--backend", o.backend, "what computes")->check(CLI::IsMember({"cpu", "cuda"}));
     app.add_option("--nvme-path", o.nvme_path, "folder of the shard files and of bare copies");
-    app.add_option("--cycles", o.cycles, "loads, each with its bare run")
+    app.add_option("--cycles", o.cycles, "loads, each between two bare runs")
         ->check(CLI::PositiveNumber);
     app.add_option("--depth", o.bare.depth, "of bare reads")->check(CLI::PositiveNumber);
     app.add_option("--copiers", o.bare.copiers, "threads of bare copies")

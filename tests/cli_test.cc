@@ -227,6 +227,20 @@ TEST(Cli, ShardFilesAreWrittenOnceAndReused) {
   EXPECT_EQ(run_job(1, arguments).code, 0);
 }
 
+TEST(Cli, TokensThatTheModelHasNoRowsForAreRefused) {
+  const TemporaryFolder folder;
+  write_file(folder / "config.json",
+             R"({"model_type":"bloom","hidden_size":96,"n_head":6,"n_layer":3,"vocab_size":64,
+                 "layer_norm_epsilon":1e-5,"eos_token_id":2})");
+  // Without a tokenizer.json each byte is a token: z is 122. One rank looks up on the device.
+  for (int ranks : {0, 2}) {
+    const Ended ended = run_job(
+        ranks, {"--model", folder.path(), "--load-format", "dummy", "--prompt", "zzz", "--quiet"});
+    EXPECT_NE(ended.code, 0);
+    EXPECT_THAT(ended.err, HasSubstr("token id 122 is out of range: the model has ids 0 to 63"));
+  }
+}
+
 TEST(Cli, DummyWeightsAreTheSameOnAnyNumberOfRanks) {
   const TemporaryFolder folder;
   write_file(folder / "config.json",
