@@ -48,9 +48,20 @@ class TimingOps final : public Ops {
   }
   void matmul(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w, float* y,
               Stream& stream) override {
-    const std::string name = "matmul " + std::to_string(rows) + " x " + std::to_string(w.cols) +
-                             " x " + std::to_string(w.padded_rows());
-    timed(name, stream, [&] { inner_->matmul(a, a_dtype, rows, w, y, stream); });
+    timed(product_name("matmul", rows, w), stream,
+          [&] { inner_->matmul(a, a_dtype, rows, w, y, stream); });
+  }
+  void matmul_gelu(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w,
+                   const float* bias, float* product, void* y, DType y_dtype,
+                   Stream& stream) override {
+    timed(product_name("matmul_gelu", rows, w), stream,
+          [&] { inner_->matmul_gelu(a, a_dtype, rows, w, bias, product, y, y_dtype, stream); });
+  }
+  void matmul_qkv(const void* a, DType a_dtype, const RowBlockMatrix& w, const float* bias,
+                  const RaggedBatch& batch, const KvLayer& kv, float* product, float* q,
+                  Stream& stream) override {
+    timed(product_name("matmul_qkv", batch.tokens, w), stream,
+          [&] { inner_->matmul_qkv(a, a_dtype, w, bias, batch, kv, product, q, stream); });
   }
   void bias_gelu(const float* x, std::int64_t ld, const float* bias, std::int64_t rows,
                  std::int64_t cols, void* y, DType y_dtype, Stream& stream) override {
@@ -105,6 +116,11 @@ class TimingOps final : public Ops {
   }
 
  private:
+  static std::string product_name(const char* op, std::int64_t rows, const RowBlockMatrix& w) {
+    return std::string(op) + " " + std::to_string(rows) + " x " + std::to_string(w.cols) + " x " +
+           std::to_string(w.padded_rows());
+  }
+
   template <typename Op>
   void timed(std::string name, Stream& stream, const Op& op) {
     if (!on_) return op();

@@ -6,43 +6,17 @@
 #include <tuple>
 #include <vector>
 
-#include "ops_fixture.h"
+#include "ops_inputs.h"
 
 namespace zi {
 namespace {
-
-/// A matrix of `blocks` row blocks with a gap between them, in device memory.
-struct TestMatrix {
-  std::vector<std::byte> bytes;
-  Buffer buffer;
-  RowBlockMatrix device;
-  RowBlockMatrix host;
-};
 
 struct MatmulCase {
   DType a;
   DType w;
 };
 
-struct MatmulTest : OpsTest {
-  TestMatrix matrix(std::int64_t rows_per_block, int blocks, std::int64_t cols, DType dtype) {
-    TestMatrix m;
-    const auto values = as(floats(rows_per_block * blocks * cols), dtype);
-    const std::size_t block_bytes =
-        static_cast<std::size_t>(rows_per_block * cols) * size_of(dtype);
-    const std::size_t stride = block_bytes + 512;
-    m.bytes.assign(stride * static_cast<std::size_t>(blocks), std::byte{0xff});  // NaN in the gaps
-    for (std::size_t b = 0; b < static_cast<std::size_t>(blocks); ++b) {
-      std::memcpy(m.bytes.data() + b * stride, values.data() + b * block_bytes, block_bytes);
-    }
-    m.buffer = upload(m.bytes);
-    m.device = {
-        m.buffer.data(), rows_per_block * blocks, cols, blocks, rows_per_block, stride, dtype};
-    m.host = m.device;
-    m.host.data = m.bytes.data();
-    return m;
-  }
-
+struct MatmulTest : OpsInputsTest {
   std::vector<std::byte> multiply(const std::byte* a, DType dtype, std::int64_t rows,
                                   const TestMatrix& m) {
     return run(static_cast<std::size_t>(rows * m.device.padded_rows()) * 4, [&](std::byte* y) {

@@ -220,19 +220,22 @@ TEST_P(OpsTest, SmallOpsGiveARowTheSameBitsInEveryBatch) {
 
 TEST_P(OpsTest, GatherRowsTakesThemInTheGivenOrder) {
   const Buffer rows = upload(std::vector<std::int32_t>{5, 0, 5});
-  const auto values = floats(6 * 11);
-  for (const DType dtype : kDTypes) {
-    const auto host_x = as(values, dtype);
-    std::vector<float> want(6 * 11);
-    convert(host_x.data(), dtype, want.data(), DType::kFloat32, want.size());
-    const Buffer x = upload(host_x);
-    const auto got = run(3 * 11 * 4, [&](std::byte* y) {
-      ops->gather_rows(x.data(), dtype, rows.as<std::int32_t>(), 3, 11, reinterpret_cast<float*>(y),
-                       *stream);
-    });
-    EXPECT_EQ(std::memcmp(got.data(), want.data() + 55, 44), 0);
-    EXPECT_EQ(std::memcmp(got.data() + 44, want.data(), 44), 0);
-    EXPECT_EQ(std::memcmp(got.data() + 88, want.data() + 55, 44), 0);
+  for (const std::size_t cols : {11, 12, 1032}) {
+    const auto values = floats(static_cast<std::int64_t>(6 * cols));
+    for (const DType dtype : kDTypes) {
+      const auto host_x = as(values, dtype);
+      std::vector<float> want(6 * cols);
+      convert(host_x.data(), dtype, want.data(), DType::kFloat32, want.size());
+      const Buffer x = upload(host_x);
+      const std::size_t row = cols * sizeof(float);
+      const auto got = run(3 * row, [&](std::byte* y) {
+        ops->gather_rows(x.data(), dtype, rows.as<std::int32_t>(), 3,
+                         static_cast<std::int64_t>(cols), reinterpret_cast<float*>(y), *stream);
+      });
+      EXPECT_EQ(std::memcmp(got.data(), want.data() + 5 * cols, row), 0);
+      EXPECT_EQ(std::memcmp(got.data() + row, want.data(), row), 0);
+      EXPECT_EQ(std::memcmp(got.data() + 2 * row, want.data() + 5 * cols, row), 0);
+    }
   }
 }
 

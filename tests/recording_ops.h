@@ -29,6 +29,16 @@ class RecordingOps final : public Ops {
               Stream& stream) override {
     inner_->matmul(a, a_dtype, rows, w, y, stream);
   }
+  void matmul_gelu(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w,
+                   const float* bias, float* product, void* y, DType y_dtype,
+                   Stream& stream) override {
+    inner_->matmul_gelu(a, a_dtype, rows, w, bias, product, y, y_dtype, stream);
+  }
+  void matmul_qkv(const void* a, DType a_dtype, const RowBlockMatrix& w, const float* bias,
+                  const RaggedBatch& batch, const KvLayer& kv, float* product, float* q,
+                  Stream& stream) override {
+    inner_->matmul_qkv(a, a_dtype, w, bias, batch, kv, product, q, stream);
+  }
   void bias_gelu(const float* x, std::int64_t ld, const float* bias, std::int64_t rows,
                  std::int64_t cols, void* y, DType y_dtype, Stream& stream) override {
     inner_->bias_gelu(x, ld, bias, rows, cols, y, y_dtype, stream);

@@ -50,8 +50,8 @@ class Model {
   virtual void run_block(int block, const UnitView& weights, const RaggedBatch& batch,
                          const KvLayer& kv, Stream& stream) = 0;
 
-  /// Normalises `count` chosen rows (device indices) for the head: out (count, hidden) of the
-  /// compute type.
+  /// Normalises `count` chosen rows (device indices, ascending, each once) for the head: out
+  /// (count, hidden) of the compute type.
   virtual void head_input(const std::int32_t* rows, std::int64_t count,
                           std::span<const float* const> head_vectors, void* out,
                           Stream& stream) = 0;

@@ -29,7 +29,7 @@ struct KvLayer {
 /// The rows of a pass: a ragged batch without padding. Sequence s owns the token rows
 /// [row_begin[s], row_begin[s + 1]) at positions context[s] - rows .. context[s] - 1; the keys of
 /// all earlier positions already rest in its pages. Pointers are to device memory, except where
-/// said.
+/// said; copies alone write there, no kernels, which a GPU's next kernels may overtake.
 struct RaggedBatch {
   int tokens = 0;
   int sequences = 0;
@@ -94,6 +94,15 @@ class Ops {
   virtual void bias_gelu(const float* x, std::int64_t ld, const float* bias, std::int64_t rows,
                          std::int64_t cols, void* y, DType y_dtype, Stream& stream) = 0;
 
+  /// bias_gelu of matmul: y (rows, w.rows) of `y_dtype` = gelu(a . w^T + bias). `product`
+  /// (rows, w.padded_rows()) is scratch. A backend may write y with the product itself.
+  virtual void matmul_gelu(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w,
+                           const float* bias, float* product, void* y, DType y_dtype,
+                           Stream& stream) {
+    matmul(a, a_dtype, rows, w, product, stream);
+    bias_gelu(product, w.padded_rows(), bias, rows, w.rows, y, y_dtype, stream);
+  }
+
   /// residual (rows, cols) += x + bias; y (rows, cols) of `y_dtype` = the LayerNorm of that.
   virtual void bias_residual_norm(const float* x, std::int64_t ld, const float* bias,
                                   float* residual, const float* gamma, const float* beta,
@@ -109,6 +118,15 @@ class Ops {
   /// position.
   virtual void split_qkv(const float* qkv, std::int64_t ld, const float* bias,
                          const RaggedBatch& batch, const KvLayer& kv, float* q, Stream& stream) = 0;
+
+  /// split_qkv of matmul: q, and the pages of each row's position, from a (batch.tokens, w.cols).
+  /// `product` (batch.tokens, w.padded_rows()) is scratch.
+  virtual void matmul_qkv(const void* a, DType a_dtype, const RowBlockMatrix& w, const float* bias,
+                          const RaggedBatch& batch, const KvLayer& kv, float* product, float* q,
+                          Stream& stream) {
+    matmul(a, a_dtype, batch.tokens, w, product, stream);
+    split_qkv(product, w.padded_rows(), bias, batch, kv, q, stream);
+  }
 
   /// Causal attention of each row over its sequence's keys: scores = q.k / sqrt(head_dim) +
   /// slopes[head] * key position (ALiBi, Press et al. 2021; slopes may be null), softmax in

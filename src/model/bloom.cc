@@ -134,22 +134,26 @@ void Bloom::run_block(int, const UnitView& weights, const RaggedBatch& batch, co
   const DType type = compute_dtype_;
 
   norm(v[kNorm1], v[kNorm1Bias], rows, stream);
-  ops_->matmul(normed_, type, rows, m[kQkv], product_, stream);
-  ops_->split_qkv(product_, m[kQkv].padded_rows(), v[kQkvBias], batch, kv, q_, stream);
+  ops_->matmul_qkv(normed_, type, m[kQkv], v[kQkvBias], batch, kv, product_, q_, stream);
   ops_->attention(q_, batch, kv, slopes_, normed_, type, stream);
   ops_->matmul(normed_, type, rows, m[kDense], product_, stream);
   pending_ = {v[kDenseBias], m[kDense].padded_rows()};
 
   norm(v[kNorm2], v[kNorm2Bias], rows, stream);
-  ops_->matmul(normed_, type, rows, m[kUp], product_, stream);
-  ops_->bias_gelu(product_, m[kUp].padded_rows(), v[kUpBias], rows, config_.ffn, ffn_, type,
-                  stream);
+  ops_->matmul_gelu(normed_, type, rows, m[kUp], v[kUpBias], product_, ffn_, type, stream);
   ops_->matmul(ffn_, type, rows, m[kDown], product_, stream);
   pending_ = {v[kDownBias], m[kDown].padded_rows()};
 }
 
 void Bloom::head_input(const std::int32_t* rows, std::int64_t count,
                        std::span<const float* const> head_vectors, void* out, Stream& stream) {
+  if (pending_ && count == tokens_) {  // all rows, as in every decoding pass
+    ops_->bias_residual_norm(product_, pending_->ld, pending_->bias, x_, head_vectors[0],
+                             head_vectors[1], config_.norm_epsilon, count, config_.hidden, out,
+                             compute_dtype_, stream);
+    pending_.reset();
+    return;
+  }
   add_pending(tokens_, stream);
   // The blocks are done with `product_`: it holds the chosen rows, of which there are at most
   // `tokens`.

@@ -71,6 +71,27 @@ __device__ inline float reference_of(float maximum) {
   return maximum == -INFINITY ? 0.0f : maximum;
 }
 
+/// A row that is a query, the only one of its sequence or any, and how many keys it sees: none if
+/// there is no such row. Called by all threads of a block together.
+struct Query {
+  int row;
+  int sequence;
+  int keys;
+};
+
+__device__ inline Query find_query(const AttentionArgs& a, bool by_row, int index) {
+  if (by_row) {
+    const int sequence = sequence_of_row(a.row_begin, a.sequences, index);
+    if (sequence >= a.sequences) return {index, sequence, 0};
+    return {index, sequence, a.context[sequence] - a.row_begin[sequence + 1] + index + 1};
+  }
+  // Three loads at once.
+  const int row = a.row_begin[index];
+  const int end = a.row_begin[index + 1];
+  const int keys = a.context[index];
+  return {row, index, end - row == 1 ? keys : 0};
+}
+
 /// kGroup lanes share a key; each holds kChunks times kWidth elements of head_dim, kGroup * kWidth
 /// apart. The groups of all warps take different keys, each with a softmax of its own; they are
 /// merged at the end. Keys from a row's limit on are not read. With `warp_heads` each warp has a
@@ -90,31 +111,25 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
   __shared__ float shared_maximum[kWarps];
   __shared__ float shared_total[kWarps];
 
-  wait_for_previous();
+  let_next_start();
   const int query = static_cast<int>(blockIdx.x);
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int head =
       static_cast<int>(blockIdx.y) * (warp_heads ? kWarps : 1) + (warp_heads ? warp : 0);
   const int split = static_cast<int>(blockIdx.z);
   const int splits = static_cast<int>(gridDim.z);
-  int sequence = query;
-  int row = query;
-  int keys = 0;
-  if (by_row) {
-    sequence = sequence_of_row(a.row_begin, a.sequences, row);
-    if (sequence >= a.sequences) return;
-    keys = a.context[sequence] - a.row_begin[sequence + 1] + row + 1;
-  } else {
-    row = a.row_begin[sequence];
-    if (a.row_begin[sequence + 1] - row != 1) return;
-    keys = a.context[sequence];
+  // The batch's tables, which no kernel writes, are read while earlier kernels may still run.
+  const auto [row, sequence, keys] = find_query(a, by_row, query);
+  if (keys == 0 || head >= a.heads) {
+    wait_for_previous();  // kernels behind this one rely on it
+    return;
   }
-  if (head >= a.heads) return;
   const std::int64_t slot = (static_cast<std::int64_t>(query) * a.heads + head) * splits + split;
   const int per_split = ((keys + splits - 1) / splits + kBlockKeys - 1) / kBlockKeys * kBlockKeys;
   const int first = split * per_split;
   const int last = min(keys, first + per_split);
   if (first >= last) {
+    wait_for_previous();
     if (splits > 1 && threadIdx.x == 0) partials.totals[slot] = make_float2(-INFINITY, 0.0f);
     return;
   }
@@ -128,6 +143,17 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
   // Relative to the row's own position, which softmax does not see, so that near keys, which weigh
   // most, carry the smallest rounding.
   const float slope = a.slopes == nullptr ? 0.0f : a.slopes[head] * kLog2E;
+  const std::size_t row_bytes = static_cast<std::size_t>(a.head_dim) * sizeof(T);
+  const std::byte* const own = a.kv + static_cast<std::size_t>(head) * kKvPageTokens * row_bytes +
+                               static_cast<std::size_t>(member) * sizeof(Load);
+  const std::uint32_t half_page = a.page_bytes / 2;
+  const std::int32_t* const table =
+      a.block_tables + static_cast<std::int64_t>(sequence) * a.max_pages;
+  const int stride = warp_heads ? kWarpKeys : kBlockKeys;
+  int key = first + (warp_heads ? 0 : warp * kWarpKeys);
+  std::int32_t page = key < last ? table[key / kKvPageTokens] : 0;
+  wait_for_previous();
+
   float q[kElements];
   float sum[kElements];
   bool mine[kChunks];
@@ -144,15 +170,6 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
   float maximum = -INFINITY;
   float total = 0.0f;
 
-  const std::size_t row_bytes = static_cast<std::size_t>(a.head_dim) * sizeof(T);
-  const std::byte* const own = a.kv + static_cast<std::size_t>(head) * kKvPageTokens * row_bytes +
-                               static_cast<std::size_t>(member) * sizeof(Load);
-  const std::uint32_t half_page = a.page_bytes / 2;
-  const std::int32_t* const table =
-      a.block_tables + static_cast<std::int64_t>(sequence) * a.max_pages;
-  const int stride = warp_heads ? kWarpKeys : kBlockKeys;
-  int key = first + (warp_heads ? 0 : warp * kWarpKeys);
-  std::int32_t page = key < last ? table[key / kKvPageTokens] : 0;
   for (; key < last; key += stride) {
     const std::byte* const rows = own + page_offset(a, page) +
                                   static_cast<std::size_t>(key % kKvPageTokens + group) * row_bytes;
@@ -289,13 +306,8 @@ __global__ void __launch_bounds__(kThreads)
   wait_for_previous();
   const int query = static_cast<int>(blockIdx.x);
   const int head = static_cast<int>(blockIdx.y);
-  int row = query;
-  if (by_row) {
-    if (row >= a.row_begin[a.sequences]) return;
-  } else {
-    row = a.row_begin[query];
-    if (a.row_begin[query + 1] - row != 1) return;
-  }
+  const auto [row, sequence, keys] = find_query(a, by_row, query);
+  if (keys == 0) return;
   const std::int64_t slot = (static_cast<std::int64_t>(query) * a.heads + head) * splits;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   // Each warp does the same sums, so that one barrier is enough.

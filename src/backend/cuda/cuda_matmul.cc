@@ -49,14 +49,9 @@ CudaMatmul::~CudaMatmul() { cublas_library().destroy(handle_); }
 void CudaMatmul::run(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w,
                      float* y, cudaStream_t stream) {
   if (rows == 0) return;
-  if (skinny_.fits(a, a_dtype, rows, w)) {
-    skinny_.run(a, rows, w, y, stream);
-    return;
-  }
-  if (wide_.fits(a, a_dtype, rows, w)) {
-    wide_.run(a, rows, w, y, stream);
-    return;
-  }
+  // can_stream bounds padded_rows.
+  const SumsOutput sums{y, static_cast<int>(w.padded_rows())};
+  if (run_streamed(a, a_dtype, rows, w, sums, stream)) return;
   if (stream != stream_) {
     ZI_CUBLAS(cublas_library().set_stream(handle_, stream));
     // Setting a stream gives the handle its own workspace back.
@@ -68,6 +63,20 @@ void CudaMatmul::run(const void* a, DType a_dtype, std::int64_t rows, const RowB
   } else {
     product_in_float32(a, a_dtype, rows, w, y, stream);
   }
+}
+
+bool CudaMatmul::run_streamed(const void* a, DType a_dtype, std::int64_t rows,
+                              const RowBlockMatrix& w, const ProductOutput& output,
+                              cudaStream_t stream) const {
+  if (skinny_.fits(a, a_dtype, rows, w)) {
+    skinny_.run(a, rows, w, output, stream);
+    return true;
+  }
+  if (wide_.fits(a, a_dtype, rows, w)) {
+    wide_.run(a, rows, w, output, stream);
+    return true;
+  }
+  return false;
 }
 
 void CudaMatmul::product(const void* a, cudaDataType_t type, std::int64_t rows,

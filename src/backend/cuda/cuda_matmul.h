@@ -28,6 +28,11 @@ class CudaMatmul {
   void run(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w, float* y,
            cudaStream_t stream);
 
+  /// Does a product of few rows with what becomes of its sums, by SkinnyMatmul or WideMatmul;
+  /// false, and nothing is done, where neither fits.
+  bool run_streamed(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w,
+                    const ProductOutput& output, cudaStream_t stream) const;
+
  private:
   /// y (rows, ld) columns [0, blocks * rows_per_block) = a . w^T with both of the same type.
   void product(const void* a, cudaDataType_t type, std::int64_t rows, const RowBlockMatrix& w,

@@ -40,6 +40,17 @@ class CudaOps final : public Ops {
     cuda_bias_gelu(x, ld, bias, rows, cols, y, y_dtype, cuda_stream(stream));
   }
 
+  void matmul_gelu(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w,
+                   const float* bias, float* product, void* y, DType y_dtype,
+                   Stream& stream) override {
+    const GeluOutput output{bias, y, static_cast<int>(w.rows)};
+    if (y_dtype == w.dtype &&
+        matmul_.run_streamed(a, a_dtype, rows, w, output, cuda_stream(stream))) {
+      return;
+    }
+    Ops::matmul_gelu(a, a_dtype, rows, w, bias, product, y, y_dtype, stream);
+  }
+
   void bias_residual_norm(const float* x, std::int64_t ld, const float* bias, float* residual,
                           const float* gamma, const float* beta, float epsilon, std::int64_t rows,
                           std::int64_t cols, void* y, DType y_dtype, Stream& stream) override {
@@ -55,6 +66,17 @@ class CudaOps final : public Ops {
   void split_qkv(const float* qkv, std::int64_t ld, const float* bias, const RaggedBatch& batch,
                  const KvLayer& kv, float* q, Stream& stream) override {
     cuda_split_qkv(qkv, ld, bias, batch, kv, q, cuda_stream(stream));
+  }
+
+  void matmul_qkv(const void* a, DType a_dtype, const RowBlockMatrix& w, const float* bias,
+                  const RaggedBatch& batch, const KvLayer& kv, float* product, float* q,
+                  Stream& stream) override {
+    const auto output = qkv_output(bias, batch, kv, q);
+    if (output && kv.dtype == w.dtype &&
+        matmul_.run_streamed(a, a_dtype, batch.tokens, w, *output, cuda_stream(stream))) {
+      return;
+    }
+    Ops::matmul_qkv(a, a_dtype, w, bias, batch, kv, product, q, stream);
   }
 
   void attention(const float* q, const RaggedBatch& batch, const KvLayer& kv, const float* slopes,

@@ -35,6 +35,12 @@ struct alignas(4 * sizeof(T)) Four {
   T v[4];
 };
 
+/// The tanh form: 0.5 x (1 + tanh(u)) = x / (1 + e^-2u).
+__device__ __forceinline__ float gelu(float x) {
+  const float u = 0.79788456f * x * (1.0f + 0.044715f * x * x);
+  return x / (1.0f + expf(-2.0f * u));
+}
+
 /// Calls call(T{}) with the C++ type of a dtype.
 template <typename Call>
 void with_type(DType dtype, const Call& call) {

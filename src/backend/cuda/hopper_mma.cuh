@@ -49,12 +49,13 @@ __device__ inline void take_sums(float (&sums)[kCount]) {
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(sums[i])::"memory");
 }
 
-/// Waits for all blocks of the cluster; what they wrote to shared memory before is visible.
-__device__ inline void cluster_barrier() {
-  asm volatile(
-      "barrier.cluster.arrive.release.aligned;\n"
-      "barrier.cluster.wait.acquire.aligned;\n" ::
-          : "memory");
+/// Waits for all blocks of the cluster; what they wrote to shared memory before is visible. In two
+/// halves: what stands between them does not wait.
+__device__ inline void arrive_at_cluster_barrier() {
+  asm volatile("barrier.cluster.arrive.release.aligned;\n" ::: "memory");
+}
+__device__ inline void wait_at_cluster_barrier() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;\n" ::: "memory");
 }
 
 /// Reads what stands at `shared` in the memory of a block of the cluster.

@@ -15,15 +15,14 @@ constexpr int kElementThreads = 256;
 constexpr std::int64_t kMostGridY = 65535;
 
 /// The sum of one value of each thread of the block, in a fixed order; every thread gets it.
-__device__ float block_sum(float value) {
-  __shared__ float warp_sums[kWarp];
+/// `warp_sums` is shared memory for this call alone.
+__device__ float block_sum(float value, float (&warp_sums)[kWarp]) {
   for (int offset = kWarp / 2; offset > 0; offset /= 2) {
     value += __shfl_xor_sync(0xffffffffu, value, offset);
   }
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int warps = static_cast<int>(blockDim.x) / kWarp;
-  __syncthreads();  // the last call's sums are read
   if (lane == 0) warp_sums[warp] = value;
   __syncthreads();
   value = lane < warps ? warp_sums[lane] : 0.0f;
@@ -42,76 +41,96 @@ struct NormInput {
 };
 
 /// A block normalises a row, kept in registers: kFours * 4 values a thread; the variance is taken
-/// of the differences from the mean. kVector: rows are whole, aligned groups of four.
+/// of the differences from the mean. kVector: rows are whole, aligned groups of four. The model's
+/// vectors, which no kernel writes, are read before the earlier work of the stream is done, where
+/// registers hold them.
 template <typename T, int kFours, bool kVector>
 __global__ void norm_kernel(NormInput in, const float* gamma, const float* beta, float epsilon,
                             std::int64_t cols, T* y) {
   constexpr int kWidth = kVector ? 4 : 1;
   constexpr int kCount = kVector ? kFours : kFours * 4;
+  constexpr bool kEarly = kFours == 1;
+  using Values = Four<float>;
+  __shared__ float sums_of_values[kWarp], sums_of_squares[kWarp];
+  const auto column = [](int i) {
+    return (static_cast<std::int64_t>(i) * blockDim.x + threadIdx.x) * kWidth;
+  };
+  const auto load = [](const float* from) {
+    Values v{};
+    if constexpr (kVector) {
+      v = *reinterpret_cast<const Values*>(from);
+    } else {
+      v.v[0] = *from;
+    }
+    return v;
+  };
+  constexpr int kHeld = kEarly ? kCount : 1;
+  Values gammas[kHeld] = {}, betas[kHeld] = {}, biases[kHeld] = {};
+  let_next_start();
+  if constexpr (kEarly) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const std::int64_t col = column(i);
+      if (col >= cols) continue;
+      gammas[i] = load(gamma + col);
+      betas[i] = load(beta + col);
+      if (in.residual != nullptr) biases[i] = load(in.bias + col);
+    }
+  }
   wait_for_previous();
   const std::int64_t row = blockIdx.x;
   const float* const x = in.x + row * in.ld;
-  float values[kCount][kWidth];
+  Values values[kCount] = {};
   float sum = 0;
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
-    const std::int64_t col = (static_cast<std::int64_t>(i) * blockDim.x + threadIdx.x) * kWidth;
-    if (col >= cols) {
+    const std::int64_t col = column(i);
+    if (col >= cols) continue;
+    values[i] = load(x + col);
+    if (in.residual != nullptr) {
+      float* const residual = in.residual + row * cols + col;
+      const Values rest = load(residual);
+      const Values bias = kEarly ? biases[i % kHeld] : load(in.bias + col);
 #pragma unroll
-      for (int j = 0; j < kWidth; ++j) values[i][j] = 0;
-      continue;
-    }
-    if constexpr (kVector) {
-      Four<float> v = *reinterpret_cast<const Four<float>*>(x + col);
-      if (in.residual != nullptr) {
-        auto* const rest = reinterpret_cast<Four<float>*>(in.residual + row * cols + col);
-        const Four<float> r = *rest;
-        const Four<float> b = *reinterpret_cast<const Four<float>*>(in.bias + col);
-#pragma unroll
-        for (int j = 0; j < 4; ++j) v.v[j] = r.v[j] + (v.v[j] + b.v[j]);
-        *rest = v;
+      for (int j = 0; j < kWidth; ++j) values[i].v[j] = rest.v[j] + (values[i].v[j] + bias.v[j]);
+      if constexpr (kVector) {
+        *reinterpret_cast<Values*>(residual) = values[i];
+      } else {
+        *residual = values[i].v[0];
       }
-#pragma unroll
-      for (int j = 0; j < 4; ++j) values[i][j] = v.v[j];
-    } else {
-      float v = x[col];
-      if (in.residual != nullptr) {
-        v = in.residual[row * cols + col] + (v + in.bias[col]);
-        in.residual[row * cols + col] = v;
-      }
-      values[i][0] = v;
     }
 #pragma unroll
-    for (int j = 0; j < kWidth; ++j) sum += values[i][j];
+    for (int j = 0; j < kWidth; ++j) sum += values[i].v[j];
   }
-  const float mean = block_sum(sum) / static_cast<float>(cols);
+  const float mean = block_sum(sum, sums_of_values) / static_cast<float>(cols);
   float squares = 0;
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
-    const std::int64_t col = (static_cast<std::int64_t>(i) * blockDim.x + threadIdx.x) * kWidth;
-    if (col >= cols) continue;
+    if (column(i) >= cols) continue;
 #pragma unroll
     for (int j = 0; j < kWidth; ++j) {
-      const float d = values[i][j] - mean;
+      const float d = values[i].v[j] - mean;
       squares += d * d;
     }
   }
-  const float scale = rsqrtf(block_sum(squares) / static_cast<float>(cols) + epsilon);
+  const float scale =
+      rsqrtf(block_sum(squares, sums_of_squares) / static_cast<float>(cols) + epsilon);
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
-    const std::int64_t col = (static_cast<std::int64_t>(i) * blockDim.x + threadIdx.x) * kWidth;
+    const std::int64_t col = column(i);
     if (col >= cols) continue;
-    if constexpr (kVector) {
-      const Four<float> g = *reinterpret_cast<const Four<float>*>(gamma + col);
-      const Four<float> b = *reinterpret_cast<const Four<float>*>(beta + col);
-      Four<T> out;
+    const Values g = kEarly ? gammas[i % kHeld] : load(gamma + col);
+    const Values b = kEarly ? betas[i % kHeld] : load(beta + col);
+    Four<T> out;
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        out.v[j] = from_float<T>((values[i][j] - mean) * scale * g.v[j] + b.v[j]);
-      }
-      *reinterpret_cast<Four<T>*>(y + row * cols + col) = out;
+    for (int j = 0; j < kWidth; ++j) {
+      out.v[j] = from_float<T>((values[i].v[j] - mean) * scale * g.v[j] + b.v[j]);
+    }
+    T* const to = y + row * cols + col;
+    if constexpr (kVector) {
+      *reinterpret_cast<Four<T>*>(to) = out;
     } else {
-      y[row * cols + col] = from_float<T>((values[i][0] - mean) * scale * gamma[col] + beta[col]);
+      *to = out.v[0];
     }
   }
 }
@@ -158,12 +177,6 @@ void norm(const NormInput& in, const float* gamma, const float* beta, float epsi
   });
 }
 
-/// The tanh form: 0.5 x (1 + tanh(u)) = x / (1 + e^-2u).
-__device__ __forceinline__ float gelu(float x) {
-  const float u = 0.79788456f * x * (1.0f + 0.044715f * x * x);
-  return x / (1.0f + expf(-2.0f * u));
-}
-
 template <typename T, int kWidth>
 __global__ void bias_gelu_kernel(const float* x, std::int64_t ld, const float* bias,
                                  std::int64_t rows, std::int64_t cols, T* y) {
@@ -207,13 +220,23 @@ __global__ void bias_residual_kernel(const float* x, std::int64_t ld, const floa
   }
 }
 
-template <typename T>
+template <typename T, int kWidth>
 __global__ void gather_rows_kernel(const T* x, const std::int32_t* rows, std::int64_t count,
                                    std::int64_t cols, float* out) {
-  const std::int64_t col = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  wait_for_previous();
+  const std::int64_t col =
+      (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * kWidth;
   if (col >= cols) return;
   for (std::int64_t i = blockIdx.y; i < count; i += gridDim.y) {
-    out[i * cols + col] = to_float(x[static_cast<std::int64_t>(rows[i]) * cols + col]);
+    const T* const from = x + static_cast<std::int64_t>(rows[i]) * cols + col;
+    float* const to = out + i * cols + col;
+    if constexpr (kWidth == 4) {
+      const Four<T> v = *reinterpret_cast<const Four<T>*>(from);
+      *reinterpret_cast<Four<float>*>(to) = {
+          {to_float(v.v[0]), to_float(v.v[1]), to_float(v.v[2]), to_float(v.v[3])}};
+    } else {
+      *to = to_float(*from);
+    }
   }
 }
 
@@ -320,9 +343,14 @@ void cuda_gather_rows(const void* x, DType dtype, const std::int32_t* rows, std:
                       std::int64_t cols, float* out, cudaStream_t stream) {
   if (count == 0) return;
   with_type(dtype, [&]<typename T>(T) {
-    gather_rows_kernel<<<grid_of(count, cols, 1), kElementThreads, 0, stream>>>(
-        static_cast<const T*>(x), rows, count, cols, out);
-    ZI_CUDA_LAUNCHED();
+    const T* const from = static_cast<const T*>(x);
+    if (cols % 4 == 0 && aligned(x, 4 * sizeof(T)) && aligned(out, 16)) {
+      launch_early(gather_rows_kernel<T, 4>, grid_of(count, cols, 4), kElementThreads, 0, stream,
+                   from, rows, count, cols, out);
+    } else {
+      launch_early(gather_rows_kernel<T, 1>, grid_of(count, cols, 1), kElementThreads, 0, stream,
+                   from, rows, count, cols, out);
+    }
   });
 }
 

@@ -1,10 +1,12 @@
 #include <algorithm>
 #include <cstddef>
+#include <limits>
 
 #include "backend/cuda/cuda_attention_mma.cuh"
 #include "backend/cuda/cuda_support.h"
 #include "backend/cuda/element.cuh"
 #include "backend/cuda/launch.cuh"
+#include "backend/cuda/product_output.cuh"
 #include "backend/cuda/skinny_matmul.h"
 #include "backend/cuda/weight_stream.cuh"
 
@@ -36,10 +38,14 @@ constexpr int kStagePieces = kWarpPieces * kWarps;
 /// Two blocks fit into a multiprocessor of 228 KiB.
 constexpr int kBlocksOfMultiprocessor = 2;
 
-struct SkinnyArgs : StreamedWeights {
+struct StreamedProduct : StreamedWeights {
   const std::byte* x;  // (rows, cols)
-  float* y;            // (rows, ld)
   int rows;
+};
+
+template <typename Output>
+struct SkinnyArgs : StreamedProduct {
+  Output out;
 };
 
 /// Sums of one tile by all warps: (kWarps, 8 kGroups, kTileRows).
@@ -53,7 +59,7 @@ constexpr std::size_t shared_bytes(int groups) {
 class WeightStream {
  public:
   /// `col` is the lane's first column.
-  __device__ WeightStream(const SkinnyArgs& args, int first_row_of_lane, int col)
+  __device__ WeightStream(const StreamedProduct& args, int first_row_of_lane, int col)
       : args_(args),
         policy_(evict_first_policy()),
         first_row_(first_row_of_lane),
@@ -94,7 +100,7 @@ class WeightStream {
     }
   }
 
-  const SkinnyArgs& args_;
+  const StreamedProduct& args_;
   std::uint64_t policy_;
   int first_row_;
   int first_col_;
@@ -105,7 +111,7 @@ class WeightStream {
 
 /// The lane's activations of one step, at `col` and 32 columns on.
 template <int kGroups>
-__device__ inline void load_activations(uint4 (&x)[kGroups][kHalves], const SkinnyArgs& args,
+__device__ inline void load_activations(uint4 (&x)[kGroups][kHalves], const StreamedProduct& args,
                                         int row, int col) {
 #pragma unroll
   for (int group = 0; group < kGroups; ++group) {
@@ -148,8 +154,9 @@ __device__ inline int partial_place(int x_row, int weight_row) {
 }
 
 /// Adds the sums of all warps, in their order, and stores the tile.
-template <int kGroups>
-__device__ inline void store_tile(const SkinnyArgs& args, int tile, float* partials,
+template <int kGroups, typename Stores>
+__device__ inline void store_tile(const StreamedProduct& args, const Stores& stores, int tile,
+                                  float* partials,
                                   const float (&sums)[kTileRows / 16][kGroups][4]) {
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -172,20 +179,22 @@ __device__ inline void store_tile(const SkinnyArgs& args, int tile, float* parti
 #pragma unroll
   for (int group = 0; group < kGroups; ++group) {
     const int x_row = 8 * group + warp;
-    if (x_row >= args.rows || column >= args.ld) continue;
+    if (x_row >= args.rows) continue;
     float sum = 0;
 #pragma unroll
     for (int w = 0; w < kWarps; ++w) {
       sum += partials[w * kWarpFloats + partial_place(x_row, lane)];
     }
-    args.y[static_cast<std::size_t>(x_row) * args.ld + column] = sum;
+    stores.store(x_row, column, sum);
   }
 }
 
 /// Up to 8 kGroups rows; as many blocks as the device runs at once, or one a tile.
-template <typename T, int kGroups>
+template <typename T, int kGroups, typename Output>
 __global__ void __launch_bounds__(kThreads, kBlocksOfMultiprocessor)
-    skinny_kernel(const __grid_constant__ SkinnyArgs args) {
+    skinny_kernel(const __grid_constant__ SkinnyArgs<Output> args) {
+  using Stores = OutputStores<T, 8 * kGroups, Output>;
+  __shared__ typename Stores::Shared stores_shared;
   extern __shared__ uint4 ring[];  // (kStages, kWarps, kPiecesOfLane, 32)
   auto* const partials = reinterpret_cast<float*>(ring + kStages * kStagePieces);
   const int warp = static_cast<int>(threadIdx.x) / 32;
@@ -201,6 +210,9 @@ __global__ void __launch_bounds__(kThreads, kBlocksOfMultiprocessor)
   for (int stage = 0; stage < kStages; ++stage) {
     weights.copy_step(pieces_address + stage * kStagePieces * 16);
   }
+  const Stores stores(args.out, stores_shared);
+  let_next_start();
+  stores.prepare(args.rows, static_cast<int>(blockIdx.x) * kTileRows + lane);
   wait_for_previous();
 
   uint4 x[kGroups][kHalves];
@@ -225,17 +237,39 @@ __global__ void __launch_bounds__(kThreads, kBlocksOfMultiprocessor)
         for (int h = 0; h < kHalves; ++h) x[group][h] = next[group][h];
       }
     }
-    store_tile<kGroups>(args, tile, partials, sums);
+    store_tile<kGroups>(args, stores, tile, partials, sums);
   }
 }
 
-using Kernel = void (*)(SkinnyArgs);
+template <typename Output>
+using Kernel = void (*)(SkinnyArgs<Output>);
 
-Kernel kernel_of(DType dtype, int groups) {
+template <typename Output>
+Kernel<Output> kernel_of(DType dtype, int groups) {
   if (dtype == DType::kBFloat16) {
-    return groups == 1 ? skinny_kernel<__nv_bfloat16, 1> : skinny_kernel<__nv_bfloat16, 2>;
+    return groups == 1 ? skinny_kernel<__nv_bfloat16, 1, Output>
+                       : skinny_kernel<__nv_bfloat16, 2, Output>;
   }
-  return groups == 1 ? skinny_kernel<__half, 1> : skinny_kernel<__half, 2>;
+  return groups == 1 ? skinny_kernel<__half, 1, Output> : skinny_kernel<__half, 2, Output>;
+}
+
+/// Lets the kernels have their shared memory; how many blocks of any of them a multiprocessor
+/// holds.
+template <typename Output>
+int prepare_kernels(int groups) {
+  const std::size_t bytes = shared_bytes(groups);
+  int fewest = std::numeric_limits<int>::max();
+  for (const DType dtype : {DType::kFloat16, DType::kBFloat16}) {
+    const Kernel<Output> kernel = kernel_of<Output>(dtype, groups);
+    ZI_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(bytes)));
+    ZI_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                 cudaSharedmemCarveoutMaxShared));
+    int resident = 0;
+    ZI_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, kThreads, bytes));
+    fewest = std::min(fewest, resident);
+  }
+  return fewest;
 }
 
 }  // namespace
@@ -247,18 +281,14 @@ SkinnyMatmul::SkinnyMatmul() {
   ZI_CUDA(cudaDeviceGetAttribute(&most_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   ZI_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
   for (const int groups : {1, 2}) {
-    const std::size_t bytes = shared_bytes(groups);
-    if (major < 8 || static_cast<std::size_t>(most_shared) < bytes) continue;
-    int resident = 0;
-    for (const DType dtype : {DType::kFloat16, DType::kBFloat16}) {
-      const Kernel kernel = kernel_of(dtype, groups);
-      ZI_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   static_cast<int>(bytes)));
-      ZI_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                   cudaSharedmemCarveoutMaxShared));
-      ZI_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, kThreads, bytes));
+    // Rows of the table of QkvOutput lie beside it.
+    constexpr std::size_t kFixed = kMaxRows * sizeof(void*);
+    if (major < 8 || static_cast<std::size_t>(most_shared) < shared_bytes(groups) + kFixed) {
+      continue;
     }
-    blocks_[groups - 1] = multiprocessors * resident;
+    blocks_[groups - 1] = multiprocessors * std::min({prepare_kernels<SumsOutput>(groups),
+                                                      prepare_kernels<GeluOutput>(groups),
+                                                      prepare_kernels<QkvOutput>(groups)});
   }
 }
 
@@ -268,13 +298,20 @@ bool SkinnyMatmul::fits(const void* a, DType a_dtype, std::int64_t rows,
          can_stream(a, a_dtype, w);
 }
 
-void SkinnyMatmul::run(const void* a, std::int64_t rows, const RowBlockMatrix& w, float* y,
-                       cudaStream_t stream) const {
+void SkinnyMatmul::run(const void* a, std::int64_t rows, const RowBlockMatrix& w,
+                       const ProductOutput& output, cudaStream_t stream) const {
   const int groups = rows <= 8 ? 1 : 2;
-  const SkinnyArgs args{streamed(w), static_cast<const std::byte*>(a), y, static_cast<int>(rows)};
-  const auto blocks =
-      static_cast<unsigned>(std::min((args.ld + kTileRows - 1) / kTileRows, blocks_[groups - 1]));
-  launch_early(kernel_of(w.dtype, groups), blocks, kThreads, shared_bytes(groups), stream, args);
+  const StreamedProduct product{streamed(w), static_cast<const std::byte*>(a),
+                                static_cast<int>(rows)};
+  const auto blocks = static_cast<unsigned>(
+      std::min((product.ld + kTileRows - 1) / kTileRows, blocks_[groups - 1]));
+  std::visit(
+      [&]<typename Output>(const Output& out) {
+        const SkinnyArgs<Output> args{product, out};
+        launch_early(kernel_of<Output>(w.dtype, groups), blocks, kThreads, shared_bytes(groups),
+                     stream, args);
+      },
+      output);
 }
 
 }  // namespace zi

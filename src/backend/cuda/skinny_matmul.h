@@ -4,12 +4,13 @@
 
 #include <cstdint>
 
+#include "backend/cuda/product_output.h"
 #include "zero_infer/dtype.h"
 #include "zero_infer/partition_layout.h"
 
 namespace zi {
 
-/// Ops::matmul for the few rows of a decode pass, whose time is that of reading the weights once.
+/// Products for the few rows of a decode pass, whose time is that of reading the weights once.
 /// Float32 sums in an order that neither the other rows nor the launch change.
 class SkinnyMatmul {
  public:
@@ -22,8 +23,8 @@ class SkinnyMatmul {
   /// aligned to 16 bytes.
   bool fits(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w) const;
 
-  /// y (rows, w.padded_rows()) = a (rows, w.cols) . w^T, for what fits.
-  void run(const void* a, std::int64_t rows, const RowBlockMatrix& w, float* y,
+  /// The output of a (rows, w.cols) . w^T, for what fits.
+  void run(const void* a, std::int64_t rows, const RowBlockMatrix& w, const ProductOutput& output,
            cudaStream_t stream) const;
 
  private:

@@ -4,6 +4,7 @@
 #include "backend/cuda/cuda_support.h"
 #include "backend/cuda/hopper_mma.cuh"
 #include "backend/cuda/launch.cuh"
+#include "backend/cuda/product_output.cuh"
 #include "backend/cuda/weight_stream.cuh"
 #include "backend/cuda/wide_matmul.h"
 
@@ -11,7 +12,8 @@
 /// once, and the activations of the same columns come in steps of kStepCols columns into a ring in
 /// shared memory, from which Hopper's matrix units take both; each warpgroup has half of the tile's
 /// rows. Where there are fewer tiles than places for blocks, a cluster of blocks divides a tile's
-/// columns and adds its sums in the order of the blocks through their shared memories.
+/// columns, a step each in turn so that the memory is read in longer pieces of a row, and adds its
+/// sums in the order of the blocks through their shared memories.
 namespace zi {
 namespace {
 
@@ -28,33 +30,36 @@ constexpr int stage_bytes(int rows) { return kWeightBytes + rows * kStepCols * 2
 constexpr int kAlignment = 1024;
 constexpr int shared_bytes(int rows) { return kStages * stage_bytes(rows) + kAlignment; }
 
-struct WideArgs : StreamedWeights {
+struct WideProduct : StreamedWeights {
   const std::byte* x;  // (rows, cols)
-  float* y;            // (rows, ld)
   int rows;
-  int splits;      // blocks of a cluster
-  int split_cols;  // columns of each, in whole steps
+  int splits;  // blocks of a cluster
+};
+
+template <typename Output>
+struct WideArgs : WideProduct {
+  Output out;
 };
 
 /// What a block multiplies: tiles from `tile` on, every `stride`-th, each in `steps` steps of the
-/// columns from `begin` to before `end`.
+/// columns from `begin` on, `advance` apart.
 struct Work {
-  __device__ explicit Work(const WideArgs& args)
+  __device__ explicit Work(const WideProduct& args)
       : split(static_cast<int>(blockIdx.x) % args.splits),
         tile(static_cast<int>(blockIdx.x) / args.splits),
         stride(static_cast<int>(gridDim.x) / args.splits),
-        begin(split * args.split_cols),
-        end(min(begin + args.split_cols, args.cols)),
-        steps(max((end - begin + kStepCols - 1) / kStepCols, 0)),
+        begin(split * kStepCols),
+        advance(args.splits * kStepCols),
+        steps((max(args.cols - begin, 0) + advance - 1) / advance),
         all_steps(((args.ld + kTileRows - 1) / kTileRows - tile + stride - 1) / stride * steps) {}
 
-  int split, tile, stride, begin, end, steps, all_steps;
+  int split, tile, stride, begin, advance, steps, all_steps;
 };
 
 /// A thread's share of the copies of weights: a piece of each kRowsAtOnce-th row.
 class WeightCopies {
  public:
-  __device__ WeightCopies(const WideArgs& args, const Work& work)
+  __device__ WeightCopies(const WideProduct& args, const Work& work)
       : args_(args), work_(work), policy_(evict_first_policy()), tile_(work.tile) {
     start_tile();
   }
@@ -62,17 +67,26 @@ class WeightCopies {
   /// Starts those of the next step to a stage; none behind the last one.
   __device__ void copy_step(std::uint32_t stage) {
     if (done_ == work_.all_steps) return;
-    const bool there = col_ < work_.end;
+    const bool there = col_ < args_.cols;
 #pragma unroll
     for (int i = 0; i < kTileRows / kRowsAtOnce; ++i) {
       copy_weights_async(stage + i * kRowsAtOnce * 128, from_[i], there, policy_);
-      from_[i] += kStepCols * 2;
+      from_[i] += work_.advance * 2;
     }
-    col_ += kStepCols;
+    col_ += work_.advance;
     ++done_;
     if (++step_ == work_.steps) {
       tile_ += work_.stride;
       start_tile();
+    }
+  }
+
+  /// Brings the next step's into L2: the ring is full, and memory else idle until others are done.
+  __device__ void fetch_step() const {
+    if (done_ == work_.all_steps || col_ >= args_.cols) return;
+#pragma unroll
+    for (int i = 0; i < kTileRows / kRowsAtOnce; ++i) {
+      if (threadIdx.x % kRowPieces == 0) fetch_to_l2(from_[i]);
     }
   }
 
@@ -88,7 +102,7 @@ class WeightCopies {
     }
   }
 
-  const WideArgs& args_;
+  const WideProduct& args_;
   const Work& work_;
   std::uint64_t policy_;
   int tile_;
@@ -102,7 +116,7 @@ class WeightCopies {
 template <int kRows>
 class ActivationCopies {
  public:
-  __device__ ActivationCopies(const WideArgs& args, const Work& work)
+  __device__ ActivationCopies(const WideProduct& args, const Work& work)
       : args_(args),
         work_(work),
         row_(static_cast<int>(threadIdx.x) / kRowPieces),
@@ -112,8 +126,9 @@ class ActivationCopies {
 
   __device__ void copy_step(std::uint32_t stage) {
     if (done_ == work_.all_steps) return;
-    const bool in_row = first_col_ + step_ * kStepCols < work_.end;
-    const std::byte* from = from_ + static_cast<std::size_t>(step_) * (kStepCols * 2);
+    const int col = step_ * work_.advance;
+    const bool in_row = first_col_ + col < args_.cols;
+    const std::byte* from = from_ + static_cast<std::size_t>(col) * 2;
 #pragma unroll
     for (int i = 0; i < kRows / kRowsAtOnce; ++i) {
       ptx::copy_async_16(stage + i * kRowsAtOnce * 128, from,
@@ -125,7 +140,7 @@ class ActivationCopies {
   }
 
  private:
-  const WideArgs& args_;
+  const WideProduct& args_;
   const Work& work_;
   int row_;
   int first_col_;
@@ -146,11 +161,13 @@ __device__ inline void for_each_sum(const float (&sums)[kRows / 2], const Use& u
   }
 }
 
-/// Adds the sums of the cluster's blocks and stores them, each block some activation rows.
-template <int kRows>
-__device__ inline void store_sum_of_blocks(const WideArgs& args, const Work& work,
-                                           std::uint32_t shared, float* partials,
-                                           const float (&sums)[kRows / 2]) {
+/// Adds the sums of the cluster's kSplits blocks and stores them, each block some activation rows.
+template <int kRows, int kSplits, typename Stores>
+__device__ inline void store_sum_of_blocks(const WideProduct& args, const Work& work,
+                                           const Stores& stores, std::uint32_t shared,
+                                           float* partials, const float (&sums)[kRows / 2]) {
+  constexpr int kRowsOfRound = kThreads / 32 * kSplits;  // one a warp
+  constexpr int kRounds = (kRows + kRowsOfRound - 1) / kRowsOfRound;
   // Weight rows are exchanged so that a warp's stores hit all banks.
   const auto place = [](int x_row, int weight_row) {
     return x_row * kTileRows + (weight_row ^ (x_row >> 1 & 3) << 3);
@@ -158,70 +175,92 @@ __device__ inline void store_sum_of_blocks(const WideArgs& args, const Work& wor
   for_each_sum<kRows>(sums, [&](int x_row, int weight_row, float sum) {
     partials[place(x_row, weight_row)] = sum;
   });
-  ptx::cluster_barrier();
-  const int warp = static_cast<int>(threadIdx.x) / 32;
+  ptx::arrive_at_cluster_barrier();
+  const int first_row = work.split + static_cast<int>(threadIdx.x) / 32 * kSplits;
   const int row_col = static_cast<int>(threadIdx.x) % 32 * 4;
   const int column = work.tile * kTileRows + row_col;
-  const bool whole = args.ld % 4 == 0 && reinterpret_cast<std::uintptr_t>(args.y) % 16 == 0;
-  for (int x_row = work.split + warp * args.splits; x_row < args.rows;
-       x_row += kThreads / 32 * args.splits) {
-    float4 parts[WideMatmul::kMostSplits];
+  ptx::wait_at_cluster_barrier();
+
+  float4 parts[kRounds][kSplits];  // all on their way before the first is waited for
 #pragma unroll
-    for (int block = 0; block < WideMatmul::kMostSplits; ++block) {
-      const auto at = static_cast<std::uint32_t>(place(x_row, row_col)) * 4;
-      if (block < args.splits) parts[block] = ptx::load_from_block(shared + at, block);
-    }
-    float4 sum = parts[0];
+  for (int round = 0; round < kRounds; ++round) {
+    const int x_row = first_row + round * kRowsOfRound;
+    if (x_row >= args.rows) break;
+    const auto at = static_cast<std::uint32_t>(place(x_row, row_col)) * 4;
 #pragma unroll
-    for (int block = 1; block < WideMatmul::kMostSplits; ++block) {
-      if (block >= args.splits) break;
-      sum.x += parts[block].x;
-      sum.y += parts[block].y;
-      sum.z += parts[block].z;
-      sum.w += parts[block].w;
+    for (int block = 0; block < kSplits; ++block) {
+      parts[round][block] = ptx::load_from_block(shared + at, block);
     }
-    float* const to = args.y + static_cast<std::size_t>(x_row) * args.ld + column;
-    if (whole) {
-      if (column < args.ld) *reinterpret_cast<float4*>(to) = sum;
+  }
+#pragma unroll
+  for (int round = 0; round < kRounds; ++round) {
+    if (first_row + round * kRowsOfRound >= args.rows) break;
+#pragma unroll
+    for (int block = 1; block < kSplits; ++block) {
+      parts[round][0].x += parts[round][block].x;
+      parts[round][0].y += parts[round][block].y;
+      parts[round][0].z += parts[round][block].z;
+      parts[round][0].w += parts[round][block].w;
+    }
+  }
+  ptx::arrive_at_cluster_barrier();
+  const bool fours = stores.takes_fours();
+#pragma unroll
+  for (int round = 0; round < kRounds; ++round) {
+    const int x_row = first_row + round * kRowsOfRound;
+    if (x_row >= args.rows) break;
+    const float4 sum = parts[round][0];
+    if (fours) {
+      stores.store_four(x_row, column, sum);
     } else {
       const float values[4] = {sum.x, sum.y, sum.z, sum.w};
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (column + i < args.ld) to[i] = values[i];
-      }
+      for (int i = 0; i < 4; ++i) stores.store(x_row, column + i, values[i]);
     }
   }
-  ptx::cluster_barrier();  // no block is gone before its sums are read
+  ptx::wait_at_cluster_barrier();  // no block is gone before its sums are read
 }
 
 /// Up to kRows activation rows. A cluster has one tile.
-template <typename T, int kRows>
-__global__ void __launch_bounds__(kThreads, 2) wide_kernel(const __grid_constant__ WideArgs args) {
+template <typename T, int kRows, typename Output>
+__global__ void __launch_bounds__(kThreads, 2)
+    wide_kernel(const __grid_constant__ WideArgs<Output> args) {
+  using Stores = OutputStores<T, kRows, Output>;
+  __shared__ typename Stores::Shared stores_shared;
   constexpr std::uint32_t kStageBytes = stage_bytes(kRows);
   extern __shared__ std::byte memory[];
   const std::uint32_t start = ptx::shared_address(memory);
   const std::uint32_t ring = (start + kAlignment - 1) / kAlignment * kAlignment;
   const int row = static_cast<int>(threadIdx.x) / kRowPieces;
-  const std::uint32_t first = ring + ptx::swizzled(row, static_cast<int>(threadIdx.x) % kRowPieces);
+  // Through a shuffle, and kept as an address: where ptxas 13.0 knows the part that all threads
+  // share or the number of a stage, it adds a uniform register to the address of a copy with a
+  // cache hint, which the hardware refuses as an illegal instruction.
+  const std::uint32_t first = __shfl_sync(
+      0xffffffffu, ring + ptx::swizzled(row, static_cast<int>(threadIdx.x) % kRowPieces),
+      static_cast<int>(threadIdx.x) % 32);
   const std::uint32_t last = first + (kStages - 1) * kStageBytes;
 
   const Work work(args);
+  const Stores stores(args.out, stores_shared);
   WeightCopies weights(args, work);
   ActivationCopies<kRows> activations(args, work);
   // Weights were there before the kernels that may still run: only activations wait for those.
   for (std::uint32_t to = first; to != last; to += kStageBytes) weights.copy_step(to);
+  weights.fetch_step();
+  let_next_start();
+  stores.prepare(args.rows, work.tile * kTileRows + static_cast<int>(threadIdx.x) % kTileRows);
   wait_for_previous();
   for (std::uint32_t to = first; to != last; to += kStageBytes) {
     activations.copy_step(to + kWeightBytes);
     commit_copies();  // the first with all weights so far
   }
 
-  // Kept as an address: from the number of a stage, ptxas 13.0 adds a uniform register to that of
-  // a copy with a cache hint, which the hardware refuses as an illegal instruction.
   std::uint32_t to = last;
   int stage = 0;
+  float sums[kRows / 2];
   for (int tile = work.tile; tile * kTileRows < args.ld; tile += work.stride) {
-    float sums[kRows / 2] = {};
+#pragma unroll
+    for (float& sum : sums) sum = 0;
     for (int step = 0; step < work.steps; ++step) {
       wait_for_all_copies_but<kStages - 2>();
       ptx::wait_for_products();
@@ -245,30 +284,53 @@ __global__ void __launch_bounds__(kThreads, 2) wide_kernel(const __grid_constant
     }
     ptx::wait_for_products();
     ptx::take_sums(sums);
-    if (args.splits == 1) {
-      for_each_sum<kRows>(sums, [&](int x_row, int weight_row, float sum) {
-        const int column = tile * kTileRows + weight_row;
-        if (x_row < args.rows && column < args.ld) {
-          args.y[static_cast<std::size_t>(x_row) * args.ld + column] = sum;
-        }
-      });
-    } else {
-      __syncthreads();  // the ring is used up
-      store_sum_of_blocks<kRows>(args, work, ring,
-                                 reinterpret_cast<float*>(memory + (ring - start)), sums);
-    }
+    if (args.splits > 1) break;
+    for_each_sum<kRows>(sums, [&](int x_row, int weight_row, float sum) {
+      if (x_row < args.rows) stores.store(x_row, tile * kTileRows + weight_row, sum);
+    });
+  }
+  if (args.splits == 1) return;
+  __syncthreads();  // the ring is used up
+  auto* const partials = reinterpret_cast<float*>(memory + (ring - start));
+  switch (args.splits) {
+    case 2:
+      store_sum_of_blocks<kRows, 2>(args, work, stores, ring, partials, sums);
+      break;
+    case 4:
+      store_sum_of_blocks<kRows, 4>(args, work, stores, ring, partials, sums);
+      break;
+    default:
+      store_sum_of_blocks<kRows, 8>(args, work, stores, ring, partials, sums);
+      break;
   }
 }
 
-using Kernel = void (*)(WideArgs);
+template <typename Output>
+using Kernel = void (*)(WideArgs<Output>);
 
-template <typename T>
-Kernel kernel_of(int rows) {
-  return rows <= 32 ? wide_kernel<T, 32> : wide_kernel<T, 64>;
+template <typename T, typename Output>
+Kernel<Output> kernel_of(int rows) {
+  return rows <= 32 ? wide_kernel<T, 32, Output> : wide_kernel<T, 64, Output>;
 }
 
-Kernel kernel_of(DType dtype, int rows) {
-  return dtype == DType::kBFloat16 ? kernel_of<__nv_bfloat16>(rows) : kernel_of<__half>(rows);
+template <typename Output>
+Kernel<Output> kernel_of(DType dtype, int rows) {
+  return dtype == DType::kBFloat16 ? kernel_of<__nv_bfloat16, Output>(rows)
+                                   : kernel_of<__half, Output>(rows);
+}
+
+/// Lets the kernels have their shared memory.
+template <typename Output>
+void prepare_kernels() {
+  for (const int rows : {32, 64}) {
+    for (const DType dtype : {DType::kFloat16, DType::kBFloat16}) {
+      const Kernel<Output> kernel = kernel_of<Output>(dtype, rows);
+      ZI_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                   shared_bytes(rows)));
+      ZI_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                   cudaSharedmemCarveoutMaxShared));
+    }
+  }
 }
 
 }  // namespace
@@ -279,15 +341,9 @@ WideMatmul::WideMatmul() {
   ZI_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
   ZI_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
   if (major != 9 || minor != 0) return;
-  for (const int rows : {32, 64}) {
-    for (const DType dtype : {DType::kFloat16, DType::kBFloat16}) {
-      const Kernel kernel = kernel_of(dtype, rows);
-      ZI_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   shared_bytes(rows)));
-      ZI_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                   cudaSharedmemCarveoutMaxShared));
-    }
-  }
+  prepare_kernels<SumsOutput>();
+  prepare_kernels<GeluOutput>();
+  prepare_kernels<QkvOutput>();
   for (int blocks = 1; blocks <= kMostSplits; blocks *= 2) {
     cudaLaunchAttribute attribute{};
     attribute.id = cudaLaunchAttributeClusterDimension;
@@ -299,7 +355,7 @@ WideMatmul::WideMatmul() {
     config.attrs = &attribute;
     config.numAttrs = 1;
     ZI_CUDA(cudaOccupancyMaxActiveClusters(&clusters_[static_cast<std::size_t>(blocks)],
-                                           kernel_of(DType::kBFloat16, 64), &config));
+                                           kernel_of<QkvOutput>(DType::kBFloat16, 64), &config));
   }
 }
 
@@ -319,18 +375,22 @@ int WideMatmul::splits(int tiles, int cols) const {
   return 1;
 }
 
-void WideMatmul::run(const void* a, std::int64_t rows, const RowBlockMatrix& w, float* y,
-                     cudaStream_t stream) const {
-  WideArgs args{streamed(w), static_cast<const std::byte*>(a), y, static_cast<int>(rows), 1, 0};
-  const int tiles = (args.ld + kTileRows - 1) / kTileRows;
-  const int steps = (args.cols + kStepCols - 1) / kStepCols;
-  args.splits = splits(tiles, args.cols);
-  args.split_cols = (steps + args.splits - 1) / args.splits * kStepCols;
-  const auto blocks =
-      static_cast<unsigned>(args.splits > 1 ? tiles * args.splits : std::min(tiles, clusters_[1]));
+void WideMatmul::run(const void* a, std::int64_t rows, const RowBlockMatrix& w,
+                     const ProductOutput& output, cudaStream_t stream) const {
+  WideProduct product{streamed(w), static_cast<const std::byte*>(a), static_cast<int>(rows), 1};
+  const int tiles = (product.ld + kTileRows - 1) / kTileRows;
+  product.splits = splits(tiles, product.cols);
+  const auto blocks = static_cast<unsigned>(product.splits > 1 ? tiles * product.splits
+                                                               : std::min(tiles, clusters_[1]));
   const int most_rows = rows <= 32 ? 32 : 64;
-  launch_clusters_early(kernel_of(w.dtype, most_rows), static_cast<unsigned>(args.splits), blocks,
-                        kThreads, static_cast<std::size_t>(shared_bytes(most_rows)), stream, args);
+  std::visit(
+      [&]<typename Output>(const Output& out) {
+        const WideArgs<Output> args{product, out};
+        launch_clusters_early(kernel_of<Output>(w.dtype, most_rows),
+                              static_cast<unsigned>(product.splits), blocks, kThreads,
+                              static_cast<std::size_t>(shared_bytes(most_rows)), stream, args);
+      },
+      output);
 }
 
 }  // namespace zi

@@ -5,12 +5,13 @@
 #include <array>
 #include <cstdint>
 
+#include "backend/cuda/product_output.h"
 #include "zero_infer/dtype.h"
 #include "zero_infer/partition_layout.h"
 
 namespace zi {
 
-/// Ops::matmul for decode passes of some dozen rows, on Hopper. Float32 sums in an order
+/// Products for decode passes of some dozen rows, on Hopper. Float32 sums in an order
 /// that follows from the shape of the weights and the kind of GPU: the other rows do not change it.
 class WideMatmul {
  public:
@@ -24,9 +25,9 @@ class WideMatmul {
   /// aligned to 16 bytes.
   bool fits(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w) const;
 
-  /// y (rows, w.padded_rows()) = a (rows, w.cols) . w^T, for what fits. Weights may be read while
+  /// The output of a (rows, w.cols) . w^T, for what fits. Weights may be read while
   /// the kernels before this one in the stream still run: they must not be what wrote them.
-  void run(const void* a, std::int64_t rows, const RowBlockMatrix& w, float* y,
+  void run(const void* a, std::int64_t rows, const RowBlockMatrix& w, const ProductOutput& output,
            cudaStream_t stream) const;
 
  private:

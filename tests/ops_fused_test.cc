@@ -1,0 +1,140 @@
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "ops_inputs.h"
+
+/// Products together with what becomes of their sums, beside the same done one after the other: no
+/// bit may differ. The CUDA backend does them in one kernel for some rows, types and places.
+namespace zi {
+namespace {
+
+struct FusedTest : OpsInputsTest {
+  Buffer scratch(std::int64_t rows, const TestMatrix& m) {
+    return device->allocate(static_cast<std::size_t>(rows * m.device.padded_rows()) * 4);
+  }
+
+  /// The last `padding` rows of the matrix are those of its last blocks.
+  void match_gelu(std::int64_t rows, TestMatrix& m, std::int64_t padding, DType a_dtype,
+                  DType y_dtype) {
+    m.device.rows = m.device.padded_rows() - padding;
+    SCOPED_TRACE(fmt::format("gelu of {} {} rows, {} ({}, {}) to {}", rows, name_of(a_dtype),
+                             name_of(m.device.dtype), m.device.rows, m.device.cols,
+                             name_of(y_dtype)));
+    const Buffer a = upload(as(floats(rows * m.device.cols, 0.2f), a_dtype));
+    const Buffer bias = upload(floats(m.device.rows));
+    const Buffer product = scratch(rows, m);
+    const auto bytes = static_cast<std::size_t>(rows * m.device.rows) * size_of(y_dtype);
+    const auto fused = run(bytes, [&](std::byte* y) {
+      ops->matmul_gelu(a.data(), a_dtype, rows, m.device, bias.as<float>(), product.as<float>(), y,
+                       y_dtype, *stream);
+    });
+    const auto apart = run(bytes, [&](std::byte* y) {
+      ops->matmul(a.data(), a_dtype, rows, m.device, product.as<float>(), *stream);
+      ops->bias_gelu(product.as<float>(), m.device.padded_rows(), bias.as<float>(), rows,
+                     m.device.rows, y, y_dtype, *stream);
+    });
+    ASSERT_EQ(fused, apart);
+  }
+
+  /// Any pages that no sequence has stay as they were.
+  void match_qkv(const std::vector<std::pair<int, int>>& lengths, int heads, int head_dim,
+                 std::int64_t cols, int blocks, DType dtype, DType kv_dtype) {
+    SCOPED_TRACE(fmt::format("qkv of {} sequences, {} heads of {}, {} cols in {} blocks, {} {}",
+                             lengths.size(), heads, head_dim, cols, blocks, name_of(dtype),
+                             name_of(kv_dtype)));
+    const auto pages = shuffled_pages(lengths);
+    std::size_t page_count = 1;
+    for (const auto& list : pages) page_count += list.size();
+    const TestBatch b = batch(lengths, pages);
+    const std::int64_t out = std::int64_t{3} * heads * head_dim;
+    TestMatrix m = matrix(ceil_div(out, blocks), blocks, cols, dtype);
+    m.device.rows = out;
+    KvLayer kv{nullptr, kv_dtype, heads, head_dim};
+    const Buffer a = upload(as(floats(b.host.tokens * cols, 0.2f), dtype));
+    const Buffer bias = upload(floats(out));
+    const Buffer product = scratch(b.host.tokens, m);
+    const auto q_bytes = static_cast<std::size_t>(b.host.tokens * heads * head_dim) * 4;
+    const auto both = [&](const auto& work) {
+      std::vector<std::byte> q;
+      const auto kv_bytes = run(page_count * kv.page_bytes(), [&](std::byte* data) {
+        kv.data = data;
+        q = run(q_bytes, [&](std::byte* to) { work(reinterpret_cast<float*>(to)); });
+      });
+      return std::pair{q, kv_bytes};
+    };
+    const auto fused = both([&](float* q) {
+      ops->matmul_qkv(a.data(), dtype, m.device, bias.as<float>(), b.device, kv,
+                      product.as<float>(), q, *stream);
+    });
+    const auto apart = both([&](float* q) {
+      ops->matmul(a.data(), dtype, b.host.tokens, m.device, product.as<float>(), *stream);
+      ops->split_qkv(product.as<float>(), m.device.padded_rows(), bias.as<float>(), b.device, kv, q,
+                     *stream);
+    });
+    ASSERT_EQ(fused.first, apart.first);
+    ASSERT_EQ(fused.second, apart.second);
+  }
+};
+
+TEST_P(FusedTest, GeluEqualsProductAndGelu) {
+  for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+    // (cols, rows of a block, blocks, padding): whole fours and not, columns shared by a cluster
+    // of blocks and not (the last has more tiles than a device runs blocks at once).
+    for (const auto& [cols, block_rows, blocks, padding] : {std::tuple{64, 64, 1, 0},
+                                                            {8, 33, 1, 0},
+                                                            {1288, 107, 4, 3},
+                                                            {2056, 108, 2, 4},
+                                                            {520, 300, 3, 1},
+                                                            {72, 34000, 1, 0}}) {
+      TestMatrix m = matrix(block_rows, blocks, cols, dtype);
+      for (const std::int64_t rows : {0, 1, 8, 9, 16, 17, 32, 33, 64, 65}) {
+        match_gelu(rows, m, padding, dtype, dtype);
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+TEST_P(FusedTest, GeluTakesEveryType) {
+  for (const DType w : kDTypes) {
+    TestMatrix m = matrix(20, 2, 40, w);
+    for (const DType a : kDTypes) {
+      for (const DType y : kDTypes) match_gelu(3, m, 1, a, y);
+    }
+  }
+}
+
+TEST_P(FusedTest, QkvEqualsProductAndSplit) {
+  for (const int sequences : {1, 8, 9, 16, 17, 33, 64, 65}) {
+    std::vector<std::pair<int, int>> lengths;
+    for (int s = 0; s < sequences; ++s) lengths.emplace_back(1, 1 + s * 7 % 40);
+    for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+      match_qkv(lengths, 2, 20, 64, 1, dtype, dtype);
+      match_qkv(lengths, 3, 5, 72, 4, dtype, dtype);      // odd rows, and padding
+      match_qkv(lengths, 9, 128, 1032, 4, dtype, dtype);  // columns shared by a cluster
+      if (HasFatalFailure()) return;
+    }
+  }
+  match_qkv({{1, 1}, {1, 20}}, 90, 128, 72, 1, DType::kBFloat16, DType::kBFloat16);  // many tiles
+}
+
+TEST_P(FusedTest, QkvTakesAnyRowsOfASequenceAndEveryType) {
+  for (const auto& lengths : std::vector<std::vector<std::pair<int, int>>>{
+           {{3, 18}, {0, 7}, {1, 1}, {12, 50}},
+           {{2, 18}, {0, 7}, {1, 1}},  // as many rows as sequences
+           {{1, 18}, {0, 7}, {1, 1}},
+           {{0, 7}}}) {
+    for (const DType dtype : kDTypes) {
+      for (const DType kv : kDTypes) match_qkv(lengths, 2, 24, 48, 2, dtype, kv);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, FusedTest, ::testing::ValuesIn(backends()), backend_name);
+
+}  // namespace
+}  // namespace zi

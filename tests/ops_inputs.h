@@ -1,0 +1,100 @@
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <utility>
+#include <vector>
+
+#include "ops_fixture.h"
+#include "zero_infer/bytes.h"
+
+/// Inputs that the tests of products and of attention share.
+namespace zi {
+
+/// A matrix of `blocks` row blocks with a gap between them, in device memory.
+struct TestMatrix {
+  std::vector<std::byte> bytes;
+  Buffer buffer;
+  RowBlockMatrix device;
+  RowBlockMatrix host;
+};
+
+/// Sequences with their pages in shuffled order, on the device.
+struct TestBatch {
+  std::vector<std::int32_t> row_begin{0};
+  std::vector<std::int32_t> context;
+  std::vector<std::int32_t> tables;
+  Buffer device_row_begin, device_context, device_tables;
+  RaggedBatch device;
+  RaggedBatch host;
+};
+
+struct OpsInputsTest : OpsTest {
+  TestMatrix matrix(std::int64_t rows_per_block, int blocks, std::int64_t cols, DType dtype) {
+    TestMatrix m;
+    const auto values = as(floats(rows_per_block * blocks * cols), dtype);
+    const std::size_t block_bytes =
+        static_cast<std::size_t>(rows_per_block * cols) * size_of(dtype);
+    const std::size_t stride = block_bytes + 512;
+    m.bytes.assign(stride * static_cast<std::size_t>(blocks), std::byte{0xff});  // NaN in the gaps
+    for (std::size_t b = 0; b < static_cast<std::size_t>(blocks); ++b) {
+      std::memcpy(m.bytes.data() + b * stride, values.data() + b * block_bytes, block_bytes);
+    }
+    m.buffer = upload(m.bytes);
+    m.device = {
+        m.buffer.data(), rows_per_block * blocks, cols, blocks, rows_per_block, stride, dtype};
+    m.host = m.device;
+    m.host.data = m.bytes.data();
+    return m;
+  }
+
+  /// `lengths[s]` = {rows in this pass, keys after it}; `pages[s]` the pages of each sequence.
+  TestBatch batch(const std::vector<std::pair<int, int>>& lengths,
+                  const std::vector<std::vector<std::int32_t>>& pages) {
+    TestBatch b;
+    std::size_t most = 1;
+    for (const auto& list : pages) most = std::max(most, list.size());
+    for (std::size_t s = 0; s < lengths.size(); ++s) {
+      b.row_begin.push_back(b.row_begin.back() + lengths[s].first);
+      b.context.push_back(lengths[s].second);
+      auto list = pages[s];
+      list.resize(most, -1);
+      b.tables.insert(b.tables.end(), list.begin(), list.end());
+    }
+    b.device_row_begin = upload(b.row_begin);
+    b.device_context = upload(b.context);
+    b.device_tables = upload(b.tables);
+    b.host = {
+        b.row_begin.back(), static_cast<int>(lengths.size()), b.row_begin.data(), b.context.data(),
+        b.tables.data(),    static_cast<int>(most),           b.row_begin,        b.context};
+    b.device = b.host;
+    b.device.row_begin = b.device_row_begin.as<std::int32_t>();
+    b.device.context = b.device_context.as<std::int32_t>();
+    b.device.block_tables = b.device_tables.as<std::int32_t>();
+    return b;
+  }
+
+  /// Pages for each sequence in shuffled order, and one more that none of them has.
+  std::vector<std::vector<std::int32_t>> shuffled_pages(
+      const std::vector<std::pair<int, int>>& lengths) {
+    std::vector<std::vector<std::int32_t>> pages;
+    std::int32_t count = 0;
+    for (const auto& length : lengths) {
+      pages.emplace_back(static_cast<std::size_t>(ceil_div(length.second, kKvPageTokens)));
+      count += static_cast<std::int32_t>(pages.back().size());
+    }
+    std::vector<std::int32_t> free(static_cast<std::size_t>(count) + 1);
+    std::iota(free.begin(), free.end(), 0);
+    std::shuffle(free.begin(), free.end(), random);
+    for (auto& list : pages) {
+      for (std::int32_t& page : list) {
+        page = free.back();
+        free.pop_back();
+      }
+    }
+    return pages;
+  }
+};
+
+}  // namespace zi
