@@ -14,12 +14,13 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "engine/engine.h"
+#include "measure/bare_rates.h"
 #include "measure/run_limits.h"
 #include "measure/summary.h"
 #include "plain_products.h"
@@ -51,12 +52,6 @@ struct Options {
   bool profile = false;
 };
 
-double seconds_of(const std::function<void()>& step) {
-  const auto start = std::chrono::steady_clock::now();
-  step();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
 double median(std::vector<double> values) {
   std::ranges::sort(values);
   return values[values.size() / 2];
@@ -68,7 +63,7 @@ double memcpy_rate(const MemoryPlan& plan, int repeats) {
   std::vector<char> from(plan.host_shards, 1), to(2 * shard, 0);
   std::vector<double> seconds;
   for (int i = 0; i <= repeats; ++i) {
-    const double took = seconds_of([&] {
+    const double took = wall_seconds([&] {
       for (std::size_t at = 0, slot = 0; at < from.size(); at += shard, slot ^= 1) {
         std::memcpy(to.data() + slot * shard, from.data() + at, shard);
       }
@@ -78,51 +73,43 @@ double memcpy_rate(const MemoryPlan& plan, int repeats) {
   return static_cast<double>(plan.host_shards) / median(seconds);
 }
 
-/// Operations a second of bare products with as many rows as a pass has, over a block's matrices.
-double product_operations(Engine& engine, std::int64_t rows, int repeats) {
+/// Collective. Bytes of weights that bare products of `rows` rows read in a second.
+double bare_products(World& world, Engine& engine, std::span<const RowBlockMatrix> matrices,
+                     std::int64_t rows, int repeats) {
+  const Backend& backend = engine.backend();
+  const auto stream = backend.device->make_stream("compute");
+  return product_rate(world, *backend.device, *backend.ops, matrices, engine.plan().compute_dtype,
+                      rows, *stream, {.least = repeats, .most = repeats})
+      .slowest;
+}
+
+/// Collective. Operations a second of bare products with as many rows as a pass has, over a block's
+/// matrices.
+double product_operations(World& world, Engine& engine, std::int64_t rows, int repeats) {
   const Backend& backend = engine.backend();
   const MemoryPlan& plan = engine.plan();
   const PartitionLayout layout(engine.model().spec().blocks.front(), plan.weight_dtype, 1);
-  const auto stream = backend.device->make_stream("compute");
   const Buffer weights = backend.device->allocate(layout.gathered_bytes());
-  std::int64_t widest = 0, longest = 0;
-  double operations = 0;
-  for (std::size_t i = 0; i < layout.matrices().size(); ++i) {
-    const RowBlockMatrix m = layout.gathered(i, weights.data());
-    widest = std::max(widest, m.padded_rows());
-    longest = std::max(longest, m.cols);
-    operations += 2.0 * static_cast<double>(rows * m.rows * m.cols);
-  }
+  const auto stream = backend.device->make_stream("compute");
   const UniformValues values{.key = 1, .half_width = 0.05f, .stored = plan.weight_dtype};
-  const Buffer input =
-      backend.device->allocate(static_cast<std::size_t>(rows * longest) * sizeof(float));
-  const Buffer output =
-      backend.device->allocate(static_cast<std::size_t>(rows * widest) * sizeof(float));
-  const auto elements = static_cast<std::int64_t>(layout.gathered_bytes() / 2);
+  const auto elements =
+      static_cast<std::int64_t>(layout.gathered_bytes() / size_of(plan.weight_dtype));
   backend.ops->fill_uniform(values, 0, elements, weights.data(), plan.weight_dtype, *stream);
-  backend.ops->fill_uniform(values, 7, rows * longest, input.data(), plan.compute_dtype, *stream);
   stream->synchronize();  // products may read weights ahead
   constexpr int kBlocks = 10;
-  std::vector<double> seconds;
-  for (int i = 0; i <= repeats; ++i) {
-    const double took = seconds_of([&] {
-      for (int block = 0; block < kBlocks; ++block) {
-        for (std::size_t m = 0; m < layout.matrices().size(); ++m) {
-          backend.ops->matmul(input.data(), plan.compute_dtype, rows,
-                              layout.gathered(m, weights.data()), output.as<float>(), *stream);
-        }
-      }
-      stream->synchronize();
-    });
-    if (i > 0) seconds.push_back(took / kBlocks);
+  std::vector<RowBlockMatrix> matrices;
+  for (int block = 0; block < kBlocks; ++block) {
+    for (std::size_t m = 0; m < layout.matrices().size(); ++m) {
+      matrices.push_back(layout.gathered(m, weights.data()));
+    }
   }
-  return operations / median(seconds);
+  const double bytes = bare_products(world, engine, matrices, rows, repeats);
+  return 2 * static_cast<double>(rows) * bytes / static_cast<double>(size_of(plan.weight_dtype));
 }
 
 /// Seconds of bare products of `rows` rows with every weight that rests on the device, one behind
-/// the other: as many bytes are read as a pass of a resident model reads.
-double bare_products_seconds(Engine& engine, std::int64_t rows, int repeats) {
-  const Backend& backend = engine.backend();
+/// the other: as many bytes are read as a pass of a resident model reads. For a world of one.
+double bare_products_seconds(World& world, Engine& engine, std::int64_t rows, int repeats) {
   const MemoryPlan& plan = engine.plan();
   std::vector<RowBlockMatrix> matrices = {
       plan.head.front().own(0, engine.weights().head_shard(), 0)};
@@ -132,29 +119,9 @@ double bare_products_seconds(Engine& engine, std::int64_t rows, int repeats) {
       matrices.push_back(plan.blocks[b].own(i, shard, 0));
     }
   }
-  std::int64_t widest = 0, longest = 0;
-  for (const RowBlockMatrix& m : matrices) {
-    widest = std::max(widest, m.padded_rows());
-    longest = std::max(longest, m.cols);
-  }
-  const auto stream = backend.device->make_stream("compute");
-  const Buffer input =
-      backend.device->allocate(static_cast<std::size_t>(rows * longest) * sizeof(float));
-  const Buffer output =
-      backend.device->allocate(static_cast<std::size_t>(rows * widest) * sizeof(float));
-  const UniformValues values{.key = 1, .half_width = 0.05f, .stored = plan.compute_dtype};
-  backend.ops->fill_uniform(values, 0, rows * longest, input.data(), plan.compute_dtype, *stream);
-  std::vector<double> seconds;
-  for (int i = 0; i <= repeats; ++i) {
-    const double took = seconds_of([&] {
-      for (const RowBlockMatrix& m : matrices) {
-        backend.ops->matmul(input.data(), plan.compute_dtype, rows, m, output.as<float>(), *stream);
-      }
-      stream->synchronize();
-    });
-    if (i > 0) seconds.push_back(took);
-  }
-  return median(seconds);
+  double bytes = 0;
+  for (const RowBlockMatrix& m : matrices) bytes += static_cast<double>(m.bytes());
+  return bytes / bare_products(world, engine, matrices, rows, repeats);
 }
 
 RunConfig config_of(const Options& o) {
@@ -228,7 +195,7 @@ Bound bound_of(World& world, Engine& engine, const Options& o, const Measured& m
       for (const TensorSpec& t : block.matrices) elements += static_cast<double>(t.elements());
     }
     const auto rows = static_cast<std::int64_t>(m.rows);
-    return {2 * elements * m.rows, product_operations(engine, rows, o.repeats),
+    return {2 * elements * m.rows, product_operations(world, engine, rows, o.repeats),
             fmt::format("bare products of {} rows with a block's matrices", rows)};
   }
   if (plan.nvme_shards > 0) {
@@ -255,7 +222,7 @@ Bound bound_of(World& world, Engine& engine, const Options& o, const Measured& m
   PlainProducts plain(plan);
   std::vector<double> seconds;
   plain.run();
-  for (int i = 0; i < o.repeats; ++i) seconds.push_back(seconds_of([&] { plain.run(); }));
+  for (int i = 0; i < o.repeats; ++i) seconds.push_back(wall_seconds([&] { plain.run(); }));
   return {static_cast<double>(plain.bytes()), static_cast<double>(plain.bytes()) / median(seconds),
           "plain oneDNN products of one row over as many bytes of weights"};
 }
@@ -293,7 +260,7 @@ ordered_json line_of(World& world, Engine& engine, const Options& o, std::int64_
   line["ratio"] = achieved / bound.rate;
   const MemoryPlan& plan = engine.plan();
   if (!prompts && world.size() == 1 && plan.host_shards + plan.nvme_shards == 0) {
-    const double seconds = bare_products_seconds(engine, batch, o.repeats);
+    const double seconds = bare_products_seconds(world, engine, batch, o.repeats);
     line["bare_products_ms"] = seconds * 1e3;
     line["ratio_to_bare_products"] = seconds / m.pass();
   }

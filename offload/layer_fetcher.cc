@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdint>
 
+#include "offload/unit_timer.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
@@ -48,14 +49,6 @@ struct LayerFetcher::State {
     std::unique_ptr<Event> copy_start, copied, gather_start, gathered;
     ReadTimes read;
   };
-  /// One unit on the compute stream, while units are timed.
-  struct ComputeEvents {
-    std::unique_ptr<Event> wait_start, start, end;
-  };
-  struct TimedPass {
-    Trip first_trip = 0;
-    std::vector<ComputeEvents> units;
-  };
   struct Slot {
     std::byte* data = nullptr;
     std::unique_ptr<Event> consumed;  // recorded on the compute stream
@@ -83,9 +76,7 @@ struct LayerFetcher::State {
   void gather(Trip trip, const std::byte* shard);
   void run(int unit, const UnitWeights& weights,
            const std::function<void(int, const UnitWeights&)>& body, Stream& compute);
-  /// The events of this pass's unit; null while units are not timed (nor where nothing happens).
-  ComputeEvents* timed(int unit);
-  UnitTimes times_of(int unit, const ComputeEvents& events, const DeviceClock& clock) const;
+  UnitTimes times_of(int unit, const UnitTimer::Events& events, const DeviceClock& clock) const;
   void add_trip_times(Trip trip, UnitTimes& times, const DeviceClock& clock) const;
   void collect_times();
 
@@ -108,8 +99,7 @@ struct LayerFetcher::State {
   Trip collected = 0;  // times of trips below are in the statistics, or lost
   bool failed = false;
   FetchStats stats;
-  std::vector<TimedPass> timed_passes;  // two, used in turn; none while units are not timed
-  std::uint64_t timed_pass = 0;         // passes timed, with the one that is running
+  UnitTimer timer;
 
   std::unique_ptr<Stream> copies;  // last: its destructor waits for work on all of the above
 };
@@ -219,7 +209,7 @@ void LayerFetcher::State::fetch(Trip trip) {
   const std::size_t bytes = layout(unit).shard_bytes();
   std::byte* place = slot_of(trip).data + static_cast<std::size_t>(rank) * bytes;
   TripEvents& events = events_of(trip);
-  if (!timed_passes.empty()) device.mark_begin(fmt::format("fetch unit {}", unit));
+  if (timer.on()) device.mark_begin(fmt::format("fetch unit {}", unit));
   // A shard that rests on the device is copied to its place as well, beside the gather before:
   // in place, a gather need not move it, which copy engines would do one after the other.
   copy(trip, place);
@@ -227,7 +217,7 @@ void LayerFetcher::State::fetch(Trip trip) {
     gathers.wait(*events.copied);
     gather(trip, place);
   }
-  if (!timed_passes.empty()) device.mark_end();
+  if (timer.on()) device.mark_end();
   ++fetched;
   start_reads();
 }
@@ -277,7 +267,8 @@ void LayerFetcher::State::collect_times() {
 void LayerFetcher::State::run(int unit, const UnitWeights& weights,
                               const std::function<void(int, const UnitWeights&)>& body,
                               Stream& compute) {
-  ComputeEvents* const events = travellers.empty() && !body ? nullptr : timed(unit);
+  const bool idle = travellers.empty() && !body;
+  UnitTimer::Events* const events = idle ? nullptr : timer.events(unit);
   const bool travelled = travels(layout(unit), store(unit).tier());
   if (travelled) {
     if (events != nullptr) compute.record(*events->wait_start);
@@ -297,13 +288,7 @@ void LayerFetcher::State::run(int unit, const UnitWeights& weights,
   ++consumed;
 }
 
-LayerFetcher::State::ComputeEvents* LayerFetcher::State::timed(int unit) {
-  if (timed_passes.empty()) return nullptr;
-  TimedPass& pass = timed_passes[(timed_pass - 1) % timed_passes.size()];
-  return &pass.units[static_cast<std::size_t>(unit)];
-}
-
-UnitTimes LayerFetcher::State::times_of(int unit, const ComputeEvents& events,
+UnitTimes LayerFetcher::State::times_of(int unit, const UnitTimer::Events& events,
                                         const DeviceClock& clock) const {
   UnitTimes times;
   times.unit = unit;
@@ -354,9 +339,7 @@ void LayerFetcher::run_pass(const std::function<void(int unit, const UnitWeights
   State& s = *state_;
   if (s.failed) throw Error("a pass failed before; the layer fetcher cannot go on");
   s.failed = true;  // until the end is reached
-  if (!s.timed_passes.empty()) {
-    s.timed_passes[s.timed_pass++ % s.timed_passes.size()].first_trip = s.consumed;
-  }
+  s.timer.begin_pass(s.consumed);
   // This pass's trips, and those of the next one, which will come.
   s.known = s.consumed + s.travellers.size() * (last ? 1 : 2);
   s.start_reads();
@@ -380,25 +363,17 @@ void LayerFetcher::run_pass(const std::function<void(int unit, const UnitWeights
 }
 
 void LayerFetcher::time_units(bool on) {
-  State& s = *state_;
-  s.timed_passes.clear();
-  s.timed_pass = 0;
-  if (!on) return;
-  s.timed_passes.resize(2);
-  for (State::TimedPass& pass : s.timed_passes) {
-    for (std::size_t u = 0; u < s.layouts.size(); ++u) {
-      pass.units.push_back({s.device.make_event(), s.device.make_event(), s.device.make_event()});
-    }
+  if (on) {
+    state_->timer.start(state_->device, state_->layouts.size());
+  } else {
+    state_->timer.stop();
   }
 }
 
 std::vector<UnitTimes> LayerFetcher::unit_times(std::uint64_t pass,
                                                 const DeviceClock& clock) const {
   const State& s = *state_;
-  if (pass >= s.timed_pass || pass + s.timed_passes.size() < s.timed_pass) {
-    throw Error(fmt::format("the times of pass {} are not kept", pass));
-  }
-  const State::TimedPass& timed = s.timed_passes[pass % s.timed_passes.size()];
+  const UnitTimer::Pass& timed = s.timer.pass(pass);
   std::vector<UnitTimes> all;
   State::Trip trip = timed.first_trip;
   for (std::size_t u = 0; u < timed.units.size(); ++u) {

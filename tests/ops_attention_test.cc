@@ -180,9 +180,11 @@ TEST_P(AttentionTest, MatchesTheReferenceOnManySequences) {
 }
 
 TEST_P(AttentionTest, MatchesTheReferenceOnManySingleRows) {
-  // More heads than two rounds of a GPU's blocks, at short contexts and at one that is not.
+  // More heads than two rounds of a GPU's blocks, at short contexts and at one that is not. The
+  // other backend has no bounds there, and sanitizers are slow.
+  const int sequences = GetParam().exact ? 35 : 350;
   std::vector<std::pair<int, int>> lengths;
-  for (int s = 0; s < 350; ++s) lengths.emplace_back(s % 7 == 0 ? 0 : 1, 1 + s % 67);
+  for (int s = 0; s < sequences; ++s) lengths.emplace_back(s % 7 == 0 ? 0 : 1, 1 + s % 67);
   const std::vector<float> slopes = {0.5f, 0.125f, 0.0625f, 0.015625f, 0.00390625f};
   for (const int longest : {66, 300}) {
     lengths[1].second = longest;

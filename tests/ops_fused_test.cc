@@ -134,6 +134,80 @@ TEST_P(FusedTest, QkvTakesAnyRowsOfASequenceAndEveryType) {
   }
 }
 
+TEST_P(FusedTest, AChainOfOpsNeedsNoWaitBetweenThem) {
+  // Blocks of a model one behind the other, as a GPU overlaps them: columns are shared by clusters
+  // of blocks, keys of earlier positions stand in the pages.
+  constexpr int kHeads = 9, kHeadDim = 128;
+  constexpr std::int64_t kHidden = kHeads * kHeadDim, kFfn = 4 * kHidden;
+  constexpr DType kType = DType::kBFloat16;
+  const TestMatrix qkv = matrix(3 * kHidden, 1, kHidden, kType);
+  const TestMatrix dense = matrix(kHidden, 1, kHidden, kType);
+  const TestMatrix up = matrix(kFfn / 2, 2, kHidden, kType);
+  const TestMatrix down = matrix(kHidden, 1, kFfn, kType);
+  const Buffer gamma = upload(floats(kHidden, 0.1f));
+  const Buffer beta = upload(floats(kHidden, 0.1f));
+  const Buffer bias = upload(floats(kFfn, 0.1f));
+  const Buffer slopes = upload(std::vector<float>(kHeads, 0.25f));
+  for (const int sequences : {3, 16, 40, 64}) {
+    std::vector<std::pair<int, int>> lengths;
+    for (int s = 0; s < sequences; ++s) lengths.emplace_back(1, 1 + s * 7 % 40);
+    const auto pages = shuffled_pages(lengths);
+    std::size_t page_count = 1;
+    for (const auto& list : pages) page_count += list.size();
+    const TestBatch b = batch(lengths, pages);
+    KvLayer kv{nullptr, kType, kHeads, kHeadDim};
+    const std::int64_t rows = sequences;
+    const auto start = floats(rows * kHidden);
+    const auto keys =
+        as(floats(static_cast<std::int64_t>(page_count * kv.page_bytes() / 2)), kType);
+    const auto run_chain = [&](bool wait) {
+      Buffer pages_memory = upload(keys);
+      kv.data = pages_memory.data();
+      const Buffer x = upload(start);
+      const auto floats_of = [&](std::int64_t cols) {
+        return device->allocate(static_cast<std::size_t>(rows * cols) * 4);
+      };
+      const Buffer normed = floats_of(kHidden), product = floats_of(kFfn), q = floats_of(kHidden),
+                   ffn = floats_of(kFfn);
+      const auto next = [&] {
+        if (wait) stream->synchronize();
+      };
+      ops->layer_norm(x.as<float>(), gamma.as<float>(), beta.as<float>(), 1e-5f, rows, kHidden,
+                      normed.data(), kType, *stream);
+      for (int block = 0; block < 4; ++block) {
+        next();
+        ops->matmul_qkv(normed.data(), kType, qkv.device, bias.as<float>(), b.device, kv,
+                        product.as<float>(), q.as<float>(), *stream);
+        next();
+        ops->attention(q.as<float>(), b.device, kv, slopes.as<float>(), normed.data(), kType,
+                       *stream);
+        next();
+        ops->matmul(normed.data(), kType, rows, dense.device, product.as<float>(), *stream);
+        next();
+        ops->bias_residual_norm(product.as<float>(), kHidden, bias.as<float>(), x.as<float>(),
+                                gamma.as<float>(), beta.as<float>(), 1e-5f, rows, kHidden,
+                                normed.data(), kType, *stream);
+        next();
+        ops->matmul_gelu(normed.data(), kType, rows, up.device, bias.as<float>(),
+                         product.as<float>(), ffn.data(), kType, *stream);
+        next();
+        ops->matmul(ffn.data(), kType, rows, down.device, product.as<float>(), *stream);
+        next();
+        ops->bias_residual_norm(product.as<float>(), kHidden, bias.as<float>(), x.as<float>(),
+                                gamma.as<float>(), beta.as<float>(), 1e-5f, rows, kHidden,
+                                normed.data(), kType, *stream);
+      }
+      std::vector<float> result(start.size());
+      device->copy(result.data(), x.data(), result.size() * sizeof(float), *stream);
+      stream->synchronize();
+      return result;
+    };
+    const auto apart = run_chain(true);
+    const int repeats = GetParam().exact ? 1 : 5;
+    for (int repeat = 0; repeat < repeats; ++repeat) ASSERT_EQ(run_chain(false), apart) << sequences;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Backends, FusedTest, ::testing::ValuesIn(backends()), backend_name);
 
 }  // namespace

@@ -95,8 +95,9 @@ std::vector<SampleRow> mixed_rows(std::size_t count, std::int64_t vocabulary,
 }
 
 TEST_P(OpsTest, LayerNormMatchesTheReference) {
-  for (const std::int64_t cols : {1, 7, 16, 320, 1029}) {
+  for (const std::int64_t cols : {1, 7, 16, 320, 1029, 4095, 4096, 14335, 14336, 65533, 65536}) {
     for (const std::int64_t rows : {1, 3, 33}) {
+      if (cols > 4096 && rows > 3) continue;
       auto host_x = floats(rows * cols, 3);
       for (float& v : host_x) v += 1;
       const auto gamma = floats(cols);
@@ -116,6 +117,45 @@ TEST_P(OpsTest, LayerNormMatchesTheReference) {
         // 5).
         expect_near(got, dtype, want, 2e-6, 1e-5);
       }
+    }
+  }
+}
+
+TEST_P(OpsTest, BiasResidualNormKeepsTheSumAndItsNorm) {
+  const std::int64_t rows = 3;
+  for (const std::int64_t cols : {5, 320, 4095, 4096, 14335, 14336, 65536}) {
+    const std::int64_t ld = cols + 3 * (cols % 2);  // whole fours, or not
+    SCOPED_TRACE(fmt::format("{} columns of {}", cols, ld));
+    const auto host_x = floats(rows * ld);
+    const auto bias = floats(cols);
+    const auto host_residual = floats(rows * cols, 3);
+    const auto gamma = floats(cols);
+    const auto beta = floats(cols);
+    std::vector<float> sum;
+    for (std::int64_t r = 0; r < rows; ++r) {
+      for (std::int64_t c = 0; c < cols; ++c) {
+        sum.push_back(
+            host_residual[static_cast<std::size_t>(r * cols + c)] +
+            (host_x[static_cast<std::size_t>(r * ld + c)] + bias[static_cast<std::size_t>(c)]));
+      }
+    }
+    const auto want = test::layer_norm(sum.data(), gamma.data(), beta.data(), 1e-5, rows, cols);
+    const Buffer x = upload(host_x);
+    const Buffer b = upload(bias);
+    const Buffer g = upload(gamma);
+    const Buffer be = upload(beta);
+    for (const DType dtype : kDTypes) {
+      std::vector<std::byte> residual;
+      const auto got = run(want.size() * size_of(dtype), [&](std::byte* y) {
+        residual = run(host_residual.size() * 4, [&](std::byte* r) {
+          device->copy(r, host_residual.data(), host_residual.size() * 4, *stream);
+          ops->bias_residual_norm(x.as<float>(), ld, b.as<float>(), reinterpret_cast<float*>(r),
+                                  g.as<float>(), be.as<float>(), 1e-5f, rows, cols, y, dtype,
+                                  *stream);
+        });
+      });
+      expect_near(got, dtype, want, 2e-6, 1e-5);
+      expect_near(residual, DType::kFloat32, {sum.begin(), sum.end()}, 1e-6, 1e-6);
     }
   }
 }

@@ -3,9 +3,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -13,9 +10,9 @@
 #include "config_refusal.h"
 #include "plan/gpu_list.h"
 #include "plan/kept_limits.h"
-#include "plan/plan_command.h"
 #include "plan/plan_report.h"
 #include "plan/planner.h"
+#include "plan_fixture.h"
 
 namespace zi {
 namespace {
@@ -24,74 +21,6 @@ using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::Not;
-
-constexpr std::size_t kGiB = std::size_t{1} << 30;
-
-std::string shape(const std::string& name) {
-  return std::string(ZI_SOURCE_DIR) + "/config/models/bloom-" + name;
-}
-
-RunConfig run_of(const std::string& name) {
-  RunConfig config;
-  config.model = shape(name);
-  return config;
-}
-
-PlanOptions like(const std::string& gpu, std::int64_t ranks = 1) {
-  PlanOptions options;
-  options.gpus_like = gpu;
-  options.ranks = ranks;
-  options.host_memory = 1024 * kGiB;
-  return options;
-}
-
-nlohmann::json planned(const RunConfig& config, PlanOptions options) {
-  options.json = true;
-  return nlohmann::json::parse(plan_text(config, options));
-}
-
-nlohmann::json link_of(const nlohmann::json& limit, const std::string& name) {
-  for (const auto& link : limit.at("links")) {
-    if (link.at("link") == name) return link;
-  }
-  ADD_FAILURE() << "no link " << name << " in " << limit;
-  return {{"bytes", 0}, {"operations", 0}, {"seconds", 0}};
-}
-
-nlohmann::json batch_of(const nlohmann::json& plan, std::int64_t batch) {
-  for (const auto& b : plan.at("batches")) {
-    if (b.at("batch") == batch) return b;
-  }
-  ADD_FAILURE() << "no batch " << batch;
-  return {};
-}
-
-std::string advice_of(const nlohmann::json& plan) {
-  std::string all;
-  for (const auto& line : plan.at("advice")) all += line.get<std::string>() + "\n";
-  return all;
-}
-
-/// No limits of this machine, whatever was measured on it.
-class Plan : public testing::Test {
- protected:
-  Plan() {
-    std::string name = std::filesystem::temp_directory_path() / "zero-infer-plan-XXXXXX";
-    folder_ = mkdtemp(name.data());
-    setenv("XDG_CACHE_HOME", folder_.c_str(), 1);
-    for (const char* variable : {"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"}) {
-      unsetenv(variable);
-    }
-  }
-  ~Plan() override { std::filesystem::remove_all(folder_); }
-
-  std::string write(const std::string& name, const std::string& text) const {
-    const std::string path = folder_ + "/" + name;
-    std::ofstream(path) << text;
-    return path;
-  }
-  std::string folder_;
-};
 
 // 176b: H = 14336, 70 blocks of 12 H^2 elements, V = 250880; bfloat16.
 constexpr double kLargeBlock = 12.0 * 14336 * 14336 * 2;
@@ -281,100 +210,6 @@ TEST_F(Plan, AssumesBfloat16WithoutWeightsAndReadsTheTypeOfThoseThatAreThere) {
   EXPECT_NEAR(plan.at("parameters"), 8.7e6, 0.05e6);
 }
 
-MachineLimits some_limits() {
-  MachineLimits limits = limits_of_listed_gpu("l4", 2, 2);
-  limits.source = "measured on somewhere";
-  limits.host_bytes = 50 * kGiB;
-  return limits;
-}
-
-TEST_F(Plan, PlansForTheMachineThatAFileOfLimitsWasMeasuredOn) {
-  PlanOptions options;
-  options.limits = write("limits.json", some_limits().to_json());
-  const auto plan = planned(run_of("560m"), options);
-  EXPECT_EQ(plan.at("ranks"), 2);
-  EXPECT_EQ(plan.at("limits").at("source"), "measured on somewhere");
-  EXPECT_EQ(plan.at("limits"), nlohmann::json::parse(some_limits().to_json()));
-  options.ranks = 4;
-  EXPECT_THAT(planned(run_of("560m"), options).at("notes").dump(),
-              HasSubstr("the limits were measured with 2 ranks, not 4"));
-  RunConfig cpu = run_of("560m");
-  cpu.backend = BackendChoice::kCpu;
-  EXPECT_THAT(refusal([&] { plan_text(cpu, options); }), HasSubstr("measured with the cuda"));
-  options.gpus_like = "h100";
-  EXPECT_THAT(refusal([&] { plan_text(run_of("560m"), options); }),
-              HasSubstr("--gpus-like and --limits"));
-}
-
-TEST_F(Plan, AFileThatHoldsNoLimitsIsRefusedOnOneLine) {
-  PlanOptions options;
-  options.limits = folder_ + "/missing.json";
-  EXPECT_THAT(refusal([&] { plan_text(run_of("560m"), options); }),
-              AllOf(HasSubstr("missing.json"), HasSubstr("No such file")));
-  std::string negative = some_limits().to_json();
-  negative.replace(negative.find("\"copy_alone_gb_s\":") + 18, 0, "-");
-  for (const std::string& junk : {std::string(""), std::string("{"), std::string("[1,2]\n{"),
-                                  std::string("{\"name\":\"pass\"}"), negative}) {
-    options.limits = write("junk.json", junk);
-    EXPECT_THAT(
-        refusal([&] { plan_text(run_of("560m"), options); }),
-        AllOf(HasSubstr("--limits"), HasSubstr("junk.json"), HasSubstr("zero-infer limits")))
-        << junk;
-  }
-}
-
-TEST_F(Plan, TakesTheLimitsThatWereKeptForThisMachineAndElseTypicalOnes) {
-  RunConfig config = run_of("560m");
-  config.backend = BackendChoice::kCpu;
-  PlanOptions options;
-  EXPECT_THAT(planned(config, options).at("limits").at("source"),
-              HasSubstr("zero-infer limits measures"));
-  MachineLimits limits = some_limits();
-  limits.backend = "cpu";
-  limits.device = planned(config, options).at("limits").at("device");
-  limits.world = 1;
-  limits.ranks_per_host = 1;
-  limits.host_memory = 1e9;
-  keep_limits(limits);
-  const auto plan = planned(config, options);
-  EXPECT_EQ(plan.at("limits").at("source"), "measured on somewhere");
-  EXPECT_EQ(plan.at("pass").at("bottleneck"), "host memory");
-  options.ranks = 2;  // of two ranks nothing was kept
-  EXPECT_THAT(planned(config, options).at("limits").at("source"), HasSubstr("typical"));
-  options.ranks = 1;
-  limits.device = "another processor";
-  keep_limits(limits);
-  EXPECT_THAT(plan_text(config, options), HasSubstr("the kept limits are of another machine"));
-}
-
-TEST_F(Plan, RefusesLimitsThatLackWhatItDividesBy) {
-  MachineLimits limits = some_limits();
-  limits.gather.clear();
-  PlanOptions options;
-  options.limits = write("limits.json", limits.to_json());
-  EXPECT_THAT(refusal([&] { plan_text(run_of("560m"), options); }),
-              HasSubstr("holds no gathers, which 2 ranks need"));
-  const auto refused = [&](const std::function<void(nlohmann::json&)>& change) {
-    auto object = nlohmann::json::parse(some_limits().to_json());
-    change(object);
-    options.limits = write("limits.json", object.dump());
-    return refusal([&] { plan_text(run_of("560m"), options); });
-  };
-  for (const char* count : {"world", "ranks_per_host"}) {
-    for (const double value : {0.0, -1.0, 1.5}) {
-      EXPECT_THAT(refused([&](auto& o) { o[count] = value; }), HasSubstr("no number of ranks"));
-    }
-  }
-  EXPECT_THAT(refused([](auto& o) { o["host_bytes"] = -5; }), HasSubstr("no number of bytes"));
-  EXPECT_THAT(refused([](auto& o) { o["backend"] = "rocm"; }), HasSubstr("neither cpu nor cuda"));
-  EXPECT_THAT(refused([](auto& o) { o["device_memory_gb_s"] = 0; }), HasSubstr("is 0"));
-  EXPECT_THAT(refused([](auto& o) { o["products"][0]["weights_gb_s"] = 0; }),
-              HasSubstr("rates above 0"));
-  EXPECT_THAT(refused([](auto& o) { o["gather"][0]["bytes"] = 0; }), HasSubstr("ascending bytes"));
-  options.limits = folder_;
-  EXPECT_THAT(refusal([&] { plan_text(run_of("560m"), options); }), HasSubstr("it is a directory"));
-}
-
 TEST_F(Plan, GathersBetweenHostsBoundAPassAsThoseWithinOne) {
   PlanOptions within = like("h100", 2), between = like("h100", 2);
   between.ranks_per_host = 1;
@@ -433,33 +268,6 @@ TEST_F(Plan, TheTextSaysTheSameForPeople) {
       EXPECT_LE(line.size(), 110u) << line;
     }
   }
-}
-
-TEST(GpuList, KnowsDriversNames) {
-  EXPECT_EQ(listed_name("NVIDIA H100 80GB HBM3"), "h100");
-  EXPECT_EQ(listed_name("NVIDIA A100-SXM4-40GB"), "a100-40gb");
-  EXPECT_EQ(listed_name("NVIDIA A100-SXM4-80GB"), "a100");
-  EXPECT_EQ(listed_name("NVIDIA A10"), "a10");
-  EXPECT_EQ(listed_name("NVIDIA GeForce RTX 4090"), "rtx4090");
-  EXPECT_EQ(listed_name("NVIDIA GeForce RTX 4090 Laptop GPU"), std::nullopt);
-  EXPECT_EQ(listed_name("Tesla T4"), std::nullopt);
-}
-
-TEST(GpuList, EveryEntryMakesAWholeMachine) {
-  for (const std::string& name : listed_gpus()) {
-    const MachineLimits limits = limits_of_listed_gpu(name, 2, 2);
-    EXPECT_GT(limits.device_bytes, 20 * kGiB) << name;
-    EXPECT_GE(limits.copy_alone, limits.copy_together) << name;
-    EXPECT_GT(limits.copy_together, 0) << name;
-    EXPECT_GT(limits.gather_rate(kGiB), 0) << name;
-    EXPECT_GT(limits.best_read(), 0) << name;
-    for (std::size_t i = 1; i < limits.products.size(); ++i) {
-      EXPECT_GT(limits.products[i].rows, limits.products[i - 1].rows) << name;
-      EXPECT_GE(limits.products[i].operations_rate, limits.products[i - 1].operations_rate);
-    }
-    EXPECT_EQ(limits_of_listed_gpu(name, 1, 1).gather.size(), 0u);
-  }
-  EXPECT_EQ(limits_of_listed_gpu("H100", 1, 1).device, limits_of_listed_gpu("h100", 1, 1).device);
 }
 
 TEST(PlanText, NumbersHaveThreeDigits) {

@@ -29,7 +29,7 @@ struct KvLayer {
 /// The rows of a pass: a ragged batch without padding. Sequence s owns the token rows
 /// [row_begin[s], row_begin[s + 1]) at positions context[s] - rows .. context[s] - 1; the keys of
 /// all earlier positions already rest in its pages. Pointers are to device memory, except where
-/// said; copies alone write there, no kernels, which a GPU's next kernels may overtake.
+/// said.
 struct RaggedBatch {
   int tokens = 0;
   int sequences = 0;
@@ -70,6 +70,13 @@ struct SampleResults {
 /// dimension in elements, all pointers are to device memory. The residual `x`, products and softmax
 /// are float32; inputs of products and the KV cache have the compute type. A row's result never
 /// depends on the other rows of the batch: on the CPU backend not in one bit.
+///
+/// A GPU may read some operands while the stream's last kernels still run: weights, vectors (gamma,
+/// beta, bias, slopes) and the tables of a batch. What wrote them must be a copy, or work before
+/// the stream last waited for an event or was synchronized; no op enqueued since.
+///
+/// Ops with a body here are others one behind the other, which a backend may do in one kernel; a
+/// wrapper of Ops hands them on.
 class Ops {
  public:
   virtual ~Ops() = default;
@@ -84,9 +91,7 @@ class Ops {
                           Stream& stream) = 0;
 
   /// y (rows, ld) = a (rows, w.cols) . w^T, accumulated in float32; ld = w.padded_rows(). `a` has
-  /// type `a_dtype`; weights of another type take part with their stored values. A GPU may read
-  /// weights while the stream's last kernels still run: none that was enqueued since the stream
-  /// last waited for an event, or was synchronized, may have written them.
+  /// type `a_dtype`; weights of another type take part with their stored values.
   virtual void matmul(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w,
                       float* y, Stream& stream) = 0;
 
@@ -95,7 +100,7 @@ class Ops {
                          std::int64_t cols, void* y, DType y_dtype, Stream& stream) = 0;
 
   /// bias_gelu of matmul: y (rows, w.rows) of `y_dtype` = gelu(a . w^T + bias). `product`
-  /// (rows, w.padded_rows()) is scratch. A backend may write y with the product itself.
+  /// (rows, w.padded_rows()) is scratch, or stays as it is. `a` and y do not overlap.
   virtual void matmul_gelu(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w,
                            const float* bias, float* product, void* y, DType y_dtype,
                            Stream& stream) {
@@ -120,7 +125,8 @@ class Ops {
                          const RaggedBatch& batch, const KvLayer& kv, float* q, Stream& stream) = 0;
 
   /// split_qkv of matmul: q, and the pages of each row's position, from a (batch.tokens, w.cols).
-  /// `product` (batch.tokens, w.padded_rows()) is scratch.
+  /// w.rows is 3 * heads * head_dim; `product` (batch.tokens, w.padded_rows()) is scratch, or stays
+  /// as it is. `a` and q do not overlap.
   virtual void matmul_qkv(const void* a, DType a_dtype, const RowBlockMatrix& w, const float* bias,
                           const RaggedBatch& batch, const KvLayer& kv, float* product, float* q,
                           Stream& stream) {

@@ -34,7 +34,7 @@ class PassRunner {
   /// all take part in the same exchanges; an idle rank has no chunks.
   struct Request {
     std::span<const Chunk> chunks;
-    std::span<const std::int32_t> logits_rows;  // rows of the pass, ascending
+    std::span<const std::int32_t> logits_rows;  // rows of the pass, ascending, each once
     std::span<const SampleRow> samples;         // one for each of them
     std::int64_t most_logits_rows = 0;
     bool last = false;  // on every rank alike: no pass follows, nothing is fetched ahead

@@ -147,7 +147,7 @@ void Bloom::run_block(int, const UnitView& weights, const RaggedBatch& batch, co
 
 void Bloom::head_input(const std::int32_t* rows, std::int64_t count,
                        std::span<const float* const> head_vectors, void* out, Stream& stream) {
-  if (pending_ && count == tokens_) {  // all rows, as in every decoding pass
+  if (pending_ && count == tokens_) {  // ascending, each once: all rows, in their order
     ops_->bias_residual_norm(product_, pending_->ld, pending_->bias, x_, head_vectors[0],
                              head_vectors[1], config_.norm_epsilon, count, config_.hidden, out,
                              compute_dtype_, stream);

@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <bit>
-#include <type_traits>
 
 #include "backend/cuda/cuda_attention_kernels.cuh"
 #include "backend/cuda/cuda_attention_mma.cuh"
@@ -32,39 +31,6 @@ struct Partials {
   float2* totals = nullptr;  // (queries, heads, splits)
   float* sums = nullptr;     // (queries, heads, splits, head_dim)
 };
-
-/// kWidth neighbouring elements, loaded at once.
-template <std::size_t kBytes>
-using Word = std::conditional_t<kBytes == 16, uint4,
-                                std::conditional_t<kBytes == 4, std::uint32_t, std::uint16_t>>;
-
-__device__ inline float2 unpack(std::uint32_t pair, const __nv_bfloat16*) {
-  return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u));
-}
-
-__device__ inline float2 unpack(std::uint32_t pair, const __half*) {
-  return __half22float2(*reinterpret_cast<const __half2*>(&pair));
-}
-
-template <typename T, int kWidth>
-__device__ inline void unpack_word(const Word<kWidth * sizeof(T)>& word, float (&values)[kWidth]) {
-  if constexpr (kWidth == 1) {
-    values[0] = to_float(*reinterpret_cast<const T*>(&word));
-  } else if constexpr (sizeof(T) == 4) {
-    values[0] = __uint_as_float(word.x);
-    values[1] = __uint_as_float(word.y);
-    values[2] = __uint_as_float(word.z);
-    values[3] = __uint_as_float(word.w);
-  } else {
-    const std::uint32_t pairs[4] = {word.x, word.y, word.z, word.w};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float2 pair = unpack(pairs[i], static_cast<const T*>(nullptr));
-      values[2 * i] = pair.x;
-      values[2 * i + 1] = pair.y;
-    }
-  }
-}
 
 /// exp2 of differences to a maximum that may be -inf as long as no key has been seen.
 __device__ inline float reference_of(float maximum) {
@@ -118,7 +84,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
       static_cast<int>(blockIdx.y) * (warp_heads ? kWarps : 1) + (warp_heads ? warp : 0);
   const int split = static_cast<int>(blockIdx.z);
   const int splits = static_cast<int>(gridDim.z);
-  // The batch's tables, which no kernel writes, are read while earlier kernels may still run.
+  // The batch's tables and the slopes, which no kernel writes, are read while earlier kernels may
+  // still run.
   const auto [row, sequence, keys] = find_query(a, by_row, query);
   if (keys == 0 || head >= a.heads) {
     wait_for_previous();  // kernels behind this one rely on it
@@ -183,8 +150,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
       for (int c = 0; c < kChunks; ++c) {
         const bool there = mine[c] && key + u * kGroups + group < last;
         const std::byte* const at = rows + u * kGroups * row_bytes + c * kGroup * sizeof(Load);
-        k[u][c] = there ? __ldg(reinterpret_cast<const Load*>(at)) : Load{};
-        v[u][c] = there ? __ldg(reinterpret_cast<const Load*>(at + half_page)) : Load{};
+        k[u][c] = there ? *reinterpret_cast<const Load*>(at) : Load{};
+        v[u][c] = there ? *reinterpret_cast<const Load*>(at + half_page) : Load{};
       }
     }
     float weights[kKeys];

@@ -48,8 +48,24 @@ void launch_attention_decode(const AttentionArgs& args, DType kv_dtype, const De
 void launch_attention_prefill(const AttentionArgs& args, DType kv_dtype, int tokens,
                               cudaStream_t stream);
 
-inline bool is_aligned(const void* pointer, std::size_t bytes) {
-  return reinterpret_cast<std::uintptr_t>(pointer) % bytes == 0;
+/// What a column of the fused projection belongs to: they are (heads, 3, head_dim).
+struct QkvColumn {
+  __device__ QkvColumn(int column, int head_dim) {
+    const int third = column / head_dim;
+    dim = column - third * head_dim;
+    head = third / 3;
+    part = third - 3 * head;
+  }
+  int part;  // 0: q, 1: k, 2: v
+  int head;
+  int dim;
+};
+
+/// Where in a page, in elements, a key or value stands.
+__device__ inline std::int64_t place_in_page(const QkvColumn& column, int slot, int heads,
+                                             int head_dim) {
+  const int before = column.head + (column.part == 2 ? heads : 0);
+  return (static_cast<std::int64_t>(before) * kKvPageTokens + slot) * head_dim + column.dim;
 }
 
 /// exp(x) = exp2(x * log2(e)): scores are scaled once, and the hardware knows exp2.

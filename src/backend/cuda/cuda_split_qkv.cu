@@ -43,8 +43,7 @@ __device__ inline void store(T* at, float value) {
 
 template <typename T>
 __device__ inline void store(T* at, float4 value) {
-  *reinterpret_cast<Four<T>*>(at) = {{from_float<T>(value.x), from_float<T>(value.y),
-                                      from_float<T>(value.z), from_float<T>(value.w)}};
+  store_four(at, value);
 }
 
 /// One block for each row and kThreads * kPerThread of its columns, taken kWidth at a time.
@@ -52,8 +51,7 @@ template <typename T, int kWidth>
 __global__ void __launch_bounds__(kThreads) split_kernel(const SplitArgs a) {
   wait_for_previous();
   const auto row = static_cast<int>(blockIdx.x);
-  const int parts = a.head_dim / kWidth;  // of q, k or v of one head
-  const int columns = 3 * a.heads * parts;
+  const int columns = 3 * a.heads * a.head_dim / kWidth;
   const int first = static_cast<int>(blockIdx.y * kThreads * kPerThread + threadIdx.x);
   const auto* const in = reinterpret_cast<const Floats<kWidth>*>(a.qkv + row * a.ld);
   const auto* const bias = reinterpret_cast<const Floats<kWidth>*>(a.bias);
@@ -70,29 +68,17 @@ __global__ void __launch_bounds__(kThreads) split_kernel(const SplitArgs a) {
   const std::int32_t page =
       a.block_tables[static_cast<std::int64_t>(sequence) * a.max_pages + position / kKvPageTokens];
   const int slot = position % kKvPageTokens;
-  T* const keys = reinterpret_cast<T*>(a.kv + static_cast<std::size_t>(page) * a.page_bytes);
-  T* const kv_values = keys + static_cast<std::int64_t>(a.heads) * kKvPageTokens * a.head_dim;
+  T* const in_page = reinterpret_cast<T*>(a.kv + static_cast<std::size_t>(page) * a.page_bytes);
   float* const q = a.q + static_cast<std::int64_t>(row) * a.heads * a.head_dim;
 #pragma unroll
   for (int i = 0; i < kPerThread; ++i) {
     const int column = first + i * kThreads;
     if (column >= columns) break;
-    const int third = column / parts;
-    const int dim = (column - third * parts) * kWidth;
-    const int head = third / 3;
-    switch (third - 3 * head) {
-      case 0:
-        store(q + static_cast<std::int64_t>(head) * a.head_dim + dim, values[i]);
-        break;
-      case 1:
-        store(keys + (static_cast<std::int64_t>(head) * kKvPageTokens + slot) * a.head_dim + dim,
-              values[i]);
-        break;
-      default:
-        store(
-            kv_values + (static_cast<std::int64_t>(head) * kKvPageTokens + slot) * a.head_dim + dim,
-            values[i]);
-        break;
+    const QkvColumn of(column * kWidth, a.head_dim);
+    if (of.part == 0) {
+      store(q + static_cast<std::int64_t>(of.head) * a.head_dim + of.dim, values[i]);
+    } else {
+      store(in_page + place_in_page(of, slot, a.heads, a.head_dim), values[i]);
     }
   }
 }

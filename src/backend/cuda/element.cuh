@@ -4,6 +4,10 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
 #include "zero_infer/dtype.h"
 #include "zero_infer/error.h"
 
@@ -39,6 +43,49 @@ struct alignas(4 * sizeof(T)) Four {
 __device__ __forceinline__ float gelu(float x) {
   const float u = 0.79788456f * x * (1.0f + 0.044715f * x * x);
   return x / (1.0f + expf(-2.0f * u));
+}
+
+/// kWidth neighbouring elements, loaded at once.
+template <std::size_t kBytes>
+using Word = std::conditional_t<kBytes == 16, uint4,
+                                std::conditional_t<kBytes == 4, std::uint32_t, std::uint16_t>>;
+
+__device__ inline float2 unpack(std::uint32_t pair, const __nv_bfloat16*) {
+  return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u));
+}
+
+__device__ inline float2 unpack(std::uint32_t pair, const __half*) {
+  return __half22float2(*reinterpret_cast<const __half2*>(&pair));
+}
+
+template <typename T, int kWidth>
+__device__ inline void unpack_word(const Word<kWidth * sizeof(T)>& word, float (&values)[kWidth]) {
+  if constexpr (kWidth == 1) {
+    values[0] = to_float(*reinterpret_cast<const T*>(&word));
+  } else if constexpr (sizeof(T) == 4) {
+    values[0] = __uint_as_float(word.x);
+    values[1] = __uint_as_float(word.y);
+    values[2] = __uint_as_float(word.z);
+    values[3] = __uint_as_float(word.w);
+  } else {
+    const std::uint32_t pairs[4] = {word.x, word.y, word.z, word.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float2 pair = unpack(pairs[i], static_cast<const T*>(nullptr));
+      values[2 * i] = pair.x;
+      values[2 * i + 1] = pair.y;
+    }
+  }
+}
+
+template <typename T>
+__device__ inline void store_four(T* to, float4 v) {
+  *reinterpret_cast<Four<T>*>(to) = {
+      {from_float<T>(v.x), from_float<T>(v.y), from_float<T>(v.z), from_float<T>(v.w)}};
+}
+
+__host__ __device__ inline bool is_aligned(const void* pointer, std::size_t bytes) {
+  return reinterpret_cast<std::uintptr_t>(pointer) % bytes == 0;
 }
 
 /// Calls call(T{}) with the C++ type of a dtype.

@@ -49,11 +49,12 @@ __device__ inline void take_sums(float (&sums)[kCount]) {
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(sums[i])::"memory");
 }
 
-/// Waits for all blocks of the cluster; what they wrote to shared memory before is visible. In two
-/// halves: what stands between them does not wait.
+/// Says that this thread's earlier reads and writes of shared memory are done. All threads of all
+/// blocks of the cluster call it, converged, and then the other half, in turn.
 __device__ inline void arrive_at_cluster_barrier() {
   asm volatile("barrier.cluster.arrive.release.aligned;\n" ::: "memory");
 }
+/// Waits until all have arrived; what they wrote before is visible.
 __device__ inline void wait_at_cluster_barrier() {
   asm volatile("barrier.cluster.wait.acquire.aligned;\n" ::: "memory");
 }

@@ -44,8 +44,8 @@ void launch_clusters_early(void (*kernel)(Params...), unsigned cluster, dim3 gri
   ZI_CUDA(cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...));
 }
 
-/// Launches a kernel that may start early; it must call wait_for_previous before it touches memory
-/// that earlier work of the stream reads or writes.
+/// Launches a kernel that may start early; it must call wait_for_previous before it writes, and
+/// before it reads what an earlier kernel may have written (Ops says what none has).
 template <typename... Params, typename... Args>
 void launch_early(void (*kernel)(Params...), dim3 grid, dim3 block, std::size_t shared_bytes,
                   cudaStream_t stream, Args&&... args) {

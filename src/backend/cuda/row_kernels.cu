@@ -11,6 +11,7 @@ namespace {
 
 constexpr int kWarp = 32;
 constexpr int kElementThreads = 256;
+constexpr int kMostNormThreads = 1024;
 /// Blocks along y at most; kernels that need more rows walk on.
 constexpr std::int64_t kMostGridY = 65535;
 
@@ -45,8 +46,9 @@ struct NormInput {
 /// vectors, which no kernel writes, are read before the earlier work of the stream is done, where
 /// registers hold them.
 template <typename T, int kFours, bool kVector>
-__global__ void norm_kernel(NormInput in, const float* gamma, const float* beta, float epsilon,
-                            std::int64_t cols, T* y) {
+__global__ void __launch_bounds__(kMostNormThreads)
+    norm_kernel(NormInput in, const float* gamma, const float* beta, float epsilon,
+                std::int64_t cols, T* y) {
   constexpr int kWidth = kVector ? 4 : 1;
   constexpr int kCount = kVector ? kFours : kFours * 4;
   constexpr bool kEarly = kFours == 1;
@@ -135,10 +137,6 @@ __global__ void norm_kernel(NormInput in, const float* gamma, const float* beta,
   }
 }
 
-bool aligned(const void* p, std::size_t bytes) {
-  return reinterpret_cast<std::uintptr_t>(p) % bytes == 0;
-}
-
 template <typename T, int kFours>
 void launch_norm(const NormInput& in, const float* gamma, const float* beta, float epsilon,
                  std::int64_t rows, std::int64_t cols, T* y, cudaStream_t stream) {
@@ -146,9 +144,9 @@ void launch_norm(const NormInput& in, const float* gamma, const float* beta, flo
   const auto threads =
       static_cast<unsigned>((cols + per_thread * kWarp - 1) / (per_thread * kWarp)) * kWarp;
   const bool vector =
-      cols % 4 == 0 && in.ld % 4 == 0 && aligned(in.x, 16) && aligned(gamma, 16) &&
-      aligned(beta, 16) && aligned(y, 4 * sizeof(T)) &&
-      (in.residual == nullptr || (aligned(in.residual, 16) && aligned(in.bias, 16)));
+      cols % 4 == 0 && in.ld % 4 == 0 && is_aligned(in.x, 16) && is_aligned(gamma, 16) &&
+      is_aligned(beta, 16) && is_aligned(y, 4 * sizeof(T)) &&
+      (in.residual == nullptr || (is_aligned(in.residual, 16) && is_aligned(in.bias, 16)));
   const auto blocks = static_cast<unsigned>(rows);
   if (vector) {
     launch_early(norm_kernel<T, kFours, true>, blocks, threads, 0, stream, in, gamma, beta, epsilon,
@@ -313,8 +311,8 @@ void cuda_bias_gelu(const float* x, std::int64_t ld, const float* bias, std::int
   if (rows == 0) return;
   with_type(y_dtype, [&]<typename T>(T) {
     T* const out = static_cast<T*>(y);
-    const bool vector = cols % 4 == 0 && ld % 4 == 0 && aligned(x, 16) && aligned(bias, 16) &&
-                        aligned(y, 4 * sizeof(T));
+    const bool vector = cols % 4 == 0 && ld % 4 == 0 && is_aligned(x, 16) && is_aligned(bias, 16) &&
+                        is_aligned(y, 4 * sizeof(T));
     if (vector) {
       launch_early(bias_gelu_kernel<T, 4>, grid_of(rows, cols, 4), kElementThreads, 0, stream, x,
                    ld, bias, rows, cols, out);
@@ -328,8 +326,8 @@ void cuda_bias_gelu(const float* x, std::int64_t ld, const float* bias, std::int
 void cuda_bias_residual(const float* x, std::int64_t ld, const float* bias, std::int64_t rows,
                         std::int64_t cols, float* residual, cudaStream_t stream) {
   if (rows == 0) return;
-  const bool vector =
-      cols % 4 == 0 && ld % 4 == 0 && aligned(x, 16) && aligned(bias, 16) && aligned(residual, 16);
+  const bool vector = cols % 4 == 0 && ld % 4 == 0 && is_aligned(x, 16) && is_aligned(bias, 16) &&
+                      is_aligned(residual, 16);
   if (vector) {
     launch_early(bias_residual_kernel<4>, grid_of(rows, cols, 4), kElementThreads, 0, stream, x, ld,
                  bias, rows, cols, residual);
@@ -344,7 +342,7 @@ void cuda_gather_rows(const void* x, DType dtype, const std::int32_t* rows, std:
   if (count == 0) return;
   with_type(dtype, [&]<typename T>(T) {
     const T* const from = static_cast<const T*>(x);
-    if (cols % 4 == 0 && aligned(x, 4 * sizeof(T)) && aligned(out, 16)) {
+    if (cols % 4 == 0 && is_aligned(x, 4 * sizeof(T)) && is_aligned(out, 16)) {
       launch_early(gather_rows_kernel<T, 4>, grid_of(count, cols, 4), kElementThreads, 0, stream,
                    from, rows, count, cols, out);
     } else {

@@ -38,11 +38,6 @@ constexpr int kStagePieces = kWarpPieces * kWarps;
 /// Two blocks fit into a multiprocessor of 228 KiB.
 constexpr int kBlocksOfMultiprocessor = 2;
 
-struct StreamedProduct : StreamedWeights {
-  const std::byte* x;  // (rows, cols)
-  int rows;
-};
-
 template <typename Output>
 struct SkinnyArgs : StreamedProduct {
   Output out;

@@ -18,6 +18,11 @@ struct StreamedWeights {
   int cols;
 };
 
+struct StreamedProduct : StreamedWeights {
+  const std::byte* x;  // (rows, cols)
+  int rows;
+};
+
 inline StreamedWeights streamed(const RowBlockMatrix& w) {
   return {.w = w.data,
           .block_stride_bytes = w.block_stride_bytes,

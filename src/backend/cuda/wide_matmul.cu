@@ -30,9 +30,7 @@ constexpr int stage_bytes(int rows) { return kWeightBytes + rows * kStepCols * 2
 constexpr int kAlignment = 1024;
 constexpr int shared_bytes(int rows) { return kStages * stage_bytes(rows) + kAlignment; }
 
-struct WideProduct : StreamedWeights {
-  const std::byte* x;  // (rows, cols)
-  int rows;
+struct WideProduct : StreamedProduct {
   int splits;  // blocks of a cluster
 };
 
@@ -176,10 +174,10 @@ __device__ inline void store_sum_of_blocks(const WideProduct& args, const Work& 
     partials[place(x_row, weight_row)] = sum;
   });
   ptx::arrive_at_cluster_barrier();
+  ptx::wait_at_cluster_barrier();
   const int first_row = work.split + static_cast<int>(threadIdx.x) / 32 * kSplits;
   const int row_col = static_cast<int>(threadIdx.x) % 32 * 4;
   const int column = work.tile * kTileRows + row_col;
-  ptx::wait_at_cluster_barrier();
 
   float4 parts[kRounds][kSplits];  // all on their way before the first is waited for
 #pragma unroll
@@ -234,7 +232,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int row = static_cast<int>(threadIdx.x) / kRowPieces;
   // Through a shuffle, and kept as an address: where ptxas 13.0 knows the part that all threads
   // share or the number of a stage, it adds a uniform register to the address of a copy with a
-  // cache hint, which the hardware refuses as an illegal instruction.
+  // cache hint, which the hardware refuses as an illegal instruction. Only a run on Hopper tells.
   const std::uint32_t first = __shfl_sync(
       0xffffffffu, ring + ptx::swizzled(row, static_cast<int>(threadIdx.x) % kRowPieces),
       static_cast<int>(threadIdx.x) % 32);
@@ -292,6 +290,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   if (args.splits == 1) return;
   __syncthreads();  // the ring is used up
   auto* const partials = reinterpret_cast<float*>(memory + (ring - start));
+  static_assert(WideMatmul::kMostSplits == 8);
   switch (args.splits) {
     case 2:
       store_sum_of_blocks<kRows, 2>(args, work, stores, ring, partials, sums);
@@ -299,7 +298,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     case 4:
       store_sum_of_blocks<kRows, 4>(args, work, stores, ring, partials, sums);
       break;
-    default:
+    case 8:
       store_sum_of_blocks<kRows, 8>(args, work, stores, ring, partials, sums);
       break;
   }
@@ -377,7 +376,7 @@ int WideMatmul::splits(int tiles, int cols) const {
 
 void WideMatmul::run(const void* a, std::int64_t rows, const RowBlockMatrix& w,
                      const ProductOutput& output, cudaStream_t stream) const {
-  WideProduct product{streamed(w), static_cast<const std::byte*>(a), static_cast<int>(rows), 1};
+  WideProduct product{{streamed(w), static_cast<const std::byte*>(a), static_cast<int>(rows)}, 1};
   const int tiles = (product.ld + kTileRows - 1) / kTileRows;
   product.splits = splits(tiles, product.cols);
   const auto blocks = static_cast<unsigned>(product.splits > 1 ? tiles * product.splits

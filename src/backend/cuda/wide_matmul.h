@@ -25,8 +25,8 @@ class WideMatmul {
   /// aligned to 16 bytes.
   bool fits(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w) const;
 
-  /// The output of a (rows, w.cols) . w^T, for what fits. Weights may be read while
-  /// the kernels before this one in the stream still run: they must not be what wrote them.
+  /// The output of a (rows, w.cols) . w^T, for what fits. It reads weights, biases
+  /// and a batch's tables while the kernels before may still run (Ops).
   void run(const void* a, std::int64_t rows, const RowBlockMatrix& w, const ProductOutput& output,
            cudaStream_t stream) const;
 
