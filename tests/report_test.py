@@ -69,7 +69,7 @@ class Copy:
     def __init__(self, folder: str) -> None:
         self.root = Path(folder)
         shutil.copy(ROOT / "README.md", self.root)
-        for part in ("results", "plots"):
+        for part in ("results", "plots", "traces"):
             shutil.copytree(ROOT / "benchmarks" / part, self.root / "benchmarks" / part)
 
     def report(self, *flags: str) -> subprocess.CompletedProcess[str]:
@@ -122,6 +122,14 @@ class CheckedTree(unittest.TestCase):
         self.assertEqual(checked.returncode, 1)
         self.assertIn("tiers-cpu.svg: missing", checked.stdout)
         self.assertIn("old.svg: shows no results", checked.stdout)
+
+    def test_finds_a_picture_that_the_readme_shows_and_nobody_has(self) -> None:
+        traces = self.copy.root / "benchmarks/traces"
+        picture = next(traces.glob("*.svg"))
+        picture.unlink()
+        checked = self.copy.report("--check")
+        self.assertEqual(checked.returncode, 1)
+        self.assertIn(f"{picture.name}, which is missing", checked.stdout)
 
     def test_names_the_line_that_it_cannot_use(self) -> None:
         path = self.copy.root / "benchmarks/results/new.jsonl"
