@@ -34,8 +34,8 @@ if [ "$quick" != --quick ]; then
   build asan
   check asan -LE slow
   build tsan
-  check tsan -LE slow
+  check tsan -LE slow -E '/cpu1'  # ops on one thread
   cmake --preset fuzz >/dev/null
   cmake --build --preset fuzz --target fuzzers --parallel "$jobs" -- --quiet
-  check fuzz -L fuzz
+  check fuzz -L fuzz --parallel 3  # each for a minute, side by side
 fi

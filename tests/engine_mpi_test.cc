@@ -243,6 +243,14 @@ void expect_same_logits(const Played& a, const Played& b, const std::vector<Gold
   }
 }
 
+/// What a run gave for its first prompts.
+Played first_of(const Played& run, std::size_t prompts) {
+  Played some = run;
+  std::erase_if(some.logits, [&](const auto& entry) { return entry.first.first >= prompts; });
+  std::erase_if(some.results, [&](const Result& r) { return r.index >= prompts; });
+  return some;
+}
+
 class EngineOnTheBundledModel : public EngineTest, public testing::WithParamInterface<DType> {};
 
 TEST_P(EngineOnTheBundledModel, MatchesTheReferenceOnEveryTierAndBatchSizeWithTheSameBits) {
@@ -269,9 +277,14 @@ TEST_P(EngineOnTheBundledModel, MatchesTheReferenceOnEveryTierAndBatchSizeWithTh
   for (const Placement& p : placements()) {
     for (std::int64_t batch : {1, 3, 16}) {
       const std::string what = fmt::format("{}, {} lanes", p.name, batch);
-      const Played other = play(prompts, p, GetParam(), batch, folder.path());
-      expect_golden_ids(other, golden, exact ? 0.01 : 0.3, what);
-      expect_same_logits(base, other, golden, GetParam(), what);
+      // One lane takes its prompts one after the other: two a rank tell as much as all.
+      const auto all = golden.size();
+      const auto count =
+          batch > 1 ? all : std::min(all, 2 * static_cast<std::size_t>(world().size()));
+      const std::vector<Golden> some(golden.begin(), golden.begin() + static_cast<long>(count));
+      const Played other = play(texts(some), p, GetParam(), batch, folder.path());
+      expect_golden_ids(other, some, exact ? 0.01 : 0.3, what);
+      expect_same_logits(first_of(base, count), other, some, GetParam(), what);
     }
   }
 }

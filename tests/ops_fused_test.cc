@@ -110,6 +110,8 @@ TEST_P(FusedTest, GeluTakesEveryType) {
 
 TEST_P(FusedTest, QkvEqualsProductAndSplit) {
   for (const int sequences : {1, 8, 9, 16, 17, 33, 64, 65}) {
+    // The other backend does one after the other, and sanitizers are slow.
+    if (GetParam().exact && sequences != 9) continue;
     std::vector<std::pair<int, int>> lengths;
     for (int s = 0; s < sequences; ++s) lengths.emplace_back(1, 1 + s * 7 % 40);
     for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
@@ -204,7 +206,8 @@ TEST_P(FusedTest, AChainOfOpsNeedsNoWaitBetweenThem) {
     };
     const auto apart = run_chain(true);
     const int repeats = GetParam().exact ? 1 : 5;
-    for (int repeat = 0; repeat < repeats; ++repeat) ASSERT_EQ(run_chain(false), apart) << sequences;
+    for (int repeat = 0; repeat < repeats; ++repeat)
+      ASSERT_EQ(run_chain(false), apart) << sequences;
   }
 }
 
