@@ -18,8 +18,9 @@
 #include <string>
 #include <thread>
 
+#include "base/file_descriptor.h"
+#include "base/system_error.h"
 #include "offload/block_reader.h"
-#include "offload/file_descriptor.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
 

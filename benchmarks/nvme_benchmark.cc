@@ -16,8 +16,8 @@
 #include <string_view>
 #include <vector>
 
+#include "base/file_descriptor.h"
 #include "offload/block_reader.h"
-#include "offload/file_descriptor.h"
 #include "offload/nvme_store.h"
 #include "zero_infer/backend.h"
 #include "zero_infer/bytes.h"

@@ -13,6 +13,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/system_error.h"
 #include "engine/engine.h"
 #include "launch/signals.h"
 #include "measure/benchmark_protocol.h"
@@ -36,7 +37,7 @@ constexpr int kPromptsFailed = 3;  // all others ran
 
 void print(const std::string& text) {
   if (std::fputs(text.c_str(), stdout) < 0 || std::fflush(stdout) != 0) {
-    throw IoError(fmt::format("standard output cannot be written: {}", std::strerror(errno)));
+    throw IoError(fmt::format("standard output cannot be written: {}", system_message(errno)));
   }
 }
 

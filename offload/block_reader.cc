@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/system_error.h"
 #include "offload/io_uring_reader.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
@@ -144,10 +145,6 @@ class PreadReader final : public BlockReader {
 };
 
 }  // namespace
-
-std::string system_error_text(const std::string& path, const std::string& what, int error) {
-  return fmt::format("{}: {}: {}", path, what, std::generic_category().message(error));
-}
 
 bool enable_direct_reads(int fd, const std::string& path) {
   const int flags = ::fcntl(fd, F_GETFL);

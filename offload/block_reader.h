@@ -19,9 +19,6 @@ struct BlockSource {
   bool write = false;   // its readers write instead, from their slots into the file: for bare rates
 };
 
-/// `PATH: cannot DO THIS: Permission denied`. `error` is an errno.
-std::string system_error_text(const std::string& path, const std::string& what, int error);
-
 /// Turns O_DIRECT on for an open file. Where the file system refuses it, at once or at a first
 /// read, buffered reads stay in use, a warning says so and the result is false.
 bool enable_direct_reads(int fd, const std::string& path);

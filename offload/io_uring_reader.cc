@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/system_error.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
 
@@ -31,7 +32,7 @@ std::string explain(int error) {
     case ENOMEM:
       return "ENOMEM: above the limit of locked memory, see ulimit -l";
     default:
-      return std::strerror(error);
+      return system_message(error);
   }
 }
 
@@ -78,7 +79,7 @@ class IoUringReader final : public BlockReader {
     registered_file_ = error == 0;
     if (error < 0) {
       log_warning(fmt::format("io_uring cannot register {} ({}); it is looked up at each read",
-                              source_.path, std::strerror(-error)));
+                              source_.path, system_message(-error)));
     }
   }
 
@@ -92,7 +93,7 @@ class IoUringReader final : public BlockReader {
       } while (error == -EINTR || error == -EAGAIN);
       if (error < 0) {
         log_error(fmt::format("{}: io_uring does not return {} reads in flight: {}", source_.path,
-                              n, std::strerror(-error)));
+                              n, system_message(-error)));
         std::terminate();  // going on would let the kernel write into memory of somebody else
       }
       io_uring_cqe_seen(ring_.get(), cqe);

@@ -10,9 +10,10 @@
 #include <exception>
 #include <utility>
 
+#include "base/file_descriptor.h"
+#include "base/system_error.h"
 #include "offload/block_reader.h"
 #include "offload/extent_checker.h"
-#include "offload/file_descriptor.h"
 #include "offload/shard_file.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/device_clock.h"

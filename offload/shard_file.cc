@@ -13,6 +13,7 @@
 #include <optional>
 #include <string_view>
 
+#include "base/system_error.h"
 #include "offload/block_reader.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"

@@ -19,8 +19,9 @@
 #include <system_error>
 #include <thread>
 
+#include "base/file_descriptor.h"
+#include "base/system_error.h"
 #include "offload/block_reader.h"
-#include "offload/file_descriptor.h"
 #include "offload/nvme_store.h"
 #include "offload/shard_file.h"
 #include "zero_infer/bytes.h"

@@ -18,7 +18,7 @@
 #include <set>
 #include <thread>
 
-#include "offload/file_descriptor.h"
+#include "base/file_descriptor.h"
 #include "offload/io_uring_reader.h"
 #include "tests/shard_test_util.h"
 #include "zero_infer/bytes.h"

@@ -5,7 +5,7 @@
 
 #include <filesystem>
 
-#include "offload/file_descriptor.h"
+#include "base/file_descriptor.h"
 #include "offload/shard_file.h"
 #include "tests/shard_test_util.h"
 #include "zero_infer/backend.h"

@@ -13,7 +13,7 @@
 #include <fstream>
 #include <iterator>
 
-#include "offload/file_descriptor.h"
+#include "base/file_descriptor.h"
 #include "tests/shard_test_util.h"
 #include "zero_infer/bytes.h"
 

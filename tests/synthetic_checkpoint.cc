@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <span>
 
+#include "base/system_error.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/checkpoint.h"
 #include "zero_infer/error.h"
@@ -40,7 +41,7 @@ class OutputFile {
 
  private:
   [[noreturn]] void fail(const char* what) const {
-    throw IoError(fmt::format("{} cannot be {}: {}", path_.string(), what, std::strerror(errno)));
+    throw IoError(fmt::format("{} cannot be {}: {}", path_.string(), what, system_message(errno)));
   }
   fs::path path_;
   std::ofstream file_;
@@ -118,7 +119,7 @@ std::vector<std::span<const TensorSpec>> group(std::span<const TensorSpec> tenso
 TemporaryDirectory::TemporaryDirectory() {
   std::string name = (fs::temp_directory_path() / "zero-infer-test-XXXXXX").string();
   if (::mkdtemp(name.data()) == nullptr) {
-    throw IoError(fmt::format("{} cannot be created: {}", name, std::strerror(errno)));
+    throw IoError(fmt::format("{} cannot be created: {}", name, system_message(errno)));
   }
   path_ = name;
 }

@@ -11,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "base/file_descriptor.h"
+
 namespace zi {
 
 /// One prompt as the user gave it. Exactly one of `text` and `ids` is set.
@@ -117,7 +119,7 @@ class ResultFile {
 
  private:
   std::string path_;
-  int fd_ = -1;
+  FileDescriptor file_;
 };
 
 /// The prompts of the whole lines in an output file, for --resume; empty if there is no file.

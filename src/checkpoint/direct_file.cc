@@ -12,6 +12,7 @@
 #include <new>
 #include <utility>
 
+#include "base/system_error.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
 
@@ -41,19 +42,16 @@ DirectFile::DirectFile(const std::string& path, int opened, std::uint64_t file_b
     : path_(path) {
   struct stat first {
   }, second{};
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_DIRECT);
-  if (fd < 0 || ::fstat(opened, &first) != 0 || ::fstat(fd, &second) != 0) {
-    refusal_ = std::strerror(errno);
+  FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_DIRECT));
+  if (!file.is_open() || ::fstat(opened, &first) != 0 || ::fstat(file.get(), &second) != 0) {
+    refusal_ = system_message(errno);
   } else if (first.st_dev != second.st_dev || first.st_ino != second.st_ino) {
     refusal_ = "another file has taken its name";
-  } else if (Block block; ::pread(fd, block.data(), kPageBytes, 0) < 0) {
-    refusal_ = std::strerror(errno);  // some file systems take the flag and refuse the read
+  } else if (Block block; ::pread(file.get(), block.data(), kPageBytes, 0) < 0) {
+    refusal_ = system_message(errno);  // some file systems take the flag and refuse the read
   }
-  if (!refusal_.empty()) {
-    if (fd >= 0) ::close(fd);
-    return;
-  }
-  fd_ = fd;
+  if (!refusal_.empty()) return;
+  file_ = std::move(file);
   if (file_bytes == 0 || !kernel_tells(path, first)) return;
   mapped_ = ::mmap(nullptr, file_bytes, PROT_READ, MAP_SHARED, opened, 0);
   if (mapped_ == MAP_FAILED) mapped_ = nullptr;
@@ -61,13 +59,12 @@ DirectFile::DirectFile(const std::string& path, int opened, std::uint64_t file_b
 }
 
 DirectFile::~DirectFile() {
-  if (fd_ >= 0) ::close(fd_);
   if (mapped_ != nullptr) ::munmap(mapped_, mapped_bytes_);
 }
 
 DirectFile::DirectFile(DirectFile&& other) noexcept
     : path_(std::move(other.path_)),
-      fd_(std::exchange(other.fd_, -1)),
+      file_(std::move(other.file_)),
       refusal_(std::move(other.refusal_)),
       mapped_(std::exchange(other.mapped_, nullptr)),
       mapped_bytes_(other.mapped_bytes_) {}
@@ -99,11 +96,11 @@ std::span<const std::byte> DirectFile::read(std::uint64_t offset, std::size_t by
     // What is resumed is resumed at a page, as everything here.
     done = done / kPageBytes * kPageBytes;
     const ssize_t got =
-        ::pread(fd_, block.data() + done, whole - done, static_cast<off_t>(begin + done));
+        ::pread(file_.get(), block.data() + done, whole - done, static_cast<off_t>(begin + done));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) {
       throw IoError(fmt::format("{}: reading {} bytes at offset {} directly failed: {}", path_,
-                                whole - done, begin + done, std::strerror(errno)));
+                                whole - done, begin + done, system_message(errno)));
     }
     const std::size_t end = done + static_cast<std::size_t>(got);
     if (end < wanted && static_cast<std::size_t>(got) < kPageBytes) {

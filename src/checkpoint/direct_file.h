@@ -7,6 +7,8 @@
 #include <span>
 #include <string>
 
+#include "base/file_descriptor.h"
+
 namespace zi {
 
 /// Large reads of one file past the page cache (O_DIRECT). Out of the cache the kernel copies and
@@ -39,7 +41,7 @@ class DirectFile {
   DirectFile& operator=(DirectFile&&) = delete;
 
   /// Whether direct reads can be used.
-  bool usable() const { return fd_ >= 0; }
+  bool usable() const { return file_.is_open(); }
   /// Why they cannot.
   const std::string& refusal() const { return refusal_; }
 
@@ -53,7 +55,7 @@ class DirectFile {
 
  private:
   std::string path_;
-  int fd_ = -1;
+  FileDescriptor file_;
   std::string refusal_;
   void* mapped_ = nullptr;  // never touched: for asking which pages are in the cache
   std::uint64_t mapped_bytes_ = 0;

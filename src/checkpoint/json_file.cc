@@ -8,6 +8,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "base/system_error.h"
 #include "zero_infer/error.h"
 
 namespace zi {
@@ -86,7 +87,7 @@ std::string read_text_file(const std::filesystem::path& path, std::size_t max_by
   std::string text(static_cast<std::size_t>(bytes), '\0');
   if (!file || !file.read(text.data(), static_cast<std::streamsize>(bytes))) {
     throw IoError(fmt::format("{} cannot be read: {}", path.string(),
-                              errno != 0 ? std::strerror(errno) : "it became shorter meanwhile"));
+                              errno != 0 ? system_message(errno) : "it became shorter meanwhile"));
   }
   return text;
 }

@@ -15,6 +15,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/system_error.h"
 #include "json_file.h"
 #include "zero_infer/error.h"
 
@@ -209,59 +210,43 @@ SafetensorsHeader parse_safetensors_header(std::string_view start, std::uint64_t
 
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : path_(path.string()) {
   // Without O_NONBLOCK a pipe of this name would be waited for; it changes nothing for a file.
-  fd_ = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd_ < 0) {
+  file_ = FileDescriptor(::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (!file_.is_open()) {
     const int error = errno;
     if (error == ENOENT) {
       throw CheckpointError(fmt::format("{} does not exist; fetch it (again)", path_));
     }
-    throw IoError(fmt::format("{} cannot be opened: {}", path_, std::strerror(error)));
+    throw IoError(fmt::format("{} cannot be opened: {}", path_, system_message(error)));
   }
-  try {
-    struct stat facts {};
-    if (::fstat(fd_, &facts) != 0) {
-      throw IoError(fmt::format("{} cannot be examined: {}", path_, std::strerror(errno)));
-    }
-    if (!S_ISREG(facts.st_mode)) throw CheckpointError(fmt::format("{} is not a file", path_));
-    const auto file_bytes = static_cast<std::uint64_t>(facts.st_size);
-    std::string start(std::min<std::uint64_t>(file_bytes, kLengthBytes), '\0');
-    read(0, start.data(), start.size());
-    start.resize(safetensors_header_bytes(start, file_bytes, path_));
-    read(0, start.data(), start.size());
-    header_ = parse_safetensors_header(start, file_bytes, path_);
-    const std::array<std::uint64_t, 4> known = {
-        file_bytes, static_cast<std::uint64_t>(facts.st_mtim.tv_sec),
-        static_cast<std::uint64_t>(facts.st_mtim.tv_nsec), XXH3_64bits(start.data(), start.size())};
-    identity_ = XXH3_64bits(known.data(), sizeof(known));
-    // Each rank wants its own rows: reading ahead would read its neighbours' too.
-    (void)::posix_fadvise(fd_, 0, 0, POSIX_FADV_RANDOM);
-    direct_.emplace(path_, fd_, file_bytes);
-  } catch (...) {
-    ::close(fd_);
-    throw;
+  struct stat facts {};
+  if (::fstat(file_.get(), &facts) != 0) {
+    throw IoError(fmt::format("{} cannot be examined: {}", path_, system_message(errno)));
   }
+  if (!S_ISREG(facts.st_mode)) throw CheckpointError(fmt::format("{} is not a file", path_));
+  const auto file_bytes = static_cast<std::uint64_t>(facts.st_size);
+  std::string start(std::min<std::uint64_t>(file_bytes, kLengthBytes), '\0');
+  read(0, start.data(), start.size());
+  start.resize(safetensors_header_bytes(start, file_bytes, path_));
+  read(0, start.data(), start.size());
+  header_ = parse_safetensors_header(start, file_bytes, path_);
+  const std::array<std::uint64_t, 4> known = {
+      file_bytes, static_cast<std::uint64_t>(facts.st_mtim.tv_sec),
+      static_cast<std::uint64_t>(facts.st_mtim.tv_nsec), XXH3_64bits(start.data(), start.size())};
+  identity_ = XXH3_64bits(known.data(), sizeof(known));
+  // Each rank wants its own rows: reading ahead would read its neighbours' too.
+  (void)::posix_fadvise(file_.get(), 0, 0, POSIX_FADV_RANDOM);
+  direct_.emplace(path_, file_.get(), file_bytes);
 }
-
-SafetensorsFile::~SafetensorsFile() {
-  if (fd_ >= 0) ::close(fd_);
-}
-
-SafetensorsFile::SafetensorsFile(SafetensorsFile&& other) noexcept
-    : path_(std::move(other.path_)),
-      fd_(std::exchange(other.fd_, -1)),
-      header_(std::move(other.header_)),
-      identity_(other.identity_),
-      direct_(std::move(other.direct_)) {}
 
 void SafetensorsFile::read(std::uint64_t offset, void* dst, std::size_t bytes) const {
   std::size_t done = 0;
   while (done < bytes) {
-    const ssize_t got = ::pread(fd_, static_cast<char*>(dst) + done, bytes - done,
+    const ssize_t got = ::pread(file_.get(), static_cast<char*>(dst) + done, bytes - done,
                                 static_cast<off_t>(offset + done));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) {
       throw IoError(fmt::format("{}: reading {} bytes at offset {} failed: {}", path_, bytes - done,
-                                offset + done, std::strerror(errno)));
+                                offset + done, system_message(errno)));
     }
     if (got == 0) {
       throw IoError(
@@ -274,7 +259,7 @@ void SafetensorsFile::read(std::uint64_t offset, void* dst, std::size_t bytes) c
 }
 
 void SafetensorsFile::will_read(std::uint64_t offset, std::uint64_t bytes) const {
-  (void)::posix_fadvise(fd_, static_cast<off_t>(offset), static_cast<off_t>(bytes),
+  (void)::posix_fadvise(file_.get(), static_cast<off_t>(offset), static_cast<off_t>(bytes),
                         POSIX_FADV_WILLNEED);
 }
 

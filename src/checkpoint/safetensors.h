@@ -49,9 +49,6 @@ class SafetensorsFile {
  public:
   /// Throws CheckpointError (missing, damaged) or IoError (cannot be opened or read).
   explicit SafetensorsFile(const std::filesystem::path& path);
-  ~SafetensorsFile();
-  SafetensorsFile(SafetensorsFile&& other) noexcept;
-  SafetensorsFile& operator=(SafetensorsFile&&) = delete;
 
   const std::string& path() const { return path_; }
   const SafetensorsHeader& header() const { return header_; }
@@ -70,7 +67,7 @@ class SafetensorsFile {
 
  private:
   std::string path_;
-  int fd_ = -1;
+  FileDescriptor file_;
   SafetensorsHeader header_;
   std::uint64_t identity_ = 0;
   std::optional<DirectFile> direct_;  // there as soon as the file is open

@@ -12,6 +12,7 @@
 #include <map>
 #include <system_error>
 
+#include "base/system_error.h"
 #include "config/option_table.h"
 #include "zero_infer/error.h"
 
@@ -26,7 +27,7 @@ std::string read_file(const std::filesystem::path& path) {
   if (std::filesystem::is_directory(path, ignored)) throw fail("it is a directory");
   errno = 0;
   std::ifstream file(path, std::ios::binary);
-  if (!file) throw fail(std::strerror(errno));
+  if (!file) throw fail(system_message(errno));
   std::string content{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
   if (file.bad()) throw fail("the read failed");
   return content;

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "base/system_error.h"
 #include "zero_infer/error.h"
 
 namespace zi {
@@ -24,7 +25,7 @@ std::string title(std::uint64_t index, int rank) {
 
 void print(const std::string& text) {
   if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
-    throw IoError(fmt::format("standard output cannot be written: {}", std::strerror(errno)));
+    throw IoError(fmt::format("standard output cannot be written: {}", system_message(errno)));
   }
 }
 

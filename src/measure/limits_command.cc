@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 
+#include "base/system_error.h"
 #include "measure/limits_text.h"
 #include "measure/machine_probe.h"
 #include "measure/result_path.h"

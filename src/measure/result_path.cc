@@ -6,8 +6,9 @@
 #include <cerrno>
 #include <filesystem>
 
+#include "base/file_descriptor.h"
+#include "base/system_error.h"
 #include "offload/block_reader.h"
-#include "offload/file_descriptor.h"
 #include "zero_infer/error.h"
 
 namespace zi {

@@ -14,6 +14,7 @@
 #include <functional>
 #include <memory>
 
+#include "base/system_error.h"
 #include "measure/bare_rates.h"
 #include "offload/block_reader.h"
 #include "zero_infer/bytes.h"

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "base/file_descriptor.h"
 #include "offload/block_reader.h"
-#include "offload/file_descriptor.h"
 #include "zero_infer/device.h"
 
 namespace zi {

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <limits>
 
+#include "base/system_error.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
 
@@ -127,7 +128,7 @@ void Trace::write(World& world, const std::string& path) const {
     rest.erase(rest.size() - 2);  // the last comma and line end
     file << rest << "\n]}\n";
     if (!file.flush()) {
-      throw IoError(fmt::format("--trace {} cannot be written: {}", path, std::strerror(errno)));
+      throw IoError(fmt::format("--trace {} cannot be written: {}", path, system_message(errno)));
     }
     if (skipped_ > 0) {
       log_info(

@@ -12,6 +12,7 @@
 #include <optional>
 #include <thread>
 
+#include "base/system_error.h"
 #include "config/option_table.h"
 #include "engine/device_survey.h"
 #include "plan/gpu_list.h"
@@ -39,8 +40,8 @@ MachineLimits read_limits(const std::string& path) {
   const std::string text =
       folder ? std::string() : std::string{std::istreambuf_iterator<char>(file), {}};
   if (file.bad() || text.empty()) {
-    const char* const why = folder       ? "it is a directory"
-                            : errno != 0 ? std::strerror(errno)
+    const std::string why = folder       ? "it is a directory"
+                            : errno != 0 ? system_message(errno)
                                          : "it is empty";
     throw ConfigError(one_line(fmt::format(
         "--limits {} cannot be read: {}; zero-infer limits --output FILE.json writes one", path,

@@ -8,14 +8,13 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/system_error.h"
 #include "zero_infer/error.h"
 
 namespace zi {
 namespace {
 
 constexpr std::size_t kReadBytes = 256 << 10;
-
-std::string system_message(int error) { return std::strerror(error); }
 
 }  // namespace
 

@@ -15,6 +15,7 @@
 #include <unordered_map>
 #include <variant>
 
+#include "base/system_error.h"
 #include "text/line_reader.h"
 #include "text/utf8.h"
 #include "zero_infer/error.h"
@@ -73,7 +74,7 @@ class JsonlPrompts : public PromptSource {
         name_(path == "-" ? "standard input" : path.string()),
         on_error_(std::move(on_error)),
         wake_(::eventfd(0, EFD_CLOEXEC)) {
-    if (wake_.get() < 0) throw IoError(fmt::format("eventfd: {}", std::strerror(errno)));
+    if (wake_.get() < 0) throw IoError(fmt::format("eventfd: {}", system_message(errno)));
     LineReader lines(open_for_reading(path), name_, kMostLineBytes, wake_.get());
     // Signals are the main thread's: a new thread inherits the mask of its parent.
     sigset_t all;

@@ -12,6 +12,7 @@
 #include <limits>
 #include <system_error>
 
+#include "base/system_error.h"
 #include "text/json_line.h"
 #include "text/line_reader.h"
 #include "zero_infer/error.h"
@@ -22,7 +23,7 @@ namespace zi {
 namespace {
 
 IoError failed(const std::string& path, const char* what, int error) {
-  return IoError(fmt::format("{}: {}: {}", path, what, std::strerror(error)));
+  return IoError(system_error_text(path, what, error));
 }
 
 /// Size of a regular file; -1 for a pipe, a terminal or a device, which cannot be cut.
@@ -73,8 +74,8 @@ void lock_file(int fd, const std::string& path) {
 ResultFile::ResultFile(const std::filesystem::path& path, bool append)
     : path_(path == "-" ? "standard output" : path.string()) {
   if (path == "-") {
-    fd_ = ::fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 0);
-    if (fd_ < 0) throw failed(path_, "cannot be written", errno);
+    file_ = FileDescriptor(::fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 0));
+    if (!file_.is_open()) throw failed(path_, "cannot be written", errno);
     return;
   }
   std::error_code ignored;
@@ -97,14 +98,14 @@ ResultFile::ResultFile(const std::filesystem::path& path, bool append)
                               size - end));
     }
   }
-  fd_ = file.release();
+  file_ = std::move(file);
 }
 
 ResultFile::~ResultFile() {
   // Network file systems report a full disk no sooner than here.
-  if (fd_ >= 0 && ::close(fd_) != 0) {
+  if (file_.is_open() && file_.close() != 0) {
     log_error(fmt::format("{}: closing failed, its last lines may be lost: {}", path_,
-                          std::strerror(errno)));
+                          system_message(errno)));
   }
 }
 
@@ -112,7 +113,7 @@ void ResultFile::write(const Result& result) {
   const std::string line = result.to_json() + '\n';
   std::size_t written = 0;
   while (written < line.size()) {
-    const ssize_t count = ::write(fd_, line.data() + written, line.size() - written);
+    const ssize_t count = ::write(file_.get(), line.data() + written, line.size() - written);
     if (count >= 0) {
       written += static_cast<std::size_t>(count);
       continue;
@@ -120,14 +121,14 @@ void ResultFile::write(const Result& result) {
     const int error = errno;
     if (error == EINTR) continue;
     if (error == EAGAIN) {  // standard output may be a non-blocking pipe
-      pollfd wait{fd_, POLLOUT, 0};
+      pollfd wait{file_.get(), POLLOUT, 0};
       ::poll(&wait, 1, -1);
       continue;
     }
     // Half a line would spoil the file for readers; without success the next --resume cuts it off.
-    const off_t size = written > 0 ? size_of_file(fd_, path_) : -1;
+    const off_t size = written > 0 ? size_of_file(file_.get(), path_) : -1;
     if (size >= static_cast<off_t>(written)) {
-      [[maybe_unused]] const int cut = ::ftruncate(fd_, size - static_cast<off_t>(written));
+      [[maybe_unused]] const int cut = ::ftruncate(file_.get(), size - static_cast<off_t>(written));
     }
     throw failed(path_, "writing a result failed", error);
   }

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "backend/host/cgroup.h"
+#include "base/system_error.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
 
@@ -111,7 +112,8 @@ Buffer map_host(std::size_t bytes, int numa_node) {
   void* data = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED) {
     throw MemoryError(fmt::format("mmap of {} failed: {}; is there a limit (ulimit -v)?",
-                                  format_memory(static_cast<double>(bytes)), std::strerror(errno)));
+                                  format_memory(static_cast<double>(bytes)),
+                                  system_message(errno)));
   }
   Buffer buffer(data, bytes, [mapped](void* memory) { munmap(memory, mapped); });
   // Fewer TLB misses while weights stream by; only a hint, kernels without huge pages refuse it.
@@ -127,7 +129,8 @@ void take_host_pages(std::span<std::byte> part, int threads) {
   const std::size_t bytes = align_up(at % kPageBytes + part.size(), kPageBytes);
   if (const int error = populate(first, bytes, threads); error != 0) {
     throw MemoryError(fmt::format("{} of memory could not be taken: {}; lower the memory budgets",
-                                  format_memory(static_cast<double>(bytes)), std::strerror(error)));
+                                  format_memory(static_cast<double>(bytes)),
+                                  system_message(error)));
   }
 }
 

@@ -1,0 +1,14 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace zi {
+
+/// What the system says of an errno: `No space left on device`. Any thread.
+std::string system_message(int error);
+
+/// `PATH: cannot DO THIS: Permission denied`. `error` is an errno.
+std::string system_error_text(std::string_view path, std::string_view what, int error);
+
+}  // namespace zi
