@@ -61,14 +61,7 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-template <typename T>
-std::vector<T> from_all(World& world, const T& mine) {
-  std::vector<T> all(static_cast<std::size_t>(world.size()));
-  world.all_gather(&mine, all.data(), sizeof(T));
-  return all;
-}
-
-double slowest(World& world, double seconds) { return std::ranges::max(from_all(world, seconds)); }
+double slowest(World& world, double seconds) { return std::ranges::max(world.all_gather(seconds)); }
 
 /// One start of the engine.
 struct Load {
@@ -212,12 +205,12 @@ class Runner {
     l.memory = plan.head_shard + plan.host_shards + plan.device_shards;
     l.load_s = slowest(world_, engine.load_stats().seconds);
     l.start_s = slowest(world_, start_s);
-    for (std::uint64_t bytes : from_all(world_, after.read - before.read)) l.read += bytes;
-    for (std::uint64_t bytes : from_all(world_, after.written - before.written)) {
+    for (std::uint64_t bytes : world_.all_gather(after.read - before.read)) l.read += bytes;
+    for (std::uint64_t bytes : world_.all_gather(after.written - before.written)) {
       l.written += bytes;
     }
-    l.peak_host = std::ranges::max(from_all(world_, peak_memory_bytes()));
-    for (std::size_t bytes : from_all(world_, engine.plan().nvme_shards)) l.nvme_shards += bytes;
+    l.peak_host = std::ranges::max(world_.all_gather(peak_memory_bytes()));
+    for (std::size_t bytes : world_.all_gather(engine.plan().nvme_shards)) l.nvme_shards += bytes;
     const TensorSpec& head = engine.model().spec().head.matrices.front();
     l.head = static_cast<std::uint64_t>(head.elements()) * size_of(engine.plan().weight_dtype);
     l.dtype = name_of(engine.plan().weight_dtype);

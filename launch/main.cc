@@ -100,9 +100,8 @@ int generate(World& world, Engine& engine, Ends& ends, Trace* trace) {
     if (world.rank() == 0) log_info(summary);
   }
   // Lines that are no prompts are known to rank 0 only; every rank leaves with the same code.
-  std::vector<std::int64_t> bad_lines(static_cast<std::size_t>(world.size()));
-  world.all_gather(&ends.bad_lines, bad_lines.data(), sizeof(std::int64_t));
-  const std::int64_t failed = outcome.failed_prompts + bad_lines.front();
+  const std::int64_t bad_lines = world.all_gather(ends.bad_lines).front();
+  const std::int64_t failed = outcome.failed_prompts + bad_lines;
   if (world.rank() == 0 && failed == 0 && outcome.stats.passes == 0) {
     log_warning(config.resume ? "no prompt was left to run" : "there was no prompt to run");
   }

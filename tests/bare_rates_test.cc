@@ -17,12 +17,6 @@
 namespace zi::test {
 namespace {
 
-std::vector<int> of_all_ranks(int mine) {
-  std::vector<int> all(static_cast<std::size_t>(world().size()));
-  world().all_gather(&mine, all.data(), sizeof(mine));
-  return all;
-}
-
 TEST(BareRate, IsOfTheBestRepeatAndNotOfTheWarmUp) {
   const std::vector<double> seconds = {0.001, 4, 2, 5, 2.5};  // the first warms up
   std::size_t calls = 0;
@@ -60,7 +54,7 @@ TEST(BareRate, RepeatsEquallyOftenOnAllRanksWithinItsBounds) {
       if (world().rank() == world().size() - 1) std::this_thread::sleep_for(of_the_last_rank);
       return 1.0;
     });
-    for (const int other : of_all_ranks(calls)) EXPECT_EQ(other, calls);
+    for (const int other : world().all_gather(calls)) EXPECT_EQ(other, calls);
     return calls;
   };
   using std::chrono::milliseconds;

@@ -62,8 +62,7 @@ TEST(LayerFetcherMpi, OtherCollectivesMayFollowOnTheStreamOfTheGathers) {
     harness.compute.record(*computed);
     harness.gathers->wait(*computed);
     communicator->all_gather(&own, states.data(), sizeof(own), *harness.gathers);
-    std::vector<int> control(ranks, -1);
-    world().all_gather(&pass, control.data(), sizeof(pass));
+    const std::vector<int> control = world().all_gather(pass);
     harness.gathers->synchronize();
     for (std::size_t r = 0; r < ranks; ++r) {
       EXPECT_EQ(states[r], 100 * pass + static_cast<int>(r));

@@ -199,9 +199,8 @@ TEST_P(Nccl, GathersMoreThanTwoGiBFromEachRank) {
   // A multiple of 8 but of no page; words that are their own position.
   constexpr std::size_t kBytes = (std::size_t{2100} << 20) + 4104;
   constexpr std::size_t kPieceBytes = std::size_t{64} << 20;
-  const bool leave_out = device->memory().free_bytes < kBytes * ranks() + (std::size_t{2} << 30);
-  std::vector<char> left_out(ranks());
-  world().all_gather(&leave_out, left_out.data(), 1);
+  const char leave_out = device->memory().free_bytes < kBytes * ranks() + (std::size_t{2} << 30);
+  const std::vector<char> left_out = world().all_gather(leave_out);
   if (std::ranges::find(left_out, 1) != left_out.end()) GTEST_SKIP() << "not enough memory";
   const Buffer blocks = communicator->allocate(*device, kBytes * ranks());
   const Buffer staging = device->allocate_pinned(kPieceBytes);
@@ -316,9 +315,7 @@ TEST_P(Nccl, TrialsKeepOneWayForAllRanks) {
         gather);
     auto& kept = dynamic_cast<NcclCommunicator&>(*made);
     const char own = kept.copy_engine() ? 1 : 0;
-    std::vector<char> all(ranks());
-    world().all_gather(&own, all.data(), 1);
-    EXPECT_EQ(all, std::vector<char>(ranks(), own));
+    EXPECT_EQ(world().all_gather(own), std::vector<char>(ranks(), own));
     EXPECT_FALSE(gather == Gather::kPlain && kept.copy_engine());
     const Buffer blocks = made->allocate(*device, 1000 * ranks());
     upload(blocks.data() + own_rank() * 1000, block(1000, 9, own_rank()));

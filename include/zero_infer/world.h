@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "zero_infer/communicator.h"
@@ -32,8 +33,16 @@ class World {
   int local_size() const;
   const std::string& host() const;
 
-  /// Collective: recv (size, bytes).
-  void all_gather(const void* send, void* recv, std::size_t bytes);
+  /// Collective: every rank's value, by rank. For control: values are small (a block of weights
+  /// goes through a Communicator), and an enumeration or an integer says what a bool would, since
+  /// a list of bool has no memory to receive into.
+  template <typename T>
+  requires(std::is_trivially_copyable_v<T> && !std::is_same_v<T, bool> && !std::is_pointer_v<T> &&
+           sizeof(T) <= 65536) std::vector<T> all_gather(const T& mine) {
+    std::vector<T> all(static_cast<std::size_t>(size()));
+    all_gather_bytes(&mine, all.data(), sizeof(T));
+    return all;
+  }
   /// Collective: the root's string on every rank.
   std::string broadcast(std::string bytes, int root);
   /// Collective: on the root every rank's string, elsewhere empty.
@@ -62,6 +71,9 @@ class World {
   std::unique_ptr<Communicator> make_cpu_communicator();
 
  private:
+  /// recv (size, bytes).
+  void all_gather_bytes(const void* send, void* recv, std::size_t bytes);
+
   struct State;
   std::unique_ptr<State> state_;
 };

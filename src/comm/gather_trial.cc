@@ -24,9 +24,8 @@ constexpr double kCopyEngineCredit = 1.03;
 std::size_t trial_bytes(World& world, Device& device, std::size_t typical_bytes) {
   std::size_t mine = 0;
   world.all_or_none([&] { mine = device.memory().free_bytes; });
-  std::vector<std::size_t> all(static_cast<std::size_t>(world.size()));
-  world.all_gather(&mine, all.data(), sizeof(mine));
-  const std::size_t room = *std::ranges::min_element(all) / 4 / all.size();
+  const std::size_t least = std::ranges::min(world.all_gather(mine));
+  const std::size_t room = least / 4 / static_cast<std::size_t>(world.size());
   return std::min({typical_bytes, kMostTrialBytes, room}) / kPageBytes * kPageBytes;
 }
 
@@ -45,7 +44,6 @@ double seconds_of_gather(World& world, Device& device, NcclCommunicator& communi
     end = device.make_event();
   });
   std::vector<double> slowest;
-  std::vector<double> all(ranks);
   for (int i = 0; i < kWarmUps + kRepeats; ++i) {
     // Untimed: behind it all GPUs start together, however late their hosts were.
     communicator.all_gather(own, blocks.data(), bytes, *stream);
@@ -56,8 +54,8 @@ double seconds_of_gather(World& world, Device& device, NcclCommunicator& communi
     stream->record(*end);
     stream->synchronize();
     const double mine = device.elapsed_seconds(*start, *end) / kGathersPerRepeat;
-    world.all_gather(&mine, all.data(), sizeof(mine));
-    if (i >= kWarmUps) slowest.push_back(*std::ranges::max_element(all));
+    const double of_slowest = std::ranges::max(world.all_gather(mine));
+    if (i >= kWarmUps) slowest.push_back(of_slowest);
   }
   std::ranges::nth_element(slowest, slowest.begin() + kRepeats / 2);
   return slowest[kRepeats / 2];

@@ -90,8 +90,7 @@ void check_gpus_differ(World& world, int gpu) {
     std::memcpy(mine.uuid.data(), properties.uuid.bytes, mine.uuid.size());
     ZI_CUDA(cudaDeviceGetPCIBusId(mine.bus.data(), static_cast<int>(mine.bus.size()), gpu));
   });
-  std::vector<Gpu> all(static_cast<std::size_t>(world.size()));
-  world.all_gather(&mine, all.data(), sizeof(Gpu));
+  const std::vector<Gpu> all = world.all_gather(mine);
   world.all_or_none([&] {
     const auto own = static_cast<std::size_t>(world.rank());
     for (std::size_t other = own + 1; other < all.size(); ++other) {
@@ -346,8 +345,7 @@ Buffer NcclCommunicator::allocate_window([[maybe_unused]] World& world,
   State& s = *state_;
   void* data = nullptr;
   const char taken = ncclMemAlloc(&data, bytes) == ncclSuccess ? 1 : 0;
-  std::vector<char> all(s.size);
-  world.all_gather(&taken, all.data(), 1);
+  const std::vector<char> all = world.all_gather(taken);
   if (std::ranges::find(all, 0) != all.end()) {  // what is missing, the device tells with numbers
     if (taken != 0) report_nccl(ncclMemFree(data), "ncclMemFree");
     return {};

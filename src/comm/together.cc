@@ -48,11 +48,10 @@ Together run_together(World& world, const std::function<void()>& step,
     own.store(end, std::memory_order_release);
   });
 
-  std::vector<Progress> all(static_cast<std::size_t>(world.size()));
   std::optional<Clock::time_point> failed_since;
   for (;;) {
     const Progress mine = own.load(std::memory_order_acquire);
-    world.all_gather(&mine, all.data(), sizeof(mine));
+    const std::vector<Progress> all = world.all_gather(mine);
     // All ranks see the same list, so all leave this loop in the same round.
     const auto failed = std::ranges::find(all, Progress::kFailed);
     const int failed_rank = failed == all.end() ? -1 : static_cast<int>(failed - all.begin());

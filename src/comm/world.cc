@@ -143,11 +143,11 @@ int World::local_rank() const { return state_->local_rank; }
 int World::local_size() const { return state_->local_size; }
 const std::string& World::host() const { return state_->host; }
 
-void World::all_gather(const void* send, void* recv, std::size_t bytes) {
+void World::all_gather_bytes(const void* send, void* recv, std::size_t bytes) {
   state_->leaving_together = false;
-  const int count = checked_count(bytes, "a rank's part");
   // Some MPI libraries compute rank * count in an int.
   checked_count(bytes * static_cast<std::size_t>(state_->size), "an all-gather");
+  const int count = static_cast<int>(bytes);
   MPI_Request request = MPI_REQUEST_NULL;
   ZI_MPI(MPI_Iallgather, send, count, MPI_BYTE, recv, count, MPI_BYTE, state_->comm(), &request);
   wait_for(request);
@@ -252,9 +252,7 @@ void World::all_or_none(const std::function<void()>& step) {
     mine = Outcome::kFailed;
     error = as_error();
   }
-  std::vector<Outcome> outcomes(static_cast<std::size_t>(size()));
-  all_gather(&mine, outcomes.data(), sizeof(mine));
-
+  const std::vector<Outcome> outcomes = all_gather(mine);
   int followed = -1;
   int failed = -1;
   for (int r = size() - 1; r >= 0; --r) {

@@ -82,8 +82,7 @@ std::optional<int> choose_gpu(World& world, std::string& why, bool& loud) {
   const int count = cuda_device_count(&reason, &surprise);
   const Mine mine{count, world.local_size(), surprise ? 1 : 0,
                   std::getenv("CUDA_VISIBLE_DEVICES") != nullptr ? 1 : 0};
-  std::vector<Mine> all(static_cast<std::size_t>(world.size()));
-  world.all_gather(&mine, all.data(), sizeof(Mine));
+  const std::vector<Mine> all = world.all_gather(mine);
   const auto lacks = [](const Mine& m) { return m.gpus < m.local_size; };
   const auto found = std::ranges::find_if(all, lacks);
   if (found == all.end()) return world.local_rank();

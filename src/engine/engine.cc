@@ -113,8 +113,7 @@ void Engine::make_memory_plan() {
     mine = {backend_->device->memory().free_bytes, backend_->device->host_memory().free_bytes,
             world_->local_size()};
   });
-  std::vector<Memory> all(static_cast<std::size_t>(world_->size()));
-  world_->all_gather(&mine, all.data(), sizeof(Memory));
+  const std::vector<Memory> all = world_->all_gather(mine);
   PlanInput input;
   input.model = open_.model.get();
   input.weight_dtype = open_.weight_dtype;

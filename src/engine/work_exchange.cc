@@ -85,8 +85,7 @@ std::vector<std::string> WorkExchange::deal(const std::vector<Wire>& ranks) {
 WorkExchange::Turn WorkExchange::take_turn(const Report& report, std::string_view outbox) {
   const bool open = world_->rank() == 0 && !source_->exhausted();
   const Wire mine{report, outbox.size(), open ? 1 : 0};
-  std::vector<Wire> ranks(static_cast<std::size_t>(world_->size()));
-  world_->all_gather(&mine, ranks.data(), sizeof(Wire));
+  const std::vector<Wire> ranks = world_->all_gather(mine);
 
   Turn turn;
   std::int64_t wanted = 0;
@@ -130,9 +129,7 @@ WorkExchange::Turn WorkExchange::take_turn(const Report& report, std::string_vie
 }
 
 std::int64_t WorkExchange::most(std::int64_t value) {
-  std::vector<std::int64_t> all(static_cast<std::size_t>(world_->size()));
-  world_->all_gather(&value, all.data(), sizeof(value));
-  return *std::ranges::max_element(all);
+  return std::ranges::max(world_->all_gather(value));
 }
 
 }  // namespace zi

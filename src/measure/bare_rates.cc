@@ -7,11 +7,7 @@
 
 namespace zi {
 
-double largest_of(World& world, double mine) {
-  std::vector<double> all(static_cast<std::size_t>(world.size()));
-  world.all_gather(&mine, all.data(), sizeof(mine));
-  return *std::ranges::max_element(all);
-}
+double largest_of(World& world, double mine) { return std::ranges::max(world.all_gather(mine)); }
 
 double wall_seconds(const std::function<void()>& work) {
   const auto start = std::chrono::steady_clock::now();

@@ -97,8 +97,7 @@ class Benchmark {
   std::string refusal(const Error& error) {
     if (!world_->leaving_together()) throw;  // of this rank alone
     const int mine = dynamic_cast<const MemoryError*>(&error) != nullptr ? 1 : 0;
-    std::vector<int> all(static_cast<std::size_t>(world_->size()));
-    world_->all_gather(&mine, all.data(), sizeof(int));
+    const std::vector<int> all = world_->all_gather(mine);
     const auto found = std::ranges::find(all, 1);
     if (found == all.end()) {
       world_->all_or_none([&] {
@@ -196,9 +195,7 @@ class Benchmark {
     const MemoryInfo device = backend.device->memory();
     const Mine mine{split, peak_memory_bytes(),
                     backend.device_is_host ? 0 : device.total_bytes - device.free_bytes};
-    std::vector<Mine> all(static_cast<std::size_t>(world_->size()));
-    world_->all_gather(&mine, all.data(), sizeof(Mine));
-    for (const Mine& rank : all) {
+    for (const Mine& rank : world_->all_gather(mine)) {
       cell.split += rank.split;
       cell.peak_host_bytes = std::max(cell.peak_host_bytes, rank.host_bytes);
       cell.peak_device_bytes = std::max(cell.peak_device_bytes, rank.device_bytes);

@@ -107,8 +107,7 @@ void Trace::write(World& world, const std::string& path) const {
   for (const Mark& m : marks_) first = std::min(first, m.interval.begin);
   world.barrier();
   const Moment mine{host_seconds(), first, std::hash<std::string>()(world.host())};
-  std::vector<Moment> all(static_cast<std::size_t>(world.size()));
-  world.all_gather(&mine, all.data(), sizeof(Moment));
+  const std::vector<Moment> all = world.all_gather(mine);
   // Added to a rank's clock, it is rank 0's.
   const auto offset = [&](const Moment& m) {
     return m.host == all.front().host ? 0.0 : all.front().now - m.now;
