@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/memory_planner.h"
 #include "engine/model_weights.h"
 #include "synthetic_checkpoint.h"
 #include "zero_infer/backend.h"

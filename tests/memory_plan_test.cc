@@ -1,4 +1,4 @@
-#include "engine/memory_plan.h"
+#include "engine/memory_planner.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "engine/memory_planner.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"

@@ -6,27 +6,14 @@
 #include <string>
 #include <vector>
 
-#include "engine/pass_inputs.h"
 #include "offload/shard_store.h"
-#include "zero_infer/model.h"
+#include "zero_infer/dtype.h"
 #include "zero_infer/partition_layout.h"
-#include "zero_infer/run_config.h"
 
 namespace zi {
 
-/// What a plan is made from; equal on every rank (memory is the least of all ranks).
-struct PlanInput {
-  const Model* model = nullptr;
-  DType weight_dtype = DType::kBFloat16;
-  DType compute_dtype = DType::kBFloat16;
-  int world = 1;
-  int local_size = 1;           // the most ranks on one host: they share its memory
-  bool device_is_host = true;   // the CPU backend: device memory comes out of the host's
-  std::size_t device_free = 0;  // of one device; with device_is_host, unused
-  std::size_t host_free = 0;    // of one host, for all of its ranks
-};
-
-/// All memory of one rank, known before any of it is taken. The engine takes exactly this.
+/// All memory of one rank, known before any of it is taken. The engine takes exactly this. A value:
+/// whoever takes memory reads it, and memory_planner.h, which makes it, asks them how much.
 struct MemoryPlan {
   DType weight_dtype = DType::kBFloat16;
   DType compute_dtype = DType::kBFloat16;
@@ -77,15 +64,11 @@ struct MemoryPlan {
   }
   /// Of the host's memory, at its peak.
   std::size_t process_bytes() const { return device_is_host ? rank_bytes() : host_bytes(); }
-  PassInputs::Shape input_shape(const ModelConfig& config) const;
   /// A table for people: one line a part, and the sums beside what can be had.
   std::string table() const;
 
  private:
   std::size_t pass_host_bytes() const { return host_shards + staging + inputs + results; }
 };
-
-/// Plans or refuses: throws MemoryError with the table and what to change when it does not fit.
-MemoryPlan make_plan(const PlanInput& input, const RunConfig& config);
 
 }  // namespace zi

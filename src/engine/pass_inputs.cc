@@ -14,6 +14,14 @@ std::size_t embedding_bytes(const PassInputs::Shape& s) {
 
 }  // namespace
 
+PassInputs::Shape PassInputs::shape_of(const MemoryPlan& plan, const ModelConfig& config) {
+  return {
+      .lanes = plan.lanes,
+      .pass_tokens = plan.pass_tokens,
+      .kv_pages = plan.kv_pages,
+      .embedding_row_bytes = static_cast<std::size_t>(config.hidden) * size_of(plan.weight_dtype)};
+}
+
 std::size_t PassInputs::bytes(const Shape& s) {
   // row_begin, context, the wanted rows, the ids, and at most every page once for each lane's row
   // of the table.

@@ -5,8 +5,10 @@
 #include <span>
 #include <vector>
 
+#include "engine/memory_plan.h"
 #include "engine/scheduler.h"
 #include "zero_infer/device.h"
+#include "zero_infer/model_config.h"
 #include "zero_infer/ops.h"
 
 namespace zi {
@@ -21,6 +23,9 @@ class PassInputs {
     std::int64_t kv_pages;
     std::size_t embedding_row_bytes;
   };
+
+  /// Of the passes that a plan has room for.
+  static Shape shape_of(const MemoryPlan& plan, const ModelConfig& config);
 
   PassInputs(Device& device, const Shape& shape);
 

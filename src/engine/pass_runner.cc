@@ -28,7 +28,7 @@ PassRunner::PassRunner(Device& device, Ops& ops, Communicator* communicator, Mod
       kv_(device.allocate(plan.kv)),
       workspace_(device.allocate(plan.workspace)),
       head_workspace_(device.allocate(plan.head_workspace)),
-      inputs_(device, plan.input_shape(model.config())),
+      inputs_(device, PassInputs::shape_of(plan, model.config())),
       compute_(device.make_stream("compute")),
       exchange_(device.make_stream("gather")) {
   const auto rows = static_cast<std::size_t>(plan.pass_tokens);

@@ -4,6 +4,7 @@
 #include <set>
 #include <utility>
 
+#include "engine/memory_planner.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
 

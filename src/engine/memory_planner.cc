@@ -1,0 +1,251 @@
+#include "engine/memory_planner.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "engine/model_weights.h"
+#include "engine/pass_inputs.h"
+#include "engine/pass_runner.h"
+#include "engine/vocabulary_head.h"
+#include "offload/layer_fetcher.h"
+#include "offload/nvme_store.h"
+#include "offload/placement.h"
+#include "zero_infer/bytes.h"
+#include "zero_infer/error.h"
+
+namespace zi {
+namespace {
+
+/// Tokens of KV that a lane gets unless --kv-budget says otherwise.
+constexpr std::int64_t kDefaultLaneTokens = 2048;
+/// Rows of a pass unless --max-pass-tokens says otherwise: enough that products are bound by
+/// arithmetic, and on a GPU that long prompts need few trips of the weights.
+constexpr std::int64_t kHostPassTokens = 512;
+constexpr std::int64_t kDevicePassTokens = 2048;
+/// Rows of logits at once: a compromise between reading the head again and (rows, vocabulary)
+/// float32.
+constexpr std::int64_t kHostHeadRows = 32;
+constexpr std::int64_t kDeviceHeadRows = 256;
+/// On the CPU backend: activations and logits at most, where the rows of a pass can give way.
+constexpr std::size_t kHostWorkspace = 80u << 20;
+constexpr std::size_t kHostHeadWorkspace = 40u << 20;
+/// What is left to the rest of the process and to the system.
+constexpr double kUsableDevice = 0.95;
+constexpr double kUsableHost = 0.90;
+/// Of what is left for the KV cache: its block tables take some, too.
+constexpr double kUsableForKv = 0.98;
+
+std::size_t scaled(std::size_t bytes, double factor) {
+  return static_cast<std::size_t>(static_cast<double>(bytes) * factor);
+}
+
+/// Memory that one rank may take on its device and on its host.
+struct Room {
+  std::size_t device;
+  std::size_t host;
+};
+
+Room room_of(const PlanInput& in) {
+  const std::size_t host =
+      scaled(in.host_free, kUsableHost) / static_cast<std::size_t>(in.local_size);
+  return {in.device_is_host ? host : scaled(in.device_free, kUsableDevice), host};
+}
+
+std::size_t vectors_bytes(const ModelSpec& spec) {
+  std::int64_t elements = 0;
+  const auto add = [&](const std::vector<TensorSpec>& vectors) {
+    for (const TensorSpec& v : vectors) {
+      elements += static_cast<std::int64_t>(
+          align_up(static_cast<std::size_t>(v.elements()), kMatrixAlignment / sizeof(float)));
+    }
+  };
+  add(spec.vectors);
+  add(spec.head.vectors);
+  for (const UnitSpec& block : spec.blocks) add(block.vectors);
+  return static_cast<std::size_t>(elements) * sizeof(float);
+}
+
+/// Device memory that the KV cache may take when nobody said how much. Blocks that must stay on the
+/// GPU come first; where they may leave it, or share memory with everything else of the host, the
+/// cache gets a quarter, or what slots, head and activations leave of it.
+std::size_t kv_room(const MemoryPlan& plan, const PlanInput& in, const RunConfig& config,
+                    const Room& room, std::size_t all_shards) {
+  const bool offload = config.cpu_offload || config.nvme_offload_path.has_value();
+  const auto left_of = [&](std::size_t taken) {
+    return room.device > taken ? scaled(room.device - taken, kUsableForKv) : 0;
+  };
+  if (in.device_is_host || offload) {
+    return std::min(room.device / 4,
+                    left_of(plan.device_bytes() + config.gpu_weight_budget.value_or(0)));
+  }
+  return left_of(plan.device_bytes() + config.gpu_weight_budget.value_or(all_shards));
+}
+
+/// KV memory: what was asked for, else room for 2048 tokens a lane as far as `room` goes.
+void plan_kv(MemoryPlan& plan, const PlanInput& in, const RunConfig& config, std::size_t room) {
+  const ModelConfig& c = in.model->config();
+  const KvLayer layer{.data = nullptr,
+                      .dtype = plan.compute_dtype,
+                      .heads = static_cast<int>(c.heads),
+                      .head_dim = static_cast<int>(c.head_dim)};
+  const std::size_t page = layer.page_bytes() * static_cast<std::size_t>(c.layers);
+  std::size_t pages;
+  if (config.kv_budget) {
+    pages = *config.kv_budget / page;
+    if (pages == 0) {
+      throw ConfigError(fmt::format(
+          "--kv-budget {} is less than one page of the KV cache: {} tokens take {}; raise it",
+          format_memory(static_cast<double>(*config.kv_budget)), kKvPageTokens,
+          format_memory(static_cast<double>(page))));
+    }
+  } else {
+    const auto wanted =
+        static_cast<std::size_t>(plan.lanes * ceil_div(kDefaultLaneTokens, kKvPageTokens));
+    pages = std::clamp<std::size_t>(room / page, 1, wanted);
+  }
+  plan.kv_pages = static_cast<std::int64_t>(pages);
+  plan.max_sequence_tokens = plan.kv_pages * kKvPageTokens;
+  plan.kv = pages * page;
+}
+
+/// Activations and logits. On the CPU backend they shrink, with the rows of a pass and of logits,
+/// to what leaves a rank within 256 MiB beside shards, slots and KV; lanes are kept.
+void plan_workspaces(MemoryPlan& plan, const PlanInput& in) {
+  const auto workspace = [&] { return in.model->workspace_bytes(plan.pass_tokens, in.world); };
+  const auto head = [&] {
+    return VocabularyHead::workspace_bytes(
+        plan.head_rows, in.model->config().hidden, plan.compute_dtype,
+        plan.head.front().matrices().front().rows_per_rank, in.world);
+  };
+  if (in.device_is_host) {
+    while (workspace() > kHostWorkspace && plan.pass_tokens > plan.lanes) {
+      plan.pass_tokens = std::max(plan.lanes, plan.pass_tokens * 3 / 4);
+    }
+    while (head() > kHostHeadWorkspace && plan.head_rows > 1) {
+      plan.head_rows = (plan.head_rows + 1) / 2;
+    }
+  }
+  plan.workspace = workspace();
+  plan.head_workspace = head();
+}
+
+TierBudgets budgets_of(const MemoryPlan& plan, const Room& room, const PlanInput& in,
+                       const RunConfig& config, std::size_t all_shards) {
+  TierBudgets budgets;
+  budgets.nvme = config.nvme_offload_path.has_value();
+  const bool offload = config.cpu_offload || budgets.nvme;
+  if (config.gpu_weight_budget) {
+    budgets.device_bytes = *config.gpu_weight_budget;
+  } else if (!offload) {
+    budgets.device_bytes = all_shards;
+  } else if (!in.device_is_host) {
+    const std::size_t taken = plan.device_bytes();
+    budgets.device_bytes = room.device > taken ? room.device - taken : 0;
+  }  // on the CPU backend the device tier is host memory: asked to offload, all blocks leave it
+  if (config.cpu_weight_budget) {
+    budgets.host_bytes = *config.cpu_weight_budget;
+  } else if (config.cpu_offload && !budgets.nvme) {
+    budgets.host_bytes = std::numeric_limits<std::size_t>::max();
+  } else if (config.cpu_offload) {
+    const std::size_t taken =
+        plan.host_bytes() + (in.device_is_host ? plan.device_bytes() + budgets.device_bytes : 0);
+    budgets.host_bytes = room.host > taken ? room.host - taken : 0;
+  }
+  return budgets;
+}
+
+void check_fit(MemoryPlan& plan, const PlanInput& in, const RunConfig& config, const Room& room) {
+  const std::size_t device = plan.device_bytes();
+  const std::size_t host = plan.process_bytes();
+  const auto refuse = [&](std::string_view where, std::size_t needed, std::size_t free,
+                          std::string_view advice) {
+    throw MemoryError(
+        fmt::format("the plan does not fit: a rank needs {} of {} memory, {} can be "
+                    "had; {}\n{}",
+                    format_memory(static_cast<double>(needed)), where,
+                    format_memory(static_cast<double>(free)), advice, plan.table()));
+  };
+  if (!in.device_is_host && device > room.device) {
+    refuse("device", device, room.device,
+           "lower --batch-size, --kv-budget or --gpu-weight-budget, give --cpu-offload or "
+           "--nvme-offload-path, or use --backend cpu");
+  }
+  if (host > room.host && !in.device_is_host && config.cpu_weight_budget) {
+    // Virtual machines can be given memory as they use it: an explicit budget knows better.
+    plan.note = fmt::format(
+        "the host reports {} for each rank, the plan takes {} as --cpu-weight-budget says",
+        format_memory(static_cast<double>(room.host)), format_memory(static_cast<double>(host)));
+  } else if (host > room.host) {
+    refuse("host", host, room.host,
+           in.device_is_host ? "lower --batch-size or --kv-budget, use more hosts, or give "
+                               "--nvme-offload-path with --gpu-weight-budget 0"
+                             : "lower --cpu-weight-budget and give --nvme-offload-path");
+  }
+}
+
+}  // namespace
+
+MemoryPlan make_plan(const PlanInput& in, const RunConfig& config) {
+  const ModelConfig& c = in.model->config();
+  const ModelSpec& spec = in.model->spec();
+  MemoryPlan plan;
+  plan.weight_dtype = in.weight_dtype;
+  plan.compute_dtype = in.compute_dtype;
+  plan.lanes = *std::max_element(config.batch_size.begin(), config.batch_size.end());
+  const std::int64_t most_rows = config.max_pass_tokens != 0 ? config.max_pass_tokens
+                                 : in.device_is_host         ? kHostPassTokens
+                                                             : kDevicePassTokens;
+  plan.pass_tokens = std::max(most_rows, plan.lanes);
+  const std::int64_t most = in.device_is_host ? kHostHeadRows : kDeviceHeadRows;
+  plan.head_rows = config.score ? std::min(most, plan.pass_tokens) : std::min(most, plan.lanes);
+
+  std::vector<std::size_t> shard_bytes;
+  std::size_t all_shards = 0;
+  for (const UnitSpec& unit : spec.blocks) {
+    plan.blocks.emplace_back(unit, plan.weight_dtype, in.world);
+    shard_bytes.push_back(plan.blocks.back().shard_bytes());
+    all_shards += shard_bytes.back();
+  }
+  plan.head.emplace_back(spec.head, plan.weight_dtype, in.world);
+  plan.head_shard = plan.head.front().shard_bytes();
+  plan.vectors = vectors_bytes(spec);
+  plan_workspaces(plan, in);
+  if (config.nvme_offload_path) {
+    const NvmeOptions options;
+    plan.staging = options.slots() * options.extent_bytes;
+  }
+
+  const Room room = room_of(in);
+  plan.device_is_host = in.device_is_host;
+  plan.device_room = room.device;
+  plan.host_room = room.host;
+  plan.results = PassRunner::results_bytes(plan.pass_tokens, config.logprobs);
+  // Before the tiers are known every block counts as travelling: its slots are needed.
+  const bool copied_and_gathered =
+      in.world > 1 && (config.cpu_offload || config.nvme_offload_path.has_value());
+  plan.slot_count = copied_and_gathered ? 3 : 2;
+  std::vector<const PartitionLayout*> layouts;
+  for (const PartitionLayout& layout : plan.blocks) layouts.push_back(&layout);
+  plan.slots = LayerFetcher::slots_bytes(layouts, std::vector<Tier>(layouts.size(), Tier::kNvme),
+                                         plan.slot_count);
+  const bool stays = !config.cpu_offload && !config.nvme_offload_path;
+  if (in.world == 1 && stays) plan.slots = 0;
+  plan_kv(plan, in, config, kv_room(plan, in, config, room, all_shards));
+  plan.inputs = PassInputs::bytes(PassInputs::shape_of(plan, c));
+  plan.tiers = place_units(shard_bytes, budgets_of(plan, room, in, config, all_shards));
+  const bool all_stay = std::ranges::all_of(plan.tiers, [](Tier t) { return t == Tier::kDevice; });
+  if (in.world == 1 && all_stay) plan.slots = 0;
+  if (std::ranges::find(plan.tiers, Tier::kNvme) == plan.tiers.end()) plan.staging = 0;
+  for (std::size_t i = 0; i < plan.tiers.size(); ++i) {
+    (plan.tiers[i] == Tier::kDevice ? plan.device_shards
+     : plan.tiers[i] == Tier::kHost ? plan.host_shards
+                                    : plan.nvme_shards) += shard_bytes[i];
+  }
+  plan.loading = ModelWeights::loading_bytes(plan, config.load_format == LoadFormat::kDummy);
+  check_fit(plan, in, config, room);
+  return plan;
+}
+
+}  // namespace zi
