@@ -20,7 +20,7 @@
 
 #include "base/file_descriptor.h"
 #include "base/system_error.h"
-#include "offload/block_reader.h"
+#include "offload/block_reader_choice.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
 

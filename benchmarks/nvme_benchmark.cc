@@ -18,6 +18,7 @@
 
 #include "base/file_descriptor.h"
 #include "offload/block_reader.h"
+#include "offload/block_reader_choice.h"
 #include "offload/nvme_store.h"
 #include "zero_infer/backend.h"
 #include "zero_infer/bytes.h"

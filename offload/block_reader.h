@@ -1,12 +1,8 @@
 #pragma once
 
-#include <sys/types.h>
-
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <memory>
-#include <span>
 #include <string>
 
 namespace zi {
@@ -84,20 +80,5 @@ struct BlockRange {
 /// throws.
 std::size_t move_blocks(BlockReader& reader, std::size_t depth,
                         const std::function<BlockRange(std::size_t)>& next);
-
-using PreadFunction = std::function<ssize_t(int fd, void* dst, std::size_t bytes, off_t offset)>;
-
-/// Reads with `threads` threads that call pread (writes: pwrite). `pread` is replaced by tests that
-/// inject failures.
-std::unique_ptr<BlockReader> make_pread_reader(const BlockSource& source,
-                                               std::span<std::byte> staging, std::size_t slot_bytes,
-                                               int threads, PreadFunction pread = {});
-
-/// io_uring where it is allowed and the kernel gives it, else pread with a warning that says why.
-/// The staging (4096-aligned, a multiple of `slot_bytes`) is cut into slots, one for each read in
-/// flight.
-std::unique_ptr<BlockReader> make_block_reader(const BlockSource& source,
-                                               std::span<std::byte> staging, std::size_t slot_bytes,
-                                               bool allow_io_uring);
 
 }  // namespace zi

@@ -13,6 +13,7 @@
 #include "base/file_descriptor.h"
 #include "base/system_error.h"
 #include "offload/block_reader.h"
+#include "offload/block_reader_choice.h"
 #include "offload/extent_checker.h"
 #include "offload/shard_file.h"
 #include "zero_infer/bytes.h"

@@ -19,7 +19,9 @@
 #include <thread>
 
 #include "base/file_descriptor.h"
+#include "offload/block_reader_choice.h"
 #include "offload/io_uring_reader.h"
+#include "offload/pread_reader.h"
 #include "tests/shard_test_util.h"
 #include "zero_infer/bytes.h"
 

@@ -8,7 +8,6 @@
 
 #include "base/file_descriptor.h"
 #include "base/system_error.h"
-#include "offload/block_reader.h"
 #include "zero_infer/error.h"
 
 namespace zi {

@@ -16,7 +16,7 @@
 
 #include "base/system_error.h"
 #include "measure/bare_rates.h"
-#include "offload/block_reader.h"
+#include "offload/block_reader_choice.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
