@@ -19,6 +19,7 @@
 #include "base/file_descriptor.h"
 #include "offload/block_reader.h"
 #include "offload/nvme_store.h"
+#include "offload/shard_writer.h"
 #include "zero_infer/backend.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
