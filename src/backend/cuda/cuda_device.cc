@@ -11,6 +11,7 @@
 #include <string>
 #include <thread>
 
+#include "backend/cuda/cuda_graph.h"
 #include "backend/cuda/cuda_support.h"
 #include "backend/cuda/kernel_architecture.h"
 #include "backend/cuda/kernel_probe.h"
@@ -68,25 +69,6 @@ class CudaStream final : public Stream {
 
  private:
   cudaStream_t stream_ = nullptr;
-};
-
-class CudaGraph final : public Graph {
- public:
-  /// Takes the graph over.
-  explicit CudaGraph(cudaGraph_t graph) {
-    const cudaError_t error = cudaGraphInstantiate(&executable_, graph, 0);
-    cudaGraphDestroy(graph);
-    ZI_CUDA(error);
-  }
-  ~CudaGraph() override { cudaGraphExecDestroy(executable_); }
-  CudaGraph(const CudaGraph&) = delete;
-  CudaGraph& operator=(const CudaGraph&) = delete;
-  void launch(Stream& stream) override {
-    ZI_CUDA(cudaGraphLaunch(executable_, cuda_stream(stream)));
-  }
-
- private:
-  cudaGraphExec_t executable_ = nullptr;
 };
 
 /// The NUMA node that the GPU hangs on, or -1.
@@ -218,19 +200,7 @@ class CudaDevice final : public Device {
     ZI_CUDA(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDefault, cuda_stream(stream)));
   }
   std::unique_ptr<Graph> record(Stream& stream, const std::function<void()>& work) override {
-    // Of this thread alone: the communicator's threads go on calling CUDA meanwhile.
-    const cudaStream_t on = cuda_stream(stream);
-    ZI_CUDA(cudaStreamBeginCapture(on, cudaStreamCaptureModeThreadLocal));
-    cudaGraph_t graph = nullptr;
-    try {
-      work();
-    } catch (...) {
-      cudaStreamEndCapture(on, &graph);
-      if (graph != nullptr) cudaGraphDestroy(graph);
-      throw;
-    }
-    ZI_CUDA(cudaStreamEndCapture(on, &graph));
-    return std::make_unique<CudaGraph>(graph);
+    return record_graph(cuda_stream(stream), work);
   }
 
 #ifdef ZI_NVTX
