@@ -53,6 +53,7 @@ class CountingSource final : public WeightSource {
 struct Subject {
   std::unique_ptr<Device> device = make_cpu_device();
   ShardFileKey key;
+  std::vector<ShardSize> shards;
   std::filesystem::path file;
   int units = 0;
   std::size_t shard_bytes = 0;
@@ -68,7 +69,10 @@ struct Subject {
     const ShardReader reader(source, layout, 0);
     shard_bytes = reader.shard_bytes();
     std::vector<int> numbers;
-    for (int u = 0; u < units; ++u) numbers.push_back(u);
+    for (int u = 0; u < units; ++u) {
+      numbers.push_back(u);
+      shards.push_back({u, shard_bytes});
+    }
     const std::vector<const ShardReader*> readers(numbers.size(), &reader);
     file = prepare_shard_file(directory, key, numbers, readers, {});
   }
@@ -103,7 +107,7 @@ void store_read(benchmark::State& state, Subject& subject, bool io_uring) {
   NvmeOptions options;
   options.depth = static_cast<int>(state.range(0));
   options.allow_io_uring = io_uring;
-  NvmeStore store(*subject.device, subject.file, subject.key, options);
+  NvmeStore store(*subject.device, subject.file, subject.key, subject.shards, options);
   const Buffer slot = subject.device->allocate(subject.shard_bytes);
   const auto copies = subject.device->make_stream("copies");
   const auto run = [&](int units) {

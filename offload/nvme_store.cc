@@ -1,17 +1,13 @@
 #include "offload/nvme_store.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <deque>
 #include <exception>
 #include <utility>
 
-#include "base/file_descriptor.h"
-#include "base/system_error.h"
 #include "offload/block_reader.h"
 #include "offload/block_reader_choice.h"
 #include "offload/extent_checker.h"
@@ -25,27 +21,29 @@ namespace {
 
 constexpr int kMostDepth = 1024;
 
-/// A shard file open for reading, its header checked for what does not depend on the job.
-struct OpenShardFile {
-  FileDescriptor file;
-  std::string path;
-  ShardHeader header;
+/// Bytes of one staging slot: an extent, less when every shard is smaller.
+std::size_t slot_bytes_of(const ShardHeader& header) {
+  std::size_t longest = kPageBytes;
+  for (const ShardUnit& unit : header.units) longest = std::max(longest, unit.bytes);
+  return std::min(header.extent_bytes, longest);
+}
 
-  explicit OpenShardFile(const std::filesystem::path& shard_file)
-      : file(::open(shard_file.c_str(), O_RDONLY | O_CLOEXEC)), path(shard_file.string()) {
-    if (!file.is_open()) {
-      throw IoError(system_error_text(path, "cannot open the shard file", errno));
-    }
-    header = read_shard_header(file.get(), path);
+/// Opens the file, with a header that knows only of the units that are to be read, in the sizes
+/// that their places have room for.
+OpenShardFile open_for_job(const std::filesystem::path& shard_file, const ShardFileKey& key,
+                           std::span<const ShardSize> shards, std::size_t extent_bytes) {
+  OpenShardFile opened = OpenShardFile::open(shard_file);
+  opened.check_key(key, extent_bytes);
+  if (!opened.holds(shards)) {
+    throw IoError(opened.path +
+                  ": the shard file lacks units that this job reads from it: another took its "
+                  "place; start again");
   }
-
-  /// Bytes of one staging slot: an extent, less when every shard is smaller.
-  std::size_t slot_bytes() const {
-    std::size_t longest = kPageBytes;
-    for (const ShardUnit& unit : header.units) longest = std::max(longest, unit.bytes);
-    return std::min(header.extent_bytes, longest);
-  }
-};
+  std::erase_if(opened.header.units, [&](const ShardUnit& unit) {
+    return std::ranges::find(shards, unit.unit, &ShardSize::unit) == shards.end();
+  });
+  return opened;
+}
 
 std::size_t checked_depth(const NvmeOptions& options) {
   if (options.depth < 1 || options.depth > kMostDepth) {
@@ -72,13 +70,12 @@ struct NvmeStore::State {
   };
 
   State(Device& its_device, const std::filesystem::path& shard_file, const ShardFileKey& key,
-        const NvmeOptions& options)
+        std::span<const ShardSize> its_shards, const NvmeOptions& options)
       : device(its_device),
-        shards(shard_file),
+        shards(open_for_job(shard_file, key, its_shards, options.extent_bytes)),
         depth(checked_depth(options)),
-        slots(options.slots()) {
-    check_shard_key(shards.header, key, options.extent_bytes, shards.path);
-    slot_bytes = shards.slot_bytes();
+        slots(options.slots()),
+        slot_bytes(slot_bytes_of(shards.header)) {
     direct = options.allow_direct && enable_direct_reads(shards.file.get(), shards.path);
     staging = device.allocate_pinned(slots * slot_bytes);
     for (std::size_t i = 0; i < slots; ++i) copied.push_back(device.make_event());
@@ -178,7 +175,7 @@ struct NvmeStore::State {
   OpenShardFile shards;
   std::size_t depth;
   std::size_t slots;
-  std::size_t slot_bytes = 0;
+  std::size_t slot_bytes;
   bool direct = false;
   Buffer staging;
   std::vector<std::unique_ptr<Event>> copied;  // per slot
@@ -194,8 +191,9 @@ struct NvmeStore::State {
 };
 
 NvmeStore::NvmeStore(Device& device, const std::filesystem::path& shard_file,
-                     const ShardFileKey& key, const NvmeOptions& options)
-    : state_(std::make_unique<State>(device, shard_file, key, options)) {}
+                     const ShardFileKey& key, std::span<const ShardSize> shards,
+                     const NvmeOptions& options)
+    : state_(std::make_unique<State>(device, shard_file, key, shards, options)) {}
 
 NvmeStore::~NvmeStore() = default;
 
@@ -217,9 +215,9 @@ std::size_t NvmeStore::staging_bytes() const { return state_->slots * state_->sl
 
 double measure_bare_read(Device& device, const std::filesystem::path& shard_file,
                          const NvmeOptions& options, std::size_t bytes) {
-  const OpenShardFile shards(shard_file);
+  const OpenShardFile shards = OpenShardFile::open(shard_file);
   const std::size_t depth = checked_depth(options);
-  const std::size_t slot_bytes = shards.slot_bytes();
+  const std::size_t slot_bytes = slot_bytes_of(shards.header);
   std::vector<ShardExtent> extents;
   for (const ShardUnit& unit : shards.header.units) {
     for (std::size_t i = 0; i < shards.header.extent_count(unit); ++i) {

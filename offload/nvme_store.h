@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <filesystem>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "offload/shard_header.h"
@@ -32,8 +33,11 @@ struct NvmeOptions {
 /// and copies in flight.
 class NvmeStore final : public ShardStore {
  public:
+  /// `shards`: the units that it is to serve, each with the bytes that a unit's `dst` has room for.
+  /// Throws IoError for a file that is not there, is damaged, was written for another key, lacks
+  /// one of them or holds it in another size, or can be changed by others.
   NvmeStore(Device& device, const std::filesystem::path& shard_file, const ShardFileKey& key,
-            const NvmeOptions& options);
+            std::span<const ShardSize> shards, const NvmeOptions& options);
   ~NvmeStore() override;
 
   Tier tier() const override { return Tier::kNvme; }

@@ -54,7 +54,8 @@ TEST_F(NvmeStoreTest, AllWaysOfReadingBringTheSameBytes) {
     for (const bool direct : {true, false}) {
       for (const int depth : {1, 2, 5, 64}) {
         LazyDevice device;
-        NvmeStore store(device, path_, units_.key, units_.options(depth, io_uring, direct));
+        NvmeStore store(device, path_, units_.key, units_.sizes(),
+                        units_.options(depth, io_uring, direct));
         const auto copies = device.make_stream("copies");
         std::vector<Arrival> arrivals;
         arrivals.reserve(6);
@@ -74,7 +75,7 @@ TEST_F(NvmeStoreTest, AllWaysOfReadingBringTheSameBytes) {
 
 TEST_F(NvmeStoreTest, UnitsMayBeStartedFarAheadAndTwice) {
   const auto device = make_cpu_device();
-  NvmeStore store(*device, path_, units_.key, units_.options());
+  NvmeStore store(*device, path_, units_.key, units_.sizes(), units_.options());
   const auto copies = device->make_stream("copies");
   std::vector<Arrival> arrivals;
   arrivals.reserve(20);
@@ -89,7 +90,7 @@ TEST_F(NvmeStoreTest, UnitsMayBeStartedFarAheadAndTwice) {
 TEST_F(NvmeStoreTest, ManyPassesInRandomOrderWithCopiesOnAThread) {
   const auto device = make_cpu_device();
   for (const bool io_uring : {true, false}) {
-    NvmeStore store(*device, path_, units_.key, units_.options(3, io_uring));
+    NvmeStore store(*device, path_, units_.key, units_.sizes(), units_.options(3, io_uring));
     const auto copies = device->make_stream("copies");
     std::vector<Arrival> arrivals;
     std::deque<int> started;
@@ -112,7 +113,7 @@ TEST_F(NvmeStoreTest, ManyPassesInRandomOrderWithCopiesOnAThread) {
 
 TEST_F(NvmeStoreTest, StagingIsNotReusedBeforeItsCopyIsDone) {
   LazyDevice device;  // copies run as late as they can
-  NvmeStore store(device, path_, units_.key, units_.options(2));
+  NvmeStore store(device, path_, units_.key, units_.sizes(), units_.options(2));
   const auto copies = device.make_stream("copies");
   const auto queue = dynamic_cast<LazyDevice::LazyStream&>(*copies).queue;
   std::vector<Arrival> arrivals;
@@ -135,7 +136,7 @@ TEST_F(NvmeStoreTest, ADamagedExtentIsNamedAndItsUnitNotHandedOn) {
   flip_byte(path_, extent.offset + 99);
   for (const bool io_uring : {true, false}) {
     LazyDevice device;
-    NvmeStore store(device, path_, units_.key, units_.options(4, io_uring));
+    NvmeStore store(device, path_, units_.key, units_.sizes(), units_.options(4, io_uring));
     const auto copies = device.make_stream("copies");
     std::vector<Arrival> arrivals;
     arrivals.reserve(2);
@@ -159,7 +160,8 @@ TEST_F(NvmeStoreTest, AFileThatIsCutShortWhileItIsOpenIsAnError) {
     for (const bool direct : {true, false}) {
       path_ = units_.prepare(directory_.path());
       LazyDevice device;
-      NvmeStore store(device, path_, units_.key, units_.options(2, io_uring, direct));
+      NvmeStore store(device, path_, units_.key, units_.sizes(),
+                      units_.options(2, io_uring, direct));
       const ShardExtent extent = header().extent(*header().find(5), 1);
       fs::resize_file(path_, extent.offset + 5000);
       std::vector<std::byte> dst(units_.shard_bytes(5));
@@ -177,27 +179,72 @@ TEST_F(NvmeStoreTest, AForeignFileIsRefused) {
   LazyDevice device;
   ShardFileKey key = units_.key;
   key.world = 3;
-  EXPECT_THAT(message_of<IoError>([&] { NvmeStore(device, path_, key, units_.options()); }),
-              HasSubstr("was written for 2 ranks, this job has 3; remove it or run with -np 2"));
+  EXPECT_THAT(
+      message_of<IoError>([&] { NvmeStore(device, path_, key, units_.sizes(), units_.options()); }),
+      HasSubstr("was written for 2 ranks, this job has 3; remove it or run with -np 2"));
   EXPECT_THAT(message_of<IoError>([&] {
-                NvmeStore(device, path_, units_.key, NvmeOptions{});  // 4 MiB
+                NvmeStore(device, path_, units_.key, units_.sizes(), NvmeOptions{});  // 4 MiB
               }),
               HasSubstr("extents of 16384 bytes"));
-  EXPECT_THAT(
-      message_of<IoError>([&] { NvmeStore(device, path_ / "x", units_.key, units_.options()); }),
-      HasSubstr("Not a directory"));
-  EXPECT_THROW(NvmeStore(device, path_, units_.key, units_.options(0)), ConfigError);
+  EXPECT_THAT(message_of<IoError>([&] {
+                NvmeStore(device, path_ / "x", units_.key, units_.sizes(), units_.options());
+              }),
+              HasSubstr("is a plain file, a folder is wanted there"));
+  EXPECT_THROW(NvmeStore(device, path_, units_.key, units_.sizes(), units_.options(0)),
+               ConfigError);
+}
+
+TEST_F(NvmeStoreTest, AFileWithShardsOfOtherSizesIsRefusedBeforeAnythingIsCopied) {
+  for (const std::int64_t rows : {20, 500}) {
+    // In place of the file that was prepared, with right checksums and for the same key.
+    fs::remove(path_);
+    TestUnits(6, rows).prepare(directory_.path());
+    LazyDevice device;
+    EXPECT_THAT(
+        message_of<IoError>(
+            [&] { NvmeStore(device, path_, units_.key, units_.sizes(), units_.options()); }),
+        AllOf(HasSubstr(path_.string()),
+              HasSubstr(fmt::format("holds {} bytes of unit 0, this job needs {}",
+                                    TestUnits(1, rows).shard_bytes(0), units_.shard_bytes(0))),
+              HasSubstr("remove it")));
+  }
+}
+
+TEST_F(NvmeStoreTest, AFileThatLacksAUnitIsRefusedBeforeAnythingIsCopied) {
+  fs::remove(path_);
+  units_.prepare(directory_.path(), 0, 5);
+  LazyDevice device;
+  EXPECT_THAT(message_of<IoError>(
+                  [&] { NvmeStore(device, path_, units_.key, units_.sizes(), units_.options()); }),
+              AllOf(HasSubstr(path_.string()), HasSubstr("lacks units")));
+  fs::remove(path_);
+  EXPECT_THAT(message_of<IoError>(
+                  [&] { NvmeStore(device, path_, units_.key, units_.sizes(), units_.options()); }),
+              HasSubstr("not there any more"));
+}
+
+TEST_F(NvmeStoreTest, ServesOnlyTheUnitsThatItWasGivenTheSizesOf) {
+  LazyDevice device;
+  NvmeStore store(device, path_, units_.key, units_.sizes(2, 4), units_.options());
+  const auto copies = device.make_stream("copies");
+  std::vector<Arrival> arrivals;
+  arrivals.reserve(2);
+  finish(store, 2, *copies, arrivals);
+  finish(store, 3, *copies, arrivals);
+  copies->synchronize();
+  expect_shards(arrivals);
+  EXPECT_THAT(message_of<Error>([&] { store.start_read(1); }), HasSubstr("unit 1 is not in"));
 }
 
 TEST_F(NvmeStoreTest, AUnitOutOfTurnOrUnknownIsRefused) {
   LazyDevice device;
   const auto copies = device.make_stream("copies");
   std::vector<std::byte> dst(units_.shard_bytes(5));
-  NvmeStore store(device, path_, units_.key, units_.options());
+  NvmeStore store(device, path_, units_.key, units_.sizes(), units_.options());
   store.start_read(2);
   EXPECT_THAT(message_of<Error>([&] { store.finish_read(3, dst.data(), *copies); }),
               HasSubstr("the read of unit 2 was started before"));
-  NvmeStore other(device, path_, units_.key, units_.options());
+  NvmeStore other(device, path_, units_.key, units_.sizes(), units_.options());
   EXPECT_THAT(message_of<Error>([&] { other.start_read(77); }), HasSubstr("unit 77 is not in"));
 }
 
@@ -209,7 +256,7 @@ TEST_F(NvmeStoreTest, MayBeDestroyedWithReadsAndCopiesInFlight) {
       std::vector<Arrival> arrivals;
       arrivals.reserve(2);
       {
-        NvmeStore store(*device, path_, units_.key, units_.options(8, io_uring));
+        NvmeStore store(*device, path_, units_.key, units_.sizes(), units_.options(8, io_uring));
         store.start_read(4);
         store.start_read(5);
         if (round % 2 == 0) finish(store, 4, *copies, arrivals);
@@ -222,7 +269,7 @@ TEST_F(NvmeStoreTest, MayBeDestroyedWithReadsAndCopiesInFlight) {
 
 TEST_F(NvmeStoreTest, KeepsReadingItsFileWhileANewOneTakesItsName) {
   LazyDevice device;
-  NvmeStore store(device, path_, units_.key, units_.options());
+  NvmeStore store(device, path_, units_.key, units_.sizes(), units_.options());
   const TestUnits more(8);
   more.prepare(directory_.path());
   const auto copies = device.make_stream("copies");
@@ -238,7 +285,7 @@ TEST_F(NvmeStoreTest, StagingIsSmallerWhenEveryShardIs) {
   const TestUnits small(1, 1);
   const fs::path path = small.prepare(directory.path());
   LazyDevice device;
-  NvmeStore store(device, path, small.key, small.options(3));
+  NvmeStore store(device, path, small.key, small.sizes(), small.options(3));
   EXPECT_EQ(store.staging_bytes(), NvmeOptions{.depth = 3}.slots() * small.shard_bytes(0));
   EXPECT_LT(small.shard_bytes(0), TestUnits::kExtentBytes);
   const auto copies = device.make_stream("copies");

@@ -20,11 +20,13 @@
 namespace zi {
 namespace {
 
+using test::files_in;
 using test::flip_byte;
 using test::message_of;
 using test::TestUnits;
 using testing::AllOf;
 using testing::HasSubstr;
+using testing::Not;
 namespace fs = std::filesystem;
 
 std::vector<std::byte> contents(const fs::path& path) {
@@ -43,18 +45,6 @@ void overwrite_start(const fs::path& path, std::span<const std::byte> bytes) {
 ShardHeader read_header(const fs::path& path) {
   const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   return read_shard_header(file.get(), path.string());
-}
-
-/// The names in a folder without those of locks: what a failed writer must not leave.
-std::vector<std::string> files_in(const fs::path& folder) {
-  std::vector<std::string> names;
-  std::error_code missing;
-  for (const auto& entry : fs::recursive_directory_iterator(folder, missing)) {
-    if (entry.is_regular_file() && entry.path().extension() != ".lock") {
-      names.push_back(entry.path().filename().string());
-    }
-  }
-  return names;
 }
 
 class ShardFile : public testing::Test {
@@ -148,8 +138,7 @@ TEST_F(ShardFile, OfAnotherJobIsRefusedWithWhatDiffers) {
   EXPECT_THAT(refusal([](ShardFileKey& key) { key.model_identity = 0x99; }),
               AllOf(HasSubstr("other weights"), HasSubstr("0000000000001234"),
                     HasSubstr("0000000000000099")));
-  EXPECT_THAT(message_of<IoError>(
-                  [&] { check_shard_key(read_header(path), units_.key, 8192, path.string()); }),
+  EXPECT_THAT(message_of<IoError>([&] { OpenShardFile::open(path).check_key(units_.key, 8192); }),
               HasSubstr("extents of 16384 bytes, this job reads 8192"));
 }
 
@@ -249,25 +238,6 @@ TEST_F(ShardFile, IsNotWrittenByTwoJobsAtOnce) {
   EXPECT_EQ(units_.prepare(directory()), path);
 }
 
-TEST_F(ShardFile, IsNotThereAfterItsWriterWasKilledAndIsWrittenByTheNext) {
-  const pid_t child = ::fork();
-  if (child == 0) {
-    std::size_t done = 0;
-    units_.prepare(directory(), 0, 4, [&done](std::size_t bytes) {
-      done += bytes;
-      if (done > 40000) ::kill(::getpid(), SIGKILL);
-    });
-    std::_Exit(0);
-  }
-  int status = 0;
-  ASSERT_EQ(::waitpid(child, &status, 0), child);
-  ASSERT_TRUE(WIFSIGNALED(status));
-  EXPECT_EQ(files_in(directory()), std::vector<std::string>{"rank-1.shard.tmp"});
-  const fs::path path = units_.prepare(directory());
-  EXPECT_EQ(read_header(path).units.size(), 4u);
-  EXPECT_EQ(files_in(directory()), std::vector<std::string>{"rank-1.shard"});
-}
-
 TEST_F(ShardFile, LeavesNothingBehindWhenItsWeightsCannotBeRead) {
   std::atomic<int> left = 6;
   units_.source.on_read = [&] {
@@ -290,13 +260,13 @@ TEST_F(ShardFile, LeavesNothingBehindWhenAWriteFails) {
   ASSERT_NE(std::signal(SIGXFSZ, SIG_IGN), SIG_ERR);
   struct rlimit old {};
   ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &old), 0);
-  units_.source.on_read = [&] {  // behind the check of the space
+  units_.source.on_read = [&] {  // after the check of the space
     const struct rlimit low { 8192, old.rlim_max };
     ::setrlimit(RLIMIT_FSIZE, &low);
   };
   const std::string message = failure_of_prepare();
   ::setrlimit(RLIMIT_FSIZE, &old);
-  EXPECT_THAT(message, AllOf(HasSubstr("rank-1.shard.tmp"), HasSubstr("cannot write"),
+  EXPECT_THAT(message, AllOf(HasSubstr("rank-1.shard"), HasSubstr("cannot write"),
                              HasSubstr("at offset"), HasSubstr("File too large")));
   EXPECT_EQ(files_in(directory()).size(), 0u);
 }
@@ -320,9 +290,16 @@ TEST_F(ShardFile, ThatDoesNotFitTheDiskIsRefusedWithTheNumbers) {
   }
   const std::string message = message_of<IoError>([&] { units_.prepare(small); });
   const std::size_t left = files_in(small).size();
+  // Weights that are no more have taken the room.
+  const std::string old = "test_model_1-00000000000000aa-bfloat16-world2";
+  fs::create_directories(small / old);
+  std::ofstream(small / old / "rank-0.shard") << std::string(40'000, 'x');
+  const std::string again = message_of<IoError>([&] { units_.prepare(small); });
   ::umount2(small.c_str(), MNT_DETACH);
-  EXPECT_THAT(message, AllOf(HasSubstr("needs"), HasSubstr("KiB"), HasSubstr("free"),
-                             HasSubstr(small.string())));
+  EXPECT_THAT(message, AllOf(HasSubstr("needs"), HasSubstr("KiB"), HasSubstr("free; make room"),
+                             HasSubstr(small.string()), HasSubstr("--nvme-offload-path")));
+  EXPECT_THAT(again, AllOf(HasSubstr("needs"), HasSubstr(old + " (41.0 kB)"),
+                           HasSubstr("remove the folders that no job needs any more")));
   EXPECT_EQ(left, 0u);
   EXPECT_EQ(units_.source.reads, 0);
 }
@@ -351,6 +328,43 @@ TEST_F(ShardFile, IsNotMadeOfArgumentsThatMakeNone) {
   EXPECT_THROW(plan_shard_file(units_.key, 4096, {{1, 5000}}), Error);
   EXPECT_THROW(plan_shard_file(units_.key, 5000, {{1, 4096}}), Error);
   EXPECT_THROW(plan_shard_file(units_.key, 4096, {{1, std::size_t{1} << 50}}), Error);
+}
+
+TEST_F(ShardFile, OfOtherWeightsIsNamedOnceByRank0WhenItWritesItsOwn) {
+  const auto folder_of = [&](const ShardFileKey& key) {
+    return shard_file_path(directory(), key).parent_path().filename().string();
+  };
+  const auto said_by = [&](const TestUnits& units) {
+    testing::internal::CaptureStderr();
+    units.prepare(directory());
+    return testing::internal::GetCapturedStderr();
+  };
+  units_.key.rank = 0;
+  EXPECT_EQ(said_by(units_), "") << "nothing else is there";
+  TestUnits weights(4), name(4), ranks(4);
+  weights.key.rank = name.key.rank = ranks.key.rank = 0;
+  weights.key.model_identity = 0xabcdef;
+  name.key.model_name = "test";
+  ranks.key.model_identity = 0xabcdef;
+  ranks.key.world = 4;
+  EXPECT_EQ(said_by(name), "") << "another model's are no old ones of this";
+  fs::create_directories(directory() / "test_model_1-notes");
+  std::ofstream(directory() / "test_model_1-0000000000001235-bfloat16-world2") << "a file";
+
+  const std::string said = said_by(weights);
+  EXPECT_THAT(
+      said, AllOf(HasSubstr(directory().string() + " also holds shard files of"),
+                  HasSubstr("test_model_1"), HasSubstr(folder_of(units_.key)), HasSubstr(" kB)")));
+  EXPECT_THAT(said, Not(HasSubstr("notes")));
+  EXPECT_THAT(said, Not(HasSubstr("1235")));
+  EXPECT_THAT(said, Not(HasSubstr(folder_of(weights.key))));
+  EXPECT_EQ(std::ranges::count(said, '\n'), 1) << said;
+  EXPECT_EQ(said_by(weights), "") << "it uses the file that is there";
+  EXPECT_THAT(said_by(ranks),
+              AllOf(HasSubstr(folder_of(units_.key)), HasSubstr(folder_of(weights.key))));
+  weights.key.rank = 1;
+  EXPECT_EQ(said_by(weights), "") << "rank 0 has said it";
+  EXPECT_TRUE(fs::exists(shard_file_path(directory(), units_.key))) << "nothing is removed";
 }
 
 TEST(ShardFilePath, CannotLeaveItsDirectory) {

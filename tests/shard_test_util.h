@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -13,6 +14,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -42,6 +44,20 @@ class TemporaryDirectory {
  private:
   std::filesystem::path path_;
 };
+
+/// The names of the files below a folder without those of locks: what a failed writer must not
+/// leave.
+inline std::vector<std::string> files_in(const std::filesystem::path& folder) {
+  std::vector<std::string> names;
+  std::error_code missing;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder, missing)) {
+    if (entry.is_regular_file() && entry.path().extension() != ".lock") {
+      names.push_back(entry.path().filename().string());
+    }
+  }
+  std::ranges::sort(names);
+  return names;
+}
 
 /// Weights that are a function of the tensor's name and the element's index. `on_read` runs before
 /// each read.
@@ -103,6 +119,14 @@ class TestUnits {
   std::filesystem::path prepare(const std::filesystem::path& directory) const {
     return prepare(directory, 0, count());
   }
+
+  /// Of units [first, last).
+  std::vector<ShardSize> sizes(int first, int last) const {
+    std::vector<ShardSize> sizes;
+    for (int u = first; u < last; ++u) sizes.push_back({u, shard_bytes(u)});
+    return sizes;
+  }
+  std::vector<ShardSize> sizes() const { return sizes(0, count()); }
 
   int count() const { return static_cast<int>(readers_.size()); }
   std::size_t shard_bytes(int unit) const {

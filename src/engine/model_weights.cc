@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <system_error>
 #include <utility>
 
 #include "engine/weight_loader.h"
@@ -87,8 +88,10 @@ void ModelWeights::load_shards(Device& device, Ops& ops, const MemoryPlan& plan,
                          .world = options.world,
                          .rank = options.rank,
                          .dtype = plan.weight_dtype};
+  std::error_code unseen;  // whoever opens the file says why
   const bool writes =
-      !on_nvme.empty() && !std::filesystem::exists(shard_file_path(*options.nvme_path, key));
+      !on_nvme.empty() &&
+      !std::filesystem::exists(shard_file_path(*options.nvme_path, key), unseen);
   Progress progress(writes ? "writing the shard file" : "loading weights",
                     stats_.loaded_bytes + (writes ? plan.nvme_shards : 0), Progress::Unit::kBytes,
                     options.show_progress);
@@ -117,9 +120,11 @@ void ModelWeights::load_shards(Device& device, Ops& ops, const MemoryPlan& plan,
     for (int u : on_nvme) readers.emplace_back(*source_, layout(u), options.rank);
     std::vector<const ShardReader*> pointers;
     for (const ShardReader& reader : readers) pointers.push_back(&reader);
+    std::vector<ShardSize> sizes;
+    for (int u : on_nvme) sizes.push_back({u, layout(u).shard_bytes()});
     stats_.shard_file_bytes = plan.nvme_shards;
     shard_file_ = prepare_shard_file(*options.nvme_path, key, on_nvme, pointers, tell);
-    nvme_ = std::make_unique<NvmeStore>(device, shard_file_, key, NvmeOptions{});
+    nvme_ = std::make_unique<NvmeStore>(device, shard_file_, key, sizes, NvmeOptions{});
   }
   loader.finish();
 }

@@ -1,0 +1,120 @@
+// The program and its shard files: killed while it writes them, and what stands in their place.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/stat.h>
+
+#include <chrono>
+#include <filesystem>
+#include <functional>
+#include <thread>
+
+#include "cli_harness.h"
+
+namespace zi::test {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::IsEmpty;
+namespace fs = std::filesystem;
+
+std::vector<fs::path> files_below(const std::string& folder) {
+  std::vector<fs::path> files;
+  std::error_code missing;
+  for (const auto& e : fs::recursive_directory_iterator(folder, missing)) {
+    if (!e.is_directory() && e.path().extension() != ".lock") files.push_back(e.path());
+  }
+  return files;
+}
+
+bool wait_until(const std::function<bool()>& reached) {
+  for (int i = 0; i < 6000; ++i) {
+    if (reached()) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return false;
+}
+
+/// Bytes of the files below the folder that the process has open and that have no name.
+std::size_t unnamed_bytes(int pid, const std::string& folder) {
+  std::size_t bytes = 0;
+  std::error_code gone;
+  for (const auto& fd : fs::directory_iterator("/proc/" + std::to_string(pid) + "/fd", gone)) {
+    const std::string target = fs::read_symlink(fd.path(), gone).string();
+    struct stat info {};
+    if (target.starts_with(folder) && ::stat(fd.path().c_str(), &info) == 0 && info.st_nlink == 0) {
+      bytes += static_cast<std::size_t>(info.st_size);
+    }
+  }
+  return bytes;
+}
+
+TEST(ShardFiles, AJobThatIsKilledWhileItWritesThemLeavesNothing) {
+  const TemporaryFolder folder;
+  if (fs::space(folder.path()).available < 3'000'000'000) GTEST_SKIP() << "needs 3 GB of disk";
+  // Shards of 620 MB: writing them takes long enough to be met at it.
+  write_file(folder / "config.json",
+             R"({"model_type":"bloom","hidden_size":1536,"n_head":8,"n_layer":11,"vocab_size":300,
+                 "layer_norm_epsilon":1e-5,"eos_token_id":2})");
+  const std::vector<std::string> arguments = {
+      "--model",   folder.path(), "--load-format",       "dummy",         "--prompt", "a",
+      "--backend", "cpu",         "--nvme-offload-path", folder / "nvme", "--quiet"};
+  for (const int signal : {SIGTERM, SIGKILL}) {
+    Job job(2, arguments);
+    std::vector<int> ranks;
+    const bool writes = wait_until([&] {
+      ranks = job.rank_pids();
+      std::size_t bytes = 0;
+      for (const int rank : ranks) bytes += unnamed_bytes(rank, folder / "nvme");
+      return bytes > 400'000'000 || !files_below(folder / "nvme").empty();
+    });
+    ASSERT_TRUE(writes);
+    if (!files_below(folder / "nvme").empty()) {
+      GTEST_SKIP() << "the file system makes no files without a name, or the disk is very fast";
+    }
+    // Both at once: mpirun takes its time, in which a rank may finish its file.
+    for (const int rank : ranks) ::kill(rank, signal);
+    EXPECT_NE(job.wait().code, 0);
+    EXPECT_TRUE(wait_until([&] {
+      for (const int rank : ranks) {
+        if (::kill(rank, 0) == 0) return false;
+      }
+      return true;
+    }));
+    EXPECT_THAT(files_below(folder / "nvme"), IsEmpty()) << "after signal " << signal;
+  }
+}
+
+TEST(ShardFiles, WhatStandsInTheirPlaceIsRefusedWithoutHanging) {
+  const TemporaryFolder folder;
+  const std::vector<std::string> arguments = {"--model",
+                                              model(),
+                                              "--prompt",
+                                              "Jesus wept.",
+                                              "--nvme-offload-path",
+                                              folder / "nvme",
+                                              "--max-new-tokens",
+                                              "2"};
+  ASSERT_EQ(run_job(2, arguments).code, 0);
+  fs::path file;
+  for (const fs::path& path : files_below(folder / "nvme")) {
+    if (path.filename() == "rank-1.shard") file = path;
+  }
+  fs::remove(file);
+  ASSERT_EQ(::mkfifo(file.c_str(), 0600), 0);
+  Job job(2, arguments);
+  const Ended refused = job.wait(30);
+  EXPECT_EQ(refused.code, 2);
+  EXPECT_THAT(refused.err, AllOf(HasSubstr("[rank 1/2"), HasSubstr("rank-1.shard is a FIFO"),
+                                 HasSubstr("remove it")));
+  fs::remove(file);
+  fs::permissions(file.parent_path(), fs::perms::group_write, fs::perm_options::add);
+  const Ended open = run_job(2, arguments);
+  EXPECT_EQ(open.code, 2);
+  EXPECT_THAT(open.err, HasSubstr("can be written by others (mode 0720)"));
+}
+
+}  // namespace
+}  // namespace zi::test
