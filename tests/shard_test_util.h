@@ -161,14 +161,16 @@ class LazyDevice final : public Device {
     std::shared_ptr<Queue> queue = std::make_shared<Queue>();
   };
 
+  using Device::make_stream;
   std::string name() const override { return "lazy"; }
+  bool is_host() const override { return true; }
   MemoryInfo memory() const override { return {}; }
   MemoryInfo host_memory() const override { return {}; }
   Buffer allocate(std::size_t bytes) override {
     return {std::aligned_alloc(4096, bytes), bytes, [](void* p) { std::free(p); }};
   }
   Buffer allocate_pinned(std::size_t bytes) override { return allocate(bytes); }
-  std::unique_ptr<Stream> make_stream(const std::string&) override {
+  std::unique_ptr<Stream> make_stream(const std::string&, StreamPriority) override {
     return std::make_unique<LazyStream>();
   }
   std::unique_ptr<Event> make_event() override { return std::make_unique<LazyEvent>(); }

@@ -103,7 +103,6 @@ Backend make_cuda_backend(World& world, const RunConfig& config, int gpu) {
   Backend backend;
   world.all_or_none([&] {
     backend.name = "cuda";
-    backend.device_is_host = false;
     backend.device = make_cuda_device(gpu);
     backend.ops = make_cuda_ops(*backend.device);
     const std::string note = cuda_build_note();
@@ -127,7 +126,6 @@ Backend make_cuda_backend(World& world, const RunConfig& config, int gpu) {
 DeviceSurvey survey_gpus(int ranks, int gpus) {
   DeviceSurvey survey;
   survey.backend = "cuda";
-  survey.device_is_host = false;
   survey.gpus = gpus;
   for (int i = 0; i < ranks; ++i) {
     const auto device = make_cuda_device(i);

@@ -24,7 +24,6 @@ namespace zi {
 /// A backend's parts for one rank. `communicator` is null for a world of one.
 struct Backend {
   std::string name;
-  bool device_is_host = true;
   std::unique_ptr<Device> device;
   std::unique_ptr<Ops> ops;
   std::unique_ptr<Communicator> communicator;

@@ -195,7 +195,7 @@ class Benchmark {
     const Backend& backend = engine_->backend();
     const MemoryInfo device = backend.device->memory();
     const Mine mine{split, peak_memory_bytes(),
-                    backend.device_is_host ? 0 : device.total_bytes - device.free_bytes};
+                    backend.device->is_host() ? 0 : device.total_bytes - device.free_bytes};
     std::vector<Mine> all(static_cast<std::size_t>(world_->size()));
     world_->all_gather(&mine, all.data(), sizeof(Mine));
     for (const Mine& rank : all) {
