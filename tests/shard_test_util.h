@@ -17,30 +17,11 @@
 #include <vector>
 
 #include "offload/nvme_store.h"
+#include "temporary_directory.h"
 #include "zero_infer/error.h"
 #include "zero_infer/random.h"
 
 namespace zi::test {
-
-/// A directory of its own for one test, on the disk of the working directory.
-class TemporaryDirectory {
- public:
-  TemporaryDirectory() {
-    std::string name = (std::filesystem::temp_directory_path() / "zi-shard-XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr) throw IoError("no temporary directory");
-    path_ = name;
-  }
-  ~TemporaryDirectory() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TemporaryDirectory(const TemporaryDirectory&) = delete;
-  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 /// Weights that are a function of the tensor's name and the element's index. `on_read` runs before
 /// each read.

@@ -1,3 +1,5 @@
+#include "engine/backend_choice.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -7,14 +9,15 @@
 #include <string>
 #include <vector>
 
-#include "engine/device_survey.h"
-#include "engine/engine.h"
+#include "zero_infer/backend.h"
 #include "zero_infer/checkpoint.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
 #ifdef ZI_HAVE_CUDA
 #include "zero_infer/cuda_backend.h"
+#include "zero_infer/model.h"
 #include "zero_infer/nccl.h"
+#include "zero_infer/partition_layout.h"
 #endif
 
 namespace zi {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "zero_infer/backend.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"

@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "measure/bare_rates.h"
+#include "zero_infer/backend.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"

@@ -14,7 +14,7 @@
 
 #include "base/system_error.h"
 #include "config/option_table.h"
-#include "engine/device_survey.h"
+#include "engine/backend_choice.h"
 #include "plan/gpu_list.h"
 #include "plan/kept_limits.h"
 #include "zero_infer/error.h"

@@ -1,11 +1,28 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <string>
 
+#include "zero_infer/communicator.h"
+#include "zero_infer/device.h"
+#include "zero_infer/ops.h"
 #include "zero_infer/run_config.h"
+#include "zero_infer/world.h"
 
 namespace zi {
+
+/// A backend's parts for one rank. `communicator` is null for a world of one.
+struct Backend {
+  std::string name;
+  std::unique_ptr<Device> device;
+  std::unique_ptr<Ops> ops;
+  std::unique_ptr<Communicator> communicator;
+};
+
+/// Collective. The backend that the config asks for, or the best there is. Throws on all ranks or
+/// none.
+Backend make_backend(World& world, const RunConfig& config);
 
 /// The devices that ranks on this host would get, looked at without a job.
 struct DeviceSurvey {
