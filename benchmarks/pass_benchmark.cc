@@ -315,7 +315,7 @@ int run(World& world, const Options& o) {
   }
   const MemoryInfo device = engine.backend().device->memory();
   const std::size_t peak_device =
-      engine.backend().device_is_host ? 0 : device.total_bytes - device.free_bytes;
+      engine.backend().device->is_host() ? 0 : device.total_bytes - device.free_bytes;
   const std::size_t peak_host = peak_memory_bytes();
   const RunLimits limits = measure_run_limits(world, engine);
   for (std::size_t i = 0; i < measured.size(); ++i) {

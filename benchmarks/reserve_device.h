@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <memory>
 #include <mutex>
-#include <string>
+#include <span>
 #include <utility>
 
-#include "zero_infer/device.h"
+#include "tests/forwarding_device.h"
 
 namespace zi {
 
@@ -14,48 +14,26 @@ namespace zi {
 /// of a reserve that was taken before. A virtual machine's host may take free memory away within
 /// seconds and return it more slowly than a disk reads; a load's own work on its pages stays as it
 /// is.
-class ReserveDevice final : public Device {
+class ReserveDevice final : public test::ForwardingDevice {
  public:
   /// Takes `reserve` bytes now.
   ReserveDevice(std::unique_ptr<Device> device, std::size_t reserve)
-      : device_(std::move(device)), piece_count_(reserve / kPieceBytes) {
+      : ForwardingDevice(std::move(device)), piece_count_(reserve / kPieceBytes) {
     pieces_ = std::make_unique<Buffer[]>(piece_count_);
-    for (std::size_t i = 0; i < piece_count_; ++i) pieces_[i] = device_->allocate(kPieceBytes);
+    for (std::size_t i = 0; i < piece_count_; ++i) pieces_[i] = allocate(kPieceBytes);
   }
 
   void take_pages(std::span<std::byte> part) override {
     give_back(part.size());
-    device_->take_pages(part);
+    ForwardingDevice::take_pages(part);
   }
   Buffer allocate_pinned_or_plain(std::size_t bytes) override {
     give_back(bytes);
-    return device_->allocate_pinned_or_plain(bytes);
+    return ForwardingDevice::allocate_pinned_or_plain(bytes);
   }
 
-  std::string name() const override { return device_->name(); }
-  MemoryInfo memory() const override { return with_reserve(device_->memory()); }
-  MemoryInfo host_memory() const override { return with_reserve(device_->host_memory()); }
-  Buffer allocate(std::size_t bytes) override { return device_->allocate(bytes); }
-  Buffer allocate_for_loading(std::size_t bytes) override {
-    return device_->allocate_for_loading(bytes);
-  }
-  Buffer allocate_pinned(std::size_t bytes) override { return device_->allocate_pinned(bytes); }
-  std::unique_ptr<Stream> make_stream(const std::string& name) override {
-    return device_->make_stream(name);
-  }
-  std::unique_ptr<Event> make_event() override { return device_->make_event(); }
-  double elapsed_seconds(const Event& start, const Event& end) const override {
-    return device_->elapsed_seconds(start, end);
-  }
-  void copy(void* dst, const void* src, std::size_t bytes, Stream& stream) override {
-    device_->copy(dst, src, bytes, stream);
-  }
-  std::unique_ptr<Graph> record(Stream& stream, const std::function<void()>& work) override {
-    return device_->record(stream, work);
-  }
-  void zero(void* dst, std::size_t bytes, Stream& stream) override {
-    device_->zero(dst, bytes, stream);
-  }
+  MemoryInfo memory() const override { return with_reserve(ForwardingDevice::memory()); }
+  MemoryInfo host_memory() const override { return with_reserve(ForwardingDevice::host_memory()); }
 
  private:
   static constexpr std::size_t kPieceBytes = std::size_t{32} << 20;
@@ -72,7 +50,6 @@ class ReserveDevice final : public Device {
     return info;
   }
 
-  std::unique_ptr<Device> device_;
   std::size_t piece_count_;
   std::unique_ptr<Buffer[]> pieces_;
   mutable std::mutex mutex_;  // guards the next two, and the pieces

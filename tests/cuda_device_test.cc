@@ -1,6 +1,7 @@
 // The CUDA device and what offload builds on it: streams, events, pinned memory, the tiers' stores
 // and the fetcher, with the same suites as on the CPU backend.
 
+#include <cuda_runtime.h>
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -108,6 +109,23 @@ TEST_F(CudaDeviceTest, EventsOrderStreamsAndMeasureThem) {
   }
 }
 
+TEST_F(CudaDeviceTest, GivesStreamsThePriorityThatIsAskedForWhateverTheirNames) {
+  int least = 0, greatest = 0;
+  ASSERT_EQ(cudaDeviceGetStreamPriorityRange(&least, &greatest), cudaSuccess);
+  ASSERT_NE(least, greatest);
+  const auto priority_of = [](Stream& of) {
+    int priority = 0;
+    EXPECT_EQ(cudaStreamGetPriority(static_cast<cudaStream_t>(cuda_stream_handle(of)), &priority),
+              cudaSuccess);
+    return priority;
+  };
+  for (const char* const name : {"gather", "compute"}) {
+    EXPECT_EQ(priority_of(*device->make_stream(name)), least) << name;
+    EXPECT_EQ(priority_of(*device->make_stream(name, StreamPriority::kFirst)), greatest) << name;
+  }
+  EXPECT_FALSE(device->is_host());
+}
+
 TEST_F(CudaDeviceTest, RefusesMoreMemoryThanThereIsWithTheNumbers) {
   const MemoryInfo info = device->memory();
   EXPECT_GT(info.free_bytes, 0u);
@@ -155,7 +173,7 @@ TEST_F(CudaDeviceTest, TheFetcherBringsEveryUnitInOrderOverManyPasses) {
   stream->synchronize();
   constexpr int kPasses = 20;
   std::vector<Buffer> kept;
-  const auto gathers = device->make_stream("gather");
+  const auto gathers = device->make_stream("gather", StreamPriority::kFirst);
   LayerFetcher fetcher(*device, nullptr, 0, pointers, stores, 2, *gathers);
   const std::size_t most = layouts.back().shard_bytes();
   const Buffer results = device->allocate(most * kUnits * kPasses);

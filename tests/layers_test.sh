@@ -38,6 +38,28 @@ if grep -rl 'ZI_HAVE_CUDA' src offload launch include --include='*.cc' --include
   failed=1
 fi
 
+# One definition each: a name of two types in one program is undefined, and no linker says so.
+types='^(class|struct|union|enum class) [A-Z][A-Za-z0-9]*( final)?( :[^;]*)? \{'
+twice=$(find src include offload launch tests benchmarks \( -name '*.h' -o -name '*.cuh' \) -exec grep -hoE "$types" {} + |
+  awk '{ print $1 == "enum" ? $3 : $2 }' | sort | uniq -d)
+if [ -n "$twice" ]; then
+  echo "types that two headers define:" $twice >&2
+  failed=1
+fi
+
+# forwards CLASS: tests/forwarding_*.h hands on every virtual function of a public interface.
+forwards() {
+  local header=include/zero_infer/$1.h forwarder=tests/forwarding_$1.h name
+  for name in $(sed -n "/^class ${1^} {/,/^};/p" "$header" | grep -oE 'virtual [^~(]* [a-z_]+\(' | grep -oE '[a-z_]+\($'); do
+    if ! grep -q "inner_->$name" "$forwarder"; then
+      echo "$forwarder does not hand on ${name%(}" >&2
+      failed=1
+    fi
+  done
+}
+forwards device
+forwards ops
+
 # never ROOM PATTERN: nothing in ROOM includes a header of that kind.
 never() {
   if grep -rnE "#include \"($2)" "$1"; then

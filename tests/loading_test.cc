@@ -13,6 +13,8 @@
 
 #include "engine/memory_planner.h"
 #include "engine/model_weights.h"
+#include "engine/weight_loader.h"
+#include "forwarding_device.h"
 #include "synthetic_checkpoint.h"
 #include "zero_infer/backend.h"
 #include "zero_infer/checkpoint.h"
@@ -52,6 +54,18 @@ class CountingSource final : public WeightSource {
   mutable std::map<std::string, std::size_t> read_;
 };
 
+/// A device whose memory the host does not write, as a GPU's.
+class FarDevice final : public test::ForwardingDevice {
+ public:
+  using ForwardingDevice::ForwardingDevice;
+  bool is_host() const override { return false; }
+  Buffer allocate_pinned(std::size_t bytes) override {
+    pinned_bytes += bytes;
+    return ForwardingDevice::allocate_pinned(bytes);
+  }
+  std::size_t pinned_bytes = 0;
+};
+
 /// Bytes that this process has asked of files with read and pread.
 std::size_t bytes_asked() {
   std::ifstream in("/proc/self/io");
@@ -89,14 +103,14 @@ class Loading : public ::testing::Test {
     return make_plan(in, config);
   }
   std::unique_ptr<ModelWeights> load(const MemoryPlan& plan, int rank, int world,
-                                     bool device_is_host = true) {
+                                     Device* device = nullptr) {
     const LoadOptions options{.rank = rank,
                               .world = world,
                               .threads = 3,
-                              .device_is_host = device_is_host,
                               .model_name = "tiny",
                               .nvme_path = directory_.path() / "nvme"};
-    return std::make_unique<ModelWeights>(*device_, *ops_, *source_, model_->spec(), plan, options);
+    return std::make_unique<ModelWeights>(device != nullptr ? *device : *device_, *ops_, *source_,
+                                          model_->spec(), plan, options);
   }
   /// The head and all blocks, one behind the other.
   std::vector<std::byte> shards(const MemoryPlan& plan, const ModelWeights& weights) {
@@ -133,9 +147,13 @@ TEST_F(Loading, GivesTheSameShardsInEveryTierAndThroughPinnedPieces) {
         ShardReader(*source_, block, rank).read(0, shard);
         expected.insert(expected.end(), shard.begin(), shard.end());
       }
-      for (bool device_is_host : {true, false}) {
-        const auto weights = load(on_device, rank, world, device_is_host);
-        EXPECT_TRUE(shards(on_device, *weights) == expected) << world << " " << device_is_host;
+      const auto in_place = load(on_device, rank, world);
+      EXPECT_TRUE(shards(on_device, *in_place) == expected) << world;
+      {
+        FarDevice far(make_cpu_device());
+        const auto sent = load(on_device, rank, world, &far);
+        EXPECT_TRUE(shards(on_device, *sent) == expected) << world;
+        EXPECT_GE(far.pinned_bytes, WeightLoader::kPinnedBytes) << "nothing was sent in pieces";
       }
       for (const char* tier : {"host", "nvme", "nvme"}) {  // the second nvme start is a warm one
         const MemoryPlan elsewhere = plan(tier, world);
@@ -180,9 +198,9 @@ TEST_F(Loading, AWarmStartReadsTheShardFilesHeaderAndNoMatrixOfABlock) {
 TEST_F(Loading, AFailureReachesTheCallerFromEveryTier) {
   source_->failing = model_->spec().blocks[5].matrices[2].name;
   for (const char* tier : {"device", "host", "nvme"}) {
-    for (bool device_is_host : {true, false}) {
-      EXPECT_THROW(load(plan(tier, 1), 0, 1, device_is_host), IoError) << tier;
-    }
+    FarDevice far(make_cpu_device());
+    EXPECT_THROW(load(plan(tier, 1), 0, 1), IoError) << tier;
+    EXPECT_THROW(load(plan(tier, 1), 0, 1, &far), IoError) << tier;
   }
   for (const auto& e : std::filesystem::recursive_directory_iterator(directory_.path() / "nvme")) {
     EXPECT_NE(e.path().extension(), ".shard") << "a shard file of a broken checkpoint";

@@ -2,7 +2,7 @@
 
 namespace zi {
 
-std::vector<Backend> backends() {
+std::vector<OpsBackend> backends() {
   return {
       {"cpu", true, [] { return make_cpu_device(); }, [](Device&) { return make_cpu_ops(2); }, ""},
       {"cpu1", true, [] { return make_cpu_device(); }, [](Device&) { return make_cpu_ops(1); }, ""},

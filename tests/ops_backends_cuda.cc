@@ -3,7 +3,7 @@
 
 namespace zi {
 
-std::vector<Backend> backends() {
+std::vector<OpsBackend> backends() {
   std::string why;
   const bool there = cuda_device_count(&why) > 0;
   return {{"cuda", false, [] { return make_cuda_device(0); }, make_cuda_ops,

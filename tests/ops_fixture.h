@@ -19,7 +19,7 @@
 namespace zi {
 
 /// One backend under test. `exact`: a row's bits must not depend on the other rows.
-struct Backend {
+struct OpsBackend {
   std::string name;
   bool exact;
   std::function<std::unique_ptr<Device>()> device;
@@ -27,15 +27,15 @@ struct Backend {
   std::string missing;  // why this machine cannot run it; empty: it can
 };
 
-inline void PrintTo(const Backend& backend, std::ostream* out) { *out << backend.name; }
+inline void PrintTo(const OpsBackend& backend, std::ostream* out) { *out << backend.name; }
 
 /// The backends of this test program: ops_backends_cpu.cc or ops_backends_cuda.cc.
-std::vector<Backend> backends();
+std::vector<OpsBackend> backends();
 
 inline constexpr std::byte kGuard{0xa5};
 inline constexpr std::size_t kGuardBytes = 256;
 
-struct OpsTest : ::testing::TestWithParam<Backend> {
+struct OpsTest : ::testing::TestWithParam<OpsBackend> {
   std::unique_ptr<Device> device;
   std::unique_ptr<Ops> ops;
   std::unique_ptr<Stream> stream;
@@ -110,7 +110,7 @@ inline void expect_near(const std::vector<std::byte>& got, DType dtype,
 
 inline constexpr DType kDTypes[] = {DType::kFloat32, DType::kBFloat16, DType::kFloat16};
 
-inline std::string backend_name(const ::testing::TestParamInfo<Backend>& info) {
+inline std::string backend_name(const ::testing::TestParamInfo<OpsBackend>& info) {
   return info.param.name;
 }
 

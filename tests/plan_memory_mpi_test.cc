@@ -50,8 +50,14 @@ class CountingDevice final : public ForwardingDevice {
   Buffer allocate(std::size_t bytes) override {
     return counted(ForwardingDevice::allocate(bytes), counts_->device);
   }
+  Buffer allocate_for_loading(std::size_t bytes) override {
+    return counted(ForwardingDevice::allocate_for_loading(bytes), counts_->device);
+  }
   Buffer allocate_pinned(std::size_t bytes) override {
     return counted(ForwardingDevice::allocate_pinned(bytes), counts_->pinned);
+  }
+  Buffer allocate_pinned_or_plain(std::size_t bytes) override {
+    return counted(ForwardingDevice::allocate_pinned_or_plain(bytes), counts_->pinned);
   }
 
   /// Memory of this device that somebody else took.

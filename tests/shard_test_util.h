@@ -20,30 +20,11 @@
 
 #include "offload/nvme_store.h"
 #include "offload/shard_writer.h"
+#include "temporary_directory.h"
 #include "zero_infer/error.h"
 #include "zero_infer/random.h"
 
 namespace zi::test {
-
-/// A directory of its own for one test, on the disk of the working directory.
-class TemporaryDirectory {
- public:
-  TemporaryDirectory() {
-    std::string name = (std::filesystem::temp_directory_path() / "zi-shard-XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr) throw IoError("no temporary directory");
-    path_ = name;
-  }
-  ~TemporaryDirectory() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TemporaryDirectory(const TemporaryDirectory&) = delete;
-  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 /// The names of the files below a folder without those of locks: what a failed writer must not
 /// leave.
@@ -186,14 +167,16 @@ class LazyDevice final : public Device {
     std::shared_ptr<Queue> queue = std::make_shared<Queue>();
   };
 
+  using Device::make_stream;
   std::string name() const override { return "lazy"; }
+  bool is_host() const override { return true; }
   MemoryInfo memory() const override { return {}; }
   MemoryInfo host_memory() const override { return {}; }
   Buffer allocate(std::size_t bytes) override {
     return {std::aligned_alloc(4096, bytes), bytes, [](void* p) { std::free(p); }};
   }
   Buffer allocate_pinned(std::size_t bytes) override { return allocate(bytes); }
-  std::unique_ptr<Stream> make_stream(const std::string&) override {
+  std::unique_ptr<Stream> make_stream(const std::string&, StreamPriority) override {
     return std::make_unique<LazyStream>();
   }
   std::unique_ptr<Event> make_event() override { return std::make_unique<LazyEvent>(); }

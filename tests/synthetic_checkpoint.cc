@@ -1,7 +1,6 @@
 #include "synthetic_checkpoint.h"
 
 #include <fmt/format.h>
-#include <stdlib.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -115,19 +114,6 @@ std::vector<std::span<const TensorSpec>> group(std::span<const TensorSpec> tenso
 }
 
 }  // namespace
-
-TemporaryDirectory::TemporaryDirectory() {
-  std::string name = (fs::temp_directory_path() / "zero-infer-test-XXXXXX").string();
-  if (::mkdtemp(name.data()) == nullptr) {
-    throw IoError(fmt::format("{} cannot be created: {}", name, system_message(errno)));
-  }
-  path_ = name;
-}
-
-TemporaryDirectory::~TemporaryDirectory() {
-  std::error_code ignored;
-  fs::remove_all(path_, ignored);
-}
 
 void write_text(const fs::path& path, std::string_view text) {
   OutputFile file(path);

@@ -8,24 +8,14 @@
 #include <string_view>
 #include <vector>
 
+#include "temporary_directory.h"
 #include "zero_infer/dtype.h"
 #include "zero_infer/model_config.h"
 #include "zero_infer/model_spec.h"
 
 namespace zi::testing {
 
-/// A directory under the system's temporary one, removed with its content.
-class TemporaryDirectory {
- public:
-  TemporaryDirectory();
-  ~TemporaryDirectory();
-  TemporaryDirectory(const TemporaryDirectory&) = delete;
-  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
+using test::TemporaryDirectory;
 
 /// Writes `text` to `path`, over what was there.
 void write_text(const std::filesystem::path& path, std::string_view text);

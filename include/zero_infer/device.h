@@ -43,6 +43,12 @@ class Graph {
   virtual void launch(Stream& stream) = 0;
 };
 
+/// Which work a GPU prefers where several streams have some that could start.
+enum class StreamPriority {
+  kNormal,
+  kFirst,  // at once, whatever else runs: a gather, in which other ranks wait and hold their SMs
+};
+
 struct MemoryInfo {
   std::size_t free_bytes = 0;
   std::size_t total_bytes = 0;
@@ -54,6 +60,9 @@ class Device {
   virtual ~Device() = default;
 
   virtual std::string name() const = 0;
+  /// Whether device memory is the host's: the host may read and write it, once the streams that use
+  /// it have passed, and what is allocated of either is taken from the same.
+  virtual bool is_host() const = 0;
   /// Device memory; on the CPU backend, what the node can still give (shared by its ranks).
   virtual MemoryInfo memory() const = 0;
 
@@ -78,8 +87,11 @@ class Device {
   /// warning says so and the memory is plain; copies are then slower.
   virtual Buffer allocate_pinned_or_plain(std::size_t bytes) { return allocate_pinned(bytes); }
 
-  /// `name` is for debuggers, where they show it; on a GPU the work of `gather` goes first.
-  virtual std::unique_ptr<Stream> make_stream(const std::string& name) = 0;
+  /// `name` is for debuggers, where they show it. Streams of the CPU backend are all alike.
+  virtual std::unique_ptr<Stream> make_stream(const std::string& name, StreamPriority priority) = 0;
+  std::unique_ptr<Stream> make_stream(const std::string& name) {
+    return make_stream(name, StreamPriority::kNormal);
+  }
   virtual std::unique_ptr<Event> make_event() = 0;
   /// Seconds between two reached events of this device's streams.
   virtual double elapsed_seconds(const Event& start, const Event& end) const = 0;

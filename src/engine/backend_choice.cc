@@ -1,3 +1,5 @@
+#include "engine/backend_choice.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -7,14 +9,15 @@
 #include <string>
 #include <vector>
 
-#include "engine/device_survey.h"
-#include "engine/engine.h"
+#include "zero_infer/backend.h"
 #include "zero_infer/checkpoint.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
 #ifdef ZI_HAVE_CUDA
 #include "zero_infer/cuda_backend.h"
+#include "zero_infer/model.h"
 #include "zero_infer/nccl.h"
+#include "zero_infer/partition_layout.h"
 #endif
 
 namespace zi {
@@ -102,7 +105,6 @@ Backend make_cuda_backend(World& world, const RunConfig& config, int gpu) {
   Backend backend;
   world.all_or_none([&] {
     backend.name = "cuda";
-    backend.device_is_host = false;
     backend.device = make_cuda_device(gpu);
     backend.ops = make_cuda_ops(*backend.device);
     const std::string note = cuda_build_note();
@@ -126,7 +128,6 @@ Backend make_cuda_backend(World& world, const RunConfig& config, int gpu) {
 DeviceSurvey survey_gpus(int ranks, int gpus) {
   DeviceSurvey survey;
   survey.backend = "cuda";
-  survey.device_is_host = false;
   survey.gpus = gpus;
   for (int i = 0; i < ranks; ++i) {
     const auto device = make_cuda_device(i);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/memory_planner.h"
+#include "zero_infer/backend.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
@@ -43,7 +44,6 @@ Engine::Engine(World& world, std::shared_ptr<Backend> backend, RunConfig config)
         .rank = world.rank(),
         .world = world.size(),
         .threads = std::clamp(threads_per_rank(world.local_size()), kFewestReads, kMostReads),
-        .device_is_host = backend_->device_is_host,
         .show_progress = world.rank() == 0 && !config_.quiet,
         .model_name = open_.directory.filename().string(),
         .nvme_path = config_.nvme_offload_path};
@@ -120,7 +120,7 @@ void Engine::make_memory_plan() {
   input.weight_dtype = open_.weight_dtype;
   input.compute_dtype = open_.compute_dtype;
   input.world = world_->size();
-  input.device_is_host = backend_->device_is_host;
+  input.device_is_host = backend_->device->is_host();
   input.device_free = std::ranges::min_element(all, {}, &Memory::device_free)->device_free;
   input.host_free = std::ranges::min_element(all, {}, &Memory::host_free)->host_free;
   input.local_size =

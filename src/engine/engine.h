@@ -7,6 +7,7 @@
 #include <string>
 
 #include "engine/agreement.h"
+#include "engine/backend_choice.h"
 #include "engine/generator.h"
 #include "engine/memory_plan.h"
 #include "engine/model_weights.h"
@@ -14,25 +15,11 @@
 #include "engine/output.h"
 #include "engine/pass_runner.h"
 #include "text/prompt_source.h"
-#include "zero_infer/backend.h"
 #include "zero_infer/run_config.h"
 #include "zero_infer/tokenizer.h"
 #include "zero_infer/world.h"
 
 namespace zi {
-
-/// A backend's parts for one rank. `communicator` is null for a world of one.
-struct Backend {
-  std::string name;
-  bool device_is_host = true;
-  std::unique_ptr<Device> device;
-  std::unique_ptr<Ops> ops;
-  std::unique_ptr<Communicator> communicator;
-};
-
-/// Collective. The backend that the config asks for, or the best there is. Throws on all ranks or
-/// none.
-Backend make_backend(World& world, const RunConfig& config);
 
 /// A model that is loaded and ready to generate, on all ranks of a world. Every public call is
 /// collective.

@@ -106,10 +106,8 @@ void ModelWeights::load_shards(Device& device, Ops& ops, const MemoryPlan& plan,
   if (const auto& on_host = units[of(Tier::kHost)]; !on_host.empty()) {
     host_ = std::make_unique<HostStore>(device, on_host, bytes[of(Tier::kHost)]);
   }
-  WeightLoader loader(
-      device, ops, *source_,
-      {.rank = options.rank, .threads = options.threads, .device_is_host = options.device_is_host},
-      [&](std::size_t done) { progress.add(done); });
+  WeightLoader loader(device, ops, *source_, {.rank = options.rank, .threads = options.threads},
+                      [&](std::size_t done) { progress.add(done); });
   loader.take_pages_ahead(std::move(parts));
   loader.load_to_device(plan.head.front(), head_.data());
   for (int u : units[of(Tier::kDevice)]) loader.load_to_device(layout(u), device_->shard(u).data());

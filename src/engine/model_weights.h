@@ -22,8 +22,7 @@ namespace zi {
 struct LoadOptions {
   int rank = 0;
   int world = 1;
-  int threads = 1;              // reads in flight
-  bool device_is_host = false;  // device memory can be written as it is
+  int threads = 1;  // reads in flight
   bool show_progress = false;
   std::string model_name;  // for shard files
   std::optional<std::filesystem::path> nvme_path;

@@ -30,7 +30,7 @@ PassRunner::PassRunner(Device& device, Ops& ops, Communicator* communicator, Mod
       head_workspace_(device.allocate(plan.head_workspace)),
       inputs_(device, PassInputs::shape_of(plan, model.config())),
       compute_(device.make_stream("compute")),
-      exchange_(device.make_stream("gather")) {
+      exchange_(device.make_stream("gather", StreamPriority::kFirst)) {
   const auto rows = static_cast<std::size_t>(plan.pass_tokens);
   const auto tops = rows * static_cast<std::size_t>(top);
   results_memory_ = device.allocate_pinned(results_bytes(plan.pass_tokens, top));

@@ -47,7 +47,7 @@ void WeightLoader::load_to_device(const PartitionLayout& layout, std::byte* dst)
   if (by_rule) {
     make(layout, dst);
     if (progress_) progress_(layout.shard_bytes());
-  } else if (options_.device_is_host) {
+  } else if (device_->is_host()) {
     load_to_host(layout, {dst, layout.shard_bytes()});
   } else {
     send(layout, dst);

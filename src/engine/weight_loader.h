@@ -31,8 +31,7 @@ class WeightLoader {
 
   struct Options {
     int rank = 0;
-    int threads = 1;              // reads in flight
-    bool device_is_host = false;  // device memory can be written as it is
+    int threads = 1;  // reads in flight
   };
   WeightLoader(Device& device, Ops& ops, const WeightSource& source, const Options& options,
                std::function<void(std::size_t)> progress);

@@ -194,7 +194,7 @@ class Benchmark {
     const Backend& backend = engine_->backend();
     const MemoryInfo device = backend.device->memory();
     const Mine mine{split, peak_memory_bytes(),
-                    backend.device_is_host ? 0 : device.total_bytes - device.free_bytes};
+                    backend.device->is_host() ? 0 : device.total_bytes - device.free_bytes};
     for (const Mine& rank : world_->all_gather(mine)) {
       cell.split += rank.split;
       cell.peak_host_bytes = std::max(cell.peak_host_bytes, rank.host_bytes);

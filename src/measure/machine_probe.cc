@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "measure/bare_rates.h"
+#include "zero_infer/backend.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
@@ -55,7 +56,6 @@ class MachineProbe {
         device_(*backend.device),
         ops_(*backend.ops),
         communicator_(backend.communicator.get()),
-        device_is_host_(backend.device_is_host),
         effort_(effort) {}
 
   /// What is known without measuring. First: the other parts take what is free.
@@ -84,7 +84,6 @@ class MachineProbe {
   Device& device_;
   Ops& ops_;
   Communicator* communicator_;
-  bool device_is_host_;
   const ProbeEffort& effort_;
   Room room_;
 };
@@ -101,9 +100,9 @@ MachineLimits MachineProbe::survey(const std::string& backend_name) {
   const auto sharers = static_cast<std::size_t>(world_.local_size());
   const std::size_t device_free = device_.memory().free_bytes;
   const std::size_t host_free = device_.host_memory().free_bytes;
-  limits.device_bytes = device_is_host_ ? 0 : least_of(device_free);
+  limits.device_bytes = device_.is_host() ? 0 : least_of(device_free);
   limits.host_bytes = least_of(host_free);
-  const Room mine{device_is_host_ ? device_free / sharers : device_free, host_free / sharers};
+  const Room mine{device_.is_host() ? device_free / sharers : device_free, host_free / sharers};
   world_.all_or_none([&] {
     const std::size_t least = std::min(kLeastRoom, 4 * effort_.most_bytes);
     if (std::min(mine.device, mine.host) >= least) return;
@@ -148,14 +147,14 @@ void MachineProbe::gathers(MachineLimits& limits) {
   if (communicator_ == nullptr) return;
   std::vector<std::size_t> sizes = effort_.gathers;
   const std::size_t most =
-      std::min(room_.device / 3, device_is_host_ ? kMostHostGatherBytes : room_.device);
+      std::min(room_.device / 3, device_.is_host() ? kMostHostGatherBytes : room_.device);
   std::erase_if(sizes, [most](std::size_t bytes) { return bytes > most; });
   if (sizes.empty()) return;
   say("all-gathers over the ranks ..");
   const auto ranks = static_cast<std::size_t>(world_.size());
   Buffer slot;
   std::unique_ptr<Stream> stream;
-  world_.all_or_none([&] { stream = device_.make_stream("gather"); });
+  world_.all_or_none([&] { stream = device_.make_stream("gather", StreamPriority::kFirst); });
   world_.all_or_none([&] { slot = communicator_->allocate(device_, sizes.back()); });
   device_.zero(slot.data(), slot.bytes(), *stream);
   const auto begin = std::chrono::steady_clock::now();
@@ -201,10 +200,10 @@ void MachineProbe::products(MachineLimits& limits) {
   constexpr DType kType = DType::kBFloat16;
   const std::size_t row_bytes = static_cast<std::size_t>(kWeightCols) * size_of(kType);
   const std::size_t most =
-      at_most(device_is_host_ ? kHostWeightBytes : kDeviceWeightBytes, room_.device / 4);
+      at_most(device_.is_host() ? kHostWeightBytes : kDeviceWeightBytes, room_.device / 4);
   const auto rows_each =
       std::clamp(static_cast<std::int64_t>(most / row_bytes / 4), std::int64_t{1},
-                 device_is_host_ ? kHostWeightRows : kDeviceWeightRows);
+                 device_.is_host() ? kHostWeightRows : kDeviceWeightRows);
   RowBlockMatrix matrix{
       .rows = rows_each, .cols = kWeightCols, .rows_per_block = rows_each, .dtype = kType};
   matrix.block_stride_bytes = matrix.bytes();

@@ -5,7 +5,7 @@
 #include <filesystem>
 #include <vector>
 
-#include "engine/engine.h"
+#include "engine/backend_choice.h"
 #include "measure/storage_probe.h"
 #include "plan/machine_limits.h"
 #include "zero_infer/world.h"

@@ -152,7 +152,7 @@ class Adviser {
 
   void more_ranks() {
     const PlannedMachine& machine = planner_.machine();
-    if (!offloads() || machine.device_is_host || machine.hosts() > 1) return;
+    if (!offloads() || machine.device_is_host() || machine.hosts() > 1) return;
     for (int ranks = 2 * machine.ranks; ranks <= kMostGpus; ranks *= 2) {
       const Planner planner(open_, machine.with_ranks(ranks), planner_.tokens());
       const std::optional<PassLimit> limit = planner.at(resident(config_), base_.batch);
@@ -167,7 +167,7 @@ class Adviser {
 
   void fewer_ranks() {
     const int ranks = planner_.machine().ranks;
-    if (ranks == 1 || planner_.machine().device_is_host) return;
+    if (ranks == 1 || planner_.machine().device_is_host()) return;
     const Planner alone(open_, planner_.machine().with_ranks(1), planner_.tokens());
     const std::optional<PassLimit> limit = alone.at(resident(config_), base_.batch);
     if (!limit) return;

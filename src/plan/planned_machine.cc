@@ -14,7 +14,7 @@
 
 #include "base/system_error.h"
 #include "config/option_table.h"
-#include "engine/device_survey.h"
+#include "engine/backend_choice.h"
 #include "plan/gpu_list.h"
 #include "plan/kept_limits.h"
 #include "zero_infer/error.h"
@@ -77,7 +77,7 @@ MachineLimits typical_cpu(int world, int ranks_per_host) {
 MachineLimits typical_limits(PlannedMachine& machine, const DeviceSurvey& survey) {
   constexpr const char* kAdvice = "zero-infer limits measures this machine's";
   MachineLimits limits;
-  if (survey.device_is_host) {
+  if (survey.device_is_host()) {
     limits = typical_cpu(machine.ranks, machine.ranks_per_host);
     limits.source = fmt::format("typical of so many cores; {}", kAdvice);
     return limits;
@@ -169,7 +169,6 @@ void take_file(PlannedMachine& machine, const RunConfig& config, const PlanOptio
         "zero-infer limits --path DIR",
         *options.limits)));
   }
-  machine.device_is_host = file.backend == "cpu";
   machine.device_free = file.device_bytes;
   machine.host_free = file.host_bytes;
   machine.limits = std::move(file);
@@ -177,11 +176,10 @@ void take_file(PlannedMachine& machine, const RunConfig& config, const PlanOptio
 
 void take_this_machine(PlannedMachine& machine, const RunConfig& config) {
   const DeviceSurvey survey = survey_devices(config.backend, machine.ranks_per_host);
-  machine.device_is_host = survey.device_is_host;
   machine.device_free = survey.device_free;
   machine.peers_bytes = kNcclBytes;
   machine.host_free = survey.host_free;
-  if (!survey.device_is_host && survey.gpus < machine.ranks_per_host) {
+  if (!survey.device_is_host() && survey.gpus < machine.ranks_per_host) {
     machine.notes.push_back(fmt::format("this host has {} GPU{}: the plan is for {} like it",
                                         survey.gpus, survey.gpus == 1 ? "" : "s",
                                         machine.ranks_per_host));
@@ -216,7 +214,6 @@ PlannedMachine choose_machine(const RunConfig& config, const PlanOptions& option
   if (!options.gpus_like.empty()) {
     machine.limits = limits_of_listed_gpu(options.gpus_like, machine.ranks, machine.ranks_per_host);
     machine.listed = options.gpus_like;
-    machine.device_is_host = false;
     machine.device_free = machine.limits.device_bytes;
     machine.peers_bytes = kNcclBytes;
     if (!options.host_memory) {

@@ -13,7 +13,6 @@ namespace zi {
 struct PlannedMachine {
   int ranks = 1;
   int ranks_per_host = 1;
-  bool device_is_host = true;
   std::size_t device_free = 0;     // of one device; with device_is_host, unused
   std::size_t peers_bytes = 0;     // of it, what NCCL takes where there are several ranks
   std::size_t host_free = 0;       // of one host
@@ -21,6 +20,8 @@ struct PlannedMachine {
   std::string listed;              // the name in the list of GPUs whose rates these are, or empty
   std::vector<std::string> notes;  // what was assumed
 
+  /// The CPU backend: device memory comes out of the host's.
+  bool device_is_host() const { return limits.backend == "cpu"; }
   int hosts() const { return (ranks + ranks_per_host - 1) / ranks_per_host; }
   /// The same machine with so many ranks on one host.
   PlannedMachine with_ranks(int count) const;

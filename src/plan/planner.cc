@@ -33,7 +33,7 @@ MemoryPlan Planner::plan(const RunConfig& config) const {
   input.compute_dtype = open_->compute_dtype;
   input.world = machine_.ranks;
   input.local_size = machine_.ranks_per_host;
-  input.device_is_host = machine_.device_is_host;
+  input.device_is_host = machine_.device_is_host();
   const std::size_t peers = machine_.ranks > 1 ? machine_.peers_bytes : 0;
   input.device_free = machine_.device_free - std::min(machine_.device_free, peers);
   input.host_free = machine_.host_free;

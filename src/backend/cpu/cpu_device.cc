@@ -89,6 +89,7 @@ class CpuDevice final : public Device {
   explicit CpuDevice(int copy_threads) : copiers_(std::make_shared<Copiers>(copy_threads)) {}
 
   std::string name() const override { return read_cpu_name(); }
+  bool is_host() const override { return true; }
 
   MemoryInfo memory() const override { return read_host_memory(); }
   MemoryInfo host_memory() const override { return memory(); }
@@ -98,7 +99,7 @@ class CpuDevice final : public Device {
   void take_pages(std::span<std::byte> part) override { take_host_pages(part, 1); }
   Buffer allocate_pinned(std::size_t bytes) override { return allocate(bytes); }
 
-  std::unique_ptr<Stream> make_stream(const std::string& name) override {
+  std::unique_ptr<Stream> make_stream(const std::string& name, StreamPriority) override {
     return std::make_unique<CpuStream>(name);
   }
   std::unique_ptr<Event> make_event() override { return std::make_unique<CpuEvent>(); }

@@ -128,6 +128,7 @@ class CudaDevice final : public Device {
   }
 
   std::string name() const override { return name_; }
+  bool is_host() const override { return false; }
 
   MemoryInfo memory() const override {
     MemoryInfo info;
@@ -182,9 +183,9 @@ class CudaDevice final : public Device {
     return unpinning(std::move(plain));
   }
 
-  std::unique_ptr<Stream> make_stream(const std::string& name) override {
-    // A gather by kernels must get its few SMs at once: other ranks wait in it, holding theirs.
-    return std::make_unique<CudaStream>(name == "gather" ? greatest_priority_ : least_priority_);
+  std::unique_ptr<Stream> make_stream(const std::string&, StreamPriority priority) override {
+    return std::make_unique<CudaStream>(priority == StreamPriority::kFirst ? greatest_priority_
+                                                                           : least_priority_);
   }
   std::unique_ptr<Event> make_event() override { return std::make_unique<CudaEvent>(); }
 

@@ -1,20 +1,37 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <string>
 
+#include "zero_infer/communicator.h"
+#include "zero_infer/device.h"
+#include "zero_infer/ops.h"
 #include "zero_infer/run_config.h"
+#include "zero_infer/world.h"
 
 namespace zi {
 
+/// A backend's parts for one rank. `communicator` is null for a world of one.
+struct Backend {
+  std::string name;
+  std::unique_ptr<Device> device;
+  std::unique_ptr<Ops> ops;
+  std::unique_ptr<Communicator> communicator;
+};
+
+/// Collective. The backend that the config asks for, or the best there is. Throws on all ranks or
+/// none.
+Backend make_backend(World& world, const RunConfig& config);
+
 /// The devices that ranks on this host would get, looked at without a job.
 struct DeviceSurvey {
-  std::string backend;  // `cuda` or `cpu`
-  std::string device;   // its name
-  bool device_is_host = true;
+  std::string backend;          // `cuda` or `cpu`
+  std::string device;           // its name
   int gpus = 0;                 // that are here; 0 on the CPU backend
   std::size_t device_free = 0;  // after the backend has taken its own: of the GPU with the least
   std::size_t host_free = 0;    // of this host, for all of its ranks
+  bool device_is_host() const { return gpus == 0; }
 };
 
 /// As make_backend chooses, but one GPU is enough to plan for several like it. No context stays
