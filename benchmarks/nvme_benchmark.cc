@@ -20,6 +20,7 @@
 #include "offload/block_reader.h"
 #include "offload/block_reader_choice.h"
 #include "offload/nvme_store.h"
+#include "offload/shard_writer.h"
 #include "zero_infer/backend.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"

@@ -23,6 +23,7 @@
 #include "measure/trace.h"
 #include "plan/plan_command.h"
 #include "plan/planned_machine.h"
+#include "text/finished_prompts.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
 #include "zero_infer/world.h"

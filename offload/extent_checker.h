@@ -9,7 +9,7 @@
 #include <string>
 #include <thread>
 
-#include "offload/shard_file.h"
+#include "offload/shard_header.h"
 
 namespace zi {
 

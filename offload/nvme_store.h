@@ -1,28 +1,14 @@
 #pragma once
 
-#include <cstdint>
+#include <cstddef>
 #include <filesystem>
-#include <functional>
 #include <memory>
 #include <string>
-#include <vector>
 
-#include "offload/shard_reader.h"
+#include "offload/shard_header.h"
 #include "offload/shard_store.h"
 
 namespace zi {
-
-/// What a shard file must have been written for; all of it stands in its header.
-struct ShardFileKey {
-  std::uint64_t model_identity = 0;
-  std::string model_name;  // for the folder's name and messages
-  int world = 1;
-  int rank = 0;
-  DType dtype = DType::kBFloat16;
-};
-
-/// One read, and one checksum: what prepare_shard_file writes unless told otherwise.
-inline constexpr std::size_t kShardExtentBytes = std::size_t{4} << 20;
 
 /// How one rank reads its shard file.
 struct NvmeOptions {
@@ -35,23 +21,6 @@ struct NvmeOptions {
   /// Extents that the staging has room for.
   std::size_t slots() const { return static_cast<std::size_t>(depth + spare); }
 };
-
-/// Makes sure that `directory` holds this rank's shard file with the shards of `units` (file and
-/// folder named by the key: <directory>/<model>-<identity>-<dtype>-world<n>/rank-<r>.shard). An
-/// existing file is reused after its header is checked (reads only the header); a damaged header or
-/// a file of another key under this name throws IoError with what to do; one that lacks units is
-/// written anew with all of its own and these. Writing: free space is checked and reserved first, a
-/// second writer is refused (flock on <file>.lock), the file gets a temporary name, checksums per
-/// extent, fsync, then rename; any failure removes it. `readers[i]` makes units[i]'s shard, from
-/// several threads at once; memory used is a few extents. `progress` (may be empty) is told the
-/// bytes of each extent as it is written, from any thread, one at a time; what it throws ends the
-/// writing. Returns the path. Throws IoError (no space, read-only, locked, ...), Error for
-/// arguments that make no file.
-std::filesystem::path prepare_shard_file(const std::filesystem::path& directory,
-                                         const ShardFileKey& key, const std::vector<int>& units,
-                                         const std::vector<const ShardReader*>& readers,
-                                         const std::function<void(std::size_t)>& progress,
-                                         std::size_t extent_bytes = kShardExtentBytes);
 
 /// Shards on NVMe: io_uring with O_DIRECT and registered buffers into pinned staging, `depth`
 /// extents in flight, then device copies; every extent's checksum is compared before its unit is

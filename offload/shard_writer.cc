@@ -1,3 +1,5 @@
+#include "offload/shard_writer.h"
+
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/file.h>
@@ -22,7 +24,6 @@
 #include "base/file_descriptor.h"
 #include "base/system_error.h"
 #include "offload/block_reader.h"
-#include "offload/nvme_store.h"
 #include "offload/shard_file.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
@@ -346,13 +347,13 @@ std::filesystem::path prepare_shard_file(const std::filesystem::path& directory,
   old = open_existing(path, key, extent_bytes);
   if (old && holds_all(old->header, units, readers, path)) return file;
 
-  std::vector<std::pair<int, std::size_t>> wanted;
+  std::vector<ShardSize> wanted;
   for (std::size_t i = 0; i < units.size(); ++i)
-    wanted.emplace_back(units[i], readers[i]->shard_bytes());
+    wanted.push_back({units[i], readers[i]->shard_bytes()});
   if (old) {
     for (const ShardUnit& unit : old->header.units) {
       if (std::ranges::find(units, unit.unit) == units.end())
-        wanted.emplace_back(unit.unit, unit.bytes);
+        wanted.push_back({unit.unit, unit.bytes});
     }
   }
   ShardHeader header = plan_shard_file(key, extent_bytes, std::move(wanted));

@@ -50,7 +50,7 @@ for room in config checkpoint partition text; do
   never "src/$room" '(comm|backend|model|engine|plan|measure|offload|launch)/|zero_infer/(device|world|communicator|model)\.h'
 done
 never src/model '(comm|backend|engine|plan|measure|offload|launch|checkpoint)/|zero_infer/(world|communicator|weight_source|checkpoint)\.h'
-never offload '(model|engine|plan|measure|launch|text|config)/|zero_infer/(model|world|tokenizer|prompt|run_config)\.h'
+never offload '(model|engine|plan|measure|launch|text|config)/|zero_infer/(model|world|tokenizer|run_config)\.h'
 never src/backend '(model|engine|plan|measure|offload|launch|comm)/'
 never src/comm '(model|engine|plan|measure|offload|launch)/'
 never src/engine '(plan|measure|launch)/'

@@ -1,4 +1,4 @@
-#include "zero_infer/prompt.h"
+#include "text/prompt.h"
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
@@ -12,7 +12,9 @@
 #include <thread>
 #include <vector>
 
-#include "text/line_reader.h"
+#include "base/file_descriptor.h"
+#include "text/finished_prompts.h"
+#include "text/prompt_source.h"
 #include "zero_infer/error.h"
 
 namespace zi {

@@ -1,3 +1,5 @@
+#include "text/result.h"
+
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -12,8 +14,10 @@
 #include <sstream>
 #include <thread>
 
+#include "text/finished_prompts.h"
+#include "text/prompt.h"
+#include "text/result_file.h"
 #include "zero_infer/error.h"
-#include "zero_infer/prompt.h"
 
 namespace zi {
 namespace {

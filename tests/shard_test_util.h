@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "offload/nvme_store.h"
+#include "offload/shard_writer.h"
 #include "zero_infer/error.h"
 #include "zero_infer/random.h"
 

@@ -12,13 +12,17 @@ namespace zi {
 /// CUDA's, products are cuBLAS's.
 
 /// How many GPUs of this process the backend can use (they must all be of compute capability 8.0 or
-/// newer). 0 when there is none; `why` then says why, and `loud` whether that is a surprise: a GPU
-/// or a driver is there that cannot be used.
+/// newer, and of one that this build has kernels for). 0 when there is none; `why` then says why,
+/// and `loud` whether that is a surprise: a GPU or a driver is there that cannot be used.
 int cuda_device_count(std::string* why = nullptr, bool* loud = nullptr);
 
 /// The GPU of that index; it becomes the calling thread's current device. Throws ConfigError for a
 /// GPU that cannot be used.
 std::unique_ptr<Device> make_cuda_device(int index);
+
+/// What this build's kernels lack on the calling thread's current device, because they were
+/// compiled for an older one; empty where they lack nothing.
+std::string cuda_build_note();
 
 /// The ops of a CUDA device. Takes its workspace (cuBLAS's, partial results of attention and
 /// sampling) at once. For one stream at a time: the workspace is used in its order. Throws

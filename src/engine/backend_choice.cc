@@ -105,6 +105,8 @@ Backend make_cuda_backend(World& world, const RunConfig& config, int gpu) {
     backend.device_is_host = false;
     backend.device = make_cuda_device(gpu);
     backend.ops = make_cuda_ops(*backend.device);
+    const std::string note = cuda_build_note();
+    if (world.rank() == 0 && !note.empty()) log_warning(note);
   });
   if (world.size() > 1) {
     // From the communicator's own thread: nobody else may be awake to tell.

@@ -7,6 +7,7 @@
 #include "engine/weight_loader.h"
 #include "offload/read_threads.h"
 #include "offload/shard_file.h"
+#include "offload/shard_writer.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/progress.h"
 

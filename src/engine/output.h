@@ -7,8 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "text/result_file.h"
 #include "zero_infer/progress.h"
-#include "zero_infer/prompt.h"
 
 namespace zi {
 

@@ -5,7 +5,8 @@
 #include <utility>
 #include <vector>
 
-#include "zero_infer/prompt.h"
+#include "text/prompt.h"
+#include "text/result.h"
 #include "zero_infer/tokenizer.h"
 
 namespace zi {

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "engine/output.h"
-#include "zero_infer/prompt.h"
+#include "text/prompt_source.h"
 #include "zero_infer/world.h"
 
 namespace zi {

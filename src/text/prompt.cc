@@ -1,4 +1,4 @@
-#include "zero_infer/prompt.h"
+#include "text/prompt.h"
 
 #include <fmt/format.h>
 

@@ -1,3 +1,5 @@
+#include "text/prompt_source.h"
+
 #include <fmt/format.h>
 #include <signal.h>
 #include <sys/eventfd.h>
@@ -15,11 +17,11 @@
 #include <unordered_map>
 #include <variant>
 
+#include "base/file_descriptor.h"
 #include "base/system_error.h"
 #include "text/line_reader.h"
 #include "text/utf8.h"
 #include "zero_infer/error.h"
-#include "zero_infer/prompt.h"
 
 namespace zi {
 namespace {
@@ -241,44 +243,6 @@ class JsonlPrompts : public PromptSource {
   std::thread reader_;
 };
 
-class SkipDone : public PromptSource {
- public:
-  SkipDone(std::unique_ptr<PromptSource> source, FinishedPrompts done)
-      : source_(std::move(source)), done_(std::move(done)) {}
-
-  std::vector<Prompt> take(std::size_t most, bool wait) override {
-    for (;;) {
-      std::vector<Prompt> prompts = source_->take(most, wait);
-      if (prompts.empty()) return prompts;
-      std::erase_if(prompts, [&](const Prompt& prompt) { return is_done(prompt); });
-      if (!prompts.empty()) return prompts;
-    }
-  }
-  bool exhausted() override { return source_->exhausted(); }
-  std::optional<std::uint64_t> total() const override {
-    const auto all = source_->total();
-    if (!all) return std::nullopt;
-    return *all - std::min<std::uint64_t>(*all, done_.size());
-  }
-
- private:
-  bool is_done(const Prompt& prompt) const {
-    const auto found = done_.find(prompt.id);
-    if (found == done_.end()) return false;
-    const FinishedPrompt& done = found->second;
-    const bool same =
-        prompt.text ? *prompt.text == done.prompt : std::ssize(*prompt.ids) == done.prompt_tokens;
-    if (same) return true;
-    throw PromptError(fmt::format(
-        "{}: id {} stands in the output file with another prompt; --resume goes on with the same "
-        "prompts: give --output another file",
-        prompt.where, prompt.id));
-  }
-
-  std::unique_ptr<PromptSource> source_;
-  FinishedPrompts done_;
-};
-
 }  // namespace
 
 std::unique_ptr<PromptSource> prompts_from_flags(const std::vector<std::string>& texts) {
@@ -288,11 +252,6 @@ std::unique_ptr<PromptSource> prompts_from_flags(const std::vector<std::string>&
 std::unique_ptr<PromptSource> prompts_from_jsonl(const std::filesystem::path& path,
                                                  PromptErrorCallback on_error) {
   return std::make_unique<JsonlPrompts>(path, std::move(on_error));
-}
-
-std::unique_ptr<PromptSource> skip_done(std::unique_ptr<PromptSource> source,
-                                        FinishedPrompts done) {
-  return std::make_unique<SkipDone>(std::move(source), std::move(done));
 }
 
 }  // namespace zi

@@ -1,3 +1,5 @@
+#include "text/result.h"
+
 #include <fmt/format.h>
 
 #include <charconv>
@@ -8,7 +10,6 @@
 
 #include "text/wire.h"
 #include "zero_infer/error.h"
-#include "zero_infer/prompt.h"
 
 namespace zi {
 namespace {

@@ -1,3 +1,5 @@
+#include "text/result_file.h"
+
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
@@ -9,15 +11,11 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
-#include <limits>
 #include <system_error>
 
 #include "base/system_error.h"
-#include "text/json_line.h"
-#include "text/line_reader.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
-#include "zero_infer/prompt.h"
 
 namespace zi {
 namespace {
@@ -53,14 +51,6 @@ off_t end_of_last_whole_line(int fd, off_t size, const std::string& path) {
     end = begin;
   }
   return 0;
-}
-
-/// A last line that a job could not finish begins as every line of ours does.
-void check_cut_line(std::string_view text) {
-  constexpr std::string_view kBegin = "{\"id\":";
-  if (!text.starts_with(kBegin.substr(0, std::min(kBegin.size(), text.size())))) {
-    throw PromptError("it is no result, and not ended by a newline");
-  }
 }
 
 /// One job writes a file at a time: two would mix their lines, and both run every prompt.
@@ -132,44 +122,6 @@ void ResultFile::write(const Result& result) {
     }
     throw failed(path_, "writing a result failed", error);
   }
-}
-
-FinishedPrompts finished_prompts(const std::filesystem::path& path) {
-  std::error_code error;
-  const auto type = std::filesystem::status(path, error).type();
-  if (path == "-" || type == std::filesystem::file_type::not_found) return {};
-  if (type != std::filesystem::file_type::regular) {
-    throw IoError(path.string() + ": --resume needs a regular file as --output");
-  }
-  LineReader lines(open_for_reading(path), path.string(), std::numeric_limits<std::size_t>::max());
-  FinishedPrompts done;
-  while (const auto line = lines.next()) {
-    if (line->whole && line->blank()) continue;
-    try {
-      if (!line->whole) {
-        check_cut_line(line->text);
-        continue;
-      }
-      const nlohmann::json json = parse_json_line(line->text);
-      std::string id = id_of(json);
-      if (id.empty()) throw PromptError("no `id`");
-      if (!json.contains("finish_reason") && !json.contains("token_logprobs")) {
-        throw PromptError("neither `finish_reason` nor `token_logprobs`");
-      }
-      if (!json.contains("prompt") || !json["prompt"].is_string() ||
-          !json.contains("prompt_tokens") || !json["prompt_tokens"].is_number_integer()) {
-        throw PromptError("no `prompt` or `prompt_tokens`");
-      }
-      done[std::move(id)] = {json["prompt"].get<std::string>(),
-                             json["prompt_tokens"].get<std::int64_t>()};
-    } catch (const PromptError& problem) {
-      throw PromptError(
-          fmt::format("{}:{} is not a line that zero-infer wrote: {}; give --output "
-                      "another file, or run without --resume",
-                      path.string(), line->number, problem.what()));
-    }
-  }
-  return done;
 }
 
 }  // namespace zi

@@ -7,8 +7,9 @@
 #include <string>
 #include <string_view>
 
+#include "text/prompt.h"
+#include "text/result.h"
 #include "zero_infer/error.h"
-#include "zero_infer/prompt.h"
 
 namespace {
 

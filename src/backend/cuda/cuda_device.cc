@@ -11,7 +11,10 @@
 #include <string>
 #include <thread>
 
+#include "backend/cuda/cuda_graph.h"
 #include "backend/cuda/cuda_support.h"
+#include "backend/cuda/kernel_architecture.h"
+#include "backend/cuda/kernel_probe.h"
 #include "backend/host/host_memory.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
@@ -20,9 +23,6 @@
 namespace zi {
 namespace {
 
-/// bfloat16 on tensor cores, and the asynchronous copies of the attention kernels: Ampere and
-/// newer.
-constexpr int kLeastMajor = 8;
 /// Threads that take the pages of one pinned buffer.
 constexpr int kMostPopulateThreads = 2;  // stores pin several at once
 
@@ -71,25 +71,6 @@ class CudaStream final : public Stream {
   cudaStream_t stream_ = nullptr;
 };
 
-class CudaGraph final : public Graph {
- public:
-  /// Takes the graph over.
-  explicit CudaGraph(cudaGraph_t graph) {
-    const cudaError_t error = cudaGraphInstantiate(&executable_, graph, 0);
-    cudaGraphDestroy(graph);
-    ZI_CUDA(error);
-  }
-  ~CudaGraph() override { cudaGraphExecDestroy(executable_); }
-  CudaGraph(const CudaGraph&) = delete;
-  CudaGraph& operator=(const CudaGraph&) = delete;
-  void launch(Stream& stream) override {
-    ZI_CUDA(cudaGraphLaunch(executable_, cuda_stream(stream)));
-  }
-
- private:
-  cudaGraphExec_t executable_ = nullptr;
-};
-
 /// The NUMA node that the GPU hangs on, or -1.
 int numa_node_of(int index) {
   char bus[32] = {};
@@ -108,10 +89,18 @@ int numa_node_of(int index) {
 std::string unusable(int index) {
   cudaDeviceProp properties{};
   ZI_CUDA(cudaGetDeviceProperties(&properties, index));
-  if (properties.major >= kLeastMajor) return "";
-  return fmt::format(
-      "{} has compute capability {}.{}, the CUDA backend needs 8.0 (Ampere) or newer",
-      properties.name, properties.major, properties.minor);
+  const int architecture = 10 * properties.major + properties.minor;
+  std::string need;
+  if (architecture < kLeastArchitecture) {
+    need = "the CUDA backend needs 8.0 (Ampere) or newer";
+  } else if (!has_code_for(architectures_of_build(), architecture)) {
+    need = fmt::format("this build has kernels for {} alone: build it with CUDAARCHS={}",
+                       architectures_of_build(), architecture);
+  } else {
+    return "";
+  }
+  return fmt::format("{} has compute capability {}.{}, {}", properties.name, properties.major,
+                     properties.minor, need);
 }
 
 class CudaDevice final : public Device {
@@ -128,6 +117,12 @@ class CudaDevice final : public Device {
     ZI_CUDA(cudaDeviceGetAttribute(&direct, cudaDevAttrCanUseHostPointerForRegisteredMem, index));
     if (direct == 0) {
       throw ConfigError(name_ + " cannot use host pointers of pinned memory; use --backend cpu");
+    }
+    if (std::string why; compiled_architecture_of_backend(&why) == 0) {
+      throw ConfigError(fmt::format(
+          "{} cannot run the kernels of this build, which are for {}: {}; build it with "
+          "CUDAARCHS={}, or use --backend cpu",
+          name_, architectures_of_build(), why, device_architecture()));
     }
     ZI_CUDA(cudaDeviceGetStreamPriorityRange(&least_priority_, &greatest_priority_));
   }
@@ -205,19 +200,7 @@ class CudaDevice final : public Device {
     ZI_CUDA(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDefault, cuda_stream(stream)));
   }
   std::unique_ptr<Graph> record(Stream& stream, const std::function<void()>& work) override {
-    // Of this thread alone: the communicator's threads go on calling CUDA meanwhile.
-    const cudaStream_t on = cuda_stream(stream);
-    ZI_CUDA(cudaStreamBeginCapture(on, cudaStreamCaptureModeThreadLocal));
-    cudaGraph_t graph = nullptr;
-    try {
-      work();
-    } catch (...) {
-      cudaStreamEndCapture(on, &graph);
-      if (graph != nullptr) cudaGraphDestroy(graph);
-      throw;
-    }
-    ZI_CUDA(cudaStreamEndCapture(on, &graph));
-    return std::make_unique<CudaGraph>(graph);
+    return record_graph(cuda_stream(stream), work);
   }
 
 #ifdef ZI_NVTX
@@ -282,6 +265,18 @@ int cuda_device_count(std::string* why, bool* loud) {
     if (std::string reason = unusable(index); !reason.empty()) return none(std::move(reason), true);
   }
   return count;
+}
+
+std::string cuda_build_note() {
+  const int compiled = compiled_architecture_of_backend();
+  const int device = device_architecture();
+  const bool lost = kernel_features(device, device).early_launches &&
+                    !kernel_features(compiled, device).early_launches;
+  if (!lost) return "";
+  return fmt::format(
+      "the kernels were compiled for compute capability {}.{} and the GPU has {}.{}: passes of few "
+      "rows take longer than they need; build with CUDAARCHS={}",
+      compiled / 10, compiled % 10, device / 10, device % 10, device);
 }
 
 std::unique_ptr<Device> make_cuda_device(int index) { return std::make_unique<CudaDevice>(index); }

@@ -7,7 +7,7 @@
 namespace zi {
 
 /// Throws CudaError `call failed: name (text)` with file and line; the text of an out-of-memory
-/// error says what to lower.
+/// error says what to lower. No later call sees the error again, unless the device is lost.
 [[noreturn]] void throw_cuda(cudaError_t error, const char* call, const char* file, int line);
 
 inline cudaStream_t cuda_stream(Stream& stream) {

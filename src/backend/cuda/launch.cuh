@@ -5,27 +5,32 @@
 #include <utility>
 
 #include "backend/cuda/cuda_support.h"
+#include "backend/cuda/kernel_architecture.h"
+#include "backend/cuda/kernel_probe.h"
 
 namespace zi {
 
+/// Of the file that includes this: files of one program are compiled for different architectures.
+static __global__ void architecture_probe() {}
+
 /// Hopper and newer start the blocks of a kernel while the kernel before it in the stream still
 /// runs (programmatic dependent launch, CUDA Programming Guide): a decoding pass is some hundred
-/// kernels of a few microseconds, whose starts would else add up.
-inline bool overlaps_launches() {
+/// kernels of a few microseconds, whose starts would else add up. Only for kernels that wait for
+/// the one before: those of this file do not where they were compiled for an older architecture.
+/// Functions that ask are static, as this one is: each file has its own answer.
+static bool overlaps_launches() {
   static const bool overlaps = [] {
-    int device = 0;
-    int major = 0;
-    ZI_CUDA(cudaGetDevice(&device));
-    ZI_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-    return major >= 9;
+    const auto* const probe = reinterpret_cast<const void*>(architecture_probe);
+    return kernel_features(compiled_architecture(probe), device_architecture()).early_launches;
   }();
   return overlaps;
 }
 
 /// launch_early for clusters of `cluster` neighbouring blocks.
 template <typename... Params, typename... Args>
-void launch_clusters_early(void (*kernel)(Params...), unsigned cluster, dim3 grid, dim3 block,
-                           std::size_t shared_bytes, cudaStream_t stream, Args&&... args) {
+static void launch_clusters_early(void (*kernel)(Params...), unsigned cluster, dim3 grid,
+                                  dim3 block, std::size_t shared_bytes, cudaStream_t stream,
+                                  Args&&... args) {
   cudaLaunchAttribute attributes[2] = {};
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
@@ -47,8 +52,8 @@ void launch_clusters_early(void (*kernel)(Params...), unsigned cluster, dim3 gri
 /// Launches a kernel that may start early; it must call wait_for_previous before it writes, and
 /// before it reads what an earlier kernel may have written (Ops says what none has).
 template <typename... Params, typename... Args>
-void launch_early(void (*kernel)(Params...), dim3 grid, dim3 block, std::size_t shared_bytes,
-                  cudaStream_t stream, Args&&... args) {
+static void launch_early(void (*kernel)(Params...), dim3 grid, dim3 block, std::size_t shared_bytes,
+                         cudaStream_t stream, Args&&... args) {
   launch_clusters_early(kernel, 1, grid, block, shared_bytes, stream, std::forward<Args>(args)...);
 }
 

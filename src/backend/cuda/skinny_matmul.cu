@@ -270,17 +270,14 @@ int prepare_kernels(int groups) {
 }  // namespace
 
 SkinnyMatmul::SkinnyMatmul() {
-  int device = 0, multiprocessors = 0, most_shared = 0, major = 0;
+  int device = 0, multiprocessors = 0, most_shared = 0;
   ZI_CUDA(cudaGetDevice(&device));
   ZI_CUDA(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
   ZI_CUDA(cudaDeviceGetAttribute(&most_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  ZI_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
   for (const int groups : {1, 2}) {
     // Rows of the table of QkvOutput lie beside it.
     constexpr std::size_t kFixed = kMaxRows * sizeof(void*);
-    if (major < 8 || static_cast<std::size_t>(most_shared) < shared_bytes(groups) + kFixed) {
-      continue;
-    }
+    if (static_cast<std::size_t>(most_shared) < shared_bytes(groups) + kFixed) continue;
     blocks_[groups - 1] = multiprocessors * std::min({prepare_kernels<SumsOutput>(groups),
                                                       prepare_kernels<GeluOutput>(groups),
                                                       prepare_kernels<QkvOutput>(groups)});

@@ -16,7 +16,7 @@ class SkinnyMatmul {
  public:
   static constexpr std::int64_t kMaxRows = 16;
 
-  /// Asks the current device what it holds; on one that cannot run the kernel nothing fits.
+  /// Asks the current device what it holds; on one with too little shared memory nothing fits.
   SkinnyMatmul();
 
   /// Equal 16-bit types, 1 .. kMaxRows rows, columns in multiples of 8, and `a` and all rows of w

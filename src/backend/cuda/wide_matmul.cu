@@ -335,11 +335,11 @@ void prepare_kernels() {
 }  // namespace
 
 WideMatmul::WideMatmul() {
-  int device = 0, major = 0, minor = 0;
-  ZI_CUDA(cudaGetDevice(&device));
-  ZI_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-  ZI_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
-  if (major != 9 || minor != 0) return;
+  const auto* const kernel =
+      reinterpret_cast<const void*>(kernel_of<SumsOutput>(DType::kBFloat16, kMaxRows));
+  if (!kernel_features(compiled_architecture(kernel), device_architecture()).hopper_products) {
+    return;
+  }
   prepare_kernels<SumsOutput>();
   prepare_kernels<GeluOutput>();
   prepare_kernels<QkvOutput>();

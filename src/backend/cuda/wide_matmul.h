@@ -18,7 +18,7 @@ class WideMatmul {
   static constexpr std::int64_t kMaxRows = 64;
   static constexpr int kMostSplits = 8;  // a larger cluster may be refused
 
-  /// Asks the current device what it holds; on one that cannot run the kernel nothing fits.
+  /// Asks the current device what it holds; where it has no code for the device nothing fits.
   WideMatmul();
 
   /// Equal 16-bit types, 1 .. kMaxRows rows, columns in multiples of 8, and `a` and all rows of w

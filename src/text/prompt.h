@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace zi {
+
+/// One prompt as the user gave it. Exactly one of `text` and `ids` is set.
+struct Prompt {
+  std::uint64_t index = 0;  // order in the input, from 0: names the sequence everywhere
+  std::string id;           // JSON value as text (`"a"`, `17`); the index where the file has none
+  std::optional<std::string> text;
+  std::optional<std::vector<std::int32_t>> ids;
+  std::optional<std::int64_t> max_new_tokens;
+  std::string where;  // `prompts.jsonl:18` or `--prompt 2`, for messages
+
+  /// Compact bytes for the trip between ranks, and back (throws Error when damaged).
+  std::string serialize() const;
+  static Prompt deserialize(std::string_view bytes);
+};
+
+/// Parses one line of a prompt file; `index` and `where` are left alone, and `id` is empty where
+/// the line has none. Throws PromptError with the reason (not the place).
+Prompt parse_prompt_line(std::string_view line);
+
+}  // namespace zi

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "text/prompt.h"
+
+namespace zi {
+
+/// Where prompts come from; used by rank 0 only.
+class PromptSource {
+ public:
+  virtual ~PromptSource() = default;
+  /// Up to `most` further prompts; fewer, even none, when no more can be had at once (a pipe that
+  /// is slow). With `wait` it waits for the first one, but for at most about 0.1 s, so that the
+  /// caller stays able to end: none is the end only when `exhausted` says so. Lines that cannot be
+  /// used are skipped and reported, on this thread, through the callback given at construction.
+  virtual std::vector<Prompt> take(std::size_t most, bool wait) = 0;
+  /// True once every prompt has been taken and every bad line reported.
+  virtual bool exhausted() = 0;
+  /// How many prompts there are in all, lines that cannot be used included, where that is known:
+  /// flags and files of up to 1 GiB; not pipes. Reads the file when first called.
+  virtual std::optional<std::uint64_t> total() const = 0;
+};
+
+using PromptErrorCallback = std::function<void(const std::string& message)>;
+
+/// Throws PromptError for an empty text and for invalid UTF-8.
+std::unique_ptr<PromptSource> prompts_from_flags(const std::vector<std::string>& texts);
+/// `path` may be `-` for standard input. One JSON object a line: {"prompt": ..} or {"prompt_ids":
+/// [..]}, optional `id` (string or integer), `max_new_tokens`; other keys are ignored; empty lines
+/// too. A malformed line, or one with an id that an earlier line has, is reported with file, line
+/// and reason, and the others run; it keeps its index. Reads ahead by a thread of its own with a
+/// bounded queue. Throws IoError when the file cannot be opened; `take` throws it when reading
+/// fails.
+std::unique_ptr<PromptSource> prompts_from_jsonl(const std::filesystem::path& path,
+                                                 PromptErrorCallback on_error);
+
+}  // namespace zi
