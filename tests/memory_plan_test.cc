@@ -1,8 +1,7 @@
-#include "engine/memory_planner.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "engine/memory_planner.h"
 #include "zero_infer/error.h"
 
 namespace zi {
@@ -73,7 +72,8 @@ TEST_F(Plan, FourRanksHoldAQuarterEachAndTwoGatheredSlots) {
   EXPECT_EQ(plan.slots, 2 * kBlock);
 }
 
-// FACTS: 176b has H = 14336, 70 blocks of 12 H^2 elements, 4,014,080 bytes of KV a token.
+// 176b: H = 14336, 70 blocks of 12 H^2 elements with 2 bytes each (the published bloom config), and
+// 2 * 70 * H * 2 = 4,014,080 bytes of KV a token.
 constexpr std::size_t kLargeBlock = 4'932'501'504;
 
 TEST_F(Plan, The176bShapeFitsEightGpusOf80GigabytesWithTheRestForKv) {
@@ -121,7 +121,7 @@ TEST_F(Plan, KvPagesFollowTheBudgetAndTheFormula) {
   RunConfig c = config();
   c.kv_budget = kGiB;
   const MemoryPlan plan = make_plan(input(1), c);
-  // FACTS: 491,520 bytes of KV for a token of 7b1.
+  // A token of 7b1 has keys and values of 30 layers with 4096 elements of 2 bytes: 491,520 bytes.
   EXPECT_EQ(plan.kv_pages, static_cast<std::int64_t>(kGiB / (491'520 * kKvPageTokens)));
   EXPECT_EQ(plan.kv, static_cast<std::size_t>(plan.kv_pages) * 491'520 * kKvPageTokens);
   EXPECT_EQ(plan.max_sequence_tokens, plan.kv_pages * kKvPageTokens);
