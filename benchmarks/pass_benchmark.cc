@@ -19,6 +19,7 @@
 #include <nlohmann/json.hpp>
 #include <span>
 
+#include "base/link.h"
 #include "engine/engine.h"
 #include "measure/bare_rates.h"
 #include "measure/run_limits.h"
@@ -207,18 +208,21 @@ Bound bound_of(World& world, Engine& engine, const Options& o, const Measured& m
             "memcpy of as many bytes by one thread"};
   }
   if (plan.host_shards > 0) {
-    return {static_cast<double>(plan.host_shards), limits.copy,
+    return {static_cast<double>(plan.host_shards), limits[Link::kCopy],
             "bare copies of the same pinned shards, all ranks at once"};
   }
   if (world.size() > 1) {
-    return {static_cast<double>(m.fetched.gathered_bytes) / static_cast<double>(m.fetched.passes),
-            limits.gather, "bare all-gathers of as many shards, back to back"};
+    return {
+        static_cast<double>(m.fetched.bytes[Link::kGather]) / static_cast<double>(m.fetched.passes),
+        limits[Link::kGather], "bare all-gathers of as many shards, back to back"};
   }
   double weights = static_cast<double>(plan.head_shard);
   for (const PartitionLayout& layout : plan.blocks) {
     weights += static_cast<double>(layout.gathered_bytes());
   }
-  if (!cpu) return {weights, limits.memory, "a bare copy in device memory, reads plus writes"};
+  if (!cpu)
+    return {weights, limits[Link::kDeviceMemory],
+            "a bare copy in device memory, reads plus writes"};
   PlainProducts plain(plan);
   std::vector<double> seconds;
   plain.run();
@@ -264,7 +268,7 @@ ordered_json line_of(World& world, Engine& engine, const Options& o, std::int64_
     line["bare_products_ms"] = seconds * 1e3;
     line["ratio_to_bare_products"] = seconds / m.pass();
   }
-  line["product_gb_s"] = limits.product * 1e-9;
+  line["product_gb_s"] = limits[Link::kProducts] * 1e-9;
   line["resident_bytes"] = engine.plan().device_shards;
   line["peak_device_bytes"] = peak_device;
   line["peak_host_bytes"] = peak_host;

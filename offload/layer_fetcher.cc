@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdint>
 
 #include "offload/unit_timer.h"
@@ -18,20 +17,11 @@ bool travels(const PartitionLayout& layout, Tier tier) {
   return layout.world() > 1 || tier != Tier::kDevice;
 }
 
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
 }  // namespace
 
 FetchStats& FetchStats::operator+=(const FetchStats& other) {
   passes += other.passes;
-  read_bytes += other.read_bytes;
-  copied_bytes += other.copied_bytes;
-  gathered_bytes += other.gathered_bytes;
-  resident_bytes += other.resident_bytes;
-  read_wait_seconds += other.read_wait_seconds;
-  copy_seconds += other.copy_seconds;
+  bytes += other.bytes;
   gather_seconds += other.gather_seconds;
   return *this;
 }
@@ -228,19 +218,13 @@ void LayerFetcher::State::copy(Trip trip, std::byte* dst) {
   TripEvents& events = events_of(trip);
   copies->wait(*slot_of(trip).consumed);
   copies->record(*events.copy_start);
-  const auto before = std::chrono::steady_clock::now();
   store(unit).finish_read(unit, dst, *copies);
   events.read = {};
   if (store(unit).tier() == Tier::kNvme) {
-    stats.read_wait_seconds += seconds_since(before);
-    stats.read_bytes += bytes;
+    stats.bytes[Link::kRead] += bytes;
     events.read = store(unit).last_read();
   }
-  if (store(unit).tier() == Tier::kDevice) {
-    stats.resident_bytes += bytes;
-  } else {
-    stats.copied_bytes += bytes;
-  }
+  if (store(unit).tier() != Tier::kDevice) stats.bytes[Link::kCopy] += bytes;
   copies->record(*events.copied);
 }
 
@@ -250,14 +234,13 @@ void LayerFetcher::State::gather(Trip trip, const std::byte* shard) {
   gathers.record(*events.gather_start);
   communicator->all_gather(shard, slot_of(trip).data, bytes, gathers);
   gathers.record(*events.gathered);
-  stats.gathered_bytes += bytes * static_cast<std::size_t>(world - 1);
+  stats.bytes[Link::kGather] += bytes * static_cast<std::size_t>(world - 1);
 }
 
 void LayerFetcher::State::collect_times() {
   for (; collected < fetched; ++collected) {
     TripEvents& events = events_of(collected);
     if (!ready(collected).reached()) return;
-    stats.copy_seconds += device.elapsed_seconds(*events.copy_start, *events.copied);
     if (world > 1) {
       stats.gather_seconds += device.elapsed_seconds(*events.gather_start, *events.gathered);
     }
@@ -303,11 +286,14 @@ UnitTimes LayerFetcher::State::times_of(int unit, const UnitTimer::Events& event
 void LayerFetcher::State::add_trip_times(Trip trip, UnitTimes& times,
                                          const DeviceClock& clock) const {
   const TripEvents& events = ring[trip % ring.size()];
-  times.read = {events.read.begin, events.read.end};
-  times.copy = clock.interval(*events.copy_start, *events.copied);
+  times.moved[Link::kRead] = {events.read.begin, events.read.end};
+  Interval& copy = times.moved[Link::kCopy];
+  copy = clock.interval(*events.copy_start, *events.copied);
   // Its stream waits where the copies are enqueued as storage brings them.
-  times.copy.begin = std::clamp(events.read.taken, times.copy.begin, times.copy.end);
-  if (world > 1) times.gather = clock.interval(*events.gather_start, *events.gathered);
+  copy.begin = std::clamp(events.read.taken, copy.begin, copy.end);
+  if (world > 1) {
+    times.moved[Link::kGather] = clock.interval(*events.gather_start, *events.gathered);
+  }
 }
 
 LayerFetcher::LayerFetcher(Device& device, Communicator* communicator, int rank,
@@ -351,7 +337,6 @@ void LayerFetcher::run_pass(const std::function<void(int unit, const UnitWeights
       weights.gathered = s.slot_of(s.consumed).data;
     } else {
       weights.gathered = s.store(unit).resident(unit);
-      s.stats.resident_bytes += s.layout(unit).shard_bytes();
     }
     s.run(unit, weights, body, compute);
     if (unit + 1 == static_cast<int>(s.layouts.size()) && behind) behind();

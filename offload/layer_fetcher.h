@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "base/link.h"
 #include "offload/shard_store.h"
 #include "offload/unit_times.h"
 #include "zero_infer/communicator.h"
@@ -14,17 +15,15 @@
 
 namespace zi {
 
-/// What moved, and how long each stage was busy, since the last `take_stats`.
+/// What moved since the last `take_stats`.
 struct FetchStats {
   std::size_t passes = 0;
-  std::size_t read_bytes = 0;      // storage -> staging
-  std::size_t copied_bytes = 0;    // host or staging -> slot, this rank's shards
-  std::size_t gathered_bytes = 0;  // received from the other ranks
-  std::size_t resident_bytes = 0;  // of the device tier: used where they rest, or put in a slot
-  double read_wait_seconds = 0;    // the host waited for storage
-  double copy_seconds =
-      0;  // from events, as gather_seconds; complete while the caller waits for the device
-          // between passes, else trips that are reused before they end are left out
+  /// - read: storage -> staging;
+  /// - copy: host or staging -> slot, this rank's shards;
+  /// - gather: received from the other ranks.
+  PerLink<std::size_t> bytes;
+  /// That gathers took, from events. Complete while the caller waits for the device between passes,
+  /// else trips that are reused before they end are left out.
   double gather_seconds = 0;
 
   FetchStats& operator+=(const FetchStats& other);

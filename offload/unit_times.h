@@ -1,5 +1,6 @@
 #pragma once
 
+#include "base/link.h"
 #include "offload/shard_store.h"
 #include "zero_infer/device_clock.h"
 
@@ -10,9 +11,10 @@ namespace zi {
 struct UnitTimes {
   int unit = 0;
   Tier tier = Tier::kDevice;
-  Interval read;     // storage -> staging, from its first read until the host had its last byte
-  Interval copy;     // into the slot
-  Interval gather;   // from the other ranks
+  /// - read: storage -> staging, from its first read until the host had its last byte;
+  /// - copy: into the slot;
+  /// - gather: from the other ranks.
+  PerLink<Interval> moved;
   Interval wait;     // the compute stream had nothing to do but to wait for the unit
   Interval compute;  // what the body enqueued
 };

@@ -9,6 +9,7 @@
 namespace zi {
 namespace {
 
+using testing::ElementsAre;
 using testing::HasSubstr;
 
 /// 2 ranks, 8 lanes each, 100 new tokens, 5 cycles: 8000 tokens in 500 passes of 20 ms.
@@ -20,10 +21,10 @@ BenchmarkCell cell() {
   c.generate_seconds = 10;
   c.first_seconds = 2.5;
   c.split.compute = 0.012;
-  c.split.wait_gather = 0.007;
-  c.split.gather = 0.019;
-  c.links = {{"gather", "gathered from the other ranks", 6e9, 0.019, 400e9},
-             {"weights", "weights multiplied", 14e9, 0, 0}};
+  c.split.waited[Link::kGather] = 0.007;
+  c.split.busy[Link::kGather] = 0.019;
+  c.links = {{Link::kGather, "gathered from the other ranks", 6e9, 0.019, 400e9},
+             {Link::kProducts, "weights multiplied", 14e9, 0, 0}};
   c.peak_host_bytes = 1 << 30;
   return c;
 }
@@ -56,8 +57,31 @@ TEST(BenchmarkCell, SplitsAPassCompletely) {
           "gathers 19.00"));
 }
 
+TEST(LinkRow, SaysTheShareOfTheLimitAsItsReaderWantsIt) {
+  const LinkUse use = cell().links.front();
+  EXPECT_EQ(link_row(use, 0.020, RowOf::kSummary),
+            "  gathered from the other ranks         6.00 GB a pass     300 GB/s, 316 GB/s while "
+            "moving  (limit 400 GB/s: 75%)\n");
+  EXPECT_EQ(link_row(use, 0.020, RowOf::kBenchmark),
+            "  gathered from the other ranks         6.00 GB a pass     300 GB/s of 400 GB/s "
+            "possible: 0.75\n");
+}
+
+TEST(LinkRow, SaysNoShareOfALimitThatIsNotKnownOrWasPassed) {
+  LinkUse use = cell().links.back();
+  for (const RowOf of : {RowOf::kSummary, RowOf::kBenchmark}) {
+    use.limit = 0;
+    EXPECT_EQ(link_row(use, 0.020, of),
+              "  weights multiplied                    14.0 GB a pass     700 GB/s\n");
+    use.limit = 650e9;
+    EXPECT_EQ(link_row(use, 0.020, of),
+              "  weights multiplied                    14.0 GB a pass     700 GB/s  (the bare link "
+              "gave 650 GB/s: the machine was busier then)\n");
+  }
+}
+
 TEST(BenchmarkCell, TheJsonHoldsEveryFieldWithItsUnit) {
-  const auto line = nlohmann::json::parse(json_of(cell(), setting()));
+  const auto line = nlohmann::ordered_json::parse(json_of(cell(), setting()));
   std::set<std::string> keys;
   for (const auto& [key, value] : line.items()) keys.insert(key);
   EXPECT_EQ(keys, (std::set<std::string>{"name",
@@ -84,7 +108,14 @@ TEST(BenchmarkCell, TheJsonHoldsEveryFieldWithItsUnit) {
                                          "peak_device_bytes"}));
   EXPECT_EQ(line.at("tier"), "host + nvme");
   EXPECT_DOUBLE_EQ(line.at("ms_per_token"), 1.25);
+  std::vector<std::string> parts;
+  for (const auto& [key, value] : line.at("split").items()) parts.push_back(key);
+  EXPECT_THAT(parts, ElementsAre("compute_ms", "wait_read_ms", "wait_copy_ms", "wait_gather_ms",
+                                 "host_ms", "copy_ms", "gather_ms"));
   EXPECT_DOUBLE_EQ(line.at("split").at("wait_gather_ms"), 7);
+  EXPECT_DOUBLE_EQ(line.at("split").at("gather_ms"), 19);
+  EXPECT_EQ(line.at("links").at(0).at("link"), "gather");
+  EXPECT_EQ(line.at("links").at(1).at("link"), "weights");
   EXPECT_DOUBLE_EQ(line.at("links").at(0).at("achieved_gb_s"), 300);
   EXPECT_DOUBLE_EQ(line.at("links").at(0).at("ratio"), 0.75);
   EXPECT_FALSE(line.at("links").at(1).contains("ratio"));  // its limit was not measured

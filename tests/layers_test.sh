@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Holds the rooms apart (see README, "How it works"): which room may include which, and in which files the headers
-# of CUDA, MPI, NCCL, liburing, yaml-cpp and oneDNN may stand.
+# Holds the rooms apart: which room may include which, that nothing includes itself by a detour, and in which files
+# the headers of CUDA, MPI, NCCL, liburing, yaml-cpp and oneDNN may stand.
 #   tests/layers_test.sh ROOT
 set -euo pipefail
 cd "$1"
@@ -78,4 +78,28 @@ never src/comm '(model|engine|plan|measure|offload|launch)/'
 never src/engine '(plan|measure|launch)/'
 never src/plan '(measure|launch)/'
 never src/measure 'launch/'
+
+# arrows: a line `FROM TO` for each include of a file of ours by another. A header and its .cc are one, named by their
+# path without the ending: the arrows are between what stands in them, wherever it is written down.
+arrows() {
+  grep -rE '^#include "' src offload launch --include='*.h' --include='*.cc' --include='*.cu' --include='*.cuh' |
+    sed -E 's#^(src/)?([^:]*)/([^/:]*)\.(h|cc|cu|cuh):\#include "([^"]*)\.(h|cuh)".*#\2/\3 \2 \5#' |
+    awk '{ to = $3 ~ "/" ? $3 : $2 "/" $3 } to !~ "^zero_infer/" && $1 != to { print $1, to }' | sort -u
+}
+# no_circle WHAT: fails when the arrows on stdin lead from somewhere back to it. Inside a room, too, files stand above
+# each other: values and interfaces below those who use them, who makes or chooses them above.
+no_circle() {
+  local circle
+  if ! circle=$(tsort 2>&1 >/dev/null); then
+    echo "$1 that include each other in a circle:" >&2
+    sed 's#^tsort: #  #' <<<"$circle" >&2
+    failed=1
+  fi
+}
+if [ "$(arrows | wc -l)" -lt 100 ]; then
+  echo "the includes were not found" >&2
+  failed=1
+fi
+no_circle files < <(arrows)
+no_circle rooms < <(arrows | sed -E 's#/[^/ ]+( |$)#\1#g' | awk '$1 != $2')
 exit $failed

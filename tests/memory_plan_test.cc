@@ -1,14 +1,18 @@
-#include "engine/memory_planner.h"
-
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "engine/memory_planner.h"
+#include "engine/needless_offload.h"
 #include "zero_infer/error.h"
 
 namespace zi {
 namespace {
 
+using testing::AllOf;
+using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::IsEmpty;
 
 constexpr std::size_t kGiB = std::size_t{1} << 30;
 
@@ -50,6 +54,10 @@ class Plan : public testing::Test {
     c.model = "m";
     return c;
   }
+  /// What is said about an offload without need; empty: nothing.
+  static std::string needless(const PlanInput& in, const RunConfig& config) {
+    return needless_offload(make_plan(in, config), in, config).value_or("");
+  }
   std::unique_ptr<Model> model_ = make_model(shape(4096, 30, 32), false);
 };
 
@@ -73,7 +81,8 @@ TEST_F(Plan, FourRanksHoldAQuarterEachAndTwoGatheredSlots) {
   EXPECT_EQ(plan.slots, 2 * kBlock);
 }
 
-// FACTS: 176b has H = 14336, 70 blocks of 12 H^2 elements, 4,014,080 bytes of KV a token.
+// 176b: H = 14336, 70 blocks of 12 H^2 elements with 2 bytes each (the published bloom config), and
+// 2 * 70 * H * 2 = 4,014,080 bytes of KV a token.
 constexpr std::size_t kLargeBlock = 4'932'501'504;
 
 TEST_F(Plan, The176bShapeFitsEightGpusOf80GigabytesWithTheRestForKv) {
@@ -121,7 +130,7 @@ TEST_F(Plan, KvPagesFollowTheBudgetAndTheFormula) {
   RunConfig c = config();
   c.kv_budget = kGiB;
   const MemoryPlan plan = make_plan(input(1), c);
-  // FACTS: 491,520 bytes of KV for a token of 7b1.
+  // A token of 7b1 has keys and values of 30 layers with 4096 elements of 2 bytes: 491,520 bytes.
   EXPECT_EQ(plan.kv_pages, static_cast<std::int64_t>(kGiB / (491'520 * kKvPageTokens)));
   EXPECT_EQ(plan.kv, static_cast<std::size_t>(plan.kv_pages) * 491'520 * kKvPageTokens);
   EXPECT_EQ(plan.max_sequence_tokens, plan.kv_pages * kKvPageTokens);
@@ -203,9 +212,9 @@ TEST_F(Plan, AHostBudgetBeyondWhatTheHostReportsIsPlannedWithADoubt) {
   c.gpu_weight_budget = 0;
   EXPECT_THAT(refusal(in, c), HasSubstr("of host memory, 9.00 GiB can be had"));
   c.cpu_weight_budget = 12 * kGiB;
-  EXPECT_THAT(make_plan(in, c).note, HasSubstr("as --cpu-weight-budget says"));
+  EXPECT_THAT(make_plan(in, c).notes, ElementsAre(HasSubstr("as --cpu-weight-budget says")));
   in.host_free = 20 * kGiB;
-  EXPECT_EQ(make_plan(in, c).note, "");
+  EXPECT_THAT(make_plan(in, c).notes, IsEmpty());
 }
 
 TEST_F(Plan, TheHostsShareOfAPlanIsPinnedMemoryOnAGpuAndAllOfItOnTheCpu) {
@@ -224,6 +233,81 @@ TEST_F(Plan, BudgetsThatHoldTooLittleAreRefused) {
   RunConfig c = config();
   c.gpu_weight_budget = kGiB;
   EXPECT_THAT(refusal(input(1), c), HasSubstr("--nvme-offload-path"));
+}
+
+TEST_F(Plan, AnOffloadThatMovesNothingIsNamedWithTheKvCacheThatItCosts) {
+  PlanInput in = input(1);
+  in.device_free = 24 * kGiB;
+  RunConfig c = config();
+  EXPECT_EQ(needless(in, c), "");  // none was asked for
+  c.batch_size = {64};
+  const std::int64_t without = make_plan(in, c).max_sequence_tokens;
+  c.cpu_offload = true;
+  const MemoryPlan plan = make_plan(in, c);
+  ASSERT_EQ(plan.device_shards, 30 * kBlock);
+  ASSERT_LT(plan.max_sequence_tokens, without);
+  EXPECT_EQ(needless(in, c),
+            fmt::format("all blocks fit in device memory without --cpu-offload and none of them "
+                        "moves; leave it out, and the KV cache holds {} tokens of a rank instead "
+                        "of {}",
+                        without, plan.max_sequence_tokens));
+  c.kv_budget = 4 * kGiB;  // no more in either case
+  EXPECT_EQ(needless(in, c),
+            "all blocks fit in device memory without --cpu-offload and none of them moves: leave "
+            "it out");
+  c.nvme_offload_path = "/mnt/nvme";
+  EXPECT_THAT(needless(in, c),
+              AllOf(HasSubstr("without --cpu-offload and --nvme-offload-path and none"),
+                    HasSubstr("leave them out")));
+  c.gpu_weight_budget = 30 * kBlock;  // it is said how much may stay
+  EXPECT_EQ(needless(in, c), "");
+}
+
+TEST_F(Plan, AnOffloadThatOnlyItsSlotsMakeNecessaryIsNamedWithWhatTravels) {
+  PlanInput in = input(1);
+  RunConfig c = config();
+  c.kv_budget = kGiB;
+  // Room for all blocks, and for none of the two slots that a block which travels needs.
+  in.device_free = (make_plan(in, c).device_bytes() + kBlock / 2) * 100 / 95;
+  c.cpu_offload = true;
+  const MemoryPlan plan = make_plan(in, c);
+  ASSERT_EQ(plan.host_shards, 2 * kBlock);
+  EXPECT_EQ(needless(in, c),
+            "all blocks fit in device memory without --cpu-offload, beside the same KV cache: no "
+            "pass of a rank would then copy 768 MiB from host memory");
+}
+
+TEST_F(Plan, AnOffloadThatIsNeededIsNotQuestioned) {
+  PlanInput in = input(1);
+  in.device_free = 12 * kGiB;
+  RunConfig c = config();
+  c.cpu_offload = true;
+  EXPECT_EQ(needless(in, c), "");
+  // So much KV memory was asked for that the blocks have to leave.
+  in.device_free = 24 * kGiB;
+  c.kv_budget = 16 * kGiB;
+  EXPECT_EQ(needless(in, c), "");
+  in = input(1, true);
+  in.host_free = 14 * kGiB;
+  c = config();
+  c.nvme_offload_path = "/mnt/nvme";
+  EXPECT_EQ(needless(in, c), "");
+}
+
+TEST_F(Plan, OnTheCpuBackendAnOffloadWithoutNeedIsNamedUnlessItIsMeant) {
+  const PlanInput in = input(2, true);
+  RunConfig c = config();
+  c.cpu_offload = true;
+  EXPECT_EQ(
+      needless(in, c),
+      "all blocks fit in memory without --cpu-offload, beside the same KV cache: no pass of a "
+      "rank would then copy 5.62 GiB within host memory; if that is what you want, say so "
+      "with --gpu-weight-budget 0");
+  c.cpu_offload = false;
+  c.nvme_offload_path = "/mnt/nvme";
+  EXPECT_THAT(needless(in, c), HasSubstr("would then read 5.62 GiB from storage"));
+  c.gpu_weight_budget = 0;
+  EXPECT_EQ(needless(in, c), "");
 }
 
 }  // namespace

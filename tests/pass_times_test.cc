@@ -22,46 +22,46 @@ PassSplit split_of_unit(const UnitTimes& unit) {
 
 TEST(PassSplit, AWaitIsSharedByWhatTheUnitWasAt) {
   UnitTimes unit = waited(Tier::kNvme);
-  unit.read = {2, 13};
-  unit.copy = {5, 14.5};
-  unit.gather = {15, 20};
+  unit.moved[Link::kRead] = {2, 13};
+  unit.moved[Link::kCopy] = {5, 14.5};
+  unit.moved[Link::kGather] = {15, 20};
   const PassSplit split = split_of_unit(unit);
-  EXPECT_DOUBLE_EQ(split.wait_read, 3);
-  EXPECT_DOUBLE_EQ(split.wait_copy, 1.5);
-  EXPECT_DOUBLE_EQ(split.wait_gather, 5.5);  // with its turn behind earlier gathers
-  EXPECT_DOUBLE_EQ(split.waited(), 10);
+  EXPECT_DOUBLE_EQ(split.waited[Link::kRead], 3);
+  EXPECT_DOUBLE_EQ(split.waited[Link::kCopy], 1.5);
+  EXPECT_DOUBLE_EQ(split.waited[Link::kGather], 5.5);  // with its turn behind earlier gathers
+  EXPECT_DOUBLE_EQ(split.waited.sum(), 10);
   EXPECT_DOUBLE_EQ(split.compute, 5);
-  EXPECT_DOUBLE_EQ(split.copy, 9.5);
-  EXPECT_DOUBLE_EQ(split.gather, 5);
+  EXPECT_DOUBLE_EQ(split.busy[Link::kCopy], 9.5);
+  EXPECT_DOUBLE_EQ(split.busy[Link::kGather], 5);
 }
 
 TEST(PassSplit, WhatWasReadAndCopiedBeforeTheWaitHasNoShareInIt) {
   UnitTimes unit = waited(Tier::kHost);
-  unit.copy = {1, 4};
-  unit.gather = {4, 20};
+  unit.moved[Link::kCopy] = {1, 4};
+  unit.moved[Link::kGather] = {4, 20};
   const PassSplit split = split_of_unit(unit);
-  EXPECT_DOUBLE_EQ(split.wait_read + split.wait_copy, 0);
-  EXPECT_DOUBLE_EQ(split.wait_gather, 10);
+  EXPECT_DOUBLE_EQ(split.waited[Link::kRead] + split.waited[Link::kCopy], 0);
+  EXPECT_DOUBLE_EQ(split.waited[Link::kGather], 10);
 }
 
 TEST(PassSplit, WithOneRankTheRestOfAWaitIsTheCopys) {
   UnitTimes unit = waited(Tier::kHost);
-  unit.copy = {12, 19.9};
-  EXPECT_DOUBLE_EQ(split_of_unit(unit).wait_copy, 10);
+  unit.moved[Link::kCopy] = {12, 19.9};
+  EXPECT_DOUBLE_EQ(split_of_unit(unit).waited[Link::kCopy], 10);
   unit.tier = Tier::kNvme;
-  unit.read = {0, 18};
-  EXPECT_DOUBLE_EQ(split_of_unit(unit).wait_read, 8);
-  EXPECT_DOUBLE_EQ(split_of_unit(unit).wait_copy, 2);
+  unit.moved[Link::kRead] = {0, 18};
+  EXPECT_DOUBLE_EQ(split_of_unit(unit).waited[Link::kRead], 8);
+  EXPECT_DOUBLE_EQ(split_of_unit(unit).waited[Link::kCopy], 2);
 }
 
 TEST(PassSplit, ACopyOnTheDeviceBeforeAGatherCountsAsTheGathers) {
   UnitTimes unit = waited(Tier::kDevice);
-  unit.copy = {9, 12};
-  unit.gather = {12, 20};
+  unit.moved[Link::kCopy] = {9, 12};
+  unit.moved[Link::kGather] = {12, 20};
   const PassSplit split = split_of_unit(unit);
-  EXPECT_DOUBLE_EQ(split.wait_copy, 0);
-  EXPECT_DOUBLE_EQ(split.wait_gather, 10);
-  EXPECT_DOUBLE_EQ(split.copy, 0);
+  EXPECT_DOUBLE_EQ(split.waited[Link::kCopy], 0);
+  EXPECT_DOUBLE_EQ(split.waited[Link::kGather], 10);
+  EXPECT_DOUBLE_EQ(split.busy[Link::kCopy], 0);
 }
 
 TEST(PassSplit, EmbeddingHeadAndReplayedGraphsAreCompute) {
@@ -71,7 +71,7 @@ TEST(PassSplit, EmbeddingHeadAndReplayedGraphsAreCompute) {
   times.head = {5, 5.5};
   PassSplit split = split_of(times);
   EXPECT_DOUBLE_EQ(split.compute, 5.5);
-  EXPECT_DOUBLE_EQ(split.waited(), 0);
+  EXPECT_DOUBLE_EQ(split.waited.sum(), 0);
   split += split;
   split *= 0.25;
   EXPECT_DOUBLE_EQ(split.compute, 2.75);

@@ -92,6 +92,17 @@ TEST_F(Plan, OffloadedBlocksAreCopiedInEveryPass) {
   EXPECT_THAT(advice_of(plan), HasSubstr("without offload all blocks stay where they run"));
 }
 
+TEST_F(Plan, AnOffloadWithoutNeedIsNoted) {
+  RunConfig config = run_of("7b1");
+  const auto notes = [&] { return planned(config, like("h100")).at("notes").dump(); };
+  EXPECT_THAT(notes(), Not(HasSubstr("all blocks fit")));
+  config.cpu_offload = true;
+  EXPECT_THAT(notes(), HasSubstr("all blocks fit in device memory without --cpu-offload"));
+  config = run_of("176b");
+  config.cpu_offload = true;
+  EXPECT_THAT(notes(), Not(HasSubstr("all blocks fit")));
+}
+
 TEST_F(Plan, TheRanksOfAHostShareItsDiskAndItsMemory) {
   RunConfig config = run_of("7b1");
   config.nvme_offload_path = "/somewhere";

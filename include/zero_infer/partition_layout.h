@@ -28,10 +28,11 @@ struct RowBlockMatrix {
   }
 };
 
-/// How one unit is cut over the ranks, by output rows (DESIGN.md, "Partition"). A pure value: the
-/// same arguments give the same layout on every rank. For world n each matrix (out, in) gives each
-/// rank ceil(out / n) rows, laid one matrix after the other at 256-byte offsets; the shard is
-/// padded to 4096 bytes. A gathered slot is n shards in a row.
+/// How one unit is cut over the ranks, by output rows. A pure value: the same arguments give the
+/// same layout on every rank. For world n each matrix (out, in) gives each rank ceil(out / n) rows,
+/// laid one matrix after the other at 256-byte offsets; the shard is padded to 4096 bytes, so that
+/// the same bytes serve O_DIRECT, pinned memory and the gather. A gathered slot is n shards in a
+/// row: a matrix is then n blocks of rows at a fixed stride, which a product multiplies in place.
 class PartitionLayout {
  public:
   struct Matrix {

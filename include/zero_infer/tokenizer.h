@@ -10,8 +10,9 @@
 
 namespace zi {
 
-/// A byte-level BPE tokenizer read from tokenizer.json (FACTS: split by an Oniguruma regex,
-/// byte-level alphabet, BPE by merge rank, special tokens matched in the text). Immutable: any
+/// A byte-level BPE tokenizer read from tokenizer.json as Hugging Face tokenizers write it: special
+/// tokens are matched in the text, what is between them is split by a regex (Oniguruma), its bytes
+/// become letters of a byte-level alphabet, and pairs of these are merged by rank. Immutable: any
 /// thread may use it.
 class Tokenizer {
  public:

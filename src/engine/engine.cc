@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/memory_planner.h"
+#include "engine/needless_offload.h"
 #include "zero_infer/backend.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
@@ -36,7 +37,7 @@ Engine::Engine(World& world, std::shared_ptr<Backend> backend, RunConfig config)
     log_info(fmt::format("{}, {}; memory of a rank: {}", backend_->name, backend_->device->name(),
                          format_memory(static_cast<double>(plan_->rank_bytes()))));
     log_verbose("\n" + plan_->table());
-    if (!plan_->note.empty()) log_warning(plan_->note);
+    for (const std::string& note : plan_->notes) log_warning(note);
   }
   Buffer slots = allocate_slots();
   world.all_or_none([&] {
@@ -125,7 +126,12 @@ void Engine::make_memory_plan() {
   input.host_free = std::ranges::min_element(all, {}, &Memory::host_free)->host_free;
   input.local_size =
       static_cast<int>(std::ranges::max_element(all, {}, &Memory::local_size)->local_size);
-  world_->all_or_none([&] { plan_ = make_plan(input, config_); });
+  world_->all_or_none([&] {
+    plan_ = make_plan(input, config_);
+    if (auto note = needless_offload(*plan_, input, config_)) {
+      plan_->notes.push_back(std::move(*note));
+    }
+  });
 }
 
 std::vector<Agreed> Engine::agreement() const {

@@ -30,7 +30,7 @@ struct MemoryPlan {
   std::int64_t kv_pages = 0;
   std::int64_t max_sequence_tokens = 0;  // that the KV pages can hold
 
-  std::string note;  // a doubt about a plan that was made all the same, or empty
+  std::vector<std::string> notes;  // doubts about a plan that was made all the same
 
   // Bytes of one rank.
   std::size_t device_shards = 0;

@@ -174,9 +174,9 @@ void check_fit(MemoryPlan& plan, const PlanInput& in, const RunConfig& config, c
   }
   if (host > room.host && !in.device_is_host && config.cpu_weight_budget) {
     // Virtual machines can be given memory as they use it: an explicit budget knows better.
-    plan.note = fmt::format(
+    plan.notes.push_back(fmt::format(
         "the host reports {} for each rank, the plan takes {} as --cpu-weight-budget says",
-        format_memory(static_cast<double>(room.host)), format_memory(static_cast<double>(host)));
+        format_memory(static_cast<double>(room.host)), format_memory(static_cast<double>(host))));
   } else if (host > room.host) {
     refuse("host", host, room.host,
            in.device_is_host ? "lower --batch-size or --kv-budget, use more hosts, or give "

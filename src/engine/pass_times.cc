@@ -12,33 +12,32 @@ void add_wait(const UnitTimes& unit, PassSplit& split) {
   const auto until = [&unit](double end) {
     return std::clamp(end, unit.wait.begin, unit.wait.end);
   };
-  const double was_read = unit.read.happened() ? until(unit.read.end) : unit.wait.begin;
-  const bool copied = unit.tier != Tier::kDevice;
+  const Interval& read = unit.moved[Link::kRead];
+  const double was_read = read.happened() ? until(read.end) : unit.wait.begin;
   double was_copied = was_read;
-  if (copied) {
-    was_copied = unit.gather.happened() ? std::max(was_read, until(unit.copy.end)) : unit.wait.end;
+  if (unit.tier != Tier::kDevice) {
+    was_copied = unit.moved[Link::kGather].happened()
+                     ? std::max(was_read, until(unit.moved[Link::kCopy].end))
+                     : unit.wait.end;
   }
-  split.wait_read += was_read - unit.wait.begin;
-  split.wait_copy += was_copied - was_read;
-  split.wait_gather += unit.wait.end - was_copied;
+  split.waited[Link::kRead] += was_read - unit.wait.begin;
+  split.waited[Link::kCopy] += was_copied - was_read;
+  split.waited[Link::kGather] += unit.wait.end - was_copied;
 }
 
 }  // namespace
 
 PassSplit& PassSplit::operator+=(const PassSplit& other) {
   compute += other.compute;
-  wait_read += other.wait_read;
-  wait_copy += other.wait_copy;
-  wait_gather += other.wait_gather;
-  copy += other.copy;
-  gather += other.gather;
+  waited += other.waited;
+  busy += other.busy;
   return *this;
 }
 
 PassSplit& PassSplit::operator*=(double factor) {
-  for (double* part : {&compute, &wait_read, &wait_copy, &wait_gather, &copy, &gather}) {
-    *part *= factor;
-  }
+  compute *= factor;
+  waited *= factor;
+  busy *= factor;
   return *this;
 }
 
@@ -48,8 +47,10 @@ PassSplit split_of(const PassTimes& times) {
   for (const UnitTimes& unit : times.units) {
     split.compute += unit.compute.seconds();
     add_wait(unit, split);
-    if (unit.tier != Tier::kDevice) split.copy += unit.copy.seconds();
-    split.gather += unit.gather.seconds();
+    if (unit.tier != Tier::kDevice) {
+      split.busy[Link::kCopy] += unit.moved[Link::kCopy].seconds();
+    }
+    split.busy[Link::kGather] += unit.moved[Link::kGather].seconds();
   }
   return split;
 }

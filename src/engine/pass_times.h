@@ -4,6 +4,7 @@
 #include <functional>
 #include <vector>
 
+#include "base/link.h"
 #include "offload/unit_times.h"
 
 namespace zi {
@@ -24,15 +25,15 @@ using PassObserver = std::function<void(const PassTimes&)>;
 /// Where the compute stream's time went, in seconds, and how long each link was busy beside it.
 struct PassSplit {
   double compute = 0;
-  double wait_read = 0;    // waited for a unit that the host had not yet taken from storage
-  double wait_copy = 0;    // that was still being copied, or whose copy stood in the queue
-  double wait_gather = 0;  // that was still being gathered
-  double copy = 0;         // busy times, each link's own (storage tells none)
-  double gather = 0;
+  /// For a unit:
+  /// - read: that the host had not yet taken from storage;
+  /// - copy: that was still being copied, or whose copy stood in the queue;
+  /// - gather: that was still being gathered.
+  PerLink<double> waited;
+  PerLink<double> busy;  // of copies and gathers; storage tells none
 
   PassSplit& operator+=(const PassSplit& other);
   PassSplit& operator*=(double factor);
-  double waited() const { return wait_read + wait_copy + wait_gather; }
 };
 
 PassSplit split_of(const PassTimes& times);

@@ -22,37 +22,27 @@ std::string tiers_text(const std::vector<Tier>& tiers) {
   return text;
 }
 
+std::string plural_of(Link link) {
+  return link == Link::kCopy ? "copies" : fmt::format("{}s", key_of(link));
+}
+
 std::string split_text(const BenchmarkCell& c) {
   std::string text = fmt::format("A pass: {:.2f} msecs: compute {:.2f}", c.pass_seconds() * 1e3,
                                  c.split.compute * 1e3);
-  const auto add = [&text](const char* what, double seconds) {
+  const auto add = [&text](const std::string& what, double seconds) {
     if (seconds >= 5e-6) text += fmt::format(", {} {:.2f}", what, seconds * 1e3);
   };
-  add("waiting for reads", c.split.wait_read);
-  add("waiting for copies", c.split.wait_copy);
-  add("waiting for gathers", c.split.wait_gather);
+  for (const Link link : kTravelLinks) {
+    add(fmt::format("waiting for {}", plural_of(link)), c.split.waited[link]);
+  }
   add("host", c.host_seconds());
   std::string busy;
-  const auto add_busy = [&busy](const char* what, double seconds) {
-    if (seconds > 0)
-      busy += fmt::format("{} {} {:.2f}", busy.empty() ? "" : ",", what, seconds * 1e3);
-  };
-  add_busy("copies", c.split.copy);
-  add_busy("gathers", c.split.gather);
-  return text + (busy.empty() ? "" : "; beside it" + busy) + "\n";
-}
-
-std::string link_text(const LinkUse& use, double pass_seconds) {
-  const double rate = use.bytes / pass_seconds;
-  std::string text = fmt::format("  {:<34} {:>9} a pass  {:>10}/s", use.what,
-                                 format_bytes(use.bytes), format_bytes(rate));
-  if (use.limit > 0 && rate <= use.limit) {
-    text += fmt::format(" of {}/s possible: {:.2f}", format_bytes(use.limit), rate / use.limit);
-  } else if (use.limit > 0) {
-    text += fmt::format("  (the bare link gave {}/s: the machine was busier then)",
-                        format_bytes(use.limit));
+  for (const Link link : kTravelLinks) {
+    const double seconds = c.split.busy[link];
+    if (seconds <= 0) continue;
+    busy += fmt::format("{} {} {:.2f}", busy.empty() ? "" : ",", plural_of(link), seconds * 1e3);
   }
-  return text + "\n";
+  return text + (busy.empty() ? "" : "; beside it" + busy) + "\n";
 }
 
 std::string memory_text(const BenchmarkCell& c) {
@@ -80,7 +70,7 @@ std::string text_of(const BenchmarkCell& c, const BenchmarkSetting& s) {
       c.token_seconds() * 1e3, s.ready_seconds, c.new_tokens, c.batch, c.first_seconds,
       s.ready_seconds + c.first_seconds);
   text += split_text(c);
-  for (const LinkUse& use : c.links) text += link_text(use, c.pass_seconds());
+  for (const LinkUse& use : c.links) text += link_row(use, c.pass_seconds(), RowOf::kBenchmark);
   return text + memory_text(c);
 }
 
@@ -108,16 +98,20 @@ std::string json_of(const BenchmarkCell& c, const BenchmarkSetting& s) {
                {"generate_s", c.generate_seconds},
                {"finish_s", s.ready_seconds + c.first_seconds},
                {"load_s", s.load_seconds}});
-  line["split"] = {
-      {"compute_ms", ms(c.split.compute)},     {"wait_read_ms", ms(c.split.wait_read)},
-      {"wait_copy_ms", ms(c.split.wait_copy)}, {"wait_gather_ms", ms(c.split.wait_gather)},
-      {"host_ms", ms(c.host_seconds())},       {"copy_ms", ms(c.split.copy)},
-      {"gather_ms", ms(c.split.gather)}};
+  ordered_json split = {{"compute_ms", ms(c.split.compute)}};
+  for (const Link link : kTravelLinks) {
+    split[fmt::format("wait_{}_ms", key_of(link))] = ms(c.split.waited[link]);
+  }
+  split["host_ms"] = ms(c.host_seconds());
+  for (const Link link : {Link::kCopy, Link::kGather}) {
+    split[fmt::format("{}_ms", key_of(link))] = ms(c.split.busy[link]);
+  }
+  line["split"] = split;
   line["links"] = ordered_json::array();
   for (const LinkUse& use : c.links) {
     const double rate = use.bytes / c.pass_seconds();
     ordered_json link = {
-        {"link", use.name}, {"bytes_per_pass", use.bytes}, {"achieved_gb_s", rate * 1e-9}};
+        {"link", key_of(use.link)}, {"bytes_per_pass", use.bytes}, {"achieved_gb_s", rate * 1e-9}};
     if (use.limit > 0) {
       link["limit_gb_s"] = use.limit * 1e-9;
       link["ratio"] = rate / use.limit;

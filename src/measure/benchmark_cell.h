@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "base/link.h"
 #include "engine/pass_times.h"
 #include "measure/link_use.h"
 
@@ -41,7 +42,7 @@ struct BenchmarkCell {
   /// Of a pass, what is neither compute nor a wait of the compute stream: the host's turn between
   /// passes, and launches that came late.
   double host_seconds() const {
-    return std::max(0.0, pass_seconds() - split.compute - split.waited());
+    return std::max(0.0, pass_seconds() - split.compute - split.waited.sum());
   }
 };
 

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "zero_infer/bytes.h"
+
 namespace zi {
 
 std::vector<LinkUse> link_uses(const Engine& engine, const FetchStats& fetched, double passes,
@@ -15,17 +17,36 @@ std::vector<LinkUse> link_uses(const Engine& engine, const FetchStats& fetched, 
   }
   const auto a_pass = [passes](auto x) { return static_cast<double>(x) / passes; };
   // What was read from storage is copied behind it, as fast as it comes: no link of its own.
-  const std::size_t copied =
-      fetched.copied_bytes - std::min(fetched.copied_bytes, fetched.read_bytes);
+  const std::size_t read = fetched.bytes[Link::kRead];
+  const std::size_t copied = fetched.bytes[Link::kCopy];
   std::vector<LinkUse> uses = {
-      {"gather", "gathered from the other ranks", a_pass(fetched.gathered_bytes),
-       a_pass(fetched.gather_seconds), limits.gather},
-      {"copy", "copied from host memory", a_pass(copied), 0, limits.copy},
-      {"read", fmt::format("read from NVMe ({})", engine.nvme_method()), a_pass(fetched.read_bytes),
-       0, limits.read},
-      {"weights", "weights multiplied", weights, 0, limits.product}};
+      {Link::kGather, "gathered from the other ranks", a_pass(fetched.bytes[Link::kGather]),
+       a_pass(fetched.gather_seconds)},
+      {Link::kCopy, "copied from host memory", a_pass(copied - std::min(copied, read))},
+      {Link::kRead, fmt::format("read from NVMe ({})", engine.nvme_method()), a_pass(read)},
+      {Link::kProducts, "weights multiplied", weights}};
+  for (LinkUse& use : uses) use.limit = limits[use.link];
   std::erase_if(uses, [](const LinkUse& use) { return use.bytes <= 0; });
   return uses;
+}
+
+std::string link_row(const LinkUse& use, double pass_seconds, RowOf of) {
+  const double rate = use.bytes / pass_seconds;
+  std::string row = fmt::format("  {:<34} {:>9} a pass  {:>10}/s", use.what,
+                                format_bytes(use.bytes), format_bytes(rate));
+  if (of == RowOf::kSummary && use.busy > 0) {
+    row += fmt::format(", {}/s while moving", format_bytes(use.bytes / use.busy));
+  }
+  if (use.limit <= 0) return row + "\n";
+  const std::string limit = format_bytes(use.limit);
+  if (rate > use.limit) {
+    row += fmt::format("  (the bare link gave {}/s: the machine was busier then)", limit);
+  } else if (of == RowOf::kSummary) {
+    row += fmt::format("  (limit {}/s: {:.0f}%)", limit, 100 * rate / use.limit);
+  } else {
+    row += fmt::format(" of {}/s possible: {:.2f}", limit, rate / use.limit);
+  }
+  return row + "\n";
 }
 
 }  // namespace zi

@@ -78,23 +78,23 @@ RunLimits measure_run_limits(World& world, Engine& engine) {
         weights.stores()[static_cast<std::size_t>(u)]->finish_read(u, slot.data(), *stream);
       }
     };
-    limits.copy = bare_rate(world, static_cast<double>(units.size() * shard), {}, [&] {
-                    return stream_seconds(device, *stream, copy_all);
-                  }).own;
+    limits[Link::kCopy] = bare_rate(world, static_cast<double>(units.size() * shard), {}, [&] {
+                            return stream_seconds(device, *stream, copy_all);
+                          }).own;
   }
   if (communicator != nullptr) {
     const std::size_t count =
         std::clamp<std::size_t>(kGatherBytes / slot_bytes, 1, plan.blocks.size());
-    limits.gather =
+    limits[Link::kGather] =
         gather_rate(world, device, *communicator, slot.span(), shard, count, *stream, {}).own;
   }
   if (plan.nvme_shards > 0) {
     world.barrier();
-    limits.read = measure_bare_read(device, weights.shard_file(), NvmeOptions{},
-                                    std::min(plan.nvme_shards, kReadBytes));
+    limits[Link::kRead] = measure_bare_read(device, weights.shard_file(), NvmeOptions{},
+                                            std::min(plan.nvme_shards, kReadBytes));
   }
-  limits.product = resident_product_rate(world, device, ops, plan, weights, *stream);
-  limits.memory = resident_memory_rate(world, device, plan, *stream);
+  limits[Link::kProducts] = resident_product_rate(world, device, ops, plan, weights, *stream);
+  limits[Link::kDeviceMemory] = resident_memory_rate(world, device, plan, *stream);
   return limits;
 }
 

@@ -21,22 +21,6 @@ struct RankNumbers {
   double load_seconds;
 };
 
-/// A row of the table of links: bytes of one rank and pass, rate over the whole pass, rate while
-/// busy, limit.
-std::string link_row(const LinkUse& use, double pass_seconds) {
-  std::string row = fmt::format("  {:<34} {:>9} a pass  {:>10}/s", use.what,
-                                format_bytes(use.bytes), format_bytes(use.bytes / pass_seconds));
-  if (use.busy > 0) row += fmt::format(", {}/s while moving", format_bytes(use.bytes / use.busy));
-  const double share = 100 * use.bytes / pass_seconds / use.limit;
-  if (use.limit > 0 && share <= 100) {
-    row += fmt::format("  (limit {}/s: {:.0f}%)", format_bytes(use.limit), share);
-  } else if (use.limit > 0) {
-    row += fmt::format("  (the bare link gave {}/s: the machine was busier then)",
-                       format_bytes(use.limit));
-  }
-  return row + "\n";
-}
-
 }  // namespace
 
 std::size_t peak_memory_bytes() {
@@ -84,7 +68,7 @@ std::string summarize(World& world, Engine& engine, const Engine::Outcome& outco
           : "");
   out += "bytes of rank 0, the rates beside what the bare link gave in this run:\n";
   for (const LinkUse& use : link_uses(engine, mine.fetched, passes, limits)) {
-    out += link_row(use, pass_seconds);
+    out += link_row(use, pass_seconds, RowOf::kSummary);
   }
   const double planned = static_cast<double>(plan.process_bytes());
   out +=

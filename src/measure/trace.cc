@@ -17,7 +17,6 @@ namespace zi {
 namespace {
 
 constexpr std::size_t kMostMarks = 200'000;
-constexpr const char* kLanes[] = {"host", "read", "copy", "gather", "compute"};
 
 /// What a rank's clock says at one moment, and whose clock it is.
 struct Moment {
@@ -37,23 +36,29 @@ bool Trace::add(const PassTimes& t) {
     ++skipped_;
     return false;
   }
-  keep(Lane::kHost, kPass, t.host, t.pass);
-  keep(Lane::kCompute, kEmbed, t.embed, t.pass);
-  keep(Lane::kCompute, kGraph, t.graph, t.pass);
+  keep(kHostLane, kPass, t.host, t.pass);
+  keep(kComputeLane, kEmbed, t.embed, t.pass);
+  keep(kComputeLane, kGraph, t.graph, t.pass);
   for (const UnitTimes& unit : t.units) {
+    PerLink<Interval> moved = unit.moved;
     // Several are under way at once: each from where the one before it was there.
-    Interval read = unit.read;
+    Interval& read = moved[Link::kRead];
     read.begin = std::max(read.begin, read_until_);
     read_until_ = std::max(read_until_, read.end);
-    keep(Lane::kRead, unit.unit, read, t.pass);
-    keep(Lane::kCopy, unit.unit, unit.copy, t.pass);
-    keep(Lane::kGather, unit.unit, unit.gather, t.pass);
-    keep(Lane::kCompute, unit.unit, unit.wait, t.pass, true);
-    keep(Lane::kCompute, unit.unit, unit.compute, t.pass);
+    Lane lane = kFirstLink;
+    for (const Link link : kTravelLinks) keep(lane++, unit.unit, moved[link], t.pass);
+    keep(kComputeLane, unit.unit, unit.wait, t.pass, true);
+    keep(kComputeLane, unit.unit, unit.compute, t.pass);
   }
-  keep(Lane::kCompute, kHead, t.head, t.pass);
+  keep(kComputeLane, kHead, t.head, t.pass);
   ++passes_;
   return true;
+}
+
+std::string_view Trace::name_of(Lane lane) {
+  if (lane == kHostLane) return "host";
+  if (lane == kComputeLane) return "compute";
+  return key_of(kTravelLinks[lane - kFirstLink]);
 }
 
 std::string Trace::name_of(const Mark& mark) {
@@ -78,17 +83,16 @@ std::string Trace::events(int rank, double zero) const {
                  R"({{"ph":"M","name":"process_name","pid":{0},"args":{{"name":"rank {0}"}}}},)"
                  "\n",
                  rank);
-  for (std::size_t lane = 0; lane < std::size(kLanes); ++lane) {
+  for (Lane lane = kHostLane; lane <= kComputeLane; ++lane) {
     fmt::format_to(
         at,
         R"({{"ph":"M","name":"thread_name","pid":{0},"tid":{1},"args":{{"name":"{2}"}}}},)"
         "\n"
         R"({{"ph":"M","name":"thread_sort_index","pid":{0},"tid":{1},"args":{{"sort_index":{1}}}}},)"
         "\n",
-        rank, lane, kLanes[lane]);
+        rank, lane, name_of(lane));
   }
   for (const Mark& m : marks_) {
-    const auto lane = static_cast<std::size_t>(m.lane);
     // Whole nanoseconds, so that what follows on something does not begin within it.
     const auto nanoseconds = [zero](double moment) { return std::llround((moment - zero) * 1e9); };
     const auto begin = nanoseconds(m.interval.begin), end = nanoseconds(m.interval.end);
@@ -96,8 +100,8 @@ std::string Trace::events(int rank, double zero) const {
         at,
         R"({{"ph":"X","name":"{}","cat":"{}","pid":{},"tid":{},"ts":{:.3f},"dur":{:.3f},"args":{{"pass":{}}}}},)"
         "\n",
-        name_of(m), m.waits ? "wait" : kLanes[lane], rank, lane, static_cast<double>(begin) * 1e-3,
-        static_cast<double>(end - begin) * 1e-3, m.pass);
+        name_of(m), m.waits ? "wait" : name_of(m.lane), rank, m.lane,
+        static_cast<double>(begin) * 1e-3, static_cast<double>(end - begin) * 1e-3, m.pass);
   }
   return out;
 }

@@ -2,8 +2,10 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "base/link.h"
 #include "engine/pass_times.h"
 #include "zero_infer/world.h"
 
@@ -24,7 +26,11 @@ class Trace {
   void write(World& world, const std::string& path) const;
 
  private:
-  enum class Lane : std::uint8_t { kHost, kRead, kCopy, kGather, kCompute };
+  /// The threads that a viewer shows of a rank: the host, the travel links in their order, and
+  /// the compute stream.
+  using Lane = std::uint8_t;
+  static constexpr Lane kHostLane = 0, kFirstLink = 1,
+                        kComputeLane = kFirstLink + kTravelLinks.size();
   struct Mark {
     Interval interval;
     std::uint64_t pass;
@@ -35,6 +41,7 @@ class Trace {
   static constexpr int kPass = -1, kEmbed = -2, kGraph = -3, kHead = -4;
 
   void keep(Lane lane, int unit, const Interval& interval, std::uint64_t pass, bool waits = false);
+  static std::string_view name_of(Lane lane);
   static std::string name_of(const Mark& mark);
   /// This rank's events, one JSON object a line, each with a comma behind it.
   std::string events(int rank, double zero) const;

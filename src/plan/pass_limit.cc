@@ -6,15 +6,10 @@
 namespace zi {
 namespace {
 
-/// Bytes of a pass on one rank, by where they pass.
-struct Traffic {
-  double gather = 0;
-  double copy = 0;
-  double read = 0;
-  double memory = 0;  // of the device, read and written
-};
-
-Traffic traffic_of(const MemoryPlan& plan, const ModelConfig& model, const PassShape& shape) {
+/// Bytes of a pass on one rank, by the links that they pass; on the CPU backend all memory is the
+/// host's, and the bytes there are those of all ranks that share it.
+PerLink<double> traffic_of(const MemoryPlan& plan, const ModelConfig& model,
+                           const PassShape& shape) {
   const auto peers = static_cast<double>(shape.ranks - 1);
   const auto rows = static_cast<double>(shape.batch);
   double shards = 0;
@@ -34,15 +29,20 @@ Traffic traffic_of(const MemoryPlan& plan, const ModelConfig& model, const PassS
                     static_cast<double>(model.hidden * model.layers) *
                     static_cast<double>(size_of(plan.compute_dtype));
 
-  Traffic traffic;
-  traffic.gather = peers * (shards + exchange);
-  traffic.copy = static_cast<double>(plan.host_shards + plan.nvme_shards);
-  traffic.read = static_cast<double>(plan.nvme_shards);
-  traffic.memory = static_cast<double>(plan.head_shard) + kv;
+  PerLink<double> traffic;
+  traffic[Link::kGather] = peers * (shards + exchange);
+  traffic[Link::kCopy] = static_cast<double>(plan.host_shards + plan.nvme_shards);
+  traffic[Link::kRead] = static_cast<double>(plan.nvme_shards);
+  double memory = static_cast<double>(plan.head_shard) + kv;
   // Shards of the device tier are read in place or for their slot, and in it by the other ranks.
-  traffic.memory += 2 * slots_filled + device_shards + peers * shards;
-  // In one memory with the host, what is copied is read there, too, after storage has written it.
-  if (plan.device_is_host) traffic.memory += traffic.copy + traffic.read;
+  memory += 2 * slots_filled + device_shards + peers * shards;
+  if (plan.device_is_host) {
+    // What is copied is read there, too, after storage has written it.
+    memory += traffic[Link::kCopy] + traffic[Link::kRead];
+    traffic[Link::kHostMemory] = memory * static_cast<double>(shape.ranks_per_host);
+  } else {
+    traffic[Link::kDeviceMemory] = memory;
+  }
   return traffic;
 }
 
@@ -76,25 +76,23 @@ double product_rate(const std::vector<ProductRate>& products, std::int64_t rows)
                   share * (log(above->operations_rate) - log(below.operations_rate)));
 }
 
-}  // namespace
-
-std::string_view name_of(Link link) {
-  switch (link) {
-    case Link::kGather:
-      return "gather";
-    case Link::kCopy:
-      return "copy";
-    case Link::kRead:
-      return "nvme read";
-    case Link::kDeviceMemory:
-      return "device memory";
-    case Link::kHostMemory:
-      return "host memory";
-    case Link::kProducts:
-      return "products";
-  }
-  return "";
+/// What the links give a rank in such a pass, a second; of host memory, all ranks of a host.
+PerLink<double> rates_of(const MemoryPlan& plan, const MachineLimits& limits,
+                         const PassShape& shape) {
+  const auto sharers = static_cast<double>(shape.ranks_per_host);
+  const bool alone = shape.ranks_per_host == 1 || limits.copy_together == 0;
+  PerLink<double> rates;
+  rates[Link::kGather] = limits.gather_rate(plan.blocks.front().gathered_bytes());
+  rates[Link::kCopy] = alone ? limits.copy_alone : limits.copy_together;
+  rates[Link::kRead] = limits.best_read() / sharers;
+  rates[Link::kDeviceMemory] = limits.device_memory;
+  rates[Link::kHostMemory] =
+      limits.host_memory > 0 ? limits.host_memory : limits.device_memory * sharers;
+  rates[Link::kProducts] = product_rate(limits.products, shape.batch);
+  return rates;
 }
+
+}  // namespace
 
 const LinkLoad& PassLimit::bottleneck() const {
   return *std::ranges::max_element(links, {}, &LinkLoad::seconds);
@@ -111,30 +109,18 @@ const LinkLoad* PassLimit::find(Link link) const {
 
 PassLimit pass_limit(const MemoryPlan& plan, const ModelConfig& model, const MachineLimits& limits,
                      const PassShape& shape) {
-  const Traffic traffic = traffic_of(plan, model, shape);
-  const auto sharers = static_cast<double>(shape.ranks_per_host);
-  const bool alone = shape.ranks_per_host == 1 || limits.copy_together == 0;
+  PerLink<double> amounts = traffic_of(plan, model, shape);
+  amounts[Link::kProducts] = operations_of(plan, shape.batch);
+  const PerLink<double> rates = rates_of(plan, limits, shape);
   PassLimit limit;
   limit.batch = shape.batch;
   limit.ranks = shape.ranks;
-  const auto add = [&limit](Link link, double amount, double rate) {
-    if (amount > 0) limit.links.push_back({link, amount, rate});
-  };
-  add(Link::kGather, traffic.gather, limits.gather_rate(plan.blocks.front().gathered_bytes()));
-  add(Link::kCopy, traffic.copy, alone ? limits.copy_alone : limits.copy_together);
-  add(Link::kRead, traffic.read, limits.best_read() / sharers);
-  if (plan.device_is_host) {
-    const double rate =
-        limits.host_memory > 0 ? limits.host_memory : limits.device_memory * sharers;
-    add(Link::kHostMemory, traffic.memory * sharers, rate);
-  } else {
-    add(Link::kDeviceMemory, traffic.memory, limits.device_memory);
+  for (const Link link : kLinks) {
+    if (amounts[link] > 0) limit.links.push_back({link, amounts[link], rates[link]});
   }
-  const double rate = product_rate(limits.products, shape.batch);
-  add(Link::kProducts, operations_of(plan, shape.batch), rate);
   double best = 0;
   for (const ProductRate& p : limits.products) best = std::max(best, p.operations_rate);
-  limit.products_read_weights = rate < best / 2;
+  limit.products_read_weights = rates[Link::kProducts] < best / 2;
   return limit;
 }
 

@@ -1,20 +1,14 @@
 #pragma once
 
 #include <cstdint>
-#include <string_view>
 #include <vector>
 
+#include "base/link.h"
 #include "engine/memory_plan.h"
 #include "plan/machine_limits.h"
 #include "zero_infer/model_config.h"
 
 namespace zi {
-
-/// What a pass has to get through.
-enum class Link { kGather, kCopy, kRead, kDeviceMemory, kHostMemory, kProducts };
-
-/// `gather`, `copy`, `nvme read`, `device memory`, `host memory`, `products`.
-std::string_view name_of(Link link);
 
 /// One link's part of a pass of one rank; of host memory, that of all ranks of a host.
 struct LinkLoad {

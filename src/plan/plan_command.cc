@@ -63,7 +63,8 @@ std::string plan_text(const RunConfig& config, const PlanOptions& options) {
   }
   const Planner planner(open, report.machine, options.tokens);
   report.plan = planner.plan(config);
-  if (!report.plan.note.empty()) report.notes.push_back(report.plan.note);
+  for (const std::string& note : report.plan.notes) report.notes.push_back(note);
+  if (auto note = planner.needless_offload(report.plan, config)) report.notes.push_back(*note);
   const ModelConfig& shape = open.model->config();
   report.kv_token_bytes = static_cast<std::size_t>(2 * shape.hidden * shape.layers) *
                           size_of(report.plan.compute_dtype);

@@ -4,7 +4,7 @@
 #include <set>
 #include <utility>
 
-#include "engine/memory_planner.h"
+#include "engine/needless_offload.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
 
@@ -26,7 +26,7 @@ std::set<std::int64_t> powers_below(std::int64_t end) {
 Planner::Planner(const OpenModel& open, PlannedMachine machine, std::int64_t tokens)
     : open_(&open), machine_(std::move(machine)), tokens_(tokens) {}
 
-MemoryPlan Planner::plan(const RunConfig& config) const {
+PlanInput Planner::input() const {
   PlanInput input;
   input.model = open_->model.get();
   input.weight_dtype = open_->weight_dtype;
@@ -37,7 +37,14 @@ MemoryPlan Planner::plan(const RunConfig& config) const {
   const std::size_t peers = machine_.ranks > 1 ? machine_.peers_bytes : 0;
   input.device_free = machine_.device_free - std::min(machine_.device_free, peers);
   input.host_free = machine_.host_free;
-  return make_plan(input, config);
+  return input;
+}
+
+MemoryPlan Planner::plan(const RunConfig& config) const { return make_plan(input(), config); }
+
+std::optional<std::string> Planner::needless_offload(const MemoryPlan& plan,
+                                                     const RunConfig& config) const {
+  return zi::needless_offload(plan, input(), config);
 }
 
 PassLimit Planner::limit(const MemoryPlan& plan, std::int64_t batch) const {

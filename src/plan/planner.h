@@ -2,9 +2,11 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "engine/memory_plan.h"
+#include "engine/memory_planner.h"
 #include "engine/open_model.h"
 #include "plan/pass_limit.h"
 #include "plan/planned_machine.h"
@@ -29,6 +31,9 @@ class Planner {
 
   /// As a run with this config plans. Throws MemoryError with the table when it does not fit.
   MemoryPlan plan(const RunConfig& config) const;
+  /// As a run warns of it: see needless_offload.h.
+  std::optional<std::string> needless_offload(const MemoryPlan& plan,
+                                              const RunConfig& config) const;
   PassLimit limit(const MemoryPlan& plan, std::int64_t batch) const;
 
   /// The limit of a run with so many lanes; nothing when it is refused, or when its KV cache holds
@@ -42,6 +47,8 @@ class Planner {
   std::optional<PassLimit> fastest(const RunConfig& config) const;
 
  private:
+  PlanInput input() const;
+
   const OpenModel* open_;
   PlannedMachine machine_;
   std::int64_t tokens_;
