@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Holds the rooms apart (see README, "How it works"): which room may include which, and in which files the headers
+# Holds the rooms apart (see include/zero_infer/README.md): which room may include which, and in which files the headers
 # of CUDA, MPI, NCCL, liburing, yaml-cpp and oneDNN may stand.
 #   tests/layers_test.sh ROOT
 set -euo pipefail
