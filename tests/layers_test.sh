@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Holds the rooms apart: which room may include which, that nothing includes itself by a detour, and in which files
-# the headers of CUDA, MPI, NCCL, liburing, yaml-cpp and oneDNN may stand.
+# Holds the rooms apart (see include/zero_infer/README.md): which room may include which, that nothing includes
+# itself by a detour, and in which files the headers of CUDA, MPI, NCCL, liburing, yaml-cpp and oneDNN may stand.
 #   tests/layers_test.sh ROOT
 set -euo pipefail
 cd "$1"

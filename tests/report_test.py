@@ -21,9 +21,10 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from reporting.benchmark import benchmark_table, split_table
 from reporting.figures import digest, figures, with_digest
+from reporting.headline import Headline, headline_table
 from reporting.machine import limits_table, loading_table, scaling_rows
+from reporting.pages import PAGES, rewritten
 from reporting.passes import PASS_TABLES, pass_block
-from reporting.readme import rewritten
 from reporting.results import SCHEMA, ReportError, Result, load_results
 from reporting.text import median, shape, significant, size, table
 
@@ -68,9 +69,10 @@ class Copy:
 
     def __init__(self, folder: str) -> None:
         self.root = Path(folder)
-        shutil.copy(ROOT / "README.md", self.root)
         for part in ("results", "plots", "traces"):
             shutil.copytree(ROOT / "benchmarks" / part, self.root / "benchmarks" / part)
+        for page in PAGES:
+            shutil.copy(ROOT / page, self.root / page)
 
     def report(self, *flags: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -80,7 +82,7 @@ class Copy:
 
 
 class CheckedTree(unittest.TestCase):
-    """--check and --tables-only on a copy of this repository's README, results and plots."""
+    """--check and --tables-only on a copy of this repository's pages, results and plots."""
 
     def setUp(self) -> None:
         folder = tempfile.TemporaryDirectory()
@@ -92,18 +94,34 @@ class CheckedTree(unittest.TestCase):
         checked = self.copy.report("--check")
         self.assertEqual((checked.returncode, checked.stdout), (0, ""))
 
-    def test_finds_a_changed_number_in_the_readme(self) -> None:
-        readme = self.copy.root / "README.md"
-        text = readme.read_text(encoding="utf-8")
-        number = re.search(r"\d+\.\d+(?= \()", text[text.index("<!-- report: passes") :])
-        assert number is not None
-        readme.write_text(text.replace(number.group(), "77.77", 1), encoding="utf-8")
-        checked = self.copy.report("--check")
-        self.assertEqual(checked.returncode, 1)
-        self.assertRegex(checked.stdout, r"(?m)^-.*77\.77 \(")
-        self.assertRegex(checked.stdout, rf"(?m)^\+.*{re.escape(number.group())} \(")
+    def test_finds_a_changed_number_in_each_page(self) -> None:
+        for page in PAGES:
+            with self.subTest(page):
+                path = self.copy.root / page
+                text = path.read_text(encoding="utf-8")
+                row = re.search(r"(?<=\| )\d+\.\d+(?= )", text[text.index("<!-- report: ") :])
+                assert row is not None
+                path.write_text(text.replace(f"| {row.group()} ", "| 77.77 ", 1), encoding="utf-8")
+                checked = self.copy.report("--check")
+                path.write_text(text, encoding="utf-8")
+                self.assertEqual(checked.returncode, 1)
+                self.assertRegex(checked.stdout, rf"(?m)^--- {page}$")
+                self.assertRegex(checked.stdout, r"(?m)^-\|.*\| 77\.77 ")
+                self.assertRegex(checked.stdout, rf"(?m)^\+\|.*\| {re.escape(row.group())} ")
 
-    def test_finds_a_new_result_missing_in_the_readme_and_in_the_plot(self) -> None:
+    def test_fills_the_blocks_of_both_pages(self) -> None:
+        block = r"(?ms)^(<!-- report: [a-z-]+ -->\n)(.*?)(^<!-- end -->$)"
+        for page, names in PAGES.items():
+            path = self.copy.root / page
+            empty = re.sub(block, r"\1\3", path.read_text(encoding="utf-8"))
+            path.write_text(empty, encoding="utf-8")
+            self.assertEqual(self.copy.report("--tables-only").returncode, 0)
+            filled = re.findall(block, path.read_text(encoding="utf-8"))
+            self.assertEqual(len(filled), len(names))
+            for begin, made, _ in filled:
+                self.assertRegex(made, r"(?m)^\|---", begin)
+
+    def test_finds_a_new_result_missing_in_the_page_and_in_the_plot(self) -> None:
         new = self.copy.root / "benchmarks/results/new.jsonl"
         new.write_text(json.dumps(PASS) + "\n", encoding="utf-8")
         checked = self.copy.report("--check")
@@ -123,13 +141,14 @@ class CheckedTree(unittest.TestCase):
         self.assertIn("tiers-cpu.svg: missing", checked.stdout)
         self.assertIn("old.svg: shows no results", checked.stdout)
 
-    def test_finds_a_picture_that_the_readme_shows_and_nobody_has(self) -> None:
+    def test_finds_a_picture_that_a_page_shows_and_nobody_has(self) -> None:
         traces = self.copy.root / "benchmarks/traces"
         picture = next(traces.glob("*.svg"))
         picture.unlink()
         checked = self.copy.report("--check")
         self.assertEqual(checked.returncode, 1)
-        self.assertIn(f"{picture.name}, which is missing", checked.stdout)
+        for page, link in (("README.md", "benchmarks/traces"), ("benchmarks/README.md", "traces")):
+            self.assertIn(f"{page} shows {link}/{picture.name}, which is missing", checked.stdout)
 
     def test_names_the_line_that_it_cannot_use(self) -> None:
         path = self.copy.root / "benchmarks/results/new.jsonl"
@@ -142,7 +161,7 @@ class CheckedTree(unittest.TestCase):
             (json.dumps(PASS | {"ratio": float("nan")}), "`ratio` is nan"),
             (json.dumps(PASS | {"batch": True}), "`batch` is True"),
             (json.dumps(PASS | {"tier": "tape"}), "`tier` is 'tape'"),
-            (json.dumps(PASS | {"backend": "abacus"}), "stands in no table"),
+            (json.dumps(PASS | {"backend": "abacus"}), "belongs to no table"),
         ):
             with self.subTest(wanted):
                 path.write_text(text + "\n", encoding="utf-8")
@@ -151,17 +170,19 @@ class CheckedTree(unittest.TestCase):
                 self.assertIn(wanted, checked.stderr)
 
 
-class Readme(unittest.TestCase):
+class Pages(unittest.TestCase):
     def test_changes_nothing_outside_of_the_blocks(self) -> None:
         text = "a\n<!-- report: one -->\nold\n<!-- end -->\nb\n"
         self.assertEqual(
-            rewritten(text, {"one": "new"}),
+            rewritten("page.md", text, {"one": "new"}),
             "a\n<!-- report: one -->\n\nnew\n\n<!-- end -->\nb\n",
         )
 
     def test_empties_a_block_without_results(self) -> None:
         text = "<!-- report: one -->\nold\n<!-- end -->\n"
-        self.assertEqual(rewritten(text, {"one": ""}), "<!-- report: one -->\n<!-- end -->\n")
+        self.assertEqual(
+            rewritten("page.md", text, {"one": ""}), "<!-- report: one -->\n<!-- end -->\n"
+        )
 
     def test_refuses_blocks_that_it_cannot_place(self) -> None:
         one = "<!-- report: one -->\n<!-- end -->\n"
@@ -174,7 +195,7 @@ class Readme(unittest.TestCase):
             ("", "no block `one`, for which there are results"),
         ):
             with self.subTest(wanted), self.assertRaisesRegex(ReportError, wanted):
-                rewritten(text, {"one": "text"})
+                rewritten("page.md", text, {"one": "text"})
 
 
 class Passes(unittest.TestCase):
@@ -219,6 +240,29 @@ class Passes(unittest.TestCase):
         self.assertIn("host memory, 25% resident", self.block(PASS | {"resident_bytes": 200000000}))
 
 
+class Headlines(unittest.TestCase):
+    WANTED = (Headline("a machine", "560m", "host", 8),)
+
+    def test_a_row_is_the_newest_line_that_fits(self) -> None:
+        lines = results_of(
+            PASS | {"batch": 8, "pass_ms": 90.0},
+            PASS | {"batch": 8, "world": 2, "tier": "device"},
+            PASS | {"batch": 8},
+            PASS,
+        )
+        self.assertEqual(
+            headline_table(lines, self.WANTED).splitlines()[2:],
+            [
+                "| 560m | host memory | a machine | 8 | 600 MB copied | 100.0 | 80.0 "
+                "| 6.00 of 8.00 GB/s | 0.75 |"
+            ],
+        )
+
+    def test_a_row_without_a_line_is_an_error(self) -> None:
+        with self.assertRaisesRegex(ReportError, "wants a line of .*560m.*HEADLINES"):
+            headline_table(results_of(PASS), self.WANTED)
+
+
 class Benchmark(unittest.TestCase):
     def test_a_cell_out_of_memory_reads_oom_with_its_reason(self) -> None:
         oom = without(CELL, "ms_per_token", "pass_ms", "load_s", "split") | {
@@ -237,13 +281,13 @@ class Benchmark(unittest.TestCase):
         self.assertNotIn("another model", text)
         self.assertIn("The hardware differs", text)
 
-    def test_shows_published_rows_only_beside_own(self) -> None:
+    def test_shows_published_rows_only_with_rows_of_our_own(self) -> None:
         self.assertEqual(benchmark_table(results_of(PUBLISHED)), "")
         self.assertEqual(figures(results_of(PUBLISHED)), {})
 
     def test_the_split_leaves_out_what_no_pass_did(self) -> None:
         text = split_table(results_of(CELL))
-        self.assertIn("| pass | compute | wait copy | links beside their limits |", text)
+        self.assertIn("| pass | compute | wait copy | links and their limits |", text)
         self.assertIn("| 228.4 | 8.00 | 220 | copy 52.9 of 55.1 GB/s: 0.96 | | 12.5 GB |", text)
 
     def test_an_incomplete_cell_is_refused(self) -> None:
@@ -255,7 +299,7 @@ class Benchmark(unittest.TestCase):
 
 
 class Machine(unittest.TestCase):
-    def test_loading_has_its_limit_beside_it(self) -> None:
+    def test_loading_has_its_limit_in_its_row(self) -> None:
         self.assertIn(
             "| a machine | 3b | 1 | nvme | warm | 6.00 GB | 6.10 GB | 3.00 (2.90 to 3.25) "
             "| 2.03 GB/s | 2.10 GB/s (a) | 0.97 | 900 MB | 1 |",

@@ -1,4 +1,4 @@
-"""The published BLOOM benchmark: our cells beside the published rows."""
+"""The published BLOOM benchmark: our cells and the published rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from reporting.text import (
     table,
 )
 
-#: Columns that stand in the table whether or not we have cells for them.
+#: Columns that the table has whether or not we have cells for them.
 PUBLISHED_BATCHES = (1, 8, 16, 32, 64, 128)
 
 _DEFINITION = (
@@ -96,7 +96,7 @@ def _differences(own: list[dict[int, Result]], published: list[Result]) -> str:
             texts.append("**Some of our rows are of another model and do not compare.**")
         if any(shape(o["model"]) == model and o["world"] != world for o in ours):
             texts.append(f"**Some of our rows have another number of ranks than {world}.**")
-        texts.append("The hardware differs: see the column of machines.")
+        texts.append("The hardware differs: see the column `machine`.")
     return " ".join(texts)
 
 
@@ -167,8 +167,8 @@ def split_table(results: list[Result]) -> str:
     ]
     header = ["", "machine", "batch", "pass"]
     header += [n.removesuffix("_ms").replace("_", " ") for n in names]
-    header += ["links beside their limits", "peak, device", "peak, host"]
+    header += ["links and their limits", "peak, device", "peak, host"]
     return (
-        "Milliseconds of a pass: compute, waits and host follow each other; reads, copies and "
-        "gathers run beside them. Peaks are of a rank.\n\n" + table(header, rows, labels=2)
+        "Milliseconds of a pass: compute, waits and host add up to it; reads, copies and gathers run "
+        "at the same time. Peaks are those of one rank.\n\n" + table(header, rows, labels=2)
     )

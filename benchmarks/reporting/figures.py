@@ -17,7 +17,7 @@ Figure = dict[str, Any]
 
 
 def _tiers(results: list[Result], spec: PassTable) -> Figure | None:
-    """Achieved beside limit: of each machine, model and tier the smallest batch that was measured,
+    """Achieved rate and limit: for each machine, model and tier the smallest batch that was measured,
     newest lines only, in the order of the table."""
     bars: dict[tuple, Result] = {}
     for line in chosen(results, spec):
@@ -39,7 +39,7 @@ def _tiers(results: list[Result], spec: PassTable) -> Figure | None:
         )
     return {
         "kind": "bars",
-        "title": "Achieved beside limit by tier",
+        "title": "Achieved rate and its limit, by tier",
         "axis": "GB/s of one rank, logarithmic",
         "groups": [{"label": label, "bars": bars} for label, bars in groups.items()],
     }
@@ -103,7 +103,7 @@ def digest(figure: Figure) -> str:
 
 
 def with_digest(svg: str, figure: Figure) -> str:
-    """The drawing with the digest of its data as a comment behind the XML declaration."""
+    """The drawing with the digest of its data as a comment after the XML declaration."""
     head, newline, rest = svg.partition("\n")
     return f"{head}{newline}<!-- benchmarks/report: data sha256 {digest(figure)} -->\n{rest}"
 

@@ -32,7 +32,7 @@ def _storage(rates: list[dict]) -> str:
 
 
 def _limit_rows(limits: Result) -> dict[str, str]:
-    """What stands in a machine's column, by row; what was not measured is left out."""
+    """A machine's column, by row; what was not measured is left out."""
     rows = {
         "device": limits["device"],
         "backend": limits["backend"],
@@ -66,8 +66,8 @@ def limits_table(results: list[Result]) -> str:
     rows = [[name, *(column.get(name, "") for column in columns)] for name in names]
     files = ", ".join(f"`{m.file}`" for m in machines)
     return (
-        f"As `zero-infer limits` measured them ({files}); rates of one rank while all work, where "
-        f"nothing else is said.\n\n{table(['', *(m['source'] for m in machines)], rows)}"
+        f"As `zero-infer limits` measured them ({files}). Rates are those of one rank while all ranks "
+        f"are at work, unless the row says otherwise.\n\n{table(['', *(m['source'] for m in machines)], rows)}"
     )
 
 
@@ -175,7 +175,7 @@ def scaling_table(results: list[Result]) -> str:
         )
     if any(lines[0]["backend"] == "cuda" for lines in rows_of):
         notes.append(
-            "On GPUs these are shapes that one GPU holds, too: there a single rank reads its weights "
-            "faster than links bring them. Partition is for what one GPU does not hold."
+            "On GPUs, these models also fit on one GPU, and a single rank reads its own weights faster "
+            "than links bring them: partitioning is for models that do not fit on one GPU."
         )
     return f"{' '.join(notes)}\n\n{table(header, rows, labels=1)}\n\n{runs_below(runs)}"

@@ -49,8 +49,8 @@ class Section:
 
 @dataclass(frozen=True)
 class PassTable:
-    """One block of the README and its plot: lines with these fields, a table for each machine (or
-    one for all, with the machine as its first column), rows in the order of the sections."""
+    """One block and its plot: the lines with these fields, in a table for each machine (or in one for
+    all, with the machine as its first column), rows in the order of the sections."""
 
     block: str
     plot: str
@@ -63,7 +63,7 @@ _SECTIONS = (
     Section("resident"),
     Section("gathered"),
     Section("part host"),
-    Section("host", keep=2),  # the link was uneven in one run: the one before stands beside it
+    Section("host", keep=2),  # the link was uneven in one run: the run before it is shown as well
     Section("part nvme"),
     Section("nvme"),
     Section("prompts"),
@@ -126,7 +126,7 @@ def where_blocks_rest(line: Result) -> str:
     return f"{place}, {share:.0%} resident" if share else place
 
 
-def _moved(line: Result) -> str:
+def moved(line: Result) -> str:
     if line.name == PROMPT_PASS:
         return f"{significant(line['operations_per_pass'] / 1e12)} TFLOP"
     verb = {"gathered": "received", "resident": "weights read"}.get(travel(line))
@@ -139,14 +139,14 @@ def _cells(line: Result, limits: Notes, runs: Notes) -> list[str]:
     limit = f"{significant(line[f'limit_{field}'])} {unit} ({limits.mark(line['limit_how'])})"
     share = f"{line['ratio']:.2f}"
     if "bare_products_ms" in line.fields:
-        how = "bare products of as many rows with every weight, one behind the other"
+        how = "bare products of as many rows with every weight, one after the other"
         limit += f"; {significant(line['bare_products_ms'], 3)} ms ({limits.mark(how)})"
         share += f"; {line['ratio_to_bare_products']:.2f}"
     return [
         shape(line["model"]) + ("" if line["dtype"] == "bfloat16" else f", {line['dtype']}"),
         where_blocks_rest(line),
         str(line["batch"]),
-        _moved(line),
+        moved(line),
         median(line["pass_ms"], line["pass_ms_min"], line["pass_ms_max"], 4),
         f"{significant(line[f'achieved_{field}'])} {unit}",
         limit,

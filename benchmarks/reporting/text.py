@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 
 def decimals_of(value: float, digits: int) -> int:
-    """Decimals that show `value` with so many significant digits; digits before the point stay."""
+    """Decimals that show `value` with this many significant digits; digits before the point stay."""
     if value == 0:
         return 0
     decimals = digits - 1 - math.floor(math.log10(abs(value)))
@@ -68,7 +68,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 class Notes:
-    """Numbers or letters for what stands below a table: the same note, the same mark."""
+    """Numbers or letters for the notes below a table: the same note, the same mark."""
 
     def __init__(self, marks: str = "") -> None:
         self._marks = marks
@@ -99,7 +99,7 @@ def details(summary: str, lines: Sequence[str]) -> str:
 
 
 def runs_below(runs: Notes) -> str:
-    """The commands behind a table, numbered as its column `run`."""
+    """The commands that made a table, numbered as its column `run`."""
     return details("Commands and commits", [f"{mark}. {note}" for mark, note in runs])
 
 
