@@ -17,7 +17,7 @@
 
 #include "base/system_error.h"
 #include "text/line_reader.h"
-#include "text/utf8.h"
+#include "base/utf8.h"
 #include "zero_infer/error.h"
 #include "zero_infer/prompt.h"
 
