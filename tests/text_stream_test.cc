@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "text/utf8.h"
+#include "base/utf8.h"
 #include "zero_infer/tokenizer.h"
 
 namespace zi {

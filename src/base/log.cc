@@ -6,6 +6,8 @@
 #include <memory>
 #include <string>
 
+#include "base/printable_text.h"
+
 namespace zi {
 namespace {
 
@@ -21,6 +23,9 @@ spdlog::logger& logger() {
   return *instance;
 }
 
+/// Whatever a message quotes, of a file or of a library: it cannot steer the terminal.
+std::string shown(std::string_view message) { return printable(message, "\n\t"); }
+
 }  // namespace
 
 void set_log(LogLevel level, std::string_view prefix) {
@@ -32,9 +37,9 @@ void set_log(LogLevel level, std::string_view prefix) {
                                                   : spdlog::level::debug);
 }
 
-void log_info(std::string_view message) { logger().info(message); }
-void log_warning(std::string_view message) { logger().warn("warning: {}", message); }
-void log_error(std::string_view message) { logger().error("error: {}", message); }
-void log_verbose(std::string_view message) { logger().debug(message); }
+void log_info(std::string_view message) { logger().info(shown(message)); }
+void log_warning(std::string_view message) { logger().warn("warning: {}", shown(message)); }
+void log_error(std::string_view message) { logger().error("error: {}", shown(message)); }
+void log_verbose(std::string_view message) { logger().debug(shown(message)); }
 
 }  // namespace zi

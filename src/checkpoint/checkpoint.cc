@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include "json_file.h"
+#include "base/json_file.h"
 #include "safetensors.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"

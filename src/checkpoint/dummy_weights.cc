@@ -4,7 +4,7 @@
 #include <array>
 #include <string_view>
 
-#include "json_file.h"
+#include "base/json_file.h"
 #include "zero_infer/checkpoint.h"
 #include "zero_infer/error.h"
 #include "zero_infer/random.h"

@@ -9,7 +9,7 @@
 #include <optional>
 #include <utility>
 
-#include "json_file.h"
+#include "base/json_file.h"
 #include "zero_infer/error.h"
 
 namespace zi {

@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "json_file.h"
+#include "base/json_file.h"
 #include "zero_infer/checkpoint.h"
 #include "zero_infer/error.h"
 

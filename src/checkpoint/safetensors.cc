@@ -16,7 +16,7 @@
 #include <utility>
 
 #include "base/system_error.h"
-#include "json_file.h"
+#include "base/json_file.h"
 #include "zero_infer/error.h"
 
 namespace zi {
@@ -174,10 +174,7 @@ std::uint64_t safetensors_header_bytes(std::string_view start, std::uint64_t fil
         "fetch it again",
         file, file_bytes));
   }
-  if (start.starts_with("version ")) {
-    throw CheckpointError(fmt::format(
-        "{} is a Git LFS pointer and not the tensors themselves; run `git lfs pull` there", file));
-  }
+  refuse_lfs_pointer(start, file);
   std::uint64_t length = 0;
   for (std::size_t i = kLengthBytes; i-- > 0;) {
     length = length << 8 | static_cast<unsigned char>(start[i]);

@@ -5,7 +5,7 @@
 #include <new>
 #include <span>
 
-#include "text/utf8.h"
+#include "base/utf8.h"
 #include "zero_infer/error.h"
 
 namespace zi {

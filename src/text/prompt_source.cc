@@ -20,7 +20,7 @@
 #include "base/file_descriptor.h"
 #include "base/system_error.h"
 #include "text/line_reader.h"
-#include "text/utf8.h"
+#include "base/utf8.h"
 #include "zero_infer/error.h"
 
 namespace zi {

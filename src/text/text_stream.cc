@@ -2,7 +2,7 @@
 #include <string_view>
 #include <utility>
 
-#include "text/utf8.h"
+#include "base/utf8.h"
 #include "zero_infer/tokenizer.h"
 
 namespace zi {

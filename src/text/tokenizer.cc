@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "text/tokenizer_data.h"
-#include "text/utf8.h"
+#include "base/utf8.h"
 #include "zero_infer/error.h"
 
 namespace zi {

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "text/tokenizer_data.h"
-#include "text/utf8.h"
+#include "base/utf8.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
 

@@ -1,28 +1,22 @@
-#include "json_file.h"
+#include "base/json_file.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
-#include <fstream>
+#include <cstdint>
 #include <unordered_set>
 #include <vector>
 
+#include "base/file_descriptor.h"
 #include "base/system_error.h"
 #include "zero_infer/error.h"
 
 namespace zi {
 
 using nlohmann::json;
-
-std::string in_quotes(std::string_view text) {
-  constexpr std::size_t kMost = 120;
-  std::string out = "`";
-  for (char c : text.substr(0, kMost)) {
-    out += static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '?' : c;
-  }
-  return out + (text.size() > kMost ? "...`" : "`");
-}
 
 json parse_json_object(std::string_view text, const std::string& file, std::size_t max_depth) {
   std::vector<std::unordered_set<std::string>> keys;  // of each object that is open
@@ -70,26 +64,44 @@ json parse_json_object(std::string_view text, const std::string& file, std::size
 }
 
 std::string read_text_file(const std::filesystem::path& path, std::size_t max_bytes) {
-  std::error_code code;
-  const std::uintmax_t bytes = std::filesystem::file_size(path, code);
-  if (code == std::errc::no_such_file_or_directory || code == std::errc::not_a_directory) {
-    throw CheckpointError(fmt::format("{} does not exist", path.string()));
+  const std::string name = path.string();
+  // Without O_NONBLOCK a pipe of this name would be waited for; it changes nothing for a file.
+  const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+  if (!file.is_open()) {
+    const int error = errno;
+    if (error == ENOENT || error == ENOTDIR) {
+      throw CheckpointError(fmt::format("{} does not exist", name));
+    }
+    throw IoError(fmt::format("{} cannot be read: {}", name, system_message(error)));
   }
-  if (code) {
-    throw IoError(fmt::format("{} cannot be read: {}", path.string(), code.message()));
+  struct stat facts {};
+  if (::fstat(file.get(), &facts) != 0) {
+    throw IoError(fmt::format("{} cannot be examined: {}", name, system_message(errno)));
   }
+  if (!S_ISREG(facts.st_mode)) throw CheckpointError(fmt::format("{} is not a file", name));
+  const auto bytes = static_cast<std::uint64_t>(facts.st_size);
   if (bytes > max_bytes) {
-    throw CheckpointError(fmt::format("{} has {} bytes; a file of this kind has at most {}",
-                                      path.string(), bytes, max_bytes));
+    throw CheckpointError(
+        fmt::format("{} has {} bytes; a file of this kind has at most {}", name, bytes, max_bytes));
   }
-  errno = 0;
-  std::ifstream file(path, std::ios::binary);
   std::string text(static_cast<std::size_t>(bytes), '\0');
-  if (!file || !file.read(text.data(), static_cast<std::streamsize>(bytes))) {
-    throw IoError(fmt::format("{} cannot be read: {}", path.string(),
-                              errno != 0 ? system_message(errno) : "it became shorter meanwhile"));
+  for (std::size_t done = 0; done < text.size();) {
+    const ssize_t got = ::read(file.get(), text.data() + done, text.size() - done);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) {
+      throw IoError(fmt::format("{} cannot be read: {}", name,
+                                got < 0 ? system_message(errno) : "it became shorter meanwhile"));
+    }
+    done += static_cast<std::size_t>(got);
   }
+  refuse_lfs_pointer(text, name);
   return text;
+}
+
+void refuse_lfs_pointer(std::string_view start, const std::string& file) {
+  if (!start.starts_with("version ")) return;
+  throw CheckpointError(fmt::format(
+      "{} is a Git LFS pointer and not the file itself; run `git lfs pull` there", file));
 }
 
 }  // namespace zi

@@ -1,0 +1,56 @@
+#include "base/printable_text.h"
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/utf8.h"
+
+namespace zi {
+namespace {
+
+/// `character` is one whole UTF-8 character.
+std::uint32_t code_point(std::string_view character) {
+  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(character[i]); };
+  if (character.size() == 1) return byte(0);
+  std::uint32_t code = byte(0) & (0x7fu >> character.size());
+  for (std::size_t i = 1; i < character.size(); ++i) code = code << 6 | (byte(i) & 0x3fu);
+  return code;
+}
+
+bool is_shown(std::uint32_t code) {
+  const bool control = code < 0x20 || (code >= 0x7f && code < 0xa0);
+  const bool separator = code == 0x2028 || code == 0x2029;
+  const bool direction = code == 0x061c || code == 0x200e || code == 0x200f ||
+                         (code >= 0x202a && code <= 0x202e) || (code >= 0x2066 && code <= 0x2069);
+  return !control && !separator && !direction;
+}
+
+}  // namespace
+
+std::string printable(std::string_view text, std::string_view kept) {
+  std::string out;
+  out.reserve(text.size());
+  while (!text.empty()) {
+    const Utf8Front front = utf8_front(text);
+    const std::string_view piece = text.substr(0, front.bytes);
+    const bool stays =
+        front.kind == Utf8Front::Kind::kCharacter &&
+        (is_shown(code_point(piece)) || kept.find(piece.front()) != std::string_view::npos);
+    out += stays ? piece : kReplacementCharacter;
+    text.remove_prefix(front.bytes);
+  }
+  return out;
+}
+
+std::string in_quotes(std::string_view text) {
+  constexpr std::size_t kMost = 120;
+  std::size_t end = text.size();
+  if (end > kMost) {
+    // Not in the middle of a character, which has four bytes at most.
+    end = kMost;
+    while (end > kMost - 3 && (static_cast<unsigned char>(text[end]) & 0xC0u) == 0x80u) --end;
+  }
+  return "`" + printable(text.substr(0, end)) + (end < text.size() ? "...`" : "`");
+}
+
+}  // namespace zi
