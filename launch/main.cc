@@ -76,6 +76,27 @@ std::unique_ptr<OutputSink> open_sink(const RunConfig& config, const PromptSourc
   return std::make_unique<ConsoleSink>(reaches_terminal(STDOUT_FILENO));
 }
 
+std::string prompt_count(std::int64_t count) {
+  return fmt::format("{} prompt{}", count, count == 1 ? "" : "s");
+}
+
+/// What was wrong with prompts, on rank 0.
+void report_failures(const Engine& engine, const Engine::Outcome& outcome, std::int64_t bad_lines) {
+  const std::int64_t failed = outcome.failed.all() + bad_lines;
+  if (outcome.failed.not_finite > 0) {
+    log_warning(fmt::format("the model gave NaN or infinity for {}: {}",
+                            prompt_count(outcome.failed.not_finite),
+                            advice_for_not_finite(engine.plan().compute_dtype)));
+  }
+  if (failed == 0 && outcome.stats.passes == 0) {
+    log_warning(engine.config().resume ? "no prompt was left to run"
+                                       : "there was no prompt to run");
+  }
+  if (failed > 0) {
+    log_error(fmt::format("{} failed (named above); all others ran", prompt_count(failed)));
+  }
+}
+
 int generate(World& world, Engine& engine, Ends& ends, Trace* trace) {
   const RunConfig& config = engine.config();
   Engine::Job job{.source = ends.source.get(),
@@ -103,14 +124,8 @@ int generate(World& world, Engine& engine, Ends& ends, Trace* trace) {
   // Lines that are no prompts are known to rank 0 only; every rank leaves with the same code.
   std::vector<std::int64_t> bad_lines(static_cast<std::size_t>(world.size()));
   world.all_gather(&ends.bad_lines, bad_lines.data(), sizeof(std::int64_t));
-  const std::int64_t failed = outcome.failed_prompts + bad_lines.front();
-  if (world.rank() == 0 && failed == 0 && outcome.stats.passes == 0) {
-    log_warning(config.resume ? "no prompt was left to run" : "there was no prompt to run");
-  }
-  if (world.rank() == 0 && failed > 0) {
-    log_error(fmt::format("{} prompts could not be used (named above); all others ran", failed));
-  }
-  return failed > 0 ? kPromptsFailed : 0;
+  if (world.rank() == 0) report_failures(engine, outcome, bad_lines.front());
+  return outcome.failed.all() + bad_lines.front() > 0 ? kPromptsFailed : 0;
 }
 
 int generate_all(World& world, const RunConfig& config, Ends& ends, Trace* trace) {

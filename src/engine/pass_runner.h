@@ -48,7 +48,7 @@ class PassRunner {
              std::int64_t vocabulary, int top, Buffer slots = {});
 
   /// Collective. Runs one pass and waits for its samples; `results` has a row for each of
-  /// `samples`.
+  /// `samples`, with kNoId where the logits were not finite.
   void run(const Request& request);
   const SampleResults& results() const { return results_; }
 

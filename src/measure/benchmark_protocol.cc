@@ -169,6 +169,7 @@ class Benchmark {
       const Engine::Outcome outcome = engine_->generate(job);
       const double took = seconds(Clock::now() - start);
       if (outcome.signal != 0) return outcome.signal;
+      check_all_answered(outcome.failed);
       if (warm_up) {
         cell.first_seconds = took;
         continue;
@@ -183,6 +184,18 @@ class Benchmark {
     cell.links = link_uses(*engine_, fetched, static_cast<double>(cell.passes), limits_);
     take_of_all_ranks(cell, split);
     return 0;
+  }
+
+  /// Collective. A rate over prompts that ended early would be none.
+  void check_all_answered(const FailedPrompts& failed) {
+    if (failed.all() == 0) return;
+    if (world_->rank() == 0) {
+      throw Error(fmt::format(
+          "{} prompts failed (named above): there is nothing to measure{}", failed.all(),
+          failed.not_finite > 0 ? "; " + advice_for_not_finite(engine_->plan().compute_dtype)
+                                : ""));
+    }
+    world_->barrier();  // rank 0 ends the job
   }
 
   /// Collective. The mean split of a pass and the largest memories of all ranks.

@@ -33,7 +33,7 @@ struct BenchmarkRun {
 /// loading), and peak memory. A batch that does not fit is a cell that says so: the model is then
 /// loaded for the largest that does. A JSON line each goes to `file`, or to stdout alone with
 /// --output -. Returns the signal that ended it, or 0. Throws MemoryError on all ranks when no
-/// batch size fits.
+/// batch size fits, and Error when a prompt fails.
 int run_benchmark(World& world, const RunConfig& config, const BenchmarkRun& run);
 
 }  // namespace zi
