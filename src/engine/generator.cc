@@ -264,6 +264,7 @@ void Generator::finish(Sequence& s) {
   r.id = done->prompt.id;
   r.rank = rank_;
   r.prompt = done->prompt_text;
+  r.prompt_ids = std::move(done->prompt.ids);
   r.prompt_tokens = done->prompt_tokens;
   r.text = std::move(done->text);
   r.token_ids.assign(done->tokens.begin() + done->prompt_tokens, done->tokens.end());

@@ -70,9 +70,8 @@ void OutputSink::started(std::uint64_t, int, const std::string&) {}
 void OutputSink::text(std::uint64_t, const std::string&) {}
 void OutputSink::failed(std::uint64_t) {}
 
-JsonlSink::JsonlSink(const std::filesystem::path& path, bool append,
-                     std::optional<std::uint64_t> total, bool show_progress)
-    : file_(path, append),
+JsonlSink::JsonlSink(ResultFile file, std::optional<std::uint64_t> total, bool show_progress)
+    : file_(std::move(file)),
       progress_("sequences", static_cast<std::size_t>(total.value_or(0)), Progress::Unit::kItems,
                 show_progress) {}
 

@@ -42,8 +42,7 @@ class OutputSink {
 /// One JSON object a line, on its way to the disk before the next pass; shows progress on stderr.
 class JsonlSink final : public OutputSink {
  public:
-  JsonlSink(const std::filesystem::path& path, bool append, std::optional<std::uint64_t> total,
-            bool show_progress);
+  JsonlSink(ResultFile file, std::optional<std::uint64_t> total, bool show_progress);
   void finished(const Result& result) override;
   void failed(std::uint64_t index) override;
 
