@@ -47,10 +47,21 @@ void check_roles(const CommandLine& command) {
   roles.check();
 }
 
+void check_standard_streams(const RunConfig& config, const ClosedDescriptors& closed) {
+  if (closed.input && config.prompts == "-") {
+    throw ConfigError(
+        "--prompts - reads standard input, which is closed; redirect a file or a pipe into it");
+  }
+  if (closed.output && (!config.output || config.output == "-")) {
+    throw ConfigError("results go to standard output, which is closed; give --output FILE");
+  }
+}
+
 }  // namespace
 
-void JobFiles::open(const CommandLine& command) {
+void JobFiles::open(const CommandLine& command, const ClosedDescriptors& closed) {
   const RunConfig& config = command.config;
+  check_standard_streams(config, closed);
   check_roles(command);
   if (config.output && !config.benchmark) results.emplace(*config.output, config.resume);
   if (config.benchmark && config.output && config.output != "-") {

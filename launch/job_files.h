@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "base/output_file.h"
+#include "launch/standard_descriptors.h"
 #include "text/prompt_source.h"
 #include "text/result_file.h"
 #include "zero_infer/run_config.h"
@@ -22,7 +23,7 @@ class JobFiles {
   /// anything is loaded: throws ConfigError, IoError or PromptError. Outputs are locked from now
   /// on; what stands in them stays until there is a result. With --resume, prompts that --output
   /// holds are left out.
-  void open(const CommandLine& command);
+  void open(const CommandLine& command, const ClosedDescriptors& closed);
 
   std::unique_ptr<PromptSource> source;  // none with --benchmark
   std::optional<ResultFile> results;     // --output, also `-`; none with --benchmark

@@ -16,6 +16,7 @@
 #include "engine/engine.h"
 #include "launch/job_files.h"
 #include "launch/signals.h"
+#include "launch/standard_descriptors.h"
 #include "measure/benchmark_protocol.h"
 #include "measure/limits_command.h"
 #include "measure/summary.h"
@@ -159,7 +160,8 @@ int plan(int argc, char** argv) {
   return 0;
 }
 
-int run(World& world, int argc, char** argv, std::chrono::steady_clock::time_point start) {
+int run(World& world, int argc, char** argv, const ClosedDescriptors& closed,
+        std::chrono::steady_clock::time_point start) {
   CommandLine command;
   world.all_or_none([&] { command = parse_command_line(argc, argv); });
   const RunConfig& config = command.config;
@@ -177,7 +179,7 @@ int run(World& world, int argc, char** argv, std::chrono::steady_clock::time_poi
   if (command.command == Command::kLimits) return run_limits_command(world, command.limits);
   JobFiles files;
   world.all_or_none([&] {
-    if (world.rank() == 0) files.open(command);
+    if (world.rank() == 0) files.open(command, closed);
   });
   Trace trace;
   Trace* const traced = config.trace ? &trace : nullptr;
@@ -194,10 +196,11 @@ int run(World& world, int argc, char** argv, std::chrono::steady_clock::time_poi
 int main(int argc, char** argv) {
   const auto start = std::chrono::steady_clock::now();
   std::unique_ptr<zi::World> world;
+  const zi::ClosedDescriptors closed = zi::fill_standard_descriptors();
   try {
     if (argc > 1 && std::string_view(argv[1]) == "plan") return zi::plan(argc, argv);
     world = std::make_unique<zi::World>(&argc, &argv);
-    return zi::run(*world, argc, argv, start);
+    return zi::run(*world, argc, argv, closed, start);
   } catch (const zi::PeerError&) {
     return zi::kBadInput;
   } catch (const std::exception& error) {

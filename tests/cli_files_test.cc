@@ -244,5 +244,40 @@ TEST(NotFinite, EndsABenchmark) {
   EXPECT_THAT(ended.err, HasSubstr("prompts failed (named above): there is nothing to measure"));
 }
 
+TEST(StandardStreams, AClosedInputIsSaidToBeClosed) {
+  for (const int ranks : {0, 2}) {
+    const Ended ended = run_job(ranks, {"--model", model(), "--prompts", "-"}, "", {0});
+    EXPECT_EQ(ended.code, 2) << ended.err;
+    EXPECT_THAT(ended.err, HasSubstr("reads standard input, which is closed"));
+    EXPECT_LT(ended.seconds, 20);
+  }
+}
+
+TEST(StandardStreams, MayBeClosedWhereTheyAreNotUsed) {
+  const TemporaryFolder folder;
+  const std::string out = folder / "out.jsonl";
+  write_file(folder / "in.jsonl", kTwoPrompts);
+  for (const int ranks : {0, 2}) {
+    for (const std::vector<int>& closed : {std::vector{0}, {1}, {2}, {0, 1}, {0, 1, 2}}) {
+      fs::remove(out);
+      const Ended ended =
+          run_job(ranks, job(model(), folder / "in.jsonl", {"--output", out}), "", closed);
+      EXPECT_EQ(ended.code, 0) << ended.err;
+      // Nothing else in it: no descriptor of a log or a library is the file's.
+      EXPECT_EQ(ids_of(json_lines(read_file(out))), (std::multiset<std::string>{"a", "b"}));
+    }
+  }
+}
+
+TEST(StandardStreams, AClosedOutputIsNotTakenForResults) {
+  const TemporaryFolder folder;
+  write_file(folder / "in.jsonl", kTwoPrompts);
+  for (const std::vector<std::string>& more : {std::vector<std::string>{}, {"--output", "-"}}) {
+    const Ended ended = run_job(0, job(model(), folder / "in.jsonl", more), "", {1});
+    EXPECT_EQ(ended.code, 2);
+    EXPECT_THAT(ended.err, HasSubstr("standard output, which is closed"));
+  }
+}
+
 }  // namespace
 }  // namespace zi::test
