@@ -193,7 +193,7 @@ Engine::Outcome Engine::generate(const Job& job) {
   Outcome outcome;
   outcome.signal = generator.run();
   if (job.on_pass) runner_->observe({});
-  outcome.failed_prompts = generator.failed_prompts();
+  outcome.failed = generator.failed_prompts();
   outcome.stats = generator.stats();
   outcome.fetched = runner_->take_fetch_stats();
   return outcome;

@@ -58,7 +58,7 @@ class PassRunner {
   explicit PassRunner(const Parts& parts, Buffer slots = {});
 
   /// Collective. Runs one pass and waits for its samples; `results` has a row for each of
-  /// `samples`.
+  /// `samples`, with kNoId where the logits were not finite.
   void run(const Request& request);
   const SampleResults& results() const { return results_; }
 
