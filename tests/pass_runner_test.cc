@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/memory_planner.h"
 #include "forwarding_device.h"
 #include "forwarding_ops.h"
 #include "synthetic_checkpoint.h"
@@ -196,7 +197,9 @@ TEST_F(PassRunnerTest, TellsAnObserverOfEachOfItsPassesOnce) {
       EXPECT_LE(times.units.back().compute.end, times.head.begin);
       EXPECT_LT(times.head.begin, times.head.end);
       EXPECT_FALSE(times.graph.happened());
-      for (const UnitTimes& unit : times.units) EXPECT_EQ(unit.copy.happened(), offload);
+      for (const UnitTimes& unit : times.units) {
+        EXPECT_EQ(unit.moved[Link::kCopy].happened(), offload);
+      }
     }
     EXPECT_EQ(std::ranges::count(device.marks, "pass 3"), 1);
     EXPECT_EQ(std::ranges::count(device.marks, "unit 2"), kEnd - kFirst);
