@@ -140,6 +140,7 @@ TEST_F(OutputFileTest, LocksTheFileThatThePathLeadsToInTheEnd) {
 }
 
 TEST_F(OutputFileTest, KeepsItsLockFromProgramsThatItStarts) {
+  put("old content");  // else the file goes, and its lock with it
   {
     const OutputFile file = open();
     ASSERT_EQ(std::system("sleep 2 &"), 0);
