@@ -184,8 +184,15 @@ int run(World& world, int argc, char** argv, const ClosedDescriptors& closed,
   const int code = config.benchmark ? benchmark(world, config, files, traced,
                                                 command_text(world, argc, argv), start)
                                     : generate_all(world, config, files, traced);
-  if (traced != nullptr) trace.write(world, files.trace ? &*files.trace : nullptr);
-  return code;
+  if (traced == nullptr) return code;
+  try {
+    trace.write(world, files.trace ? &*files.trace : nullptr);
+    return code;
+  } catch (const PeerError&) {
+  } catch (const Error& error) {
+    log_error(error.what());
+  }
+  return kFailed;  // not kBadInput: the job has run
 }
 
 }  // namespace

@@ -1,16 +1,20 @@
 // What jobs do to files: nothing is lost, nothing stands there twice, whatever happens to the job.
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <thread>
 
+#include "base/file_descriptor.h"
 #include "cli_harness.h"
 #include "nan_checkpoint.h"
 
@@ -167,6 +171,30 @@ TEST_P(KilledJob, IsResumedAtOnceWithEachPromptOnce) {
 
 // Without mpirun, and under one that dies before its ranks.
 INSTANTIATE_TEST_SUITE_P(Ranks, KilledJob, testing::Values(0, 2));
+
+TEST(Resume, CountsWhatAnotherJobWroteUntilItEnded) {
+  const TemporaryFolder folder;
+  const std::string out = folder / "out.jsonl";
+  write_file(folder / "in.jsonl", many_prompts(6, 4));
+  const std::vector<std::string> arguments = {"--model",  model(), "--prompts", folder / "in.jsonl",
+                                              "--output", out,     "--resume"};
+  ASSERT_EQ(run_job(0, arguments).code, 0);
+  const std::string all = read_file(out);
+  const std::size_t half = all.find('\n', all.size() / 2) + 1;
+  write_file(out, all.substr(0, half));
+  FileDescriptor other(open(out.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC));
+  ASSERT_EQ(flock(other.get(), LOCK_EX), 0);
+  Job job(0, arguments);
+  // Whether it waits for the lock by now or comes later: it must not have counted before.
+  std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+  const std::string rest = all.substr(half);
+  ASSERT_EQ(write(other.get(), rest.data(), rest.size()), static_cast<ssize_t>(rest.size()));
+  other.close();
+  const Ended ended = job.wait();
+  EXPECT_EQ(ended.code, 0) << ended.err;
+  EXPECT_THAT(ended.err, HasSubstr("6 finished sequences"));
+  EXPECT_EQ(read_file(out), all);
+}
 
 TEST(Resume, RefusesOtherPromptsAndOtherKindsOfResultsBeforeItLoads) {
   const TemporaryFolder folder;

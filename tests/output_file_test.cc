@@ -69,6 +69,18 @@ TEST_F(OutputFileTest, DropsWhatStandsThereWithTheFirstWriteOnly) {
   EXPECT_EQ(content(), "new\nline\n");
 }
 
+TEST_F(OutputFileTest, LeavesWhatStandsInTheFileOfStandardOutput) {
+  // `>> out`, or another program's output before.
+  put("before\n");
+  const int before = ::dup(STDOUT_FILENO);
+  const FileDescriptor redirected(::open(path().c_str(), O_WRONLY | O_APPEND | O_CLOEXEC));
+  ASSERT_GE(::dup2(redirected.get(), STDOUT_FILENO), 0);
+  OutputFile("-", "--output", kReplace).write("line\n");
+  ::dup2(before, STDOUT_FILENO);
+  ::close(before);
+  EXPECT_EQ(content(), "before\nline\n");
+}
+
 TEST_F(OutputFileTest, AppendsAndReadsWhatIsThere) {
   put("one\n");
   OutputFile file = open(kAppend);
@@ -128,6 +140,7 @@ TEST_F(OutputFileTest, LocksTheFileThatThePathLeadsToInTheEnd) {
 }
 
 TEST_F(OutputFileTest, KeepsItsLockFromProgramsThatItStarts) {
+  put("old content");  // else the file goes, and its lock with it
   {
     const OutputFile file = open();
     ASSERT_EQ(std::system("sleep 2 &"), 0);

@@ -7,10 +7,12 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cmath>
 #include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <sstream>
 #include <thread>
 
@@ -221,6 +223,19 @@ TEST_F(ResultFileTest, SaysWhenTheDiskIsFull) {
   } catch (const IoError& error) {
     EXPECT_THAT(error.what(), HasSubstr("/dev/full: --output cannot be written: No space left"));
   }
+}
+
+TEST_F(ResultFileTest, ReadsWhatAnotherJobWroteUntilItEnded) {
+  std::optional<ResultFile> first(std::in_place, path(), false);
+  first->write(generated("\"before\""));
+  std::thread ends_soon([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    first->write(generated("\"meanwhile\""));
+    first.reset();
+  });
+  const ResultFile second(path(), true);
+  ends_soon.join();
+  EXPECT_EQ(second.finished()->by_id.size(), 2u);
 }
 
 TEST_F(ResultFileTest, LeavesNoHalfLineBehindAFailedWrite) {

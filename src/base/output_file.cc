@@ -32,7 +32,7 @@ OutputFile::OutputFile(const std::filesystem::path& path, std::string flag, Mode
                        std::chrono::milliseconds patience)
     : name_(path == "-" ? "standard output" : path.string()),
       flag_(std::move(flag)),
-      replaces_(mode == Mode::kReplace) {
+      replaces_(mode == Mode::kReplace && path != "-") {
   if (path == "-") {
     file_ = FileDescriptor(::fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 0));
     if (!file_.is_open()) fail("cannot be written", errno);
@@ -90,7 +90,7 @@ bool OutputFile::lock(const std::filesystem::path& path, std::chrono::millisecon
     const auto waited = Clock::now() - start;
     if (waited > patience) {
       throw IoError(fmt::format(
-          "{}: another job is writing this file ({:.1f} s were waited for it); wait for its end or "
+          "{}: another job is writing this file, and still was after {:.1f} s; wait for its end or "
           "end it, or give {} another file",
           name_, std::chrono::duration<double>(patience).count(), flag_));
     }

@@ -24,7 +24,8 @@ class OutputFile {
 
   /// `path` may be `-` for standard output; `flag`, `--output` or the like, stands in messages.
   /// Makes a missing file. kAppend, which needs a regular file, keeps what stands there; kReplace
-  /// drops it at the first write. Pipes and devices are written as they are. Throws IoError.
+  /// drops it at the first write. Pipes, devices and standard output are written as they are.
+  /// Throws IoError.
   OutputFile(const std::filesystem::path& path, std::string flag, Mode mode,
              std::chrono::milliseconds patience = kPatience);
   /// Takes away a file that was made here, unless something was written or `keep` was called.

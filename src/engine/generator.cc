@@ -284,12 +284,13 @@ void Generator::finish(Sequence& s) {
 
 void Generator::fail(Sequence& s) {
   const std::unique_ptr<Sequence> failed = scheduler_.retire(&s);
-  const std::string after = options_.score
-                                ? "of its tokens"
-                                : fmt::format("after its {} prompt tokens and {} new ones",
-                                              failed->prompt_tokens, failed->new_tokens());
+  const std::string new_tokens =
+      failed->new_tokens() > 0 ? fmt::format(" and {} new ones", failed->new_tokens()) : "";
+  const std::string where = options_.score ? "of its tokens"
+                                           : fmt::format("after its {} prompt tokens{}",
+                                                         failed->prompt_tokens, new_tokens);
   log_error(fmt::format("{}: the model's logits {} hold NaN or infinity; it has no result",
-                        failed->prompt.where, after));
+                        failed->prompt.where, where));
   ++stats_.failed.not_finite;
   append_event(outbox_, {OutputEvent::Kind::kFailed, failed->prompt.index, rank_, ""});
 }

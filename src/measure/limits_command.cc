@@ -20,6 +20,8 @@
 namespace zi {
 namespace {
 
+constexpr int kFailedLate = 1;  // measured, but not told
+
 void print(const std::string& text) {
   if (std::fputs(text.c_str(), stdout) < 0 || std::fflush(stdout) != 0) {
     throw IoError(system_error_text("standard output", "cannot be written", errno));
@@ -69,10 +71,16 @@ int run_limits_command(World& world, const LimitsOptions& options, const ProbeEf
   }
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
   limits.seconds = took.count();
-  world.all_or_none([&] {
-    if (world.rank() == 0) tell(limits, options.output == "-", output ? &*output : nullptr);
-  });
-  return 0;
+  try {
+    world.all_or_none([&] {
+      if (world.rank() == 0) tell(limits, options.output == "-", output ? &*output : nullptr);
+    });
+    return 0;
+  } catch (const PeerError&) {
+  } catch (const Error& error) {
+    log_error(error.what());
+  }
+  return kFailedLate;
 }
 
 }  // namespace zi

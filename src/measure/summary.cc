@@ -61,7 +61,7 @@ std::string summarize(World& world, Engine& engine, const Engine::Outcome& outco
       "tokens/s, "
       "{} passes of {:.2f} ms{}{}\n",
       total.sequences,
-      total.failed.all() > 0 ? fmt::format(" ({} more failed)", total.failed.all()) : "",
+      total.failed.all() > 0 ? fmt::format(" ({} failed)", total.failed.all()) : "",
       total.new_tokens, total.prompt_rows, world.size(), world.size() == 1 ? "" : "s",
       total.seconds,
       static_cast<double>(total.new_tokens + (engine.config().score ? total.prompt_rows : 0)) /
