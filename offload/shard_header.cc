@@ -117,7 +117,7 @@ bool read_start(int fd, const std::string& path, std::span<std::byte> dst) {
   return true;
 }
 
-/// The fields behind version and byte order, whose checksum has been compared.
+/// The fields after version and byte order, whose checksum has been compared.
 ShardHeader decode(Decoder in, std::size_t header_bytes, std::uint64_t file_bytes) {
   ShardHeader header;
   header.header_bytes = header_bytes;

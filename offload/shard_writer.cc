@@ -1,25 +1,23 @@
 #include "offload/shard_writer.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
-#include <cstdio>
 #include <cstdlib>
 #include <exception>
 #include <memory>
 #include <mutex>
 #include <new>
 #include <optional>
-#include <system_error>
+#include <span>
+#include <string>
 #include <thread>
+#include <utility>
 
 #include "base/file_descriptor.h"
 #include "base/system_error.h"
