@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Holds the rooms apart (see include/zero_infer/README.md): which room may include which, that nothing includes
-# itself by a detour, and in which files the headers of CUDA, MPI, NCCL, liburing, yaml-cpp and oneDNN may stand.
+# itself by a detour, and in which files the headers of CUDA, MPI, NCCL, liburing, yaml-cpp, Oniguruma and oneDNN may
+# stand.
 #   tests/layers_test.sh ROOT
 set -euo pipefail
 cd "$1"
@@ -29,6 +30,7 @@ only '(cuda|cublas|nvtx)' src/backend/cuda/
 only 'nccl' src/comm/
 only 'liburing' offload/io_uring_reader
 only 'yaml-cpp' src/config/
+only 'oniguruma' src/text/pre_tokenizer.cc
 only 'oneapi' src/backend/cpu/
 only 'hwloc' src/backend/
 

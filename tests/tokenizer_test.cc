@@ -45,7 +45,7 @@ const json& trimmed_json() {
 Tokenizer changed(const std::function<void(json&)>& change) {
   json file = trimmed_json();
   change(file);
-  return Tokenizer::parse(file.dump(), "changed.json");
+  return Tokenizer::parse({.tokenizer = {"changed.json", file.dump()}});
 }
 
 std::string refusal(const std::function<void(json&)>& change) {
@@ -157,18 +157,36 @@ TEST(Tokenizer, GivesNoIdsForAnEmptyText) { EXPECT_TRUE(bundled().encode("").emp
 
 TEST(Tokenizer, HasASizeBeyondTheLargestId) {
   EXPECT_EQ(bundled().size(), 4096);
-  EXPECT_EQ(changed([](json& file) {
-              file["added_tokens"].push_back({{"id", 5000}, {"content", "<far>"}});
-            }).size(),
-            5001);
+  EXPECT_EQ(changed([](json& file) { file["model"]["vocab"]["far"] = 5000; }).size(), 5001);
 }
 
 TEST(Tokenizer, GivesNothingForIdsWithoutAToken) {
   EXPECT_EQ(bundled().decode(Ids{-1, 4096, 2147483647}), "");
-  const Tokenizer far = changed([](json& file) {
-    file["added_tokens"].push_back({{"id", 5000}, {"content", "<far>"}, {"special", false}});
+  const Tokenizer far = changed([](json& file) { file["model"]["vocab"]["far"] = 5000; });
+  EXPECT_EQ(far.decode(Ids{4999, 5000}), "far");
+}
+
+TEST(Tokenizer, KnowsTheTextOfEveryToken) {
+  EXPECT_EQ(bundled().token_text(1), "<s>");
+  EXPECT_EQ(bundled().token_text(262), bundled().token_bytes(262));
+  EXPECT_EQ(bundled().token_text(-1), "");
+  EXPECT_EQ(bundled().token_text(4096), "");
+}
+
+TEST(Tokenizer, KnowsTheMostBytesThatATokenStandsFor) {
+  std::size_t most = 0;
+  for (std::int32_t id = 0; id < bundled().size(); ++id) {
+    most = std::max(most, bundled().token_text(id).size());
+  }
+  EXPECT_EQ(bundled().longest_token_bytes(), most);
+  EXPECT_EQ(Tokenizer::bytes().longest_token_bytes(), 1u);
+  // A special token has no bytes in a decoded text, but it has in a prompt.
+  const std::string long_one(1000, '#');
+  const Tokenizer special = changed([&](json& file) {
+    file["added_tokens"].push_back({{"id", 260}, {"content", long_one}, {"special", true}});
   });
-  EXPECT_EQ(far.decode(Ids{4999, 5000}), "<far>");
+  EXPECT_EQ(special.encode(long_one), Ids{260});
+  EXPECT_EQ(special.longest_token_bytes(), 1000u);
 }
 
 TEST(Tokenizer, LeavesSpecialTokensOutOfText) {
@@ -228,7 +246,7 @@ TEST(Tokenizer, ReadsMergesAsStringsToo) {
   for (json& merge : file["model"]["merges"]) {
     merge = merge[0].get<std::string>() + " " + merge[1].get<std::string>();
   }
-  const Tokenizer strings = Tokenizer::parse(file.dump(), "strings.json");
+  const Tokenizer strings = Tokenizer::parse({.tokenizer = {"strings.json", file.dump()}});
   const std::string text = "In the beginning God created the heaven and the earth.";
   EXPECT_EQ(strings.encode(text), bundled().encode(text));
 }
@@ -292,20 +310,20 @@ TEST(Tokenizer, EndsWithAnErrorWhereAPatternBacktracksWithoutEnd) {
 
 TEST(Tokenizer, FindsTheLongestAddedTokenAndVerbatimOnesFirst) {
   const Tokenizer tokenizer = changed([](json& file) {
-    file["added_tokens"].push_back({{"id", 4096}, {"content", "<go"}, {"normalized", false}});
-    file["added_tokens"].push_back({{"id", 4097}, {"content", "<go>"}, {"normalized", false}});
-    file["added_tokens"].push_back({{"id", 4098}, {"content", "zq<go>"}, {"normalized", true}});
-    file["added_tokens"].push_back({{"id", 4099}, {"content", "q q"}, {"normalized", true}});
+    file["added_tokens"].push_back({{"id", 260}, {"content", "<go"}, {"normalized", false}});
+    file["added_tokens"].push_back({{"id", 261}, {"content", "<go>"}, {"normalized", false}});
+    file["added_tokens"].push_back({{"id", 262}, {"content", "zq<go>"}, {"normalized", true}});
+    file["added_tokens"].push_back({{"id", 263}, {"content", "q q"}, {"normalized", true}});
   });
-  EXPECT_EQ(tokenizer.encode("<go><go<go>"), (Ids{4097, 4096, 4097}));
-  EXPECT_EQ(tokenizer.encode("zq<go>").back(), 4097);
-  EXPECT_EQ(tokenizer.encode("q q</s>"), (Ids{4099, 2}));
-  EXPECT_EQ(tokenizer.decode(Ids{4099, 4096}), "q q<go");  // not special: part of the text
+  EXPECT_EQ(tokenizer.encode("<go><go<go>"), (Ids{261, 260, 261}));
+  EXPECT_EQ(tokenizer.encode("zq<go>").back(), 261);
+  EXPECT_EQ(tokenizer.encode("q q</s>"), (Ids{263, 2}));
+  EXPECT_EQ(tokenizer.decode(Ids{263, 260}), "q q<go");  // not special: part of the text
 }
 
 TEST(Tokenizer, RefusesByNameWhatWouldChangeIds) {
   const std::vector<std::pair<std::string, std::function<void(json&)>>> cases = {
-      {"normalizer NFC",
+      {"normalizer `NFC`",
        [](json& f) {
          f["normalizer"] = {{"type", "NFC"}};
        }},
@@ -315,12 +333,12 @@ TEST(Tokenizer, RefusesByNameWhatWouldChangeIds) {
       {"`end_of_word_suffix` \"</w>\"", [](json& f) { f["model"]["end_of_word_suffix"] = "</w>"; }},
       {"`continuing_subword_prefix`",
        [](json& f) { f["model"]["continuing_subword_prefix"] = "##"; }},
-      {"pre_tokenizer Metaspace",
+      {"pre_tokenizer `Metaspace`",
        [](json& f) {
          f["pre_tokenizer"] = {{"type", "Metaspace"}};
        }},
       {"not ByteLevel", [](json& f) { f["pre_tokenizer"]["pretokenizers"].erase(1); }},
-      {"Split behind ByteLevel",
+      {"`Split` after ByteLevel",
        [](json& f) {
          std::swap(f["pre_tokenizer"]["pretokenizers"][0], f["pre_tokenizer"]["pretokenizers"][1]);
        }},
@@ -328,11 +346,11 @@ TEST(Tokenizer, RefusesByNameWhatWouldChangeIds) {
        [](json& f) { f["pre_tokenizer"]["pretokenizers"][0]["behavior"] = "Removed"; }},
       {"`[z-` is not",
        [](json& f) { f["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "[z-"; }},
-      {"post_processor TemplateProcessing",
+      {"post_processor `TemplateProcessing`",
        [](json& f) {
          f["post_processor"] = {{"type", "TemplateProcessing"}};
        }},
-      {"decoder Metaspace",
+      {"decoder `Metaspace`",
        [](json& f) {
          f["decoder"] = {{"type", "Metaspace"}};
        }},
@@ -367,8 +385,13 @@ TEST(Tokenizer, NamesWhatIsInconsistent) {
          f["model"]["merges"] = {"#version: 1", 7};
        }},
       {"stands there twice", [](json& f) { f["added_tokens"][1]["content"] = "<unk>"; }},
-      {"has the id 9, but 0 in `vocab`", [](json& f) { f["added_tokens"][0]["id"] = 9; }},
+      {"has the id 9, but 0 in tokenizer.json", [](json& f) { f["added_tokens"][0]["id"] = 9; }},
       {"no `content`", [](json& f) { f["added_tokens"][0] = 3; }},
+      {"no `content`", [](json& f) { f["added_tokens"][0]["content"] = ""; }},
+      {"`<far>` has the id 5000, but 260 is the next free one",
+       [](json& f) {
+         f["added_tokens"].push_back({{"id", 5000}, {"content", "<far>"}});
+       }},
       {"`normalized` is 1 and not", [](json& f) { f["added_tokens"][0]["normalized"] = 1; }},
       {"has no `type`", [](json& f) { f["pre_tokenizer"].erase("type"); }},
       {"more than 8 levels",
@@ -392,11 +415,12 @@ TEST(Tokenizer, NamesAFileThatIsMissingOrNotJson) {
     return "accepted";
   };
   EXPECT_THAT(message("/nonexistent/tokenizer.json"),
-              HasSubstr("/nonexistent/tokenizer.json: there is no such file"));
+              HasSubstr("/nonexistent/tokenizer.json does not exist"));
   EXPECT_THAT(message("/"), HasSubstr("not a file"));
   EXPECT_THAT(message(kModel + "model-00003-of-00003.safetensors"), HasSubstr("it is not JSON"));
-  EXPECT_THROW(Tokenizer::parse("[]", "x"), CheckpointError);
-  EXPECT_THROW(Tokenizer::parse(std::string(1 << 20, '['), "x"), CheckpointError);
+  for (const std::string& text : {std::string("[]"), std::string(1 << 20, '[')}) {
+    EXPECT_THROW(Tokenizer::parse({.tokenizer = {"x", text}}), CheckpointError);
+  }
 }
 
 TEST(Tokenizer, HasOneTokenAByteWithoutAFile) {

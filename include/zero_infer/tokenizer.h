@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -10,16 +11,31 @@
 
 namespace zi {
 
+/// The text of a file; `name` stands in messages.
+struct TextFile {
+  std::string name;
+  std::string text;
+};
+
+/// What a tokenizer is made from: tokenizer.json, and what may stand beside it.
+struct TokenizerFiles {
+  TextFile tokenizer;
+  std::optional<TextFile> config{};              // tokenizer_config.json
+  std::optional<TextFile> special_tokens_map{};  // special_tokens_map.json
+  std::optional<TextFile> added_tokens{};        // added_tokens.json
+};
+
 /// A byte-level BPE tokenizer read from tokenizer.json as Hugging Face tokenizers write it: special
 /// tokens are matched in the text, what is between them is split by a regex (Oniguruma), its bytes
-/// become letters of a byte-level alphabet, and pairs of these are merged by rank. Immutable: any
-/// thread may use it.
+/// become letters of a byte-level alphabet, and pairs of these are merged by rank. Tokens that only
+/// the files beside it name get the ids that Hugging Face's loader gives them, or are refused.
+/// Immutable: any thread may use it.
 class Tokenizer {
  public:
-  /// Throws CheckpointError naming the file and what it does not support or lacks.
+  /// Throws CheckpointError naming the file and what it does not support or lacks, and IoError.
   static Tokenizer load(const std::filesystem::path& tokenizer_json);
-  /// The same from the file's text (`name` stands in messages).
-  static Tokenizer parse(std::string_view json, const std::string& name);
+  /// The same from the files' texts.
+  static Tokenizer parse(const TokenizerFiles& files);
   /// One token a byte, ids 0..255: for dummy weights without a tokenizer.json.
   static Tokenizer bytes();
 
@@ -28,7 +44,7 @@ class Tokenizer {
   ~Tokenizer();
 
   /// Ids of UTF-8 text, nothing added in front or behind. Throws PromptError for invalid UTF-8
-  /// (with the byte's offset).
+  /// (with the byte's offset), and where the tokenizer's patterns take too long.
   std::vector<std::int32_t> encode(std::string_view text) const;
 
   /// The bytes of the tokens, special ones left out; ids without a token give nothing.
@@ -36,8 +52,16 @@ class Tokenizer {
   /// The bytes of one token: possibly a part of a UTF-8 character. Empty for special tokens.
   std::string_view token_bytes(std::int32_t id) const;
 
+  /// The text that stands for the token in a prompt, also for a special one; empty where there is
+  /// no such token.
+  std::string_view token_text(std::int32_t id) const;
+
   /// Ids from here on have no token and must never be sampled.
   std::int32_t size() const;
+  /// No token stands for more bytes of a text: n tokens hold at most n times as many.
+  std::size_t longest_token_bytes() const;
+  /// A hash of all bytes that were read: equal for equal files.
+  std::uint64_t fingerprint() const;
 
  private:
   struct State;

@@ -1,12 +1,12 @@
 #pragma once
 
-#include <oniguruma.h>
-
 #include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "text/split_budget.h"
 
 namespace zi {
 
@@ -19,15 +19,16 @@ class Regex {
 
   using Piece = std::function<void(std::string_view)>;
   /// Calls `piece` for each match and for each maximal gap between matches, in order, none of them
-  /// empty. `text` is valid UTF-8. Throws PromptError where the engine gives up (its limits on
-  /// retries and memory).
-  void isolate(std::string_view text, const Piece& piece) const;
+  /// empty. `text` is valid UTF-8. Throws PromptError where the budget is spent, and where the
+  /// engine gives up (its limits on retries and memory).
+  void isolate(std::string_view text, SplitBudget& budget, const Piece& piece) const;
 
  private:
+  // The engine's OnigRegex; its header cannot stand beside <regex.h>.
   struct Free {
-    void operator()(OnigRegex regex) const { onig_free(regex); }
+    void operator()(void* regex) const;
   };
-  std::unique_ptr<re_pattern_buffer, Free> regex_;
+  std::unique_ptr<void, Free> regex_;
   std::string pattern_;
 };
 
@@ -41,7 +42,8 @@ struct PreTokenizerStep {
 using PreTokenizer = std::vector<PreTokenizerStep>;
 
 /// Calls `piece` for each piece of `text` (valid UTF-8), in order. Views live as long as the call.
-void pre_tokenize(const PreTokenizer& steps, std::string_view text,
+/// Throws as Regex::isolate does.
+void pre_tokenize(const PreTokenizer& steps, std::string_view text, SplitBudget& budget,
                   const std::function<void(std::string_view)>& piece);
 
 /// How GPT-2 cuts text into words, for ByteLevel with `use_regex` (Radford et al. 2019).

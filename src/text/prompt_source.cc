@@ -19,8 +19,8 @@
 
 #include "base/file_descriptor.h"
 #include "base/system_error.h"
-#include "text/line_reader.h"
 #include "base/utf8.h"
+#include "text/line_reader.h"
 #include "zero_infer/error.h"
 
 namespace zi {

@@ -1,47 +1,31 @@
 #pragma once
 
-#include <array>
 #include <cstdint>
-#include <functional>
+#include <map>
 #include <string>
-#include <string_view>
 #include <vector>
 
+#include "text/added_tokens.h"
 #include "text/bpe.h"
 #include "text/pre_tokenizer.h"
+#include "zero_infer/tokenizer.h"
 
 namespace zi {
 
-/// Tokens that are found in the text itself, before it is cut into pieces.
-class AddedTokens {
- public:
-  void add(std::string content, std::int32_t id);
-  /// Calls `token` for each match (leftmost, the longest of those) and `text` for each maximal,
-  /// non-empty stretch between matches, in order.
-  void split(std::string_view text, const std::function<void(std::string_view)>& on_text,
-             const std::function<void(std::int32_t)>& on_token) const;
-
- private:
-  struct Token {
-    std::string content;
-    std::int32_t id;
-  };
-  const Token* match(std::string_view text) const;
-  std::array<std::vector<Token>, 256> by_first_byte_;  // each longest first
-  bool any_ = false;
-};
-
-/// What a tokenizer.json says.
+/// What the files of a tokenizer say.
 struct TokenizerData {
   Bpe bpe;
   PreTokenizer pre_tokenizer;
-  AddedTokens verbatim;                  // searched in the whole text,
-  AddedTokens normalized;                // then these in what is left (the reference's order)
-  std::vector<std::string> token_bytes;  // by id; empty: special, or no such token
+  AddedTokens verbatim;                            // searched in the whole text,
+  AddedTokens normalized;                          // then these in what is left
+  std::vector<std::string> token_bytes;            // by id; empty: special, or no such token
+  std::map<std::int32_t, std::string> added_text;  // by id, of added tokens
+  std::size_t longest_token_bytes = 1;
+  std::uint64_t fingerprint = 0;
 };
 
-/// Throws CheckpointError with the reason (without the file's name): not JSON, something missing or
+/// Throws CheckpointError with the file and the reason: not JSON, something missing or
 /// inconsistent, or a feature that is not supported and would change ids.
-TokenizerData parse_tokenizer_json(std::string_view text);
+TokenizerData parse_tokenizer(const TokenizerFiles& files);
 
 }  // namespace zi

@@ -1,24 +1,22 @@
-#include <fmt/format.h>
+#include <xxhash.h>
 
+#include <algorithm>
+#include <array>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <unordered_map>
-#include <unordered_set>
 #include <utility>
 
-#include "text/tokenizer_data.h"
 #include "base/utf8.h"
-#include "zero_infer/error.h"
+#include "text/json_members.h"
+#include "text/token_files.h"
+#include "text/tokenizer_data.h"
 #include "zero_infer/log.h"
 
 namespace zi {
 namespace {
 
 using nlohmann::json;
-using Vocabulary = std::unordered_map<std::string, std::int32_t>;
 
-/// Ids index a table; a file that claims more is damaged.
-constexpr std::int64_t kMostIds = 1 << 24;
 constexpr int kMostNesting = 8;
 constexpr std::size_t kMostSteps = 32;
 
@@ -69,50 +67,11 @@ class Alphabet {
   std::array<std::string, 256> characters_;
 };
 
-template <typename... Args>
-[[noreturn]] void refuse(fmt::format_string<Args...> format, Args&&... args) {
-  throw CheckpointError(fmt::format(format, std::forward<Args>(args)...));
-}
-
-/// A short form of a value for messages.
-std::string shown(const json& value) {
-  if (value.is_structured()) return value.is_array() ? "an array" : "an object";
-  std::string text = value.dump(-1, ' ', false, json::error_handler_t::replace);
-  if (text.size() > 80) {
-    text.resize(80);
-    while (first_invalid_utf8(text)) text.pop_back();
-    text += "..";
-  }
-  return text;
-}
-
-/// The member, or null where there is none.
-const json& member(const json& object, const char* key) {
-  static const json null;
-  const auto it = object.find(key);
-  return it == object.end() ? null : *it;
-}
-
-bool flag(const json& object, const char* key, bool absent) {
-  const json& value = member(object, key);
-  if (value.is_null()) return absent;
-  if (!value.is_boolean()) refuse("`{}` is {} and not true or false", key, shown(value));
-  return value.get<bool>();
-}
-
 std::string type_of(const json& object, const char* what) {
   if (!object.is_object()) refuse("{} is {} and not an object", what, shown(object));
   const json& type = member(object, "type");
   if (!type.is_string()) refuse("{} has no `type`", what);
   return type.get<std::string>();
-}
-
-std::int32_t token_id(const json& value, std::string_view token) {
-  if (!value.is_number_integer() || value < 0 || value >= kMostIds) {
-    refuse("the token `{}` has the id {}; ids are integers from 0 to {}", token, shown(value),
-           kMostIds - 1);
-  }
-  return value.get<std::int32_t>();
 }
 
 void parse_pre_tokenizer(const json& node, int depth, bool& byte_level, PreTokenizer& steps) {
@@ -126,7 +85,9 @@ void parse_pre_tokenizer(const json& node, int depth, bool& byte_level, PreToken
     for (const json& step : inner) parse_pre_tokenizer(step, depth + 1, byte_level, steps);
     return;
   }
-  if (byte_level) refuse("the pre_tokenizer {} behind ByteLevel is not supported", type);
+  if (byte_level) {
+    refuse("the pre_tokenizer {} after ByteLevel is not supported", in_quotes(type));
+  }
   PreTokenizerStep step;
   if (type == "ByteLevel") {
     byte_level = true;
@@ -150,7 +111,8 @@ void parse_pre_tokenizer(const json& node, int depth, bool& byte_level, PreToken
       refuse("the pre_tokenizer Split has neither a `Regex` nor a `String` as its pattern");
     }
   } else {
-    refuse("the pre_tokenizer {} is not supported (only Sequence, Split and ByteLevel)", type);
+    refuse("the pre_tokenizer {} is not supported (only Sequence, Split and ByteLevel)",
+           in_quotes(type));
   }
   steps.push_back(std::move(step));
 }
@@ -158,17 +120,21 @@ void parse_pre_tokenizer(const json& node, int depth, bool& byte_level, PreToken
 /// Everything around the model that could change ids or text is known, or refused by its name.
 void check_surroundings(const json& root) {
   if (const json& normalizer = member(root, "normalizer"); !normalizer.is_null()) {
-    refuse("the normalizer {} is not supported (only null)", type_of(normalizer, "normalizer"));
+    refuse("the normalizer {} is not supported (only null)",
+           in_quotes(type_of(normalizer, "normalizer")));
   }
   if (const json& post = member(root, "post_processor"); !post.is_null()) {
     const std::string type = type_of(post, "post_processor");
     if (type != "ByteLevel") {
-      refuse("the post_processor {} may add tokens, which is not supported (only ByteLevel)", type);
+      refuse("the post_processor {} may add tokens, which is not supported (only ByteLevel)",
+             in_quotes(type));
     }
   }
   const json& decoder = member(root, "decoder");
   const std::string type = decoder.is_null() ? "null" : type_of(decoder, "decoder");
-  if (type != "ByteLevel") refuse("the decoder {} is not supported (only ByteLevel)", type);
+  if (type != "ByteLevel") {
+    refuse("the decoder {} is not supported (only ByteLevel)", in_quotes(type));
+  }
   // Calls of the Python reference set both anew, so that what the file says has no effect there.
   if (!member(root, "truncation").is_null() || !member(root, "padding").is_null()) {
     log_warning("the tokenizer's `truncation` and `padding` are not applied to prompts");
@@ -198,7 +164,9 @@ void set_token(TokenizerData& data, std::vector<bool>& used, std::int32_t id,
     used.resize(i + 1);
     data.token_bytes.resize(i + 1);
   }
-  if (used[i]) refuse("the id {} is given twice, the second time to the token `{}`", id, token);
+  if (used[i]) {
+    refuse("the id {} is given twice, the second time to the token {}", id, in_quotes(token));
+  }
   used[i] = true;
   data.token_bytes[i] = std::move(bytes);
 }
@@ -213,7 +181,9 @@ Vocabulary parse_vocabulary(const json& model, const Alphabet& alphabet, std::ve
   for (const auto& [token, value] : entries.items()) {
     const std::int32_t id = token_id(value, token);
     vocabulary.emplace(token, id);
-    set_token(data, used, id, token, alphabet.decoded(token));
+    std::string text = alphabet.decoded(token);
+    data.longest_token_bytes = std::max(data.longest_token_bytes, text.size());
+    set_token(data, used, id, token, std::move(text));
     if (!ignore_merges) continue;
     if (auto bytes = alphabet.bytes(token)) data.bpe.whole.emplace(*std::move(bytes), id);
   }
@@ -254,7 +224,9 @@ void parse_merges(const json& model, const Vocabulary& vocabulary, Bpe& bpe) {
     const auto [left, right] = merge_pair(merges[i], i);
     const auto id_of = [&](const std::string& token) {
       const auto it = vocabulary.find(token);
-      if (it == vocabulary.end()) refuse("merge {} needs `{}`, which `vocab` lacks", i, token);
+      if (it == vocabulary.end()) {
+        refuse("merge {} needs {}, which `vocab` lacks", i, in_quotes(token));
+      }
       return it->second;
     };
     const std::int32_t left_id = id_of(left);
@@ -263,66 +235,101 @@ void parse_merges(const json& model, const Vocabulary& vocabulary, Bpe& bpe) {
   }
 }
 
-void parse_added_tokens(const json& root, const Alphabet& alphabet, const Vocabulary& vocabulary,
-                        std::vector<bool>& used, TokenizerData& data) {
+/// The `added_tokens` of tokenizer.json.
+void add_own_tokens(const json& root, const std::string& file, AddedVocabulary& added) {
   const json& tokens = member(root, "added_tokens");
   if (tokens.is_null()) return;
-  if (!tokens.is_array()) refuse("`added_tokens` is not an array");
-  std::unordered_set<std::string> seen;
-  for (const json& token : tokens) {
-    const json& content = token.is_object() ? member(token, "content") : token;
-    if (!token.is_object() || !content.is_string() || content == "") {
-      refuse("an entry of `added_tokens` has no `content`");
+  if (!tokens.is_array()) refuse("{}: `added_tokens` is not an array", file);
+  for (const json& entry : tokens) {
+    const NamedToken token = in_file(file, [&] {
+      NamedToken read = named_token(entry, file);
+      if (read.content.empty()) refuse("an entry of `added_tokens` has no `content`");
+      read.id = token_id(member(entry, "id"), read.content);
+      return read;
+    });
+    if (added.contains(token.content)) {
+      refuse("{}: the added token {} stands there twice", file, in_quotes(token.content));
     }
-    const auto& text = content.get_ref<const std::string&>();
-    const std::int32_t id = token_id(member(token, "id"), text);
-    if (!seen.insert(text).second) refuse("the added token `{}` stands there twice", text);
-    for (const char* key : {"single_word", "lstrip", "rstrip"}) {
-      if (flag(token, key, false)) {
-        refuse("the added token `{}` has `{}`, which is not supported", text, key);
-      }
-    }
-    const bool special = flag(token, "special", false);
-    std::string bytes = special ? std::string() : alphabet.decoded(text);
-    const auto known = vocabulary.find(text);
-    if (known == vocabulary.end()) {
-      set_token(data, used, id, text, std::move(bytes));
-    } else if (known->second != id) {
-      refuse("the added token `{}` has the id {}, but {} in `vocab`", text, id, known->second);
-    } else {
-      data.token_bytes[static_cast<std::size_t>(id)] = std::move(bytes);
-    }
-    (flag(token, "normalized", !special) ? data.normalized : data.verbatim).add(text, id);
+    added.add(token);
   }
+}
+
+/// Puts the added tokens into the table of ids, and where text is searched for them.
+void take_added_tokens(const AddedVocabulary& added, const Alphabet& alphabet,
+                       const Vocabulary& vocabulary, std::vector<bool>& used, TokenizerData& data) {
+  std::vector<AddedTokens::Token> verbatim;
+  std::vector<AddedTokens::Token> normalized;
+  for (const auto& [id, token] : added.entries()) {
+    const std::string& content = token.content;
+    std::string bytes = token.special ? std::string() : alphabet.decoded(content);
+    if (vocabulary.contains(content)) {
+      data.token_bytes[static_cast<std::size_t>(id)] = std::move(bytes);
+    } else {
+      set_token(data, used, id, content, std::move(bytes));
+    }
+    data.longest_token_bytes = std::max(data.longest_token_bytes, content.size());
+    data.added_text.emplace(id, content);
+    (token.is_normalized() ? normalized : verbatim).push_back({content, id});
+  }
+  data.verbatim = AddedTokens(std::move(verbatim));
+  data.normalized = AddedTokens(std::move(normalized));
+}
+
+json parse_root(const TextFile& file) {
+  json root;
+  try {
+    root = json::parse(file.text);
+  } catch (const json::exception& error) {
+    refuse("it is not JSON: {}", in_quotes(error.what()));
+  }
+  if (!root.is_object()) refuse("it is not a JSON object");
+  return root;
+}
+
+/// Equal for equal files; which of them are there counts, too.
+std::uint64_t hash_of(const TokenizerFiles& files) {
+  std::vector<std::uint64_t> hashes;
+  const auto add = [&](const std::string& text) {
+    hashes.push_back(XXH3_64bits(text.data(), text.size()));
+  };
+  add(files.tokenizer.text);
+  for (const auto* file : {&files.config, &files.special_tokens_map, &files.added_tokens}) {
+    hashes.push_back(file->has_value() ? 1 : 0);
+    if (file->has_value()) add((*file)->text);
+  }
+  return XXH3_64bits(hashes.data(), hashes.size() * sizeof(hashes.front()));
 }
 
 }  // namespace
 
-TokenizerData parse_tokenizer_json(std::string_view text) {
-  json root;
-  try {
-    root = json::parse(text);
-  } catch (const json::exception& error) {
-    refuse("it is not JSON: {}", error.what());
-  }
-  if (!root.is_object()) refuse("it is not a JSON object");
-  const json& model = member(root, "model");
-  if (!model.is_object()) refuse("it has no `model`");
-  check_surroundings(root);
-  check_model_options(model);
-
-  TokenizerData data;
-  bool byte_level = false;
-  if (const json& pre_tokenizer = member(root, "pre_tokenizer"); !pre_tokenizer.is_null()) {
-    parse_pre_tokenizer(pre_tokenizer, 0, byte_level, data.pre_tokenizer);
-  }
-  if (!byte_level) refuse("its pre_tokenizer is not ByteLevel; other alphabets are not supported");
-
+TokenizerData parse_tokenizer(const TokenizerFiles& files) {
+  const std::string& name = files.tokenizer.name;
   const Alphabet alphabet;
+  TokenizerData data;
   std::vector<bool> used;
-  const Vocabulary vocabulary = parse_vocabulary(model, alphabet, used, data);
-  parse_merges(model, vocabulary, data.bpe);
-  parse_added_tokens(root, alphabet, vocabulary, used, data);
+  Vocabulary vocabulary;
+  const json root = in_file(name, [&] {
+    json parsed = parse_root(files.tokenizer);
+    const json& model = member(parsed, "model");
+    if (!model.is_object()) refuse("it has no `model`");
+    check_surroundings(parsed);
+    check_model_options(model);
+    bool byte_level = false;
+    if (const json& steps = member(parsed, "pre_tokenizer"); !steps.is_null()) {
+      parse_pre_tokenizer(steps, 0, byte_level, data.pre_tokenizer);
+    }
+    if (!byte_level) {
+      refuse("its pre_tokenizer is not ByteLevel; other alphabets are not supported");
+    }
+    vocabulary = parse_vocabulary(model, alphabet, used, data);
+    parse_merges(model, vocabulary, data.bpe);
+    return parsed;
+  });
+  AddedVocabulary added(vocabulary);
+  add_own_tokens(root, name, added);
+  for (const NamedToken& token : tokens_beside(files, added)) added.add(token);
+  in_file(name, [&] { take_added_tokens(added, alphabet, vocabulary, used, data); });
+  data.fingerprint = hash_of(files);
   return data;
 }
 

@@ -1,32 +1,58 @@
-// Any bytes as tokenizer.json: refused with a reason, or a tokenizer whose ids lie below its size
-// and whose pieces make the same text, streamed or not.
+// Any bytes as tokenizer.json, and behind each NUL as the next file beside it
+// (tokenizer_config.json, special_tokens_map.json, added_tokens.json): refused with a reason, or a
+// tokenizer whose ids lie below its size, whose tokens hold no more bytes than it says, and whose
+// pieces make the same text, streamed or not.
 
+#include <array>
 #include <cstdint>
 #include <cstdlib>
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "zero_infer/error.h"
 #include "zero_infer/tokenizer.h"
 
+namespace {
+
+zi::TokenizerFiles files_of(std::string_view bytes) {
+  std::array<std::optional<zi::TextFile>, 4> files;
+  for (std::size_t i = 0; i < files.size(); ++i) {
+    const std::size_t end = i + 1 < files.size() ? bytes.find('\0') : std::string_view::npos;
+    const std::string_view text = bytes.substr(0, end);
+    if (i == 0 || !text.empty()) files[i] = {"fuzz " + std::to_string(i), std::string(text)};
+    if (end == std::string_view::npos) break;
+    bytes.remove_prefix(end + 1);
+  }
+  return {*files[0], files[1], files[2], files[3]};
+}
+
+void check(const zi::Tokenizer& tokenizer, std::string_view text) {
+  const auto ids = tokenizer.encode(text);
+  for (const std::int32_t id : ids) {
+    if (id < 0 || id >= tokenizer.size()) std::abort();
+  }
+  if (ids.size() * tokenizer.longest_token_bytes() < text.size()) std::abort();
+  zi::TextStream stream(tokenizer);
+  std::string streamed;
+  for (const std::int32_t id : ids) streamed += stream.push(id);
+  streamed += stream.finish();
+  // Each invalid byte may become three; nothing else changes the length.
+  const std::size_t decoded = tokenizer.decode(ids).size();
+  if (streamed.size() < decoded / 3 || streamed.size() > decoded * 3) std::abort();
+}
+
+}  // namespace
+
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  const std::string_view json(reinterpret_cast<const char*>(data), size);
   try {
-    const zi::Tokenizer tokenizer = zi::Tokenizer::parse(json, "fuzz");
-    for (const char* text : {"aa bb", " the\n1", "\xE2\x82\xAC<s>"}) {
-      const auto ids = tokenizer.encode(text);
-      for (const std::int32_t id : ids) {
-        if (id < 0 || id >= tokenizer.size()) std::abort();
-      }
-      zi::TextStream stream(tokenizer);
-      std::string streamed;
-      for (const std::int32_t id : ids) streamed += stream.push(id);
-      streamed += stream.finish();
-      // Each invalid byte may become three; nothing else changes the length.
-      const std::size_t decoded = tokenizer.decode(ids).size();
-      if (streamed.size() < decoded / 3 || streamed.size() > decoded * 3) std::abort();
+    const zi::Tokenizer tokenizer =
+        zi::Tokenizer::parse(files_of({reinterpret_cast<const char*>(data), size}));
+    for (const char* text : {"aa bb", " the\n1", "\xE2\x82\xAC<s>", "<x><y>a b<z>"}) {
+      check(tokenizer, text);
     }
-  } catch (const zi::CheckpointError&) {
+  } catch (const zi::CheckpointError& error) {
+    if (error.what()[0] == '\0') std::abort();
   } catch (const zi::PromptError&) {
   }
   return 0;
