@@ -370,11 +370,6 @@ std::vector<UnitTimes> LayerFetcher::unit_times(std::uint64_t pass,
 
 bool LayerFetcher::all_resident() const { return state_->travellers.empty(); }
 
-void LayerFetcher::synchronize() {
-  state_->copies->synchronize();
-  state_->gathers.synchronize();
-}
-
 FetchStats LayerFetcher::take_stats() {
   state_->collect_times();
   return std::exchange(state_->stats, {});

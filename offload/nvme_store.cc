@@ -211,7 +211,6 @@ std::string NvmeStore::method() const {
   return state_->reader->method() + (state_->direct ? " + O_DIRECT" : ", buffered");
 }
 
-std::size_t NvmeStore::staging_bytes() const { return state_->slots * state_->slot_bytes; }
 
 double measure_bare_read(Device& device, const std::filesystem::path& shard_file,
                          const NvmeOptions& options, std::size_t bytes) {

@@ -213,7 +213,7 @@ class Benchmark {
                                    .tiers = engine_->plan().tiers,
                                    .cycles = kCycles,
                                    .ready_seconds = ready_,
-                                   .load_seconds = engine_->load_stats().seconds};
+                                   .load_seconds = engine_->load_seconds()};
     const bool to_file = config_.output && *config_.output != "-";
     const std::string line = json_of(cell, setting);
     const std::string text = config_.output && !to_file ? line + "\n" : text_of(cell, setting);
