@@ -15,8 +15,8 @@
 #include "engine/output.h"
 #include "engine/pass_runner.h"
 #include "text/prompt_source.h"
+#include "text/tokenizer.h"
 #include "zero_infer/run_config.h"
-#include "zero_infer/tokenizer.h"
 #include "zero_infer/world.h"
 
 namespace zi {

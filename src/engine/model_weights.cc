@@ -5,12 +5,12 @@
 #include <system_error>
 #include <utility>
 
+#include "base/progress.h"
 #include "engine/weight_loader.h"
 #include "offload/read_threads.h"
 #include "offload/shard_file.h"
 #include "offload/shard_writer.h"
 #include "zero_infer/bytes.h"
-#include "zero_infer/progress.h"
 
 namespace zi {
 namespace {
@@ -89,9 +89,8 @@ void ModelWeights::load_shards(Device& device, Ops& ops, const MemoryPlan& plan,
                          .rank = options.rank,
                          .dtype = plan.weight_dtype};
   std::error_code unseen;  // whoever opens the file says why
-  const bool writes =
-      !on_nvme.empty() &&
-      !std::filesystem::exists(shard_file_path(*options.nvme_path, key), unseen);
+  const bool writes = !on_nvme.empty() &&
+                      !std::filesystem::exists(shard_file_path(*options.nvme_path, key), unseen);
   Progress progress(writes ? "writing the shard file" : "loading weights",
                     loaded_bytes + (writes ? plan.nvme_shards : 0), Progress::Unit::kBytes,
                     options.show_progress);

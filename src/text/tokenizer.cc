@@ -1,4 +1,4 @@
-#include "zero_infer/tokenizer.h"
+#include "text/tokenizer.h"
 
 #include <fmt/format.h>
 
@@ -8,8 +8,8 @@
 #include <sstream>
 #include <utility>
 
-#include "text/tokenizer_data.h"
 #include "base/utf8.h"
+#include "text/tokenizer_data.h"
 #include "zero_infer/error.h"
 
 namespace zi {

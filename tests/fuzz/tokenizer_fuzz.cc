@@ -6,8 +6,8 @@
 #include <string>
 #include <string_view>
 
+#include "text/tokenizer.h"
 #include "zero_infer/error.h"
-#include "zero_infer/tokenizer.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const std::string_view json(reinterpret_cast<const char*>(data), size);
