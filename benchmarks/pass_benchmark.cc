@@ -165,6 +165,9 @@ Measured measure(World& world, Engine& engine, const Options& o, std::int64_t ba
                                                   .lanes = batch,
                                                   .options = engine.generation_options(),
                                                   .stop_signal = [] { return 0; }});
+    if (done.failed.all() > 0) {
+      throw Error(fmt::format("{} prompts failed (named above)", done.failed.all()));
+    }
     m.fetched = done.fetched;
     const auto passes = static_cast<double>(done.stats.passes);
     m.rows = static_cast<double>(done.stats.prompt_rows) / passes;

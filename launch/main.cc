@@ -7,7 +7,6 @@
 #include <cstdio>
 #include <cstring>
 #include <exception>
-#include <fstream>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -15,15 +14,15 @@
 
 #include "base/system_error.h"
 #include "engine/engine.h"
+#include "launch/job_files.h"
 #include "launch/signals.h"
+#include "launch/standard_descriptors.h"
 #include "measure/benchmark_protocol.h"
 #include "measure/limits_command.h"
-#include "measure/result_path.h"
 #include "measure/summary.h"
 #include "measure/trace.h"
 #include "plan/plan_command.h"
 #include "plan/planned_machine.h"
-#include "text/finished_prompts.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
 #include "zero_infer/world.h"
@@ -44,50 +43,59 @@ void print(const std::string& text) {
 
 const char* name_of_signal(int signal) { return signal == SIGINT ? "SIGINT" : "SIGTERM"; }
 
-/// Prompts and outputs live on rank 0 alone.
-struct Ends {
-  std::unique_ptr<PromptSource> source;
-  std::unique_ptr<OutputSink> sink;
-  std::int64_t bad_lines = 0;
-};
-
-std::unique_ptr<PromptSource> open_source(const RunConfig& config, std::int64_t& bad_lines) {
-  std::unique_ptr<PromptSource> source;
-  if (config.prompts) {
-    source = prompts_from_jsonl(*config.prompts, [&bad_lines](const std::string& message) {
-      log_error(message);
-      ++bad_lines;
-    });
-  } else {
-    source = prompts_from_flags(config.prompt);
-  }
-  if (!config.resume) return source;
-  FinishedPrompts done = finished_prompts(*config.output);
-  log_info(fmt::format("{} finished sequences stand in {}: they are skipped", done.size(),
-                       *config.output));
-  return skip_done(std::move(source), std::move(done));
+std::unique_ptr<OutputSink> make_sink(const RunConfig& config, JobFiles& files) {
+  if (!files.results) return std::make_unique<ConsoleSink>(reaches_terminal(STDOUT_FILENO));
+  files.results->keep();
+  const bool progress = !config.quiet && *config.output != "-";
+  return std::make_unique<JsonlSink>(std::move(*files.results), files.source->total(), progress);
 }
 
-std::unique_ptr<OutputSink> open_sink(const RunConfig& config, const PromptSource& source) {
-  if (config.output) {
-    const bool progress = !config.quiet && *config.output != "-";
-    return std::make_unique<JsonlSink>(*config.output, config.resume, source.total(), progress);
-  }
-  return std::make_unique<ConsoleSink>(reaches_terminal(STDOUT_FILENO));
+std::string prompt_count(std::int64_t count) {
+  return fmt::format("{} prompt{}", count, count == 1 ? "" : "s");
 }
 
-int generate(World& world, Engine& engine, Ends& ends, Trace* trace) {
+/// What was wrong with prompts, on rank 0. `finished`: sequences of this job.
+void report_failures(const Engine& engine, const Engine::Outcome& outcome, std::int64_t bad_lines,
+                     std::int64_t finished) {
   const RunConfig& config = engine.config();
-  Engine::Job job{.source = ends.source.get(),
-                  .sink = ends.sink.get(),
+  const std::int64_t failed = outcome.failed.all() + bad_lines;
+  const std::string unwritten = finished == 0 && config.output && *config.output != "-"
+                                    ? "; nothing was written to " + *config.output
+                                    : "";
+  if (outcome.failed.not_finite > 0) {
+    log_warning(fmt::format("the model gave NaN or infinity for {}: {}",
+                            prompt_count(outcome.failed.not_finite),
+                            advice_for_not_finite(engine.plan().compute_dtype)));
+  }
+  if (failed > 0) {
+    log_error(fmt::format("{} failed (named above); {}{}", prompt_count(failed),
+                          finished > 0    ? "all others ran"
+                          : config.resume ? "no other was left to run"
+                                          : "there were no others",
+                          unwritten));
+  } else if (finished == 0) {
+    log_warning((config.resume ? "no prompt was left to run" : "there was no prompt to run") +
+                unwritten);
+  }
+}
+
+int generate(World& world, Engine& engine, JobFiles& files, Trace* trace) {
+  const RunConfig& config = engine.config();
+  std::unique_ptr<OutputSink> sink;
+  world.all_or_none([&] {
+    if (world.rank() == 0) sink = make_sink(config, files);
+  });
+  catch_stop_signals();  // before, there is nothing to be kept: a signal ends the process
+  Engine::Job job{.source = files.source.get(),
+                  .sink = sink.get(),
                   .lanes = config.batch_size.front(),
                   .options = engine.generation_options(),
                   .stop_signal = stop_signal};
   if (trace != nullptr) job.on_pass = [trace](const PassTimes& times) { trace->add(times); };
-  const char streams = world.rank() == 0 && ends.sink->streams() ? 1 : 0;
+  const char streams = world.rank() == 0 && sink->streams() ? 1 : 0;
   job.options.stream_text = world.broadcast(std::string(1, streams), 0).front() != 0;
   const Engine::Outcome outcome = engine.generate(job);
-  ends.sink.reset();  // its progress line ends before the summary
+  sink.reset();  // its progress line ends before the summary
   if (outcome.signal != 0) {
     if (world.rank() == 0) {
       log_error(fmt::format("stopped by {}; finished sequences are kept{}",
@@ -101,34 +109,32 @@ int generate(World& world, Engine& engine, Ends& ends, Trace* trace) {
     if (world.rank() == 0) log_info(summary);
   }
   // Lines that are no prompts are known to rank 0 only; every rank leaves with the same code.
-  const std::int64_t bad_lines = world.all_gather(ends.bad_lines).front();
-  const std::int64_t failed = outcome.failed_prompts + bad_lines;
-  if (world.rank() == 0 && failed == 0 && outcome.stats.passes == 0) {
-    log_warning(config.resume ? "no prompt was left to run" : "there was no prompt to run");
-  }
-  if (world.rank() == 0 && failed > 0) {
-    log_error(fmt::format("{} prompts could not be used (named above); all others ran", failed));
-  }
-  return failed > 0 ? kPromptsFailed : 0;
+  struct Mine {
+    std::int64_t bad_lines;
+    std::int64_t finished;
+  };
+  const std::vector<Mine> all = world.all_gather(Mine{files.bad_lines, outcome.stats.sequences});
+  const std::int64_t bad_lines = all.front().bad_lines;
+  std::int64_t finished = 0;
+  for (const Mine& rank : all) finished += rank.finished;
+  if (world.rank() == 0) report_failures(engine, outcome, bad_lines, finished);
+  return outcome.failed.all() + bad_lines > 0 ? kPromptsFailed : 0;
 }
 
-int generate_all(World& world, const RunConfig& config, Ends& ends, Trace* trace) {
+int generate_all(World& world, const RunConfig& config, JobFiles& files, Trace* trace) {
   Engine engine(world, make_backend(world, config), config);
-  world.all_or_none([&] {
-    if (world.rank() == 0) ends.sink = open_sink(config, *ends.source);
-  });
-  catch_stop_signals();  // before, there is nothing to be kept: a signal ends the process
-  return generate(world, engine, ends, trace);
+  return generate(world, engine, files, trace);
 }
 
-int benchmark(World& world, const RunConfig& config, Trace* trace, const std::string& command,
-              std::chrono::steady_clock::time_point start) {
+int benchmark(World& world, const RunConfig& config, JobFiles& files, Trace* trace,
+              const std::string& command, std::chrono::steady_clock::time_point start) {
   const int signal = run_benchmark(world, config,
                                    {.start = start,
                                     .command = command,
                                     .on_ready = catch_stop_signals,
                                     .stop_signal = stop_signal,
-                                    .trace = trace});
+                                    .trace = trace,
+                                    .output = files.benchmark ? &*files.benchmark : nullptr});
   if (signal != 0 && world.rank() == 0) {
     log_error(fmt::format("stopped by {}; the cells before stand", name_of_signal(signal)));
   }
@@ -152,7 +158,8 @@ int plan(int argc, char** argv) {
   return 0;
 }
 
-int run(World& world, int argc, char** argv, std::chrono::steady_clock::time_point start) {
+int run(World& world, int argc, char** argv, const ClosedDescriptors& closed,
+        std::chrono::steady_clock::time_point start) {
   CommandLine command;
   world.all_or_none([&] { command = parse_command_line(argc, argv); });
   const RunConfig& config = command.config;
@@ -168,21 +175,16 @@ int run(World& world, int argc, char** argv, std::chrono::steady_clock::time_poi
     return 0;
   }
   if (command.command == Command::kLimits) return run_limits_command(world, command.limits);
-  Ends ends;
+  JobFiles files;
   world.all_or_none([&] {
-    if (world.rank() != 0) return;
-    // What cannot be written ends the job here; what stands there stays until there is something
-    // to write.
-    if (config.output && *config.output != "-") check_can_be_written("--output", *config.output);
-    if (config.trace) check_can_be_written("--trace", *config.trace);
-    if (!config.benchmark) ends.source = open_source(config, ends.bad_lines);
+    if (world.rank() == 0) files.open(command, closed);
   });
   Trace trace;
-  const int code = config.benchmark
-                       ? benchmark(world, config, config.trace ? &trace : nullptr,
-                                   command_text(world, argc, argv), start)
-                       : generate_all(world, config, ends, config.trace ? &trace : nullptr);
-  if (config.trace) trace.write(world, *config.trace);
+  Trace* const traced = config.trace ? &trace : nullptr;
+  const int code = config.benchmark ? benchmark(world, config, files, traced,
+                                                command_text(world, argc, argv), start)
+                                    : generate_all(world, config, files, traced);
+  if (traced != nullptr) trace.write(world, files.trace ? &*files.trace : nullptr);
   return code;
 }
 
@@ -192,10 +194,11 @@ int run(World& world, int argc, char** argv, std::chrono::steady_clock::time_poi
 int main(int argc, char** argv) {
   const auto start = std::chrono::steady_clock::now();
   std::unique_ptr<zi::World> world;
+  const zi::ClosedDescriptors closed = zi::fill_standard_descriptors();
   try {
     if (argc > 1 && std::string_view(argv[1]) == "plan") return zi::plan(argc, argv);
     world = std::make_unique<zi::World>(&argc, &argv);
-    return zi::run(*world, argc, argv, start);
+    return zi::run(*world, argc, argv, closed, start);
   } catch (const zi::PeerError&) {
     return zi::kBadInput;
   } catch (const std::exception& error) {

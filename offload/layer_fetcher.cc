@@ -58,6 +58,13 @@ struct LayerFetcher::State {
   const PartitionLayout& layout(int unit) const { return *layouts[static_cast<std::size_t>(unit)]; }
   ShardStore& store(int unit) const { return *stores[static_cast<std::size_t>(unit)]; }
 
+  bool unit_travels(int unit) const { return travels(layout(unit), store(unit).tier()); }
+  /// Where they rest, or in the slot of the unit's trip, whose turn it is.
+  UnitWeights weights(int unit) {
+    return {&layout(unit),
+            unit_travels(unit) ? slot_of(consumed).data : store(unit).resident(unit)};
+  }
+
   void start_reads();
   void fetch_ahead();
   void fetch_through(Trip trip);
@@ -252,7 +259,7 @@ void LayerFetcher::State::run(int unit, const UnitWeights& weights,
                               Stream& compute) {
   const bool idle = travellers.empty() && !body;
   UnitTimer::Events* const events = idle ? nullptr : timer.events(unit);
-  const bool travelled = travels(layout(unit), store(unit).tier());
+  const bool travelled = unit_travels(unit);
   if (travelled) {
     if (events != nullptr) compute.record(*events->wait_start);
     compute.wait(ready(consumed));
@@ -331,14 +338,10 @@ void LayerFetcher::run_pass(const std::function<void(int unit, const UnitWeights
   s.start_reads();
   s.fetch_ahead();
   for (int unit = 0; unit < static_cast<int>(s.layouts.size()); ++unit) {
-    UnitWeights weights{&s.layout(unit), nullptr};
-    if (travels(s.layout(unit), s.store(unit).tier())) {
+    if (s.unit_travels(unit)) {
       s.fetch_through(s.consumed);  // waits for storage at most, with all earlier bodies enqueued
-      weights.gathered = s.slot_of(s.consumed).data;
-    } else {
-      weights.gathered = s.store(unit).resident(unit);
     }
-    s.run(unit, weights, body, compute);
+    s.run(unit, s.weights(unit), body, compute);
     if (unit + 1 == static_cast<int>(s.layouts.size()) && behind) behind();
     s.start_reads();
     s.fetch_ahead();
@@ -369,6 +372,13 @@ std::vector<UnitTimes> LayerFetcher::unit_times(std::uint64_t pass,
 }
 
 bool LayerFetcher::all_resident() const { return state_->travellers.empty(); }
+
+UnitWeights LayerFetcher::resident_weights(int unit) const {
+  if (state_->unit_travels(unit)) {
+    throw Error(fmt::format("unit {} is in a slot at its turn alone", unit));
+  }
+  return state_->weights(unit);
+}
 
 FetchStats LayerFetcher::take_stats() {
   state_->collect_times();

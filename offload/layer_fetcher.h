@@ -71,6 +71,9 @@ class LayerFetcher {
 
   /// Whether no unit travels: a pass is what its bodies enqueue.
   bool all_resident() const;
+  /// What run_pass gives the body of a unit that is used where it rests: for a pass that is
+  /// recorded. Throws Error for a unit that travels.
+  UnitWeights resident_weights(int unit) const;
 
   /// From the next pass on, or no longer, when each unit was read, copied, gathered and computed is
   /// kept: some events more a unit. Passes are numbered from 0 at each call.

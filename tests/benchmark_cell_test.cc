@@ -60,10 +60,10 @@ TEST(BenchmarkCell, SplitsAPassCompletely) {
 TEST(LinkRow, SaysTheShareOfTheLimitAsItsReaderWantsIt) {
   const LinkUse use = cell().links.front();
   EXPECT_EQ(link_row(use, 0.020, RowOf::kSummary),
-            "  gathered from the other ranks         6.00 GB a pass     300 GB/s, 316 GB/s while "
+            "  gathered from the other ranks        6.00 GB a pass      300 GB/s, 316 GB/s while "
             "moving  (limit 400 GB/s: 75%)\n");
   EXPECT_EQ(link_row(use, 0.020, RowOf::kBenchmark),
-            "  gathered from the other ranks         6.00 GB a pass     300 GB/s of 400 GB/s "
+            "  gathered from the other ranks        6.00 GB a pass      300 GB/s of 400 GB/s "
             "possible: 0.75\n");
 }
 
@@ -72,10 +72,10 @@ TEST(LinkRow, SaysNoShareOfALimitThatIsNotKnownOrWasPassed) {
   for (const RowOf of : {RowOf::kSummary, RowOf::kBenchmark}) {
     use.limit = 0;
     EXPECT_EQ(link_row(use, 0.020, of),
-              "  weights multiplied                    14.0 GB a pass     700 GB/s\n");
+              "  weights multiplied                   14.0 GB a pass      700 GB/s\n");
     use.limit = 650e9;
     EXPECT_EQ(link_row(use, 0.020, of),
-              "  weights multiplied                    14.0 GB a pass     700 GB/s  (the bare link "
+              "  weights multiplied                   14.0 GB a pass      700 GB/s  (the bare link "
               "gave 650 GB/s: the machine was busier then)\n");
   }
 }

@@ -67,7 +67,8 @@ std::vector<nlohmann::json> json_lines(const std::string& text) {
   return out;
 }
 
-Job::Job(int ranks, const std::vector<std::string>& arguments, const std::string& input)
+Job::Job(int ranks, const std::vector<std::string>& arguments, const std::string& input,
+         const std::vector<int>& closed)
     : started_(now()) {
   write_file(folder_ / "in", input);
   std::vector<std::string> words;
@@ -86,6 +87,7 @@ Job::Job(int ranks, const std::vector<std::string>& arguments, const std::string
   posix_spawn_file_actions_addopen(&files, 0, (folder_ / "in").c_str(), O_RDONLY, 0);
   posix_spawn_file_actions_addopen(&files, 1, (folder_ / "out").c_str(), kCreate, 0600);
   posix_spawn_file_actions_addopen(&files, 2, (folder_ / "err").c_str(), kCreate, 0600);
+  for (const int fd : closed) posix_spawn_file_actions_addclose(&files, fd);
   const int failed = posix_spawnp(&pid_, argv[0], &files, nullptr, argv.data(), environ);
   posix_spawn_file_actions_destroy(&files);
   if (failed != 0) throw std::runtime_error(fmt::format("{} does not start", words[0]));
@@ -134,8 +136,35 @@ Ended Job::wait(double seconds) {
   return ended;
 }
 
-Ended run_job(int ranks, const std::vector<std::string>& arguments, const std::string& input) {
-  return Job(ranks, arguments, input).wait();
+Ended run_job(int ranks, const std::vector<std::string>& arguments, const std::string& input,
+              const std::vector<int>& closed) {
+  return Job(ranks, arguments, input, closed).wait();
+}
+
+std::string many_prompts(int count, int most_new_tokens) {
+  const std::vector<std::string> starts = {"In the beginning", "Jesus wept.", "Thou shalt not",
+                                           "And it came to pass, when"};
+  std::string out;
+  for (int i = 0; i < count; ++i) {
+    out += nlohmann::json{{"id", "p" + std::to_string(i)},
+                          {"prompt", starts[static_cast<std::size_t>(i) % starts.size()]},
+                          {"max_new_tokens", 1 + (i * 13) % most_new_tokens}}
+               .dump() +
+           "\n";
+  }
+  return out;
+}
+
+std::multiset<std::string> ids_of(const std::vector<nlohmann::json>& lines) {
+  std::multiset<std::string> ids;
+  for (const auto& line : lines) ids.insert(line.at("id").get<std::string>());
+  return ids;
+}
+
+std::multiset<std::string> expected_ids(int count) {
+  std::multiset<std::string> ids;
+  for (int i = 0; i < count; ++i) ids.insert("p" + std::to_string(i));
+  return ids;
 }
 
 std::string model() { return std::string(ZI_TEST_DATA) + "/bloom-kjv"; }

@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -35,10 +36,12 @@ struct Ended {
   double seconds = 0;
 };
 
-/// A zero-infer job in the background: `ranks` 0 starts the program without mpirun.
+/// A zero-infer job in the background: `ranks` 0 starts the program without mpirun. The standard
+/// descriptors named by `closed` are closed.
 class Job {
  public:
-  Job(int ranks, const std::vector<std::string>& arguments, const std::string& input = "");
+  Job(int ranks, const std::vector<std::string>& arguments, const std::string& input = "",
+      const std::vector<int>& closed = {});
   ~Job();  // kills what still runs
   Job(const Job&) = delete;
   Job& operator=(const Job&) = delete;
@@ -57,7 +60,14 @@ class Job {
 };
 
 /// Runs a job to its end.
-Ended run_job(int ranks, const std::vector<std::string>& arguments, const std::string& input = "");
+Ended run_job(int ranks, const std::vector<std::string>& arguments, const std::string& input = "",
+              const std::vector<int>& closed = {});
+
+/// `count` prompts of different lengths with ids p0, p1, ..
+std::string many_prompts(int count, int most_new_tokens);
+/// The ids of results, and those of many_prompts(count, ..).
+std::multiset<std::string> ids_of(const std::vector<nlohmann::json>& lines);
+std::multiset<std::string> expected_ids(int count);
 
 /// The bundled model.
 std::string model();

@@ -19,33 +19,6 @@ namespace {
 using testing::HasSubstr;
 using testing::Not;
 
-/// `count` prompts of different lengths with ids p0, p1, ..
-std::string many_prompts(int count, int most_new_tokens) {
-  const std::vector<std::string> starts = {"In the beginning", "Jesus wept.", "Thou shalt not",
-                                           "And it came to pass, when"};
-  std::string out;
-  for (int i = 0; i < count; ++i) {
-    out += nlohmann::json{{"id", "p" + std::to_string(i)},
-                          {"prompt", starts[static_cast<std::size_t>(i) % starts.size()]},
-                          {"max_new_tokens", 1 + (i * 13) % most_new_tokens}}
-               .dump() +
-           "\n";
-  }
-  return out;
-}
-
-std::multiset<std::string> ids_of(const std::vector<nlohmann::json>& lines) {
-  std::multiset<std::string> ids;
-  for (const auto& line : lines) ids.insert(line.at("id").get<std::string>());
-  return ids;
-}
-
-std::multiset<std::string> expected_ids(int count) {
-  std::multiset<std::string> ids;
-  for (int i = 0; i < count; ++i) ids.insert("p" + std::to_string(i));
-  return ids;
-}
-
 TEST(Cli, HelpAndVersionNeedNothingAndPrintOnce) {
   const Ended help = run_job(2, {"--help"});
   EXPECT_EQ(help.code, 0) << help.err;

@@ -5,15 +5,18 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "engine/engine.h"
 #include "mpi_world.h"
+#include "nan_checkpoint.h"
 #include "recording_ops.h"
 #include "zero_infer/error.h"
 
@@ -386,6 +389,104 @@ TEST_F(Score, GivesTheReferencesLikelihood) {
   EXPECT_NEAR(exact, kReference, 0.002 * kReference);
   EXPECT_NEAR(narrow, kReference, 0.05 * kReference);
   fmt::print("[          ] mean NLL: float32 {:.6f}, bfloat16 {:.6f}\n", exact, narrow);
+}
+
+/// A token that no prompt and no answer of the reference holds.
+constexpr std::int32_t kNanToken = 5;
+
+/// Collective. The bundled model with NaN for that token.
+std::string nan_model(const SharedFolder& folder) {
+  if (world().rank() == 0) make_nan_checkpoint(kModel, folder.path() + "/model", kNanToken);
+  world().barrier();
+  return folder.path() + "/model";
+}
+
+/// Lines of the reference's prompts, after each one of the same length with a token that gives NaN.
+/// Collective; returns the path.
+std::string prompts_with_nan(const SharedFolder& folder, const std::vector<Golden>& golden) {
+  const std::string path = folder.path() + "/nan.jsonl";
+  if (world().rank() == 0) {
+    std::ofstream out(path);
+    for (const Golden& g : golden) {
+      std::vector<std::int32_t> ids(40, g.greedy_ids.front());  // of several pages
+      ids[2] = kNanToken;
+      out << nlohmann::json{{"prompt", g.prompt}, {"id", g.prompt}}.dump() << "\n"
+          << nlohmann::json{{"prompt_ids", ids}}.dump() << "\n";
+    }
+  }
+  world().barrier();
+  return path;
+}
+
+using NotFinite = EngineTest;
+TEST_F(NotFinite, PromptsThatGiveNanFailAndTheOthersOnTheirPagesKeepTheirBits) {
+  const SharedFolder folder;
+  const auto golden = read_golden();
+  RunConfig config = test_config();
+  config.model = nan_model(folder);
+  config.max_new_tokens = 12;
+  config.batch_size = {3};
+  config.max_pass_tokens = 16;  // prompts in chunks: rows of both kinds share passes
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    config.compute_dtype = dtype;
+    // Nine pages: each is soon used again.
+    config.kv_budget = 9 * 6 * 2 * 320 * kKvPageTokens * size_of(dtype);
+    const auto run = [&](std::unique_ptr<PromptSource> source) {
+      Played out;
+      RecordingOps::Record record;
+      Backend backend = make_backend(world(), config);
+      backend.ops =
+          std::make_unique<RecordingOps>(*backend.device, std::move(backend.ops), &record);
+      Engine engine(world(), std::move(backend), config);
+      MemorySink sink;
+      out.outcome = engine.generate({.source = source.get(),
+                                     .sink = &sink,
+                                     .lanes = config.batch_size.front(),
+                                     .options = engine.generation_options()});
+      out.results = std::move(sink.results);
+      out.logits = gather_records(record);
+      return out;
+    };
+    const auto fail = [](const std::string& message) { ADD_FAILURE() << message; };
+    const std::string path = prompts_with_nan(folder, golden);
+    const Played mixed = run(world().rank() == 0 ? prompts_from_jsonl(path, fail) : nullptr);
+    EXPECT_EQ(mixed.outcome.failed.not_finite, std::ssize(golden)) << "known on all ranks";
+    EXPECT_EQ(mixed.outcome.failed.refused, 0);
+    const Played alone = run(prompts_from_flags(texts(golden)));
+    if (world().rank() != 0) continue;
+    EXPECT_EQ(mixed.results.size(), golden.size());
+    for (const Result& r : mixed.results) {
+      ASSERT_EQ(r.index % 2, 0u) << "of a prompt that fails";
+      const Golden& g = golden[r.index / 2];
+      if (g.min_margin > (dtype == DType::kFloat32 ? 0.01 : 0.3)) {
+        EXPECT_TRUE(std::ranges::equal(r.token_ids, std::span(g.greedy_ids).first(12))) << g.prompt;
+      }
+    }
+    if (!exact_bits()) continue;
+    for (const auto& [key, row] : alone.logits) {
+      const auto other = mixed.logits.find({2 * key.first, key.second});
+      ASSERT_NE(other, mixed.logits.end());
+      ASSERT_EQ(0, std::memcmp(row.data(), other->second.data(), row.size() * sizeof(float)))
+          << name_of(dtype) << ": prompt " << key.first << ", position " << key.second;
+    }
+  }
+}
+
+TEST_F(NotFinite, PromptsThatGiveNanAreNotScoredAndTheOthersAre) {
+  const SharedFolder folder;
+  const auto golden = read_golden();
+  RunConfig config = test_config();
+  config.model = nan_model(folder);
+  config.score = true;
+  config.batch_size = {3};
+  config.max_pass_tokens = 16;
+  const std::vector<Result> results = results_of(prompts_with_nan(folder, golden), config);
+  if (world().rank() != 0) return;
+  EXPECT_EQ(results.size(), golden.size());
+  for (const Result& r : results) {
+    EXPECT_EQ(r.index % 2, 0u);
+    for (const float logprob : *r.token_logprobs) EXPECT_TRUE(std::isfinite(logprob));
+  }
 }
 
 using Work = EngineTest;

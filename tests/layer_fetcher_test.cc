@@ -145,6 +145,20 @@ TEST(LayerFetcher, UsesDeviceUnitsOfAWorldOfOneInPlaceAndWithoutSlots) {
   EXPECT_THAT(harness.log, ElementsAre());
 }
 
+TEST(LayerFetcher, GivesARecordedPassTheWeightsThatABodyGetsAndRefusesWhatTravels) {
+  FetcherHarness harness({.tiers = {D, H, D}}, nullptr);
+  std::vector<const std::byte*> given;
+  harness.fetcher->run_pass(
+      [&](int, const UnitWeights& weights) { given.push_back(weights.gathered); }, harness.compute,
+      true);
+  for (const int unit : {0, 2}) {
+    const UnitWeights weights = harness.fetcher->resident_weights(unit);
+    EXPECT_EQ(weights.layout, harness.layouts[static_cast<std::size_t>(unit)].get());
+    EXPECT_EQ(weights.gathered, given[static_cast<std::size_t>(unit)]);
+  }
+  EXPECT_THROW(harness.fetcher->resident_weights(1), Error);
+}
+
 TEST(LayerFetcher, CountsBytesByTheirWayAndTimesThem) {
   FakeCommunicator communicator(3, 1, 3);
   FetcherHarness harness({{D, H, N}, 2, 3, 1}, &communicator);  // 1, 2 and 3 pages

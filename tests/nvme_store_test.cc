@@ -5,7 +5,6 @@
 
 #include <filesystem>
 
-#include "base/file_descriptor.h"
 #include "offload/shard_file.h"
 #include "tests/shard_test_util.h"
 #include "zero_infer/backend.h"
@@ -39,10 +38,7 @@ class NvmeStoreTest : public testing::Test {
       EXPECT_EQ(arrival.bytes, units_.shard(arrival.unit)) << "unit " << arrival.unit;
     }
   }
-  ShardHeader header() const {
-    const FileDescriptor file(::open(path_.c_str(), O_RDONLY | O_CLOEXEC));
-    return read_shard_header(file.get(), path_.string());
-  }
+  ShardHeader header() const { return test::read_header(path_); }
 
   test::TemporaryDirectory directory_;
   TestUnits units_{6};

@@ -451,7 +451,7 @@ TEST_P(OpsTest, SampleTakesLongHistories) {
   expect_samples_of_the_host(*this, logits, vocabulary, vocabulary, rows, 2);
 }
 
-TEST_P(OpsTest, SampleFailsForLogitsThatAreNotNumbers) {
+TEST_P(OpsTest, SampleGivesNoIdToARowThatIsNotOfNumbers) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), kInfinity, -kInfinity}) {
     std::vector<float> host_logits(3 * 8, 1.0f);
@@ -464,12 +464,6 @@ TEST_P(OpsTest, SampleFailsForLogitsThatAreNotNumbers) {
     for (const SampleRow& kind : {SampleRow{}, {.temperature = 1}, {.target = 0}}) {
       const std::vector<SampleRow> rows(3, kind);
       ops->sample(logits.as<float>(), 8, 8, rows, results, *stream);
-      if (GetParam().exact) {
-        EXPECT_THROW(stream->synchronize(), Error);
-        stream = device->make_stream("ops");  // a stream stays failed
-        continue;
-      }
-      // A kernel cannot throw: it leaves no id, in that row only.
       stream->synchronize();
       EXPECT_EQ(results.ids[1], kNoId);
       EXPECT_TRUE(std::isnan(results.logprobs[1]));

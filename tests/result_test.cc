@@ -23,7 +23,6 @@ namespace zi {
 namespace {
 
 using nlohmann::json;
-using testing::ElementsAre;
 using testing::HasSubstr;
 
 Result generated(const std::string& id = "\"a\"") {
@@ -65,6 +64,14 @@ TEST(Result, WritesLogprobsWhenAskedFor) {
 TEST(Result, LeavesOutTheAnswerWhereNothingWasGenerated) {
   EXPECT_EQ(scored().to_json(), R"({"id":7,"rank":2,"prompt":"In the","prompt_tokens":2,)"
                                 R"("token_logprobs":[-0.1,-2.5],"perplexity":3.25})");
+}
+
+TEST(Result, WritesTheIdsOfAPromptThatWasGivenByThem) {
+  Result result = generated();
+  result.prompt_ids = {5, 0};
+  EXPECT_THAT(result.to_json(),
+              HasSubstr(R"("prompt":"In the","prompt_ids":[5,0],"prompt_tokens":2,)"));
+  EXPECT_EQ(Result::deserialize(result.serialize()).prompt_ids, result.prompt_ids);
 }
 
 TEST(Result, WritesItsIdAsTheValueThatItIs) {
@@ -147,13 +154,21 @@ class ResultFileTest : public testing::Test {
 };
 
 TEST_F(ResultFileTest, HoldsEachLineAsSoonAsItIsWritten) {
-  put("old\n");
   ResultFile file(path(), false);
-  EXPECT_EQ(content(), "");
   file.write(generated());
   EXPECT_EQ(content(), generated().to_json() + "\n");
   file.write(scored());
   EXPECT_EQ(content(), generated().to_json() + "\n" + scored().to_json() + "\n");
+}
+
+TEST_F(ResultFileTest, KeepsWhatStandsThereUntilTheFirstResult) {
+  put("old\n");
+  { const ResultFile file(path(), false); }
+  EXPECT_EQ(content(), "old\n");
+  ResultFile file(path(), false);
+  EXPECT_EQ(content(), "old\n");
+  file.write(generated());
+  EXPECT_EQ(content(), generated().to_json() + "\n");
 }
 
 TEST_F(ResultFileTest, GoesOnBehindTheLastWholeLine) {
@@ -166,22 +181,22 @@ TEST_F(ResultFileTest, GoesOnBehindTheLastWholeLine) {
   EXPECT_EQ(content(), line + scored().to_json() + "\n");
 }
 
-TEST_F(ResultFileTest, KeepsAFileOfWholeLinesAndCreatesAMissingOne) {
+TEST_F(ResultFileTest, KeepsAFileOfWholeLines) {
   testing::internal::CaptureStderr();
-  { ResultFile file(path(), true); }
-  EXPECT_EQ(content(), "");
-  put("whole\n");
-  { ResultFile file(path(), true); }
-  EXPECT_EQ(content(), "whole\n");
+  const std::string line = generated().to_json() + "\n";
+  put(line);
+  { const ResultFile file(path(), true); }
+  EXPECT_EQ(content(), line);
   EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
 }
 
 TEST_F(ResultFileTest, CutsOffAnUnfinishedLineOfAnyLength) {
+  const std::string begin = "{\"id\":";
   for (const std::size_t length : {65535u, 65536u, 65537u, 200000u}) {
-    for (const std::string& before : {std::string(), std::string("whole\n")}) {
-      put(before + std::string(length, 'x'));
+    for (const std::string& before : {std::string(), generated().to_json() + "\n"}) {
+      put(before + begin + std::string(length - begin.size(), 'x'));
       testing::internal::CaptureStderr();
-      { ResultFile file(path(), true); }
+      { const ResultFile file(path(), true); }
       testing::internal::GetCapturedStderr();
       EXPECT_EQ(content(), before) << length;
     }
@@ -189,11 +204,13 @@ TEST_F(ResultFileTest, CutsOffAnUnfinishedLineOfAnyLength) {
 }
 
 TEST_F(ResultFileTest, NamesAPathThatCannotBeWritten) {
-  for (const bool append : {false, true}) {
-    EXPECT_THAT(refusal("/nonexistent/out.jsonl", append),
-                HasSubstr("/nonexistent/out.jsonl: cannot be opened for writing: No such file"));
-    EXPECT_THAT(refusal(directory_, append), HasSubstr("this is a directory"));
+  for (const bool resume : {false, true}) {
+    EXPECT_THAT(refusal("/nonexistent/out.jsonl", resume),
+                HasSubstr("/nonexistent/out.jsonl: --output cannot be written: No such file"));
+    EXPECT_THAT(refusal(directory_, resume),
+                HasSubstr("--output cannot be written: Is a directory"));
   }
+  EXPECT_THAT(refusal("/dev/null", true), HasSubstr("--resume needs a regular file as --output"));
 }
 
 TEST_F(ResultFileTest, SaysWhenTheDiskIsFull) {
@@ -202,7 +219,7 @@ TEST_F(ResultFileTest, SaysWhenTheDiskIsFull) {
     file.write(generated());
     FAIL() << "wrote to a full device";
   } catch (const IoError& error) {
-    EXPECT_THAT(error.what(), HasSubstr("/dev/full: writing a result failed: No space left"));
+    EXPECT_THAT(error.what(), HasSubstr("/dev/full: --output cannot be written: No space left"));
   }
 }
 
@@ -259,44 +276,80 @@ TEST_F(ResultFileTest, WaitsForASlowReaderOfANonBlockingPipe) {
   EXPECT_EQ(received, result.to_json() + "\n");
 }
 
-TEST_F(ResultFileTest, KnowsTheFinishedIds) {
+TEST_F(ResultFileTest, KnowsTheFinishedPrompts) {
+  Result by_ids = generated("17");
+  by_ids.prompt_ids = {5, 6};
   {
     ResultFile file(path(), false);
+    EXPECT_EQ(file.finished(), nullptr);
     file.write(generated("\"a\""));
-    file.write(generated("17"));
+    file.write(by_ids);
     file.write(generated("\"é\\n\""));
     file.write(scored());
   }
   put(content() + R"({"id":"half")");
+  testing::internal::CaptureStderr();
+  const ResultFile file(path(), true);
+  testing::internal::GetCapturedStderr();
+  const auto done = file.finished();
   std::vector<std::string> ids;
-  for (const auto& [id, prompt] : finished_prompts(path())) ids.push_back(id);
-  EXPECT_THAT(ids, ElementsAre("\"a\"", "\"é\\n\"", "17", "7"));
-  EXPECT_EQ(finished_prompts(path()).at("17").prompt, generated("17").prompt);
-  EXPECT_THAT(finished_prompts(directory_ / "none.jsonl"), testing::IsEmpty());
-  EXPECT_THAT(finished_prompts("-"), testing::IsEmpty());
+  for (const auto& [id, prompt] : done->by_id) ids.push_back(id);
+  EXPECT_THAT(ids, testing::UnorderedElementsAre("\"a\"", "\"é\\n\"", "17", "7"));
+  Prompt asked;
+  asked.text = by_ids.prompt;
+  EXPECT_TRUE(done->by_id.at("\"a\"").answers(asked));
+  EXPECT_FALSE(done->by_id.at("17").answers(asked));
+  asked.text.reset();
+  asked.ids = by_ids.prompt_ids;
+  EXPECT_TRUE(done->by_id.at("17").answers(asked));
+  EXPECT_EQ(done->generated_line, 1u);
+  EXPECT_EQ(done->scored_line, 4u);
 }
 
-TEST_F(ResultFileTest, RefusesToResumeAForeignFile) {
+TEST_F(ResultFileTest, MixesNoScoresWithGeneratedText) {
+  const auto kind = [this](const Result& result, bool score, std::int64_t logprobs) -> std::string {
+    put(result.to_json() + "\n");
+    const ResultFile file(path(), true);
+    testing::internal::CaptureStderr();
+    try {
+      file.finished()->check_kind(score, logprobs, "out.jsonl");
+    } catch (const ConfigError& error) {
+      testing::internal::GetCapturedStderr();
+      return error.what();
+    }
+    return testing::internal::GetCapturedStderr();
+  };
+  Result two_best = generated();
+  two_best.logprobs = {{7, -0.1f, {{7, -0.1f}, {9, -3.0f}}}, {8, -1.5f, {{8, -1.5f}, {9, -3.0f}}}};
+  EXPECT_EQ(kind(generated(), false, 0), "");
+  EXPECT_EQ(kind(scored(), true, 0), "");
+  EXPECT_EQ(kind(two_best, false, 2), "");
+  EXPECT_THAT(kind(generated(), true, 0),
+              HasSubstr("out.jsonl:1 was written without --score, this job runs with it"));
+  EXPECT_THAT(kind(scored(), false, 0),
+              HasSubstr("out.jsonl:1 was written with --score, this job runs without it"));
+  EXPECT_THAT(kind(two_best, false, 0), HasSubstr("written with --logprobs 2"));
+  EXPECT_THAT(kind(generated(), false, 2), HasSubstr("written with --logprobs 0"));
+}
+
+TEST_F(ResultFileTest, RefusesToResumeAForeignFileAndLeavesItAlone) {
   for (const std::string foreign :
        {"some text", "{\"no\": 1}", "[]", "{\"id\": 1.5}", "{\"id\": 3}"}) {
     const std::string ours = generated("1").to_json() + "\n";
-    put(ours + foreign + "\n" + ours);
+    const std::string text = ours + foreign + "\n" + ours + "a cut line";
+    put(text);
     try {
-      finished_prompts(path());
+      const ResultFile file(path(), true);
       ADD_FAILURE() << foreign;
     } catch (const PromptError& error) {
       EXPECT_THAT(error.what(),
                   HasSubstr(path().string() + ":2 is not a line that zero-infer wrote"));
     }
+    EXPECT_EQ(content(), text);
   }
-  EXPECT_THROW(finished_prompts(directory_), IoError);
   put("important notes without a newline");
-  EXPECT_THROW(finished_prompts(path()), PromptError);
-}
-
-TEST_F(ResultFileTest, LetsOneJobWriteAFileAtATime) {
-  const ResultFile first(path(), false);
-  EXPECT_THROW(ResultFile(path(), true), IoError);
+  EXPECT_THROW(ResultFile(path(), true), PromptError);
+  EXPECT_EQ(content(), "important notes without a newline");
 }
 
 }  // namespace

@@ -213,12 +213,18 @@ TEST(Sampler, StaysGreedyAtATinyTemperatureAndEvenAtAHugeOne) {
   EXPECT_EQ(frequencies({1, 2, 300}, {.temperature = 1e30f}, 500).size(), 3u);
 }
 
-TEST(Sampler, RefusesRowsThatAreNotNumbers) {
+TEST(Sampler, GivesNoIdForRowsThatAreNotNumbers) {
   for (const SampleRow& row : {SampleRow{}, SampleRow{.temperature = 1}, SampleRow{.target = 0}}) {
-    EXPECT_THROW(sample({1, kNaN, 2}, row), Error);
-    EXPECT_THROW(sample({kNaN, 1}, row), Error);
-    EXPECT_THROW(sample({1, kInfinity}, row), Error);
-    EXPECT_THROW(sample({-kInfinity, -kInfinity}, row), Error);
+    for (const std::vector<float>& logits :
+         {std::vector<float>{1, kNaN, 2}, {kNaN, 1}, {1, kInfinity}, {-kInfinity, -kInfinity}}) {
+      std::vector<std::int32_t> top_ids(2, 7);
+      std::vector<float> top_logprobs(2, 7);
+      const Sampled sampled = sample_row(logits, row, top_ids, top_logprobs);
+      EXPECT_EQ(sampled.id, kNoId);
+      EXPECT_TRUE(std::isnan(sampled.logprob));
+      EXPECT_EQ(top_ids, (std::vector<std::int32_t>{-1, -1}));
+      EXPECT_EQ(top_logprobs, (std::vector<float>{-kInfinity, -kInfinity}));
+    }
     EXPECT_THROW(sample({}, row), Error);
   }
 }

@@ -5,13 +5,11 @@
 #include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
 #include <xxhash.h>
 
 #include <csignal>
 #include <fstream>
-#include <iterator>
+#include <sstream>
 
 #include "base/file_descriptor.h"
 #include "tests/shard_test_util.h"
@@ -20,32 +18,16 @@
 namespace zi {
 namespace {
 
+using test::contents;
 using test::files_in;
 using test::flip_byte;
 using test::message_of;
+using test::read_header;
 using test::TestUnits;
 using testing::AllOf;
 using testing::HasSubstr;
 using testing::Not;
 namespace fs = std::filesystem;
-
-std::vector<std::byte> contents(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  const std::string text{std::istreambuf_iterator<char>(in), {}};
-  const auto* begin = reinterpret_cast<const std::byte*>(text.data());
-  return {begin, begin + text.size()};
-}
-
-void overwrite_start(const fs::path& path, std::span<const std::byte> bytes) {
-  std::fstream out(path, std::ios::binary | std::ios::in | std::ios::out);
-  out.write(reinterpret_cast<const char*>(bytes.data()),
-            static_cast<std::streamsize>(bytes.size()));
-}
-
-ShardHeader read_header(const fs::path& path) {
-  const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  return read_shard_header(file.get(), path.string());
-}
 
 class ShardFile : public testing::Test {
  protected:
@@ -147,82 +129,6 @@ TEST_F(ShardFile, WithAShardOfAnotherSizeIsRefused) {
   const TestUnits other(4, 500);
   EXPECT_THAT(message_of<IoError>([&] { other.prepare(directory()); }),
               AllOf(HasSubstr("bytes of unit 0, this job needs"), HasSubstr("remove it")));
-}
-
-TEST_F(ShardFile, WithAnyByteOfTheHeaderFlippedIsRefused) {
-  const fs::path path = units_.prepare(directory());
-  const std::size_t header_bytes = read_header(path).header_bytes;
-  for (std::size_t i = 0; i < header_bytes; i += i < 400 ? 1 : 97) {
-    flip_byte(path, i);
-    const std::string message = failure_of_prepare();
-    EXPECT_THAT(message, HasSubstr(path.string())) << i;
-    if (i < 8) {
-      EXPECT_THAT(message, HasSubstr("is no shard file"));
-    }
-    if (i == 8) {
-      EXPECT_THAT(message, HasSubstr("version 17"));
-    }
-    if (i == 12) {
-      EXPECT_THAT(message, HasSubstr("byte order"));
-    }
-    if (i > 24) {
-      EXPECT_THAT(message, HasSubstr("its checksum differs"));
-    }
-    flip_byte(path, i);
-  }
-  EXPECT_EQ(failure_of_prepare(), "nothing was thrown");
-}
-
-TEST_F(ShardFile, WithAWrongFieldUnderARightChecksumIsRefusedWithoutHarm) {
-  const fs::path path = units_.prepare(directory());
-  const std::size_t header_bytes = read_header(path).header_bytes;
-  const std::size_t file_bytes = fs::file_size(path);
-  std::vector<std::byte> good = contents(path);
-  good.resize(header_bytes);
-  int refused = 0;
-  for (std::size_t i = 16; i < 160; ++i) {
-    for (const int value : {0x00, 0x01, 0x7f, 0xff}) {
-      std::vector<std::byte> bytes = good;
-      bytes[i] = static_cast<std::byte>(value);
-      const std::uint64_t checksum = XXH3_64bits(bytes.data(), header_bytes - 8);
-      for (std::size_t b = 0; b < 8; ++b) {
-        bytes[header_bytes - 8 + b] = static_cast<std::byte>(checksum >> (8 * b));
-      }
-      overwrite_start(path, bytes);
-      const std::string message = message_of<IoError>([&] {
-        const ShardHeader header = read_header(path);
-        for (const ShardUnit& unit : header.units) {
-          const ShardExtent last = header.extent(unit, header.extent_count(unit) - 1);
-          EXPECT_LE(last.offset + last.bytes, file_bytes);
-        }
-      });
-      if (message != "nothing was thrown") {
-        EXPECT_THAT(message, HasSubstr(path.string()));
-        ++refused;
-      }
-    }
-  }
-  EXPECT_GT(refused, 200);
-}
-
-TEST_F(ShardFile, ThatIsCutShortIsRefusedAtAnyLength) {
-  const fs::path path = units_.prepare(directory());
-  const std::size_t size = fs::file_size(path);
-  for (const std::size_t cut : {size - 1, size - 4096, size / 2, std::size_t{4096}}) {
-    fs::resize_file(path, cut);
-    EXPECT_THAT(failure_of_prepare(), AllOf(HasSubstr(path.string()), HasSubstr("cut short"),
-                                            HasSubstr(std::to_string(cut))));
-  }
-  for (const std::size_t cut : {4000, 60, 8, 0}) {
-    fs::resize_file(path, cut);
-    EXPECT_THAT(failure_of_prepare(), HasSubstr(path.string()));
-  }
-}
-
-TEST_F(ShardFile, ThatGrewIsRefused) {
-  const fs::path path = units_.prepare(directory());
-  fs::resize_file(path, fs::file_size(path) + 4096);
-  EXPECT_THAT(failure_of_prepare(), HasSubstr("damaged"));
 }
 
 TEST_F(ShardFile, IsNotWrittenByTwoJobsAtOnce) {
@@ -337,7 +243,12 @@ TEST_F(ShardFile, OfOtherWeightsIsNamedOnceByRank0WhenItWritesItsOwn) {
   const auto said_by = [&](const TestUnits& units) {
     testing::internal::CaptureStderr();
     units.prepare(directory());
-    return testing::internal::GetCapturedStderr();
+    std::istringstream lines(testing::internal::GetCapturedStderr());
+    std::string said;
+    for (std::string line; std::getline(lines, line);) {
+      if (line.find("also holds") != std::string::npos) said += line + "\n";
+    }
+    return said;
   };
   units_.key.rank = 0;
   EXPECT_EQ(said_by(units_), "") << "nothing else is there";

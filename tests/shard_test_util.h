@@ -11,13 +11,16 @@
 #include <cstring>
 #include <deque>
 #include <filesystem>
+#include <fstream>
 #include <functional>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <system_error>
 #include <utility>
 #include <vector>
 
+#include "base/file_descriptor.h"
 #include "offload/nvme_store.h"
 #include "offload/shard_writer.h"
 #include "temporary_directory.h"
@@ -38,6 +41,18 @@ inline std::vector<std::string> files_in(const std::filesystem::path& folder) {
   }
   std::ranges::sort(names);
   return names;
+}
+
+inline std::vector<std::byte> contents(const std::filesystem::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  const std::string text{std::istreambuf_iterator<char>(in), {}};
+  const auto* begin = reinterpret_cast<const std::byte*>(text.data());
+  return {begin, begin + text.size()};
+}
+
+inline ShardHeader read_header(const std::filesystem::path& path) {
+  const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  return read_shard_header(file.get(), path.string());
 }
 
 /// Weights that are a function of the tensor's name and the element's index. `on_read` runs before

@@ -160,8 +160,8 @@ class Ops {
 
   /// Draws a token from each of `rows.size()` rows of logits (rows, ld), among the ids below
   /// `vocabulary` (log-probabilities are over those ids too). `rows` and their histories
-  /// are copied before returning. Logits that are NaN or infinite fail the stream, or give the id
-  /// kNoId where the host cannot be told otherwise.
+  /// are copied before returning. A row that holds NaN or +infinity, or nothing but -infinity, gets
+  /// the id kNoId and a log-probability of NaN; the other rows are drawn all the same.
   virtual void sample(const float* logits, std::int64_t ld, std::int64_t vocabulary,
                       std::span<const SampleRow> rows, const SampleResults& results,
                       Stream& stream) = 0;

@@ -74,7 +74,8 @@ struct LimitsOptions {
 /// What the command line asks for.
 struct CommandLine {
   Command command = Command::kRun;
-  RunConfig config;  // of a run and of a plan
+  RunConfig config;                        // of a run and of a plan
+  std::optional<std::string> config_file;  // --config, which is in `config` already
   PlanOptions plan;
   LimitsOptions limits;
   bool exit_now = false;  // --help or --version was asked for: print `text` and leave with 0

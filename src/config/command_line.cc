@@ -204,9 +204,8 @@ CommandLine parse_command_line(int argc, const char* const* argv) {
   }
   flags.read_command_flags(line);
   if (line.command == Command::kLimits) return line;
-  if (const std::optional<std::string> yaml = flags.config()) {
-    line.config = load_run_config(*yaml);
-  }
+  line.config_file = flags.config();
+  if (line.config_file) line.config = load_run_config(*line.config_file);
   apply_level(line.config, flags.level());
   check(line.config, line.command);
   return line;

@@ -159,28 +159,7 @@ void check_prompts(const RunConfig& config) {
         "--logprobs stand in the JSON output only: give --output FILE.jsonl, or `-` for standard "
         "output");
   }
-  if (config.prompts && config.output && *config.prompts != "-" &&
-      std::filesystem::path(*config.prompts).lexically_normal() ==
-          std::filesystem::path(*config.output).lexically_normal()) {
-    refuse(fmt::format("--prompts and --output are the same file, {}; give the output another name",
-                       *config.prompts));
-  }
-}
-
-/// A trace over the prompts or the results would destroy them.
-void check_trace(const RunConfig& config) {
-  if (!config.trace) return;
-  if (*config.trace == "-") refuse("--trace - is no file; give --trace FILE.json");
-  const auto same = [&config](const std::optional<std::string>& other) {
-    return other && std::filesystem::path(*other).lexically_normal() ==
-                        std::filesystem::path(*config.trace).lexically_normal();
-  };
-  for (const auto& [flag, path] :
-       {std::pair("--prompts", config.prompts), std::pair("--output", config.output)}) {
-    if (!same(path)) continue;
-    refuse(fmt::format("{} and --trace are the same file, {}; give the trace another name", flag,
-                       *config.trace));
-  }
+  if (config.trace == "-") refuse("--trace - is no file; give --trace FILE.json");
 }
 
 void check_score(const RunConfig& config) {
@@ -218,7 +197,6 @@ void check(const RunConfig& config, Command command) {
   check_batch(config, command);
   if (command == Command::kPlan) return;
   check_prompts(config);
-  check_trace(config);
   check_score(config);
   if (config.resume && (!config.output || *config.output == "-")) {
     refuse("--resume needs --output FILE.jsonl, the file whose finished prompts are skipped");

@@ -74,10 +74,18 @@ void Engine::make_runner(Buffer slots) {
         config_.score
             ? open_.model->config().vocabulary
             : std::min<std::int64_t>(tokenizer_->size(), open_.model->config().vocabulary);
-    runner_ = std::make_unique<PassRunner>(*backend_->device, *backend_->ops,
-                                           backend_->communicator.get(), *open_.model, *weights_,
-                                           *plan_, world_->rank(), world_->size(), vocabulary,
-                                           static_cast<int>(config_.logprobs), std::move(slots));
+    runner_ =
+        std::make_unique<PassRunner>(PassRunner::Parts{.device = *backend_->device,
+                                                       .ops = *backend_->ops,
+                                                       .communicator = backend_->communicator.get(),
+                                                       .model = *open_.model,
+                                                       .weights = *weights_,
+                                                       .plan = *plan_,
+                                                       .rank = world_->rank(),
+                                                       .world = world_->size(),
+                                                       .vocabulary = vocabulary,
+                                                       .top = static_cast<int>(config_.logprobs)},
+                                     std::move(slots));
   });
 }
 
@@ -185,7 +193,7 @@ Engine::Outcome Engine::generate(const Job& job) {
   Outcome outcome;
   outcome.signal = generator.run();
   if (job.on_pass) runner_->observe({});
-  outcome.failed_prompts = generator.failed_prompts();
+  outcome.failed = generator.failed_prompts();
   outcome.stats = generator.stats();
   outcome.fetched = runner_->take_fetch_stats();
   return outcome;

@@ -42,7 +42,7 @@ class Engine {
   };
   struct Outcome {
     int signal = 0;
-    std::int64_t failed_prompts = 0;
+    FailedPrompts failed;   // of all ranks
     GenerationStats stats;  // of this rank
     FetchStats fetched;     // of this rank
   };

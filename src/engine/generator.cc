@@ -42,6 +42,15 @@ GenerationOptions GenerationOptions::from(const RunConfig& c) {
   return o;
 }
 
+std::string advice_for_not_finite(DType compute_dtype) {
+  if (compute_dtype == DType::kFloat32) {
+    return "products are float32 already, so weights that are NaN, infinite or damaged are likely";
+  }
+  return fmt::format(
+      "{} overflows in the model, or weights are damaged; try --compute-dtype float32",
+      name_of(compute_dtype));
+}
+
 Generator::Generator(PassRunner& runner, WorkExchange& exchange, const Tokenizer& tokenizer,
                      const MemoryPlan& plan, std::int64_t lanes, int rank,
                      GenerationOptions options, std::function<int()> stop_signal)
@@ -62,14 +71,14 @@ int Generator::run() {
                                                     .active = scheduler_.active(),
                                                     .prefilling = scheduler_.prefilling(),
                                                     .ending = ending(),
-                                                    .failed_prompts = stats_.failed_prompts,
+                                                    .failed = stats_.failed,
                                                     .signal = stop_signal_()},
                                                    outbox_);
     outbox_.clear();
     for (Prompt& prompt : turn.prompts) admit(std::move(prompt));
     if (turn.leave) {
       signal = turn.signal;
-      all_failed_ = turn.failed_prompts;
+      all_failed_ = turn.failed;
       break;
     }
     if (turn.run) run_pass(turn);
@@ -87,6 +96,7 @@ int Generator::run() {
 
 void Generator::admit(Prompt prompt) {
   const std::string where = prompt.where;
+  const std::uint64_t index = prompt.index;
   try {
     Sequence* const s = scheduler_.admit(make_sequence(std::move(prompt)));
     if (options_.stream_text && !options_.score) {
@@ -94,7 +104,8 @@ void Generator::admit(Prompt prompt) {
     }
   } catch (const PromptError& error) {
     log_error(fmt::format("{}: {}", where, error.what()));
-    ++stats_.failed_prompts;
+    ++stats_.failed.refused;
+    append_event(outbox_, {OutputEvent::Kind::kFailed, index, rank_, ""});
   }
 }
 
@@ -181,15 +192,22 @@ void Generator::run_pass(const WorkExchange::Turn& turn) {
         std::max<std::int64_t>(0, std::min(c.first + c.count, c.sequence->prompt_tokens) - c.first);
   }
   for (std::size_t i = 0; i < owners.size(); ++i) {
+    Sequence& s = *owners[i];
+    s.not_finite = s.not_finite || runner_->results().ids[i] == kNoId;
+    if (s.not_finite) continue;
     if (options_.score) {
-      take_score(*owners[i], i);
+      take_score(s, i);
     } else {
-      take_token(*owners[i], i);
+      take_token(s, i);
     }
   }
   for (const Chunk& c : chunks) {
     const bool scored = options_.score && c.last();
-    if (scored || !c.sequence->finish_reason.empty()) finish(*c.sequence);
+    if (c.sequence->not_finite) {
+      fail(*c.sequence);
+    } else if (scored || !c.sequence->finish_reason.empty()) {
+      finish(*c.sequence);
+    }
   }
 }
 
@@ -246,6 +264,7 @@ void Generator::finish(Sequence& s) {
   r.id = done->prompt.id;
   r.rank = rank_;
   r.prompt = done->prompt_text;
+  r.prompt_ids = std::move(done->prompt.ids);
   r.prompt_tokens = done->prompt_tokens;
   r.text = std::move(done->text);
   r.token_ids.assign(done->tokens.begin() + done->prompt_tokens, done->tokens.end());
@@ -261,6 +280,18 @@ void Generator::finish(Sequence& s) {
   }
   ++stats_.sequences;
   append_event(outbox_, {OutputEvent::Kind::kFinished, r.index, rank_, r.serialize()});
+}
+
+void Generator::fail(Sequence& s) {
+  const std::unique_ptr<Sequence> failed = scheduler_.retire(&s);
+  const std::string after = options_.score
+                                ? "of its tokens"
+                                : fmt::format("after its {} prompt tokens and {} new ones",
+                                              failed->prompt_tokens, failed->new_tokens());
+  log_error(fmt::format("{}: the model's logits {} hold NaN or infinity; it has no result",
+                        failed->prompt.where, after));
+  ++stats_.failed.not_finite;
+  append_event(outbox_, {OutputEvent::Kind::kFailed, failed->prompt.index, rank_, ""});
 }
 
 }  // namespace zi

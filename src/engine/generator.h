@@ -10,6 +10,7 @@
 #include "engine/scheduler.h"
 #include "engine/work_exchange.h"
 #include "text/tokenizer.h"
+#include "zero_infer/dtype.h"
 #include "zero_infer/run_config.h"
 
 namespace zi {
@@ -28,13 +29,16 @@ struct GenerationOptions {
   static GenerationOptions from(const RunConfig& config);
 };
 
+/// What to do when a model gives NaN or infinity at products of this type.
+std::string advice_for_not_finite(DType compute_dtype);
+
 /// What a rank did.
 struct GenerationStats {
   std::int64_t passes = 0;       // of the whole job: every rank counts the same ones
   std::int64_t prompt_rows = 0;  // rows that were prompt tokens, recomputed ones included
   std::int64_t new_tokens = 0;
   std::int64_t sequences = 0;
-  std::int64_t failed_prompts = 0;
+  FailedPrompts failed;
   std::int64_t set_backs = 0;
   double seconds = 0;       // at work
   double idle_seconds = 0;  // no rank had a prompt: a slow pipe
@@ -53,8 +57,8 @@ class Generator {
   /// or 0.
   int run();
   const GenerationStats& stats() const { return stats_; }
-  /// Prompts that could not be used, of all ranks; valid after `run`.
-  std::int64_t failed_prompts() const { return all_failed_; }
+  /// Of all ranks; valid after `run`.
+  const FailedPrompts& failed_prompts() const { return all_failed_; }
 
  private:
   void admit(Prompt prompt);
@@ -68,6 +72,8 @@ class Generator {
   void take_score(Sequence& s, std::size_t row);
   void append_text(Sequence& s, const std::string& more);
   void finish(Sequence& s);
+  /// Frees the lane of a sequence that ends without a result.
+  void fail(Sequence& s);
 
   PassRunner* runner_;
   WorkExchange* exchange_;
@@ -77,7 +83,7 @@ class Generator {
   GenerationOptions options_;
   std::function<int()> stop_signal_;
   GenerationStats stats_;
-  std::int64_t all_failed_ = 0;
+  FailedPrompts all_failed_;
   std::string outbox_;
 
   // Of the pass being run; kept to spare allocations.

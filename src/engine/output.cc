@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <utility>
 
 #include "base/system_error.h"
 #include "zero_infer/error.h"
@@ -67,10 +68,10 @@ std::vector<OutputEvent> read_events(std::string_view bytes) {
 
 void OutputSink::started(std::uint64_t, int, const std::string&) {}
 void OutputSink::text(std::uint64_t, const std::string&) {}
+void OutputSink::failed(std::uint64_t) {}
 
-JsonlSink::JsonlSink(const std::filesystem::path& path, bool append,
-                     std::optional<std::uint64_t> total, bool show_progress)
-    : file_(path, append),
+JsonlSink::JsonlSink(ResultFile file, std::optional<std::uint64_t> total, bool show_progress)
+    : file_(std::move(file)),
       progress_("sequences", static_cast<std::size_t>(total.value_or(0)), Progress::Unit::kItems,
                 show_progress) {}
 
@@ -78,6 +79,8 @@ void JsonlSink::finished(const Result& result) {
   file_.write(result);
   progress_.add(1);
 }
+
+void JsonlSink::failed(std::uint64_t) { progress_.add(1); }
 
 void ConsoleSink::started(std::uint64_t index, int rank, const std::string& prompt) {
   // A sequence that starts behind the one on the screen waits its turn, even with a lower index:
@@ -106,6 +109,14 @@ void ConsoleSink::finished(const Result& result) {
   Open& open = open_[result.index];
   open.finished = true;
   open.suffix = suffix_of(result);
+  print_front();
+}
+
+void ConsoleSink::failed(std::uint64_t index) {
+  const auto found = open_.find(index);
+  if (found == open_.end()) return;
+  found->second.finished = true;
+  found->second.suffix = "  (failed)\n";
   print_front();
 }
 

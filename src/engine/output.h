@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,11 +15,11 @@ namespace zi {
 
 /// What ranks tell rank 0 about their sequences, in the order in which it happened.
 struct OutputEvent {
-  enum class Kind : std::uint8_t { kStarted, kText, kFinished };
+  enum class Kind : std::uint8_t { kStarted, kText, kFinished, kFailed };
   Kind kind = Kind::kText;
   std::uint64_t index = 0;  // of the prompt
   int rank = 0;
-  std::string body;  // the prompt, new whole characters, or Result::serialize()
+  std::string body;  // the prompt, new whole characters, Result::serialize(), or nothing
 };
 
 /// Events as bytes for the trip to rank 0, and back (throws Error when damaged).
@@ -34,14 +35,16 @@ class OutputSink {
   virtual void started(std::uint64_t index, int rank, const std::string& prompt);
   virtual void text(std::uint64_t index, const std::string& text);
   virtual void finished(const Result& result) = 0;
+  /// It ends without a result, started or not; its rank has said why.
+  virtual void failed(std::uint64_t index);
 };
 
 /// One JSON object a line, on its way to the disk before the next pass; shows progress on stderr.
 class JsonlSink final : public OutputSink {
  public:
-  JsonlSink(const std::filesystem::path& path, bool append, std::optional<std::uint64_t> total,
-            bool show_progress);
+  JsonlSink(ResultFile file, std::optional<std::uint64_t> total, bool show_progress);
   void finished(const Result& result) override;
+  void failed(std::uint64_t index) override;
 
  private:
   ResultFile file_;
@@ -57,6 +60,7 @@ class ConsoleSink final : public OutputSink {
   void started(std::uint64_t index, int rank, const std::string& prompt) override;
   void text(std::uint64_t index, const std::string& text) override;
   void finished(const Result& result) override;
+  void failed(std::uint64_t index) override;
 
  private:
   struct Open {

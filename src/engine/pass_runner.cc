@@ -16,44 +16,47 @@ constexpr std::size_t kMostGraphs = 64;
 
 }  // namespace
 
-PassRunner::PassRunner(Device& device, Ops& ops, Communicator* communicator, Model& model,
-                       const ModelWeights& weights, const MemoryPlan& plan, int rank, int world,
-                       std::int64_t vocabulary, int top, Buffer slots)
-    : device_(&device),
-      ops_(&ops),
-      model_(&model),
-      weights_(&weights),
-      plan_(&plan),
-      vocabulary_(vocabulary),
-      kv_(device.allocate(plan.kv)),
-      workspace_(device.allocate(plan.workspace)),
-      head_workspace_(device.allocate(plan.head_workspace)),
-      inputs_(device, PassInputs::shape_of(plan, model.config())),
-      compute_(device.make_stream("compute")),
-      exchange_(device.make_stream("gather", StreamPriority::kFirst)) {
-  const auto rows = static_cast<std::size_t>(plan.pass_tokens);
+PassRunner::PassRunner(const Parts& parts, Buffer slots)
+    : device_(&parts.device),
+      ops_(&parts.ops),
+      model_(&parts.model),
+      weights_(&parts.weights),
+      plan_(&parts.plan),
+      vocabulary_(parts.vocabulary),
+      kv_(device_->allocate(plan_->kv)),
+      workspace_(device_->allocate(plan_->workspace)),
+      head_workspace_(device_->allocate(plan_->head_workspace)),
+      inputs_(*device_, PassInputs::shape_of(*plan_, model_->config())),
+      compute_(device_->make_stream("compute")),
+      exchange_(device_->make_stream("gather", StreamPriority::kFirst)) {
+  allocate_results(parts.top);
+  const ModelSpec& spec = model_->spec();
+  if (parts.world == 1 && spec.head.matrices.front().name == spec.embedding.name) {
+    embedding_ = plan_->head.front().own(0, weights_->head_shard(), parts.rank).data;
+  }
+  model_->bind(*ops_, plan_->compute_dtype, workspace_.data(), plan_->pass_tokens, parts.world,
+               weights_->model_vectors(), *device_, *compute_);
+  head_ = std::make_unique<VocabularyHead>(
+      *device_, *ops_, *model_, parts.communicator, *plan_, parts.rank, parts.world,
+      VocabularyHead::Weights{weights_->head_shard(), weights_->head_vectors()},
+      head_workspace_.data(), *exchange_);
+  std::vector<const PartitionLayout*> layouts;
+  for (const PartitionLayout& layout : plan_->blocks) layouts.push_back(&layout);
+  fetcher_ = std::make_unique<LayerFetcher>(*device_, parts.communicator, parts.rank, layouts,
+                                            weights_->stores(), plan_->slot_count, *exchange_,
+                                            std::move(slots));
+  timer_.emplace(*device_, *compute_, *fetcher_);
+}
+
+void PassRunner::allocate_results(int top) {
+  const auto rows = static_cast<std::size_t>(plan_->pass_tokens);
   const auto tops = rows * static_cast<std::size_t>(top);
-  results_memory_ = device.allocate_pinned(results_bytes(plan.pass_tokens, top));
+  results_memory_ = device_->allocate_pinned(results_bytes(plan_->pass_tokens, top));
   results_.ids = results_memory_.as<std::int32_t>();
   results_.logprobs = results_memory_.as<float>() + rows;
   results_.top = top;
   results_.top_ids = results_memory_.as<std::int32_t>() + 2 * rows;
   results_.top_logprobs = results_memory_.as<float>() + 2 * rows + tops;
-
-  const ModelSpec& spec = model.spec();
-  if (world == 1 && spec.head.matrices.front().name == spec.embedding.name) {
-    embedding_ = plan.head.front().own(0, weights.head_shard(), rank).data;
-  }
-  model.bind(ops, plan.compute_dtype, workspace_.data(), plan.pass_tokens, world,
-             weights.model_vectors(), device, *compute_);
-  head_ = std::make_unique<VocabularyHead>(
-      device, ops, model, communicator, plan, rank, world,
-      VocabularyHead::Weights{weights.head_shard(), weights.head_vectors()}, head_workspace_.data(),
-      *exchange_);
-  std::vector<const PartitionLayout*> layouts;
-  for (const PartitionLayout& layout : plan.blocks) layouts.push_back(&layout);
-  fetcher_ = std::make_unique<LayerFetcher>(device, communicator, rank, layouts, weights.stores(),
-                                            plan.slot_count, *exchange_, std::move(slots));
 }
 
 std::size_t PassRunner::results_bytes(std::int64_t pass_tokens, std::int64_t top) {
@@ -126,17 +129,17 @@ void PassRunner::run_block(int unit, const UnitWeights& weights) {
 void PassRunner::run_blocks(const Request& request) {
   const bool idle = request.chunks.empty();
   if (!idle) embed();
-  record(&TimedPass::blocks);
+  timer_->mark(PassTimer::Point::kBlocks);
   fetcher_->run_pass(
       [&](int unit, const UnitWeights& weights) {
-        if (observer_) device_->mark_begin(fmt::format("unit {}", unit));
+        timer_->begin_unit(unit);
         if (!idle) run_block(unit, weights);
-        if (observer_) device_->mark_end();
+        timer_->end_unit();
       },
       *compute_, request.last,
       // Its exchange goes in front of the next pass's gathers, on every rank.
       [&] {
-        record(&TimedPass::head);
+        timer_->mark(PassTimer::Point::kHead);
         run_head(request);
       });
 }
@@ -172,9 +175,8 @@ Graph* PassRunner::decoding_graph(const Request& request) {
   if (found->second == nullptr) {
     found->second = record([&] {
       embed();
-      for (std::size_t b = 0; b < plan_->blocks.size(); ++b) {
-        const int unit = static_cast<int>(b);
-        run_block(unit, {&plan_->blocks[b], weights_->stores()[b]->resident(unit)});
+      for (int unit = 0; unit < static_cast<int>(plan_->blocks.size()); ++unit) {
+        run_block(unit, fetcher_->resident_weights(unit));
       }
       head_->logits(inputs_.logits_rows(), rows, rows, *compute_);
     });
@@ -183,83 +185,30 @@ Graph* PassRunner::decoding_graph(const Request& request) {
 }
 
 void PassRunner::enqueue(const Request& request) {
-  record(&TimedPass::begin);
+  timer_->mark(PassTimer::Point::kEmbed);
   if (!request.chunks.empty()) upload(request);
   if (Graph* const graph = decoding_graph(request)) {
-    record(&TimedPass::blocks);
+    timer_->mark(PassTimer::Point::kBlocks);
     fetcher_->run_pass({}, *compute_, request.last);  // nothing travels: it counts the pass
     graph->launch(*compute_);
-    record(&TimedPass::head);
-    if (observer_) timed_[(timed_passes_ - 1) % 2].replayed = true;
+    timer_->mark(PassTimer::Point::kHead);
+    timer_->replayed();
     sample(request, head_->last_logits(), 0, static_cast<std::int64_t>(request.samples.size()));
   } else {
     run_blocks(request);
   }
-  record(&TimedPass::end);
+  timer_->mark(PassTimer::Point::kEnd);
 }
 
 void PassRunner::run(const Request& request) {
-  if (observer_) start_timing(request);
+  timer_->begin_pass(request.chunks);
   enqueue(request);
-  // While the device is at work.
-  if (timed_passes_ > delivered_ + 1) deliver(delivered_);
+  timer_->deliver_earlier();  // while the device is at work
   compute_->synchronize();
-  if (observer_) {
-    timed_[(timed_passes_ - 1) % 2].times.host.end = host_seconds();
-    device_->mark_end();
-  }
-  for (std::size_t i = 0; i < request.samples.size(); ++i) {
-    if (results_.ids[i] != kNoId) continue;
-    throw Error(
-        "the logits of a token hold NaN or infinity; the weights are damaged or the compute type "
-        "overflows, try --compute-dtype float32");
-  }
+  timer_->end_pass();
 }
 
-void PassRunner::observe(PassObserver observer) {
-  while (delivered_ < timed_passes_) deliver(delivered_);
-  observer_ = std::move(observer);
-  timed_passes_ = delivered_ = 0;
-  fetcher_->time_units(static_cast<bool>(observer_));
-  if (!observer_) return;
-  clock_.emplace(*device_, *compute_);
-  for (TimedPass& pass : timed_) {
-    for (auto event : {&TimedPass::begin, &TimedPass::blocks, &TimedPass::head, &TimedPass::end}) {
-      pass.*event = device_->make_event();
-    }
-  }
-}
-
-void PassRunner::record(std::unique_ptr<Event> TimedPass::*event) {
-  if (observer_) compute_->record(*(timed_[(timed_passes_ - 1) % 2].*event));
-}
-
-void PassRunner::start_timing(const Request& request) {
-  TimedPass& pass = timed_[timed_passes_ % 2];
-  pass.times = {};
-  pass.times.pass = timed_passes_;
-  pass.times.host.begin = host_seconds();
-  pass.replayed = false;
-  for (const Chunk& c : request.chunks) pass.times.rows += c.count;
-  ++timed_passes_;
-  device_->mark_begin(fmt::format("pass {}", pass.times.pass));
-}
-
-void PassRunner::deliver(std::uint64_t pass) {
-  TimedPass& timed = timed_[pass % 2];
-  PassTimes& times = timed.times;
-  clock_->keep_in_step(*timed.end, times.host.end);
-  times.embed = clock_->interval(*timed.begin, *timed.blocks);
-  times.head = clock_->interval(*timed.head, *timed.end);
-  if (timed.replayed) {
-    times.graph = clock_->interval(*timed.blocks, *timed.head);
-  } else {
-    times.units = fetcher_->unit_times(pass, *clock_);
-  }
-  clock_->move_to(timed.begin);
-  ++delivered_;
-  observer_(times);
-}
+void PassRunner::observe(PassObserver observer) { timer_->observe(std::move(observer)); }
 
 FetchStats PassRunner::take_fetch_stats() { return fetcher_->take_stats(); }
 

@@ -11,6 +11,7 @@
 #include "engine/memory_plan.h"
 #include "engine/model_weights.h"
 #include "engine/pass_inputs.h"
+#include "engine/pass_timer.h"
 #include "engine/pass_times.h"
 #include "engine/scheduler.h"
 #include "engine/vocabulary_head.h"
@@ -40,15 +41,24 @@ class PassRunner {
     bool last = false;  // on every rank alike: no pass follows, nothing is fetched ahead
   };
 
-  /// `vocabulary`: ids from here on are never sampled. `top`: how many best ids to report a row.
-  /// `communicator` is null for a world of one. `slots`: memory of the communicator for plan.slots,
-  /// else the device's is taken. All other arguments outlive the runner.
-  PassRunner(Device& device, Ops& ops, Communicator* communicator, Model& model,
-             const ModelWeights& weights, const MemoryPlan& plan, int rank, int world,
-             std::int64_t vocabulary, int top, Buffer slots = {});
+  /// What a runner works with; all of it outlives the runner.
+  struct Parts {
+    Device& device;
+    Ops& ops;
+    Communicator* communicator;  // null for a world of one
+    Model& model;
+    const ModelWeights& weights;
+    const MemoryPlan& plan;
+    int rank;
+    int world;
+    std::int64_t vocabulary;  // ids from here on are never sampled
+    int top;                  // how many best ids to report a row
+  };
+  /// `slots`: memory of the communicator for plan.slots, else the device's is taken.
+  explicit PassRunner(const Parts& parts, Buffer slots = {});
 
   /// Collective. Runs one pass and waits for its samples; `results` has a row for each of
-  /// `samples`.
+  /// `samples`, with kNoId where the logits were not finite.
   void run(const Request& request);
   const SampleResults& results() const { return results_; }
 
@@ -64,19 +74,8 @@ class PassRunner {
   /// What fixes every launch of a decoding pass whose blocks all rest on the device.
   using Shape = std::tuple<std::size_t, int, std::size_t>;  // sequences, max_pages, logits rows
 
-  /// Events of a pass on the compute stream, for the observer.
-  struct TimedPass {
-    PassTimes times;  // what the host knows
-    bool replayed = false;
-    std::unique_ptr<Event> begin, blocks, head, end;  // of embed, blocks, head; and of all
-  };
-
+  void allocate_results(int top);
   void enqueue(const Request& request);
-  void record(std::unique_ptr<Event> TimedPass::*event);
-  void start_timing(const Request& request);
-  /// Tells the observer of a pass whose work is done.
-  void deliver(std::uint64_t pass);
-
   void upload(const Request& request);
   void embed();
   void run_blocks(const Request& request);
@@ -112,12 +111,7 @@ class PassRunner {
   bool graphs_failed_ = false;
   std::vector<std::int32_t> ids_;
   std::vector<RowBlockMatrix> matrices_;
-
-  PassObserver observer_;
-  std::optional<DeviceClock> clock_;
-  TimedPass timed_[2];              // in turn
-  std::uint64_t timed_passes_ = 0;  // begun
-  std::uint64_t delivered_ = 0;
+  std::optional<PassTimer> timer_;  // there once the fetcher is
 };
 
 }  // namespace zi

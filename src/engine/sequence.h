@@ -30,6 +30,7 @@ struct Sequence {
   std::string finish_reason;
   std::vector<TokenLogprob> logprobs;
   std::vector<float> token_logprobs;  // with --score
+  bool not_finite = false;            // the model gave NaN or infinity: it ends without a result
 
   std::int64_t new_tokens() const {
     return static_cast<std::int64_t>(tokens.size()) - prompt_tokens;

@@ -53,6 +53,9 @@ void WorkExchange::deliver(std::string_view outbox) {
         case OutputEvent::Kind::kFinished:
           sink_->finished(Result::deserialize(event.body));
           break;
+        case OutputEvent::Kind::kFailed:
+          sink_->failed(event.index);
+          break;
       }
     }
   }
@@ -96,7 +99,8 @@ WorkExchange::Turn WorkExchange::take_turn(const Report& report, std::string_vie
     wanted += w.report.free_lanes;
     active += w.report.active;
     turn.most_active = std::max(turn.most_active, w.report.active);
-    turn.failed_prompts += w.report.failed_prompts;
+    turn.failed.refused += w.report.failed.refused;
+    turn.failed.not_finite += w.report.failed.not_finite;
     turn.uneven = turn.uneven || w.report.prefilling > 0;
     ending = ending && (w.report.active == 0 || w.report.ending);
     turn.signal = std::max(turn.signal, w.report.signal);

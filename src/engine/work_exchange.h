@@ -10,6 +10,13 @@
 
 namespace zi {
 
+/// Prompts that ended without a result.
+struct FailedPrompts {
+  std::int64_t refused = 0;     // could not be used: too long, ids out of range
+  std::int64_t not_finite = 0;  // the model gave NaN or infinity for them
+  std::int64_t all() const { return refused + not_finite; }
+};
+
 /// The once-a-pass control exchange: who still works, who wants prompts, what was finished, and
 /// whether to stop. Because every rank sees the same reports, all leave together and nobody waits
 /// in a gather for a rank that is gone.
@@ -18,20 +25,20 @@ class WorkExchange {
   struct Report {
     std::int64_t free_lanes = 0;
     std::int64_t active = 0;
-    std::int64_t prefilling = 0;      // of the active ones: more than one token is not computed yet
-    bool ending = false;              // the next pass is the last one of all active ones
-    std::int64_t failed_prompts = 0;  // so far on this rank
-    std::int32_t signal = 0;          // SIGINT or SIGTERM was received
+    std::int64_t prefilling = 0;  // of the active ones: more than one token is not computed yet
+    bool ending = false;          // the next pass is the last one of all active ones
+    FailedPrompts failed;         // so far on this rank
+    std::int32_t signal = 0;      // SIGINT or SIGTERM was received
   };
   struct Turn {
-    std::vector<Prompt> prompts;      // for this rank's lanes
-    std::int64_t most_active = 0;     // the largest number of busy lanes of any rank
-    bool uneven = false;              // some busy lanes may not draw a token in this pass
-    bool last = false;                // no pass will follow
-    bool run = false;                 // somebody works: run a pass
-    bool leave = false;               // all leave
-    std::int32_t signal = 0;          // the signal that some rank received
-    std::int64_t failed_prompts = 0;  // of all ranks
+    std::vector<Prompt> prompts;   // for this rank's lanes
+    std::int64_t most_active = 0;  // the largest number of busy lanes of any rank
+    bool uneven = false;           // some busy lanes may not draw a token in this pass
+    bool last = false;             // no pass will follow
+    bool run = false;              // somebody works: run a pass
+    bool leave = false;            // all leave
+    std::int32_t signal = 0;       // the signal that some rank received
+    FailedPrompts failed;          // of all ranks
   };
 
   /// `source` and `sink` are used on rank 0 and may be null elsewhere.

@@ -3,13 +3,15 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
-#include <fstream>
 #include <functional>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "base/system_error.h"
 #include "measure/benchmark_cell.h"
 #include "measure/summary.h"
 #include "zero_infer/bytes.h"
@@ -86,9 +88,6 @@ class Benchmark {
     for (const std::string& prompt : prompts_of_cycle()) {
       prompt_tokens_.push_back(
           static_cast<std::int64_t>(engine_->tokenizer().encode(prompt).size()));
-    }
-    if (config_.output && *config_.output != "-" && world_->rank() == 0) {
-      file_.open(*config_.output);  // not before: what stands there is wanted until now
     }
   }
 
@@ -168,6 +167,7 @@ class Benchmark {
       const Engine::Outcome outcome = engine_->generate(job);
       const double took = seconds(Clock::now() - start);
       if (outcome.signal != 0) return outcome.signal;
+      check_all_answered(outcome.failed);
       if (warm_up) {
         cell.first_seconds = took;
         continue;
@@ -182,6 +182,18 @@ class Benchmark {
     cell.links = link_uses(*engine_, fetched, static_cast<double>(cell.passes), limits_);
     take_of_all_ranks(cell, split);
     return 0;
+  }
+
+  /// Collective. A rate over prompts that ended early would be none.
+  void check_all_answered(const FailedPrompts& failed) {
+    if (failed.all() == 0) return;
+    if (world_->rank() == 0) {
+      throw Error(fmt::format(
+          "{} prompts failed (named above): there is nothing to measure{}", failed.all(),
+          failed.not_finite > 0 ? "; " + advice_for_not_finite(engine_->plan().compute_dtype)
+                                : ""));
+    }
+    world_->barrier();  // rank 0 ends the job
   }
 
   /// Collective. The mean split of a pass and the largest memories of all ranks.
@@ -214,14 +226,17 @@ class Benchmark {
                                    .cycles = kCycles,
                                    .ready_seconds = ready_,
                                    .load_seconds = engine_->load_seconds()};
-    const bool to_file = config_.output && *config_.output != "-";
-    const std::string line = json_of(cell, setting);
-    const std::string text = config_.output && !to_file ? line + "\n" : text_of(cell, setting);
-    std::fputs(text.c_str(), stdout);
-    std::fflush(stdout);
-    if (to_file && !(file_ << line << std::endl)) {
-      throw IoError(fmt::format("{} cannot be written", *config_.output));
+    const std::string line = json_of(cell, setting) + "\n";
+    const std::string text = config_.output == "-" ? line : text_of(cell, setting);
+    if (std::fputs(text.c_str(), stdout) < 0 || std::fflush(stdout) != 0) {
+      throw IoError(system_error_text("standard output", "cannot be written", errno));
     }
+    if (run_->output == nullptr) return;
+    // While nothing was measured, what stands in the file is worth more.
+    lines_ += line;
+    if (!cell.out_of_memory.empty() && !measured_) return;
+    measured_ = true;
+    run_->output->write(std::exchange(lines_, {}));
   }
 
   struct Refusal {
@@ -236,7 +251,8 @@ class Benchmark {
   RunLimits limits_;
   double ready_ = 0;
   std::vector<std::int64_t> prompt_tokens_;  // of the cycle
-  std::ofstream file_;                       // --output FILE, on rank 0
+  std::string lines_;                        // for the output, not yet written
+  bool measured_ = false;                    // a cell was written
 };
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <functional>
 #include <string>
 
+#include "base/output_file.h"
 #include "engine/engine.h"
 #include "measure/trace.h"
 
@@ -16,6 +17,7 @@ struct BenchmarkRun {
   std::function<void()> on_ready;               // the model is loaded
   std::function<int()> stop_signal;             // 0, or the signal to leave for
   Trace* trace = nullptr;                       // told of every pass; may be null
+  OutputFile* output = nullptr;                 // --output FILE, on rank 0; else null
 };
 
 /// Collective. The protocol of the published BLOOM benchmark (Hugging Face, 2022): its eight
@@ -31,9 +33,9 @@ struct BenchmarkRun {
 ///
 /// Behind them where the time of a pass went, each link beside what it can do (measured once, after
 /// loading), and peak memory. A batch that does not fit is a cell that says so: the model is then
-/// loaded for the largest that does. A JSON line each goes to `file`, or to stdout alone with
-/// --output -. Returns the signal that ended it, or 0. Throws MemoryError on all ranks when no
-/// batch size fits.
+/// loaded for the largest that does. A JSON line each goes to `output`, from the first one that was
+/// measured on, or to stdout alone with --output -. Returns the signal that ended it, or 0. Throws
+/// MemoryError on all ranks when no batch size fits, and Error when a prompt fails.
 int run_benchmark(World& world, const RunConfig& config, const BenchmarkRun& run);
 
 }  // namespace zi

@@ -5,28 +5,20 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
-#include <fstream>
 #include <optional>
 #include <string>
 
+#include "base/file_roles.h"
+#include "base/output_file.h"
 #include "base/system_error.h"
 #include "measure/limits_text.h"
 #include "measure/machine_probe.h"
-#include "measure/result_path.h"
 #include "plan/kept_limits.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
 
 namespace zi {
 namespace {
-
-void write_output(const std::string& path, const std::string& line) {
-  std::ofstream file(path);
-  file << line;
-  if (!file.flush()) {
-    throw IoError(system_error_text(path, "--output cannot be written", errno));
-  }
-}
 
 void print(const std::string& text) {
   if (std::fputs(text.c_str(), stdout) < 0 || std::fflush(stdout) != 0) {
@@ -35,9 +27,8 @@ void print(const std::string& text) {
 }
 
 /// On rank 0. A cache that cannot be written is no failure: the result has been given.
-void tell(const MachineLimits& limits, const LimitsOptions& options) {
+void tell(const MachineLimits& limits, bool json_alone, OutputFile* output) {
   const std::string line = limits.to_json() + "\n";
-  const bool json_alone = options.output == "-";
   print(json_alone ? line : limits_text(limits));
   try {
     keep_limits(limits);
@@ -47,7 +38,7 @@ void tell(const MachineLimits& limits, const LimitsOptions& options) {
     log_warning(fmt::format("not kept for zero-infer plan: {}; give it --limits FILE of --output",
                             error.what()));
   }
-  if (options.output && !json_alone) write_output(*options.output, line);
+  if (output != nullptr) output->write(line);
 }
 
 }  // namespace
@@ -55,9 +46,13 @@ void tell(const MachineLimits& limits, const LimitsOptions& options) {
 int run_limits_command(World& world, const LimitsOptions& options, const ProbeEffort& effort) {
   const auto start = std::chrono::steady_clock::now();
   std::optional<StorageProbe> storage;
+  std::optional<OutputFile> output;
   world.all_or_none([&] {
     if (world.rank() == 0 && options.output && *options.output != "-") {
-      check_can_be_written("--output", *options.output);
+      FileRoles roles;
+      roles.writes("--output", *options.output);
+      roles.check();
+      output.emplace(*options.output, "--output", OutputFile::Mode::kReplace);
     }
     if (world.local_rank() == 0 && !options.path.empty()) {
       storage.emplace(options.path, effort.storage);
@@ -75,7 +70,7 @@ int run_limits_command(World& world, const LimitsOptions& options, const ProbeEf
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
   limits.seconds = took.count();
   world.all_or_none([&] {
-    if (world.rank() == 0) tell(limits, options);
+    if (world.rank() == 0) tell(limits, options.output == "-", output ? &*output : nullptr);
   });
   return 0;
 }

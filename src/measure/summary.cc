@@ -44,6 +44,8 @@ std::string summarize(World& world, Engine& engine, const Engine::Outcome& outco
     total.prompt_rows += r.generation.prompt_rows;
     total.sequences += r.generation.sequences;
     total.set_backs += r.generation.set_backs;
+    total.failed.refused += r.generation.failed.refused;
+    total.failed.not_finite += r.generation.failed.not_finite;
     total.idle_seconds = std::max(total.idle_seconds, r.generation.idle_seconds);
     total.passes = std::max(total.passes, r.generation.passes);
     total.seconds = std::max(total.seconds, r.generation.seconds);
@@ -55,10 +57,13 @@ std::string summarize(World& world, Engine& engine, const Engine::Outcome& outco
   const MemoryPlan& plan = engine.plan();
 
   std::string out = fmt::format(
-      "{} sequences, {} new tokens and {} prompt tokens on {} rank{} in {:.2f} s: {:.1f} tokens/s, "
+      "{} sequences{}, {} new tokens and {} prompt tokens on {} rank{} in {:.2f} s: {:.1f} "
+      "tokens/s, "
       "{} passes of {:.2f} ms{}{}\n",
-      total.sequences, total.new_tokens, total.prompt_rows, world.size(),
-      world.size() == 1 ? "" : "s", total.seconds,
+      total.sequences,
+      total.failed.all() > 0 ? fmt::format(" ({} more failed)", total.failed.all()) : "",
+      total.new_tokens, total.prompt_rows, world.size(), world.size() == 1 ? "" : "s",
+      total.seconds,
       static_cast<double>(total.new_tokens + (engine.config().score ? total.prompt_rows : 0)) /
           std::max(total.seconds, 1e-9),
       total.passes, pass_seconds * 1e3,

@@ -3,14 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
-#include <cstring>
-#include <fstream>
 #include <limits>
 
-#include "base/system_error.h"
-#include "zero_infer/error.h"
 #include "zero_infer/log.h"
 
 namespace zi {
@@ -23,6 +18,7 @@ struct Moment {
   double now;
   double first;  // its first interval's beginning
   std::size_t host;
+  std::int64_t rows;  // that were computed
 };
 
 }  // namespace
@@ -52,6 +48,7 @@ bool Trace::add(const PassTimes& t) {
   }
   keep(kComputeLane, kHead, t.head, t.pass);
   ++passes_;
+  rows_ += t.rows;
   return true;
 }
 
@@ -106,11 +103,11 @@ std::string Trace::events(int rank, double zero) const {
   return out;
 }
 
-void Trace::write(World& world, const std::string& path) const {
+void Trace::write(World& world, OutputFile* file) const {
   double first = std::numeric_limits<double>::max();
   for (const Mark& m : marks_) first = std::min(first, m.interval.begin);
   world.barrier();
-  const Moment mine{host_seconds(), first, std::hash<std::string>()(world.host())};
+  const Moment mine{host_seconds(), first, std::hash<std::string>()(world.host()), rows_};
   const std::vector<Moment> all = world.all_gather(mine);
   // Added to a rank's clock, it is rank 0's.
   const auto offset = [&](const Moment& m) {
@@ -122,20 +119,21 @@ void Trace::write(World& world, const std::string& path) const {
       world.gather(this->events(world.rank(), zero - offset(mine)), 0);
   world.all_or_none([&] {
     if (world.rank() != 0) return;
-    std::ofstream file(path);
-    file << R"({"displayTimeUnit":"ms","otherData":{"program":"zero-infer","ranks":)"
-         << world.size() << R"(,"passes":)" << passes_ << R"(,"passes_left_out":)" << skipped_
-         << "},\n\"traceEvents\":[\n";
-    std::string rest;
-    for (const std::string& text : events) rest += text;
-    rest.erase(rest.size() - 2);  // the last comma and line end
-    file << rest << "\n]}\n";
-    if (!file.flush()) {
-      throw IoError(fmt::format("--trace {} cannot be written: {}", path, system_message(errno)));
+    if (std::ranges::all_of(all, [](const Moment& m) { return m.rows == 0; })) {
+      log_warning(fmt::format("nothing was computed: no trace was written to {}", file->name()));
+      return;
     }
+    std::string text = fmt::format(
+        R"({{"displayTimeUnit":"ms","otherData":{{"program":"zero-infer","ranks":{},"passes":{},)"
+        R"("passes_left_out":{}}},)"
+        "\n\"traceEvents\":[\n",
+        world.size(), passes_, skipped_);
+    for (const std::string& of_rank : events) text += of_rank;
+    text.erase(text.size() - 2);  // the last comma and line end
+    file->write(text + "\n]}\n");
     if (skipped_ > 0) {
-      log_info(
-          fmt::format("{} holds the first {} of {} passes", path, passes_, passes_ + skipped_));
+      log_info(fmt::format("{} holds the first {} of {} passes", file->name(), passes_,
+                           passes_ + skipped_));
     }
   });
 }

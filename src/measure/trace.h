@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/link.h"
+#include "base/output_file.h"
 #include "engine/pass_times.h"
 #include "zero_infer/world.h"
 
@@ -20,10 +21,11 @@ class Trace {
   /// Whether it was still room for this pass; it is kept whole or not at all.
   bool add(const PassTimes& times);
 
-  /// Collective. Rank 0 writes all ranks' intervals, at times since the first of them. Clocks of
-  /// one host are the same; other hosts' are put in step at a barrier, to some
-  /// hundreds of microseconds. Throws IoError on all ranks.
-  void write(World& world, const std::string& path) const;
+  /// Collective. Rank 0 writes all ranks' intervals to its `file` (null elsewhere), at times since
+  /// the first of them; nothing where no pass computed anything. Clocks of one host are the same;
+  /// other hosts' are put in step at a barrier, to some hundreds of microseconds. Throws IoError on
+  /// all ranks.
+  void write(World& world, OutputFile* file) const;
 
  private:
   /// The threads that a viewer shows of a rank: the host, the travel links in their order, and
@@ -49,6 +51,7 @@ class Trace {
   std::vector<Mark> marks_;
   double read_until_ = 0;      // the last unit's read, in the order of the reads
   std::uint64_t passes_ = 0;   // kept
+  std::int64_t rows_ = 0;      // of these
   std::uint64_t skipped_ = 0;  // not kept
 };
 

@@ -3,18 +3,24 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 #include <limits>
 #include <string_view>
-#include <system_error>
 #include <utility>
 #include <vector>
 
 #include "text/json_line.h"
 #include "text/line_reader.h"
 #include "zero_infer/error.h"
+#include "zero_infer/log.h"
 
 namespace zi {
 namespace {
+
+using nlohmann::json;
+
+/// Of equal bytes in this process; it is never stored.
+std::uint64_t hash_of(std::string_view bytes) { return std::hash<std::string_view>()(bytes); }
 
 /// A last line that a job could not finish begins as every line of ours does.
 void check_cut_line(std::string_view text) {
@@ -24,9 +30,35 @@ void check_cut_line(std::string_view text) {
   }
 }
 
+FinishedPrompt finished_prompt(const json& line) {
+  const auto prompt = line.find("prompt");
+  const auto tokens = line.find("prompt_tokens");
+  if (prompt == line.end() || !prompt->is_string() || tokens == line.end() ||
+      !tokens->is_number_integer()) {
+    throw PromptError("no `prompt` or `prompt_tokens`");
+  }
+  if (const auto ids = line.find("prompt_ids"); ids != line.end()) {
+    const auto is_id = [](const json& id) { return id.is_number_integer(); };
+    if (!ids->is_array() || !std::ranges::all_of(*ids, is_id)) {
+      throw PromptError("`prompt_ids` is not an array of integers");
+    }
+    return FinishedPrompt::of_ids(ids->get<std::vector<std::int32_t>>());
+  }
+  return FinishedPrompt::of_text(prompt->get_ref<const std::string&>(),
+                                 tokens->get<std::int64_t>());
+}
+
+/// --logprobs of the job that wrote a line.
+std::int64_t logprobs_of(const json& line) {
+  const auto logprobs = line.find("logprobs");
+  if (logprobs == line.end() || !logprobs->is_array() || logprobs->empty()) return 0;
+  const auto top = logprobs->front().find("top");
+  return top != logprobs->front().end() ? static_cast<std::int64_t>(top->size()) : 0;
+}
+
 class SkipDone : public PromptSource {
  public:
-  SkipDone(std::unique_ptr<PromptSource> source, FinishedPrompts done)
+  SkipDone(std::unique_ptr<PromptSource> source, std::shared_ptr<const FinishedPrompts> done)
       : source_(std::move(source)), done_(std::move(done)) {}
 
   std::vector<Prompt> take(std::size_t most, bool wait) override {
@@ -41,17 +73,14 @@ class SkipDone : public PromptSource {
   std::optional<std::uint64_t> total() const override {
     const auto all = source_->total();
     if (!all) return std::nullopt;
-    return *all - std::min<std::uint64_t>(*all, done_.size());
+    return *all - std::min<std::uint64_t>(*all, done_->by_id.size());
   }
 
  private:
   bool is_done(const Prompt& prompt) const {
-    const auto found = done_.find(prompt.id);
-    if (found == done_.end()) return false;
-    const FinishedPrompt& done = found->second;
-    const bool same =
-        prompt.text ? *prompt.text == done.prompt : std::ssize(*prompt.ids) == done.prompt_tokens;
-    if (same) return true;
+    const auto found = done_->by_id.find(prompt.id);
+    if (found == done_->by_id.end()) return false;
+    if (found->second.answers(prompt)) return true;
     throw PromptError(fmt::format(
         "{}: id {} stands in the output file with another prompt; --resume goes on with the same "
         "prompts: give --output another file",
@@ -59,19 +88,31 @@ class SkipDone : public PromptSource {
   }
 
   std::unique_ptr<PromptSource> source_;
-  FinishedPrompts done_;
+  std::shared_ptr<const FinishedPrompts> done_;
 };
 
 }  // namespace
 
-FinishedPrompts finished_prompts(const std::filesystem::path& path) {
-  std::error_code error;
-  const auto type = std::filesystem::status(path, error).type();
-  if (path == "-" || type == std::filesystem::file_type::not_found) return {};
-  if (type != std::filesystem::file_type::regular) {
-    throw IoError(path.string() + ": --resume needs a regular file as --output");
-  }
-  LineReader lines(open_for_reading(path), path.string(), std::numeric_limits<std::size_t>::max());
+FinishedPrompt FinishedPrompt::of_text(const std::string& text, std::int64_t prompt_tokens) {
+  return {.hash = hash_of(text), .prompt_tokens = prompt_tokens, .by_ids = false};
+}
+
+FinishedPrompt FinishedPrompt::of_ids(const std::vector<std::int32_t>& ids) {
+  const std::string_view bytes(reinterpret_cast<const char*>(ids.data()),
+                               ids.size() * sizeof(std::int32_t));
+  return {.hash = hash_of(bytes),
+          .prompt_tokens = static_cast<std::int64_t>(ids.size()),
+          .by_ids = true};
+}
+
+bool FinishedPrompt::answers(const Prompt& prompt) const {
+  if (prompt.text) return !by_ids && hash == hash_of(*prompt.text);
+  if (by_ids) return hash == of_ids(*prompt.ids).hash;
+  return prompt_tokens == std::ssize(*prompt.ids);
+}
+
+FinishedPrompts FinishedPrompts::read(FileDescriptor file, const std::string& name) {
+  LineReader lines(std::move(file), name, std::numeric_limits<std::size_t>::max());
   FinishedPrompts done;
   while (const auto line = lines.next()) {
     if (line->whole && line->blank()) continue;
@@ -80,30 +121,44 @@ FinishedPrompts finished_prompts(const std::filesystem::path& path) {
         check_cut_line(line->text);
         continue;
       }
-      const nlohmann::json json = parse_json_line(line->text);
-      std::string id = id_of(json);
+      const json object = parse_json_line(line->text);
+      std::string id = id_of(object);
       if (id.empty()) throw PromptError("no `id`");
-      if (!json.contains("finish_reason") && !json.contains("token_logprobs")) {
+      const bool scored = object.contains("token_logprobs");
+      if (!scored && !object.contains("finish_reason")) {
         throw PromptError("neither `finish_reason` nor `token_logprobs`");
       }
-      if (!json.contains("prompt") || !json["prompt"].is_string() ||
-          !json.contains("prompt_tokens") || !json["prompt_tokens"].is_number_integer()) {
-        throw PromptError("no `prompt` or `prompt_tokens`");
-      }
-      done[std::move(id)] = {json["prompt"].get<std::string>(),
-                             json["prompt_tokens"].get<std::int64_t>()};
+      std::optional<std::uint64_t>& first = scored ? done.scored_line : done.generated_line;
+      if (!first && !scored) done.logprobs = logprobs_of(object);
+      if (!first) first = line->number;
+      done.by_id[std::move(id)] = finished_prompt(object);
     } catch (const PromptError& problem) {
       throw PromptError(
           fmt::format("{}:{} is not a line that zero-infer wrote: {}; give --output "
                       "another file, or run without --resume",
-                      path.string(), line->number, problem.what()));
+                      name, line->number, problem.what()));
     }
   }
   return done;
 }
 
+void FinishedPrompts::check_kind(bool score, std::int64_t wanted, const std::string& name) const {
+  if (const auto other = score ? generated_line : scored_line) {
+    throw ConfigError(fmt::format(
+        "{}:{} was written {} --score, this job runs {} it; --resume goes on with the same kind of "
+        "results: give --output another file",
+        name, *other, score ? "without" : "with", score ? "with" : "without"));
+  }
+  if (generated_line && logprobs != wanted) {
+    log_warning(
+        fmt::format("{} was written with --logprobs {}, this job has --logprobs {}: its "
+                    "lines will differ in that",
+                    name, logprobs, wanted));
+  }
+}
+
 std::unique_ptr<PromptSource> skip_done(std::unique_ptr<PromptSource> source,
-                                        FinishedPrompts done) {
+                                        std::shared_ptr<const FinishedPrompts> done) {
   return std::make_unique<SkipDone>(std::move(source), std::move(done));
 }
 

@@ -1,30 +1,53 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
-#include <map>
 #include <memory>
+#include <optional>
 #include <string>
+#include <unordered_map>
+#include <vector>
 
+#include "base/file_descriptor.h"
 #include "text/prompt_source.h"
 
 namespace zi {
 
-/// What an output file says of a finished prompt.
+/// What an output file says of a finished prompt; a hash stands for the prompt, as a job may have
+/// millions of them.
 struct FinishedPrompt {
-  std::string prompt;
+  std::uint64_t hash = 0;  // of `prompt`, or of `prompt_ids` where the line has them
   std::int64_t prompt_tokens = 0;
-};
-/// By id (JSON text).
-using FinishedPrompts = std::map<std::string, FinishedPrompt>;
+  bool by_ids = false;  // it was asked with `prompt_ids`
 
-/// The prompts of the whole lines in an output file, for --resume; empty if there is no file.
-/// Throws PromptError naming a line that is not one of ours, also a cut last one, and IoError for
-/// what is no regular file.
-FinishedPrompts finished_prompts(const std::filesystem::path& path);
+  static FinishedPrompt of_text(const std::string& text, std::int64_t prompt_tokens);
+  static FinishedPrompt of_ids(const std::vector<std::int32_t>& ids);
+  /// Whether this line answers the prompt. Lines of older versions have no `prompt_ids`, only what
+  /// they decode to: there the number of tokens decides.
+  bool answers(const Prompt& prompt) const;
+};
+
+/// What an output file holds, for --resume.
+struct FinishedPrompts {
+  std::unordered_map<std::string, FinishedPrompt> by_id;  // JSON text
+  /// Numbers of the first lines with and without `token_logprobs`: of --score, and of generated
+  /// text.
+  std::optional<std::uint64_t> scored_line, generated_line;
+  /// Best ids of each token of the first generated line: --logprobs of the job that wrote it.
+  std::int64_t logprobs = 0;
+
+  /// Reads whole lines; a last one that is cut counts only as one of ours. Throws PromptError
+  /// naming a line that is not. `name` stands in messages.
+  static FinishedPrompts read(FileDescriptor file, const std::string& name);
+
+  /// A file holds results of one kind. Throws ConfigError when it has some of the other; warns when
+  /// it has other --logprobs. (Lines say nothing of --max-new-tokens and the sampling options:
+  /// those may change from one job to the next.)
+  void check_kind(bool score, std::int64_t logprobs, const std::string& name) const;
+};
 
 /// Leaves out prompts whose id is in `done`; `total` is less by their number. `take` throws
 /// PromptError where the id is there with another prompt: the output belongs to other prompts.
-std::unique_ptr<PromptSource> skip_done(std::unique_ptr<PromptSource> source, FinishedPrompts done);
+std::unique_ptr<PromptSource> skip_done(std::unique_ptr<PromptSource> source,
+                                        std::shared_ptr<const FinishedPrompts> done);
 
 }  // namespace zi

@@ -54,6 +54,7 @@ std::string Result::to_json() const {
   object["id"] = id_value(*this);
   object["rank"] = rank;
   object["prompt"] = prompt;
+  if (prompt_ids) object["prompt_ids"] = *prompt_ids;
   object["prompt_tokens"] = prompt_tokens;
   if (token_logprobs) {
     Json values = Json::array();
@@ -75,6 +76,7 @@ std::string Result::serialize() const {
   out.put(id);
   out.put(rank);
   out.put(prompt);
+  out.put(prompt_ids);
   out.put(prompt_tokens);
   out.put(text);
   out.put(token_ids);
@@ -115,6 +117,8 @@ Result Result::deserialize(std::string_view bytes) {
   result.id = in.text();
   result.rank = in.get<int>();
   result.prompt = in.text();
+  result.prompt_ids =
+      in.optional([&] { return in.vector([&] { return in.get<std::int32_t>(); }); });
   result.prompt_tokens = in.get<std::int64_t>();
   result.text = in.text();
   result.token_ids = in.vector([&] { return in.get<std::int32_t>(); });

@@ -20,7 +20,8 @@ struct Result {
   std::uint64_t index = 0;
   std::string id;  // JSON value as text
   int rank = 0;
-  std::string prompt;  // the text; for prompt_ids its decoding
+  std::string prompt;                                   // the text; for prompt_ids its decoding
+  std::optional<std::vector<std::int32_t>> prompt_ids;  // where the prompt was given by them
   std::int64_t prompt_tokens = 0;
   std::string text;
   std::vector<std::int32_t> token_ids;

@@ -1,30 +1,38 @@
 #pragma once
 
 #include <filesystem>
+#include <memory>
 #include <string>
 
-#include "base/file_descriptor.h"
+#include "base/output_file.h"
+#include "text/finished_prompts.h"
 #include "text/result.h"
 
 namespace zi {
 
 /// The output file of a job, written by rank 0: each line is whole and on its way to the disk when
-/// `write` returns.
+/// `write` returns. No other job can write the file while the object lives.
 class ResultFile {
  public:
-  /// `path` may be `-` for standard output. Creates or truncates the file; with `append` (--resume)
-  /// keeps it and cuts off an unfinished last line. Throws IoError (directory missing, not
-  /// writable).
-  ResultFile(const std::filesystem::path& path, bool append);
-  ~ResultFile();
-  ResultFile(const ResultFile&) = delete;
-  ResultFile& operator=(const ResultFile&) = delete;
+  /// `path` may be `-` for standard output. Opens and locks the file; what stands there goes with
+  /// the first result. With `resume` it stays, is read, and an unfinished last line is cut off.
+  /// Throws IoError (directory missing, not writable, written by another job), and PromptError with
+  /// `resume` for a file with a line that is not one of ours: it is then left alone.
+  ResultFile(const std::filesystem::path& path, bool resume);
+
+  /// With `resume`: what the file held. None else.
+  std::shared_ptr<const FinishedPrompts> finished() const { return finished_; }
+  /// Forgets it, which may take much memory.
+  void forget_finished() { finished_.reset(); }
+
   /// Throws IoError naming the path (disk full, ..); the file then holds whole lines only.
   void write(const Result& result);
+  /// A file without a result stays, too.
+  void keep() { file_.keep(); }
 
  private:
-  std::string path_;
-  FileDescriptor file_;
+  OutputFile file_;
+  std::shared_ptr<const FinishedPrompts> finished_;
 };
 
 }  // namespace zi

@@ -46,16 +46,10 @@ std::int32_t first_of(std::span<const float> x, float value) {
   return static_cast<std::int32_t>(std::find(x.begin(), x.end(), value) - x.begin());
 }
 
-/// log(sum(exp(x))). NaN, +infinity and a row of nothing but -infinity all make the sum NaN.
+/// log(sum(exp(x))). NaN, +infinity and a row of nothing but -infinity all make it NaN.
 double log_sum_exp(std::span<const float> x, float largest) {
   double sum = 0;
   for (const float value : x) sum += static_cast<double>(std::exp(value - largest));
-  if (!std::isfinite(sum)) {
-    throw Error(fmt::format(
-        "the logits of a token hold NaN or infinity (largest of {}: {}); the weights are "
-        "damaged or the compute type overflows, try --compute-dtype float32",
-        x.size(), largest));
-  }
   return static_cast<double>(largest) + std::log(sum);
 }
 
@@ -158,6 +152,11 @@ Sampled sample_row(std::span<const float> logits, const SampleRow& row,
   }
   const float largest = max_of(logits);
   const double log_sum = log_sum_exp(logits, largest);
+  if (!std::isfinite(log_sum)) {
+    std::ranges::fill(top_ids, kNoId);
+    std::ranges::fill(top_logprobs, kMinusInfinity);
+    return {kNoId, std::numeric_limits<float>::quiet_NaN()};
+  }
   report_best(logits, log_sum, top_ids, top_logprobs);
 
   Sampled sampled;

@@ -160,7 +160,6 @@ __global__ void __launch_bounds__(kCombineThreads)
 
   const SampleParams params = batch.params[index];
   if (valid && index < drawn) return;
-  // A kernel cannot throw as the host's sampler does: whoever reads the results checks for kNoId.
   std::int32_t id = kNoId;
   float logprob = NAN;
   if (valid) {

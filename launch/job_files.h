@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "base/output_file.h"
+#include "launch/standard_descriptors.h"
+#include "text/prompt_source.h"
+#include "text/result_file.h"
+#include "zero_infer/run_config.h"
+
+namespace zi {
+
+/// Where a job's prompts come from and where its results go: on rank 0 alone.
+class JobFiles {
+ public:
+  JobFiles() = default;
+  JobFiles(const JobFiles&) = delete;
+  JobFiles& operator=(const JobFiles&) = delete;
+
+  /// Refuses what cannot be read or written, and what would destroy a file of the job, before
+  /// anything is loaded: throws ConfigError, IoError or PromptError. Outputs are locked from now
+  /// on; what stands in them stays until there is a result. With --resume, prompts that --output
+  /// holds are left out.
+  void open(const CommandLine& command, const ClosedDescriptors& closed);
+
+  std::unique_ptr<PromptSource> source;  // none with --benchmark
+  std::optional<ResultFile> results;     // --output, also `-`; none with --benchmark
+  std::optional<OutputFile> benchmark;   // --output FILE of --benchmark
+  std::optional<OutputFile> trace;       // --trace
+  std::int64_t bad_lines = 0;            // of the prompts: reported by `source` so far
+
+ private:
+  std::unique_ptr<PromptSource> open_prompts(const RunConfig& config, bool tell);
+  void resume(const RunConfig& config);
+};
+
+}  // namespace zi
