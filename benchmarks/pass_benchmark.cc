@@ -275,7 +275,7 @@ ordered_json line_of(World& world, Engine& engine, const Options& o, std::int64_
   line["resident_bytes"] = engine.plan().device_shards;
   line["peak_device_bytes"] = peak_device;
   line["peak_host_bytes"] = peak_host;
-  line["load_s"] = engine.load_stats().seconds;
+  line["load_s"] = engine.load_seconds();
   return line;
 }
 

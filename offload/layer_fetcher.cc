@@ -380,11 +380,6 @@ UnitWeights LayerFetcher::resident_weights(int unit) const {
   return state_->weights(unit);
 }
 
-void LayerFetcher::synchronize() {
-  state_->copies->synchronize();
-  state_->gathers.synchronize();
-}
-
 FetchStats LayerFetcher::take_stats() {
   state_->collect_times();
   return std::exchange(state_->stats, {});

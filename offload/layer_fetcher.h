@@ -81,9 +81,6 @@ class LayerFetcher {
   /// Of one of the last two passes, whose work is done, in the order of the units.
   std::vector<UnitTimes> unit_times(std::uint64_t pass, const DeviceClock& clock) const;
 
-  /// Blocks until copies, gathers in flight are done; throws what failed in them.
-  void synchronize();
-
   /// For a summary; call it when the streams are idle or accept that the last pass is missing.
   FetchStats take_stats();
 

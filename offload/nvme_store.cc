@@ -10,10 +10,10 @@
 
 #include "offload/block_reader.h"
 #include "offload/block_reader_choice.h"
+#include "offload/device_clock.h"
 #include "offload/extent_checker.h"
 #include "offload/shard_file.h"
 #include "zero_infer/bytes.h"
-#include "zero_infer/device_clock.h"
 #include "zero_infer/error.h"
 
 namespace zi {
@@ -210,8 +210,6 @@ ReadTimes NvmeStore::last_read() const { return state_->read; }
 std::string NvmeStore::method() const {
   return state_->reader->method() + (state_->direct ? " + O_DIRECT" : ", buffered");
 }
-
-std::size_t NvmeStore::staging_bytes() const { return state_->slots * state_->slot_bytes; }
 
 double measure_bare_read(Device& device, const std::filesystem::path& shard_file,
                          const NvmeOptions& options, std::size_t bytes) {

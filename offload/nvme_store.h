@@ -48,7 +48,6 @@ class NvmeStore final : public ShardStore {
 
   /// `io_uring + O_DIRECT`, `pread + O_DIRECT`, ...: what is really used.
   std::string method() const;
-  std::size_t staging_bytes() const;
 
  private:
   struct State;

@@ -1,8 +1,8 @@
 #pragma once
 
 #include "base/link.h"
+#include "offload/device_clock.h"
 #include "offload/shard_store.h"
-#include "zero_infer/device_clock.h"
 
 namespace zi {
 

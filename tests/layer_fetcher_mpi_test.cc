@@ -21,7 +21,6 @@ TEST(LayerFetcherMpi, GathersEveryByteOfEveryRank) {
             communicator.get());
         for (int pass = 0; pass < 3; ++pass) harness.run_pass(harness.compute, pass == 2);
         harness.compute.synchronize();
-        harness.fetcher->synchronize();
         EXPECT_EQ(harness.wrong_bytes, 0u)
             << units << " units, " << slots << " slots, seed " << seed;
         EXPECT_EQ(harness.units_computed, 3 * units);
@@ -42,7 +41,6 @@ TEST(LayerFetcherMpi, AnIdleRankTakesPartInEveryGather) {
     harness.run_pass(harness.compute, pass == passes - 1, idle);
   }
   harness.compute.synchronize();
-  harness.fetcher->synchronize();
   EXPECT_EQ(harness.wrong_bytes, 0u);
   EXPECT_EQ(harness.units_computed, 5 * active);
 }

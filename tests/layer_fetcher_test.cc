@@ -61,7 +61,6 @@ TEST(LayerFetcher, BringsEveryByteBeforeItsComputeAndKeepsItUntilThen) {
         FetcherHarness harness({mixed_tiers(units, seed), slots, 1, 0, seed}, nullptr);
         for (int pass = 0; pass < 4; ++pass) harness.run_pass(harness.compute, pass == 3);
         harness.compute.synchronize();
-        harness.fetcher->synchronize();
         ASSERT_EQ(harness.wrong_bytes, 0u)
             << units << " units, " << slots << " slots, seed " << seed;
         ASSERT_EQ(harness.units_computed, 4 * units);
@@ -82,7 +81,6 @@ TEST(LayerFetcher, GathersEveryRanksShardInUnitOrder) {
           harness.run_pass(harness.compute, pass == 2, /*idle=*/pass == 1);
         }
         harness.compute.synchronize();
-        harness.fetcher->synchronize();
         ASSERT_EQ(harness.wrong_bytes, 0u)
             << units << " units, " << slots << " slots, seed " << seed;
         ASSERT_EQ(communicator.wrong_bytes, 0u) << "sent before it was copied";
@@ -168,7 +166,6 @@ TEST(LayerFetcher, CountsBytesByTheirWayAndTimesThem) {
     harness.run_pass(harness.compute, last);
     harness.compute.synchronize();
   }
-  harness.fetcher->synchronize();
   const FetchStats stats = harness.fetcher->take_stats();
   EXPECT_EQ(stats.passes, 2u);
   EXPECT_EQ(stats.bytes[Link::kCopy], 2 * 5 * kPageBytes);
@@ -201,11 +198,10 @@ TEST(LayerFetcher, LetsAFailedReadOutAndEndsCleanly) {
   }
 }
 
-TEST(LayerFetcher, ReportsAFailedCopyAtSynchronizeAndHangsNowhere) {
+TEST(LayerFetcher, AFailedCopyComesOutWhereComputeWaitedForItAndHangsNowhere) {
   FetcherHarness harness({{H, H, H}}, nullptr);
   harness.store_in(H).fail_in_stream_at = 2;
   harness.run_pass(harness.compute, false);
-  EXPECT_THROW(harness.fetcher->synchronize(), IoError);
   EXPECT_THROW(harness.compute.synchronize(), IoError);  // it waited for what never came
   EXPECT_EQ(harness.units_computed, 1);
 }
@@ -317,7 +313,6 @@ TEST(LayerFetcher, KeepsTheTimesOfTheLastTwoPassesUnitByUnit) {
     EXPECT_NO_THROW(harness.fetcher->unit_times(4, clock));
     harness.fetcher->time_units(false);
     EXPECT_THROW(harness.fetcher->unit_times(5, clock), Error);
-    harness.fetcher->synchronize();
   }
 }
 

@@ -62,7 +62,7 @@ TEST_F(NvmeStoreTest, AllWaysOfReadingBringTheSameBytes) {
         if (!direct) {
           EXPECT_THAT(store.method(), HasSubstr("buffered"));
         }
-        EXPECT_EQ(store.staging_bytes(),
+        EXPECT_EQ(device.pinned_bytes,
                   TestUnits::kExtentBytes * static_cast<std::size_t>(depth + NvmeOptions{}.spare));
       }
     }
@@ -282,7 +282,7 @@ TEST_F(NvmeStoreTest, StagingIsSmallerWhenEveryShardIs) {
   const fs::path path = small.prepare(directory.path());
   LazyDevice device;
   NvmeStore store(device, path, small.key, small.sizes(), small.options(3));
-  EXPECT_EQ(store.staging_bytes(), NvmeOptions{.depth = 3}.slots() * small.shard_bytes(0));
+  EXPECT_EQ(device.pinned_bytes, NvmeOptions{.depth = 3}.slots() * small.shard_bytes(0));
   EXPECT_LT(small.shard_bytes(0), TestUnits::kExtentBytes);
   const auto copies = device.make_stream("copies");
   std::vector<std::byte> dst(small.shard_bytes(0));

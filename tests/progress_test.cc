@@ -1,4 +1,4 @@
-#include "zero_infer/progress.h"
+#include "base/progress.h"
 
 #include <fcntl.h>
 #include <gmock/gmock.h>

@@ -190,7 +190,10 @@ class LazyDevice final : public Device {
   Buffer allocate(std::size_t bytes) override {
     return {std::aligned_alloc(4096, bytes), bytes, [](void* p) { std::free(p); }};
   }
-  Buffer allocate_pinned(std::size_t bytes) override { return allocate(bytes); }
+  Buffer allocate_pinned(std::size_t bytes) override {
+    pinned_bytes += bytes;
+    return allocate(bytes);
+  }
   std::unique_ptr<Stream> make_stream(const std::string&, StreamPriority) override {
     return std::make_unique<LazyStream>();
   }
@@ -204,6 +207,8 @@ class LazyDevice final : public Device {
     dynamic_cast<LazyStream&>(stream).queue->tasks.emplace_back(
         [=] { std::memset(dst, 0, bytes); });
   }
+
+  std::size_t pinned_bytes = 0;  // of all buffers so far
 };
 
 /// The message of the Exception that the call throws.

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "base/utf8.h"
-#include "zero_infer/tokenizer.h"
+#include "text/tokenizer.h"
 
 namespace zi {
 namespace {

@@ -15,8 +15,8 @@
 #include "engine/output.h"
 #include "engine/pass_runner.h"
 #include "text/prompt_source.h"
+#include "text/tokenizer.h"
 #include "zero_infer/run_config.h"
-#include "zero_infer/tokenizer.h"
 #include "zero_infer/world.h"
 
 namespace zi {
@@ -59,7 +59,7 @@ class Engine {
   const Model& model() const { return *open_.model; }
   const Backend& backend() const { return *backend_; }
   const ModelWeights& weights() const { return *weights_; }
-  const LoadStats& load_stats() const { return weights_->load_stats(); }
+  double load_seconds() const { return weights_->load_seconds(); }
   /// `io_uring + O_DIRECT`; empty without an NVMe tier.
   std::string nvme_method() const;
   /// The options of the config with the model's ids.

@@ -9,9 +9,9 @@
 #include "engine/pass_runner.h"
 #include "engine/scheduler.h"
 #include "engine/work_exchange.h"
+#include "text/tokenizer.h"
 #include "zero_infer/dtype.h"
 #include "zero_infer/run_config.h"
-#include "zero_infer/tokenizer.h"
 
 namespace zi {
 

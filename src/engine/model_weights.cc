@@ -5,12 +5,12 @@
 #include <system_error>
 #include <utility>
 
+#include "base/progress.h"
 #include "engine/weight_loader.h"
 #include "offload/read_threads.h"
 #include "offload/shard_file.h"
 #include "offload/shard_writer.h"
 #include "zero_infer/bytes.h"
-#include "zero_infer/progress.h"
 
 namespace zi {
 namespace {
@@ -38,7 +38,7 @@ ModelWeights::ModelWeights(Device& device, Ops& ops, const WeightSource& source,
                               : tier == Tier::kHost ? static_cast<ShardStore*>(host_.get())
                                                     : nvme_.get());
   }
-  stats_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 void ModelWeights::load_vectors(Device& device, const ModelSpec& spec, const MemoryPlan& plan,
@@ -81,7 +81,7 @@ void ModelWeights::load_shards(Device& device, Ops& ops, const MemoryPlan& plan,
     return plan.blocks[static_cast<std::size_t>(u)];
   };
 
-  stats_.loaded_bytes = plan.device_shards + plan.host_shards + plan.head_shard;
+  const std::size_t loaded_bytes = plan.device_shards + plan.host_shards + plan.head_shard;
   const auto& on_nvme = units[of(Tier::kNvme)];
   const ShardFileKey key{.model_identity = source_->identity(),
                          .model_name = options.model_name,
@@ -89,11 +89,10 @@ void ModelWeights::load_shards(Device& device, Ops& ops, const MemoryPlan& plan,
                          .rank = options.rank,
                          .dtype = plan.weight_dtype};
   std::error_code unseen;  // whoever opens the file says why
-  const bool writes =
-      !on_nvme.empty() &&
-      !std::filesystem::exists(shard_file_path(*options.nvme_path, key), unseen);
+  const bool writes = !on_nvme.empty() &&
+                      !std::filesystem::exists(shard_file_path(*options.nvme_path, key), unseen);
   Progress progress(writes ? "writing the shard file" : "loading weights",
-                    stats_.loaded_bytes + (writes ? plan.nvme_shards : 0), Progress::Unit::kBytes,
+                    loaded_bytes + (writes ? plan.nvme_shards : 0), Progress::Unit::kBytes,
                     options.show_progress);
   const auto tell = [&](std::size_t done) { progress.add(done); };
   // All memory first: its pages are taken, or pinned, while the first shards are read.
@@ -120,7 +119,6 @@ void ModelWeights::load_shards(Device& device, Ops& ops, const MemoryPlan& plan,
     for (const ShardReader& reader : readers) pointers.push_back(&reader);
     std::vector<ShardSize> sizes;
     for (int u : on_nvme) sizes.push_back({u, layout(u).shard_bytes()});
-    stats_.shard_file_bytes = plan.nvme_shards;
     shard_file_ = prepare_shard_file(*options.nvme_path, key, on_nvme, pointers, tell);
     nvme_ = std::make_unique<NvmeStore>(device, shard_file_, key, sizes, NvmeOptions{});
   }

@@ -28,13 +28,6 @@ struct LoadOptions {
   std::optional<std::filesystem::path> nvme_path;
 };
 
-/// What loading did, for the summary.
-struct LoadStats {
-  double seconds = 0;
-  std::size_t loaded_bytes = 0;      // of shards, from the checkpoint into memory
-  std::size_t shard_file_bytes = 0;  // resting in the shard file
-};
-
 /// This rank's weights in their tiers: shards of the blocks, the shard of the head and the
 /// replicated vectors. Reads only its own rows from the source, straight to where they rest.
 class ModelWeights {
@@ -59,7 +52,8 @@ class ModelWeights {
   /// Rows of the embedding in the plan's weight type, (ids.size(), hidden), read from the source.
   void read_embedding_rows(std::span<const std::int32_t> ids, std::byte* dst) const;
 
-  const LoadStats& load_stats() const { return stats_; }
+  /// That loading took.
+  double load_seconds() const { return load_seconds_; }
   /// The shard file of the NVMe tier; empty without one.
   const std::filesystem::path& shard_file() const { return shard_file_; }
   /// The NVMe store; null without one.
@@ -82,7 +76,7 @@ class ModelWeights {
   std::vector<std::vector<const float*>> block_vectors_;
   std::vector<const float*> model_vectors_;
   std::vector<const float*> head_vectors_;
-  LoadStats stats_;
+  double load_seconds_ = 0;
 };
 
 }  // namespace zi

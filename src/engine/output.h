@@ -8,8 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "base/progress.h"
 #include "text/result_file.h"
-#include "zero_infer/progress.h"
 
 namespace zi {
 

@@ -8,9 +8,9 @@
 
 #include "engine/pass_times.h"
 #include "engine/scheduler.h"
+#include "offload/device_clock.h"
 #include "offload/layer_fetcher.h"
 #include "zero_infer/device.h"
-#include "zero_infer/device_clock.h"
 
 namespace zi {
 

@@ -26,7 +26,6 @@ class Scheduler {
  public:
   Scheduler(std::int64_t lanes, std::int64_t pass_tokens, std::int64_t kv_pages);
 
-  std::int64_t lanes() const { return lanes_; }
   std::int64_t active() const { return static_cast<std::int64_t>(sequences_.size()); }
   std::int64_t free_lanes() const { return lanes_ - active(); }
   /// Sequences with more than one token to compute.
@@ -37,7 +36,6 @@ class Scheduler {
   }
   /// Tokens of the longest sequence that the pages can hold.
   std::int64_t max_sequence_tokens() const;
-  std::int64_t free_pages() const { return static_cast<std::int64_t>(free_.size()); }
   /// How often a sequence was set back.
   std::int64_t set_backs() const { return set_backs_; }
 

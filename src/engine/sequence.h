@@ -7,7 +7,7 @@
 
 #include "text/prompt.h"
 #include "text/result.h"
-#include "zero_infer/tokenizer.h"
+#include "text/tokenizer.h"
 
 namespace zi {
 

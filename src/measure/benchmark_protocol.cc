@@ -225,7 +225,7 @@ class Benchmark {
                                    .tiers = engine_->plan().tiers,
                                    .cycles = kCycles,
                                    .ready_seconds = ready_,
-                                   .load_seconds = engine_->load_stats().seconds};
+                                   .load_seconds = engine_->load_seconds()};
     const std::string line = json_of(cell, setting) + "\n";
     const std::string text = config_.output == "-" ? line : text_of(cell, setting);
     if (std::fputs(text.c_str(), stdout) < 0 || std::fflush(stdout) != 0) {

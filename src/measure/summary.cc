@@ -31,7 +31,7 @@ std::size_t peak_memory_bytes() {
 
 std::string summarize(World& world, Engine& engine, const Engine::Outcome& outcome) {
   const RankNumbers mine{outcome.stats, outcome.fetched, peak_memory_bytes(),
-                         engine.load_stats().seconds};
+                         engine.load_seconds()};
   const std::vector<RankNumbers> all = world.all_gather(mine);
   const RunLimits limits = measure_run_limits(world, engine);
   if (world.rank() != 0) return "";

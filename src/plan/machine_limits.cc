@@ -16,12 +16,6 @@ using nlohmann::ordered_json;
 constexpr double kGiga = 1e9;
 constexpr double kTera = 1e12;
 
-double best(const std::vector<StorageRate>& rates) {
-  double most = 0;
-  for (const StorageRate& r : rates) most = std::max(most, r.rate);
-  return most;
-}
-
 ordered_json storage_json(const std::vector<StorageRate>& rates) {
   ordered_json list = ordered_json::array();
   for (const StorageRate& r : rates) {
@@ -121,8 +115,11 @@ MachineLimits parse(const std::string& text) {
 
 }  // namespace
 
-double MachineLimits::best_read() const { return best(reads); }
-double MachineLimits::best_write() const { return best(writes); }
+double MachineLimits::best_read() const {
+  double best = 0;
+  for (const StorageRate& r : reads) best = std::max(best, r.rate);
+  return best;
+}
 
 double MachineLimits::gather_rate(std::size_t gathered_bytes) const {
   if (gather.empty()) return 0;

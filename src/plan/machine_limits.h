@@ -52,9 +52,8 @@ struct MachineLimits {
   std::vector<ProductRate> products;  // by rows, ascending
   double seconds = 0;                 // that measuring took
 
-  /// The best of each list; 0 for an empty one.
+  /// The best of `reads`; 0 without any.
   double best_read() const;
-  double best_write() const;
   /// Of gathers of about so many bytes: between two sizes by interpolation over the logarithm.
   double gather_rate(std::size_t gathered_bytes) const;
 

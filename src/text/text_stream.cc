@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "base/utf8.h"
-#include "zero_infer/tokenizer.h"
+#include "text/tokenizer.h"
 
 namespace zi {
 

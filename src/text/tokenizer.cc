@@ -1,4 +1,4 @@
-#include "zero_infer/tokenizer.h"
+#include "text/tokenizer.h"
 
 #include <fmt/format.h>
 

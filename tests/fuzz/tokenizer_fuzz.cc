@@ -10,8 +10,8 @@
 #include <string>
 #include <string_view>
 
+#include "text/tokenizer.h"
 #include "zero_infer/error.h"
-#include "zero_infer/tokenizer.h"
 
 namespace {
 
