@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "checkpoint/content_samples.h"
 #include "synthetic_checkpoint.h"
 #include "zero_infer/error.h"
 
@@ -300,6 +301,7 @@ TEST_F(CheckpointTest, SaysWhatADirectoryLacks) {
 TEST_F(CheckpointTest, IdentityFollowsTheFilesAndNotTheirPlace) {
   generate({.shards = 2, .tokenizer = {}});
   const std::uint64_t before = open()->identity();
+  const std::uint64_t content = open()->content_identity();
   EXPECT_EQ(open()->identity(), before);
   fs::rename(root(), directory_.path() / "moved");
   EXPECT_EQ(open_checkpoint(directory_.path() / "moved", kPrefix)->identity(), before);
@@ -307,6 +309,79 @@ TEST_F(CheckpointTest, IdentityFollowsTheFilesAndNotTheirPlace) {
   const fs::path second = root() / "model-00002-of-00002.safetensors";
   fs::last_write_time(second, fs::last_write_time(second) + std::chrono::seconds(1));
   EXPECT_NE(open()->identity(), before);
+  EXPECT_TRUE(same_content(open()->identity(), before));
+  EXPECT_EQ(open()->content_identity(), content);
+}
+
+/// Overwrites bytes in place, sets mtime back, and returns when ctime has moved.
+void replace(const fs::path& path, std::uint64_t offset, std::string_view bytes) {
+  const auto time = fs::last_write_time(path);
+  const auto size = fs::file_size(path);
+  const FileStamp before = SafetensorsFile(path).stamp();
+  {
+    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(static_cast<std::streamoff>(offset));
+    file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  }
+  do {
+    fs::last_write_time(path, time);
+  } while (SafetensorsFile(path).stamp() == before);
+  EXPECT_EQ(fs::file_size(path), size);
+  EXPECT_EQ(SafetensorsFile(path).stamp().mtime_ns, before.mtime_ns);
+}
+
+TEST_F(CheckpointTest, IdentitySeesOtherValuesOfOneMatrixUnderTheSameSizeAndMtime) {
+  generate({.single = true, .tokenizer = {}});
+  const fs::path path = root() / "model.safetensors";
+  const std::uint64_t before = open()->identity();
+  const std::uint64_t content = open()->content_identity();
+  const StoredTensor tensor =
+      SafetensorsFile(path).header().tensors.at("transformer.h.1.self_attention.dense.weight");
+  std::string bytes = read_file(path).substr(tensor.begin, tensor.end - tensor.begin);
+  const std::string old = bytes;
+  for (std::size_t i = 0; i < bytes.size(); i += 2) bytes[i] ^= 1;  // each value's last bit
+  replace(path, tensor.begin, bytes);
+  EXPECT_NE(open()->content_identity(), content);
+  EXPECT_FALSE(same_content(open()->identity(), before));
+  replace(path, tensor.begin, old);
+  EXPECT_EQ(open()->content_identity(), content);
+}
+
+TEST_F(CheckpointTest, IdentitySeesByCtimeWhatNoSampleTouches) {
+  // One matrix of 4 MiB, of which 128 KiB are sampled; a byte between two samples changes.
+  const std::string name = "transformer.h.0.mlp.dense_h_to_4h.weight";
+  constexpr std::uint64_t kBytes = std::uint64_t{4} << 20;
+  write_single(fmt::format(R"({{"{}":{{"dtype":"U8","shape":[{}],"data_offsets":[0,{}]}}}})", name,
+                           kBytes, kBytes),
+               std::string(kBytes, '\0'));
+  const std::uint64_t before = open()->identity();
+  const std::uint64_t content = open()->content_identity();
+  const fs::path path = root() / "model.safetensors";
+  const std::uint64_t begin = SafetensorsFile(path).header().tensors.at(name).begin;
+  const auto offsets = sample_offsets(name, kBytes, kMostSamples);
+  std::size_t i = 0;
+  while (offsets[i + 1] <= offsets[i] + kSampleBytes) ++i;
+  replace(path, begin + offsets[i] + kSampleBytes, "x");
+  EXPECT_EQ(open()->content_identity(), content);
+  EXPECT_NE(open()->identity(), before);
+  EXPECT_TRUE(same_content(open()->identity(), before));
+}
+
+TEST_F(CheckpointTest, ContentIdentityIsOfTheWeightsHoweverTheyAreStored) {
+  generate({.shards = 3, .seed = 4, .tokenizer = {}});
+  const std::uint64_t content = open()->content_identity();
+  generate({.single = true, .seed = 4, .tokenizer = {}});
+  EXPECT_EQ(open()->content_identity(), content);
+  generate({.single = true, .seed = 5, .tokenizer = {}});
+  EXPECT_NE(open()->content_identity(), content);
+  generate({.dtype = DType::kFloat16, .single = true, .seed = 4, .tokenizer = {}});
+  EXPECT_NE(open()->content_identity(), content);
+}
+
+/// It stands in the names of folders of shard files: a change of it makes everyone write those
+/// anew, and should be meant (kVersion in content_samples.cc).
+TEST_F(CheckpointTest, ContentIdentityOfTheBundledModelStaysWhatItIs) {
+  EXPECT_EQ(open_checkpoint(kKjv, kPrefix)->content_identity(), 0x549750f7da1e54abu);
 }
 
 TEST_F(CheckpointTest, FollowsTheLinksOfAHubCache) {

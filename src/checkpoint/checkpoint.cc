@@ -8,6 +8,7 @@
 #include <array>
 #include <cstring>
 #include <map>
+#include <mutex>
 #include <optional>
 #include <set>
 #include <unordered_map>
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "base/json_file.h"
+#include "content_samples.h"
 #include "safetensors.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
@@ -34,6 +36,9 @@ constexpr std::size_t kConversionBytes = std::size_t{256} << 10;
 /// From here on a range is read past the page cache; where that is refused, it is announced to the
 /// kernel as a whole before its parts are read.
 constexpr std::size_t kLargeBytes = std::size_t{128} << 10;
+/// Reads in flight of a rank that samples: each is a wait for the disk and nearly no work.
+constexpr int kSampleThreads = 16;
+constexpr std::uint64_t kUpperHalf = ~std::uint64_t{0} << 32;
 
 std::optional<DType> usable_dtype(std::string_view stored) {
   if (stored == "BF16") return DType::kBFloat16;
@@ -51,7 +56,6 @@ struct Place {
 struct Files {
   std::vector<SafetensorsFile> files;
   std::unordered_map<std::string, Place> tensors;
-  std::uint64_t identity = 0;
 };
 
 class Checkpoint final : public WeightSource {
@@ -63,7 +67,8 @@ class Checkpoint final : public WeightSource {
             void* dst) const override;
   bool contains(const std::string& name) const override { return find(name) != nullptr; }
   DType stored_dtype(const std::string& name) const override { return dtype_of(name, at(name)); }
-  std::uint64_t identity() const override { return files_.identity; }
+  std::uint64_t identity() const override;
+  std::uint64_t content_identity() const override;
   std::string describe() const override { return directory_; }
 
  private:
@@ -74,7 +79,42 @@ class Checkpoint final : public WeightSource {
   std::string directory_;
   std::string prefix_;
   Files files_;
+  mutable std::once_flag sampled_;
+  mutable std::uint64_t content_ = 0;
 };
+
+/// Why both content and times decide whether a shard file is of these weights. Size and mtime alone
+/// are equal for other weights where times are fixed (Nix stores, images) or kept (`touch -r`,
+/// `cp -p`): the samples see those. Samples alone miss a change of a few rows: ctime, which no
+/// program can set, sees each write on the same host, also where mtime was set back afterwards. So
+/// a change of times alone writes the shard files anew, although the content is most likely the
+/// same: that costs minutes, while wrong weights give wrong answers without a word. It happens when
+/// the files were copied, fetched or restored again, or touched; an image or a store that is merely
+/// mounted again keeps its times (an overlay shows those of the layer below). The one who writes
+/// shard files says so (see same_content).
+std::uint64_t Checkpoint::identity() const {
+  const std::uint64_t content = content_identity();
+  std::vector<std::uint64_t> facts = {content};
+  for (const SafetensorsFile& file : files_.files) {
+    const FileStamp& stamp = file.stamp();
+    facts.push_back(stamp.bytes);
+    facts.push_back(stamp.mtime_ns);
+    facts.push_back(stamp.ctime_ns);
+  }
+  const std::uint64_t hash = XXH3_64bits(facts.data(), facts.size() * sizeof(facts.front()));
+  return (content & kUpperHalf) | (hash & ~kUpperHalf);
+}
+
+std::uint64_t Checkpoint::content_identity() const {
+  std::call_once(sampled_, [this] {
+    std::vector<TensorInFile> tensors;
+    for (const auto& [name, place] : files_.tensors) {
+      tensors.push_back({name, &files_.files[place.file], &place.tensor});
+    }
+    content_ = sampled_content(std::move(tensors), kSampleThreads);
+  });
+  return content_;
+}
 
 const Place* Checkpoint::find(const std::string& name) const {
   auto found = files_.tensors.find(name);
@@ -279,12 +319,10 @@ class FilesReader {
  private:
   std::size_t open(const std::string& name) {
     files_.files.emplace_back(directory_ / name);
-    facts_ += fmt::format("{}\n{:016x}\n", name, files_.files.back().identity());
     return files_.files.size() - 1;
   }
   Files finish() {
     warn_of_refusal();
-    files_.identity = XXH3_64bits(facts_.data(), facts_.size());
     return std::move(files_);
   }
 
@@ -300,7 +338,6 @@ class FilesReader {
 
   fs::path directory_;
   Files files_;
-  std::string facts_;
 };
 
 }  // namespace

@@ -5,7 +5,6 @@
 #include <fmt/ranges.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include <algorithm>
 #include <array>
@@ -129,6 +128,11 @@ class EntryReader {
                   promised, has));
 }
 
+std::uint64_t nanoseconds(const timespec& time) {
+  return static_cast<std::uint64_t>(time.tv_sec) * 1'000'000'000 +
+         static_cast<std::uint64_t>(time.tv_nsec);
+}
+
 /// The tensors must fill the file from the header to its end, without overlap or holes. Empty ones
 /// may stand anywhere.
 void check_ranges(const SafetensorsHeader& header, std::uint64_t file_bytes,
@@ -226,10 +230,7 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : path_(path
   start.resize(safetensors_header_bytes(start, file_bytes, path_));
   read(0, start.data(), start.size());
   header_ = parse_safetensors_header(start, file_bytes, path_);
-  const std::array<std::uint64_t, 4> known = {
-      file_bytes, static_cast<std::uint64_t>(facts.st_mtim.tv_sec),
-      static_cast<std::uint64_t>(facts.st_mtim.tv_nsec), XXH3_64bits(start.data(), start.size())};
-  identity_ = XXH3_64bits(known.data(), sizeof(known));
+  stamp_ = {file_bytes, nanoseconds(facts.st_mtim), nanoseconds(facts.st_ctim)};
   // Each rank wants its own rows: reading ahead would read its neighbours' too.
   (void)::posix_fadvise(file_.get(), 0, 0, POSIX_FADV_RANDOM);
   direct_.emplace(path_, file_.get(), file_bytes);

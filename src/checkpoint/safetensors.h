@@ -44,6 +44,16 @@ std::uint64_t safetensors_header_bytes(std::string_view start, std::uint64_t fil
 SafetensorsHeader parse_safetensors_header(std::string_view start, std::uint64_t file_bytes,
                                            const std::string& file);
 
+/// What the file system says about a file. It changes with nearly all that could change the file's
+/// bytes, and with things that do not: a copy, a download, a restore, `touch`, and for ctime also
+/// `chmod`, `chown` and a new hard link.
+struct FileStamp {
+  std::uint64_t bytes = 0;
+  std::uint64_t mtime_ns = 0;  // since 1970, modulo 2^64: any time can be set
+  std::uint64_t ctime_ns = 0;
+  bool operator==(const FileStamp&) const = default;
+};
+
 /// An open safetensors file with a checked header.
 class SafetensorsFile {
  public:
@@ -62,14 +72,14 @@ class SafetensorsFile {
   /// Reads past the page cache, where the file system has them.
   const DirectFile& direct() const { return *direct_; }
 
-  /// Differs when the file's size, time of change or header differ.
-  std::uint64_t identity() const { return identity_; }
+  /// Of the moment when the file was opened.
+  const FileStamp& stamp() const { return stamp_; }
 
  private:
   std::string path_;
   FileDescriptor file_;
   SafetensorsHeader header_;
-  std::uint64_t identity_ = 0;
+  FileStamp stamp_;
   std::optional<DirectFile> direct_;  // there as soon as the file is open
 };
 

@@ -6,11 +6,13 @@
 #include <utility>
 
 #include "base/progress.h"
+#include "engine/other_shard_files.h"
 #include "engine/weight_loader.h"
 #include "offload/read_threads.h"
 #include "offload/shard_file.h"
 #include "offload/shard_writer.h"
 #include "zero_infer/bytes.h"
+#include "zero_infer/log.h"
 
 namespace zi {
 namespace {
@@ -83,7 +85,8 @@ void ModelWeights::load_shards(Device& device, Ops& ops, const MemoryPlan& plan,
 
   const std::size_t loaded_bytes = plan.device_shards + plan.host_shards + plan.head_shard;
   const auto& on_nvme = units[of(Tier::kNvme)];
-  const ShardFileKey key{.model_identity = source_->identity(),
+  // Only then: a checkpoint is sampled for it.
+  const ShardFileKey key{.model_identity = on_nvme.empty() ? 0 : source_->identity(),
                          .model_name = options.model_name,
                          .world = options.world,
                          .rank = options.rank,
@@ -91,6 +94,12 @@ void ModelWeights::load_shards(Device& device, Ops& ops, const MemoryPlan& plan,
   std::error_code unseen;  // whoever opens the file says why
   const bool writes = !on_nvme.empty() &&
                       !std::filesystem::exists(shard_file_path(*options.nvme_path, key), unseen);
+  if (writes && options.first_on_host) {
+    for (const std::string& line :
+         other_shard_files(shard_file_path(*options.nvme_path, key), key.model_identity)) {
+      log_info(line);
+    }
+  }
   Progress progress(writes ? "writing the shard file" : "loading weights",
                     loaded_bytes + (writes ? plan.nvme_shards : 0), Progress::Unit::kBytes,
                     options.show_progress);

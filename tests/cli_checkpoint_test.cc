@@ -1,0 +1,116 @@
+// Checkpoints that could give wrong answers without a word: other weights behind the same names,
+// sizes and times, ranks with different models, files that contradict each other.
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+
+#include "cli_harness.h"
+
+namespace zi::test {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+using testing::Not;
+
+const std::string kFirst = "/model-00001-of-00003.safetensors";
+
+std::vector<std::string> run_of(const std::string& model, std::vector<std::string> more = {}) {
+  std::vector<std::string> out = {"--model",          model, "--prompt", "In the beginning God",
+                                  "--max-new-tokens", "16",  "--output", "-"};
+  out.insert(out.end(), more.begin(), more.end());
+  return out;
+}
+
+/// Token ids of the only result.
+nlohmann::json ids_of(const Ended& ended) {
+  EXPECT_EQ(ended.code, 0) << ended.err;
+  const auto lines = json_lines(ended.out);
+  EXPECT_EQ(lines.size(), 1u) << ended.err;
+  return lines.empty() ? nlohmann::json() : lines[0].at("token_ids");
+}
+
+std::size_t count_of(const std::string& text, const std::string& part) {
+  std::size_t count = 0;
+  for (std::size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) {
+    ++count;
+  }
+  return count;
+}
+
+/// Overwrites the bytes of a tensor in place, which changes neither the file's size nor, in the
+/// end, its mtime.
+void edit_tensor(const std::string& path, const std::string& tensor,
+                 const std::function<void(std::string&)>& edit) {
+  struct stat before {};
+  ASSERT_EQ(stat(path.c_str(), &before), 0);
+  const std::string bytes = read_file(path);
+  std::uint64_t header = 0;
+  std::memcpy(&header, bytes.data(), sizeof(header));
+  const auto offsets = nlohmann::json::parse(bytes.substr(8, header)).at(tensor).at("data_offsets");
+  const std::size_t begin = 8 + header + offsets[0].get<std::size_t>();
+  std::string values = bytes.substr(begin, 8 + header + offsets[1].get<std::size_t>() - begin);
+  edit(values);
+  {
+    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(static_cast<std::streamoff>(begin));
+    file.write(values.data(), static_cast<std::streamsize>(values.size()));
+  }
+  const timespec times[2] = {before.st_atim, before.st_mtim};
+  ASSERT_EQ(utimensat(AT_FDCWD, path.c_str(), times, 0), 0);
+}
+
+int folders_in(const std::string& path) {
+  int count = 0;
+  for (const auto& e : fs::directory_iterator(path)) count += e.is_directory() ? 1 : 0;
+  return count;
+}
+
+TEST(Replaced, WeightsUnderTheSameNameSizeAndMtimeAreServedAnew) {
+  const TemporaryFolder folder;
+  const std::string model = copy_of_model(folder);
+  const auto with_nvme = run_of(model, {"--nvme-offload-path", folder / "nvme"});
+  const auto before = ids_of(run_job(2, with_nvme));
+  EXPECT_THAT(run_job(2, with_nvme).err, Not(HasSubstr("shards")));
+  for (int layer : {0, 1, 2}) {
+    for (const char* file : {"1", "2"}) {
+      const std::string path = model + "/model-0000" + file + "-of-00003.safetensors";
+      const std::string tensor =
+          "transformer.h." + std::to_string(layer) + ".mlp.dense_4h_to_h.weight";
+      if (read_file(path).substr(0, 20000).find("\"" + tensor + "\"") == std::string::npos)
+        continue;
+      edit_tensor(path, tensor, [](std::string& values) {
+        for (std::size_t i = 1; i < values.size(); i += 2) values[i] ^= '\x80';  // each sign
+      });
+    }
+  }
+  const auto expected = ids_of(run_job(2, run_of(model)));
+  EXPECT_NE(expected, before);
+  const Ended after = run_job(2, with_nvme);
+  EXPECT_EQ(ids_of(after), expected);
+  EXPECT_EQ(count_of(after.err, "holds shards of other weights"), 1u) << after.err;
+  EXPECT_EQ(folders_in(folder / "nvme"), 2);
+}
+
+TEST(Replaced, ShardsAreWrittenAnewAfterATouchAndOneLineSaysWhy) {
+  const TemporaryFolder folder;
+  const std::string model = copy_of_model(folder);
+  const auto with_nvme = run_of(model, {"--nvme-offload-path", folder / "nvme"});
+  const auto before = ids_of(run_job(2, with_nvme));
+  fs::last_write_time(model + kFirst, fs::last_write_time(model + kFirst) + std::chrono::hours(1));
+  const Ended after = run_job(2, with_nvme);
+  EXPECT_EQ(ids_of(after), before);
+  EXPECT_EQ(count_of(after.err, "shards are written anew: the times"), 1u) << after.err;
+  EXPECT_EQ(folders_in(folder / "nvme"), 2);
+  EXPECT_THAT(run_job(2, with_nvme).err, Not(HasSubstr("written anew")));
+}
+
+}  // namespace
+}  // namespace zi::test
