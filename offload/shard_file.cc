@@ -5,12 +5,14 @@
 
 #include <algorithm>
 #include <cctype>
+#include <charconv>
 #include <string_view>
 #include <system_error>
 #include <utility>
 
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
+#include "zero_infer/weight_source.h"
 
 namespace zi {
 namespace {
@@ -32,6 +34,14 @@ std::string name_in_folders(const std::string& model_name) {
 std::string folder_name(const ShardFileKey& key) {
   return fmt::format("{}-{:016x}-{}-world{}", name_in_folders(key.model_name), key.model_identity,
                      name_of(key.dtype), key.world);
+}
+
+/// Of a folder of that model: its name is one that folder_name makes.
+std::uint64_t identity_in(std::string_view folder, const std::string& model_name) {
+  const char* const begin = folder.data() + name_in_folders(model_name).size() + 1;
+  std::uint64_t identity = 0;
+  std::from_chars(begin, begin + kIdentityDigits, identity, 16);
+  return identity;
 }
 
 /// Whether this is the name of a folder of that model, as folder_name makes it.
@@ -149,7 +159,8 @@ std::vector<OtherShards> other_shards(const std::filesystem::path& directory,
     if (name == own || !is_folder_of(name, key.model_name)) continue;
     std::error_code ignored;
     if (!std::filesystem::is_directory(entry->symlink_status(ignored))) continue;
-    others.push_back({name, bytes_on_disk(entry->path())});
+    others.push_back({name, bytes_on_disk(entry->path()),
+                      same_content(identity_in(name, key.model_name), key.model_identity)});
   }
   std::ranges::sort(others, std::ranges::greater(), &OtherShards::bytes);
   return others;
@@ -162,8 +173,12 @@ std::string other_shards_text(const std::filesystem::path& directory, const Shar
                                  directory.string(), name_in_folders(key.model_name));
   for (std::size_t i = 0; i < std::min(others.size(), kMostNamesInText); ++i) {
     text += fmt::format(
-        "{}{} ({})", i == 0 ? "" : ", ", others[i].folder,
-        others[i].bytes ? format_bytes(static_cast<double>(*others[i].bytes)) : "cannot be read");
+        "{}{} ({}{})", i == 0 ? "" : ", ", others[i].folder,
+        others[i].bytes ? format_bytes(static_cast<double>(*others[i].bytes)) : "cannot be read",
+        others[i].same_content
+            ? ", written before the checkpoint's files were copied, fetched again or changed: "
+              "samples of the weights are the same, but a small change would not show"
+            : "");
   }
   if (others.size() > kMostNamesInText) {
     text += fmt::format(" and {} more", others.size() - kMostNamesInText);

@@ -44,6 +44,7 @@ struct OpenShardFile {
 struct OtherShards {
   std::string folder;                  // its name in the directory
   std::optional<std::uint64_t> bytes;  // on the disk; nothing when it cannot be read
+  bool same_content = false;           // as far as samples tell: only the times of files differ
 };
 
 /// What lies in the directory beside the folder of `key`, for the same model's name; the largest

@@ -270,9 +270,14 @@ TEST_F(ShardFile, OfOtherWeightsIsNamedOnceByRank0WhenItWritesItsOwn) {
   EXPECT_THAT(said, Not(HasSubstr("1235")));
   EXPECT_THAT(said, Not(HasSubstr(folder_of(weights.key))));
   EXPECT_EQ(std::ranges::count(said, '\n'), 1) << said;
+  EXPECT_THAT(said, Not(HasSubstr("samples of the weights are the same")));
   EXPECT_EQ(said_by(weights), "") << "it uses the file that is there";
   EXPECT_THAT(said_by(ranks),
               AllOf(HasSubstr(folder_of(units_.key)), HasSubstr(folder_of(weights.key))));
+  TestUnits touched(4);  // the lower half of an identity is of the files' times
+  touched.key.rank = 0;
+  touched.key.model_identity = weights.key.model_identity ^ 1;
+  EXPECT_THAT(said_by(touched), HasSubstr("samples of the weights are the same"));
   weights.key.rank = 1;
   EXPECT_EQ(said_by(weights), "") << "rank 0 has said it";
   EXPECT_TRUE(fs::exists(shard_file_path(directory(), units_.key))) << "nothing is removed";

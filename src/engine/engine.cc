@@ -46,7 +46,6 @@ Engine::Engine(World& world, std::shared_ptr<Backend> backend, RunConfig config)
         .world = world.size(),
         .threads = std::clamp(threads_per_rank(world.local_size()), kFewestReads, kMostReads),
         .show_progress = world.rank() == 0 && !config_.quiet,
-        .first_on_host = world.local_rank() == 0,
         .model_name = open_.directory.filename().string(),
         .nvme_path = config_.nvme_offload_path};
     weights_ = std::make_unique<ModelWeights>(*backend_->device, *backend_->ops, *open_.source,

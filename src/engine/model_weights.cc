@@ -6,13 +6,11 @@
 #include <utility>
 
 #include "base/progress.h"
-#include "engine/other_shard_files.h"
 #include "engine/weight_loader.h"
 #include "offload/read_threads.h"
 #include "offload/shard_file.h"
 #include "offload/shard_writer.h"
 #include "zero_infer/bytes.h"
-#include "zero_infer/log.h"
 
 namespace zi {
 namespace {
@@ -94,12 +92,6 @@ void ModelWeights::load_shards(Device& device, Ops& ops, const MemoryPlan& plan,
   std::error_code unseen;  // whoever opens the file says why
   const bool writes = !on_nvme.empty() &&
                       !std::filesystem::exists(shard_file_path(*options.nvme_path, key), unseen);
-  if (writes && options.first_on_host) {
-    for (const std::string& line :
-         other_shard_files(shard_file_path(*options.nvme_path, key), key.model_identity)) {
-      log_info(line);
-    }
-  }
   Progress progress(writes ? "writing the shard file" : "loading weights",
                     loaded_bytes + (writes ? plan.nvme_shards : 0), Progress::Unit::kBytes,
                     options.show_progress);

@@ -24,7 +24,6 @@ struct LoadOptions {
   int world = 1;
   int threads = 1;  // reads in flight
   bool show_progress = false;
-  bool first_on_host = true;  // says what it finds beside its shard file
   std::string model_name;     // for shard files
   std::optional<std::filesystem::path> nvme_path;
 };
