@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "text/added_tokens.h"
-#include "text/tokenizer.h"
+#include "text/tokenizer_files.h"
 
 namespace zi {
 

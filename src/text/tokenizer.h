@@ -3,27 +3,14 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "text/tokenizer_files.h"
+
 namespace zi {
-
-/// The text of a file; `name` stands in messages.
-struct TextFile {
-  std::string name;
-  std::string text;
-};
-
-/// What a tokenizer is made from: tokenizer.json, and what may stand beside it.
-struct TokenizerFiles {
-  TextFile tokenizer;
-  std::optional<TextFile> config{};              // tokenizer_config.json
-  std::optional<TextFile> special_tokens_map{};  // special_tokens_map.json
-  std::optional<TextFile> added_tokens{};        // added_tokens.json
-};
 
 /// A byte-level BPE tokenizer read from tokenizer.json as Hugging Face tokenizers write it: special
 /// tokens are matched in the text, what is between them is split by a regex (Oniguruma), its bytes

@@ -8,7 +8,7 @@
 #include "text/added_tokens.h"
 #include "text/bpe.h"
 #include "text/pre_tokenizer.h"
-#include "text/tokenizer.h"
+#include "text/tokenizer_files.h"
 
 namespace zi {
 

@@ -1,0 +1,22 @@
+#pragma once
+
+#include <optional>
+#include <string>
+
+namespace zi {
+
+/// The text of a file; `name` stands in messages.
+struct TextFile {
+  std::string name;
+  std::string text;
+};
+
+/// What a tokenizer is made from: tokenizer.json, and what may stand beside it.
+struct TokenizerFiles {
+  TextFile tokenizer;
+  std::optional<TextFile> config{};              // tokenizer_config.json
+  std::optional<TextFile> special_tokens_map{};  // special_tokens_map.json
+  std::optional<TextFile> added_tokens{};        // added_tokens.json
+};
+
+}  // namespace zi
