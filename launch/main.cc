@@ -174,7 +174,14 @@ int run(World& world, int argc, char** argv, const ClosedDescriptors& closed,
     if (world.rank() == 0) print(command.text);
     return 0;
   }
-  if (command.command == Command::kLimits) return run_limits_command(world, command.limits);
+  if (command.command == Command::kLimits) {
+    world.all_or_none([&] {
+      if (world.rank() == 0 && closed.output) {
+        throw ConfigError("the limits are told on standard output, which is closed; open it");
+      }
+    });
+    return run_limits_command(world, command.limits);
+  }
   JobFiles files;
   world.all_or_none([&] {
     if (world.rank() == 0) files.open(command, closed);

@@ -300,10 +300,14 @@ TEST(StandardStreams, MayBeClosedWhereTheyAreNotUsed) {
 TEST(StandardStreams, AClosedOutputIsNotTakenForResults) {
   const TemporaryFolder folder;
   write_file(folder / "in.jsonl", kTwoPrompts);
-  for (const std::vector<std::string>& more : {std::vector<std::string>{}, {"--output", "-"}}) {
-    const Ended ended = run_job(0, job(model(), folder / "in.jsonl", more), "", {1});
+  for (const std::vector<std::string>& arguments :
+       {job(model(), folder / "in.jsonl", {}),
+        job(model(), folder / "in.jsonl", {"--output", "-"}),
+        {"limits", "--output", folder / "limits.json"}}) {
+    const Ended ended = run_job(0, arguments, "", {1});
     EXPECT_EQ(ended.code, 2);
     EXPECT_THAT(ended.err, HasSubstr("standard output, which is closed"));
+    EXPECT_LT(ended.seconds, 15) << "nothing was measured";
   }
 }
 

@@ -13,7 +13,6 @@
 #include <vector>
 
 #include "base/file_descriptor.h"
-#include "text/finished_prompts.h"
 #include "text/prompt_source.h"
 #include "zero_infer/error.h"
 
@@ -372,53 +371,6 @@ TEST_F(PromptTest, ReadsStandardInput) {
   }
   ::dup2(before, STDIN_FILENO);
   ::close(before);
-}
-
-/// Text prompts by id.
-std::shared_ptr<const FinishedPrompts> done(
-    const std::vector<std::pair<std::string, std::string>>& texts) {
-  FinishedPrompts finished;
-  for (const auto& [id, text] : texts) finished.by_id[id] = FinishedPrompt::of_text(text, 1);
-  return std::make_shared<const FinishedPrompts>(std::move(finished));
-}
-
-std::shared_ptr<const FinishedPrompts> done(const FinishedPrompt& first) {
-  FinishedPrompts finished;
-  finished.by_id["0"] = first;
-  return std::make_shared<const FinishedPrompts>(std::move(finished));
-}
-
-TEST_F(PromptTest, LeavesOutWhatIsDone) {
-  auto source = skip_done(open("{\"prompt\": \"a\"}\n"
-                               "{\"prompt\": \"b\", \"id\": \"x\"}\n"
-                               "{\"prompt\": \"c\"}\n"
-                               "{\"prompt\": \"d\", \"id\": \"2\"}\n"),
-                          done({{"0", "a"}, {"\"x\"", "b"}, {"2", "c"}}));
-  EXPECT_EQ(source->total(), 1u);
-  EXPECT_THAT(texts(all(*source, 1)), ElementsAre("d"));
-  EXPECT_TRUE(source->exhausted());
-  source = skip_done(prompts_from_flags({"a"}), done({{"0", "a"}, {"1", ""}, {"2", ""}}));
-  EXPECT_EQ(source->total(), 0u);
-  EXPECT_THAT(source->take(1, true), IsEmpty());
-  EXPECT_TRUE(source->exhausted());
-}
-
-TEST_F(PromptTest, RefusesToSkipAPromptThatChangedUnderItsId) {
-  const auto text = [](const std::shared_ptr<const FinishedPrompts>& finished) {
-    return skip_done(prompts_from_flags({"a"}), finished)->take(1, true);
-  };
-  const auto ids = [&](const std::shared_ptr<const FinishedPrompts>& finished) {
-    return skip_done(open("{\"prompt_ids\": [5, 6]}\n"), finished)->take(1, true);
-  };
-  EXPECT_THROW(text(done({{"0", "b"}})), PromptError);
-  EXPECT_THAT(ids(done(FinishedPrompt::of_ids({5, 6}))), IsEmpty());
-  EXPECT_THROW(ids(done(FinishedPrompt::of_ids({5, 7}))), PromptError) << "as many, but others";
-  EXPECT_THROW(ids(done(FinishedPrompt::of_ids({6, 5}))), PromptError);
-  // A line tells how the prompt was given.
-  EXPECT_THROW(text(done(FinishedPrompt::of_ids({5}))), PromptError);
-  // Older lines keep no ids.
-  EXPECT_THROW(ids(done(FinishedPrompt::of_text("x", 1))), PromptError);
-  EXPECT_THAT(ids(done(FinishedPrompt::of_text("x", 2))), IsEmpty());
 }
 
 }  // namespace
