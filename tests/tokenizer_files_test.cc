@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "synthetic_checkpoint.h"
+#include "text/tokenizer.h"
 #include "zero_infer/error.h"
-#include "zero_infer/tokenizer.h"
 
 namespace zi {
 namespace {

@@ -4,18 +4,18 @@
 #include <vector>
 
 #include "text/added_tokens.h"
-#include "zero_infer/tokenizer.h"
+#include "text/tokenizer.h"
 
 namespace zi {
 
 /// Reads tokenizer.json and what stands beside it. Throws CheckpointError and IoError.
 TokenizerFiles read_tokenizer_files(const std::filesystem::path& tokenizer_json);
 
-/// The tokens that tokenizer_config.json, special_tokens_map.json and added_tokens.json name, in the
-/// order in which the reference adds them to those of tokenizer.json (`known`), with the flags that
-/// it gives them. The reference is PreTrainedTokenizerFast.from_pretrained of transformers 5.24; a
-/// token that 4.57 is known to treat otherwise is refused by its name. Throws CheckpointError with
-/// the file.
+/// The tokens that tokenizer_config.json, special_tokens_map.json and added_tokens.json name, in
+/// the order in which the reference adds them to those of tokenizer.json (`known`), with the flags
+/// that it gives them. The reference is PreTrainedTokenizerFast.from_pretrained of
+/// transformers 5.24; a token that 4.57 is known to treat otherwise is refused by its name. Throws
+/// CheckpointError with the file.
 std::vector<NamedToken> tokens_beside(const TokenizerFiles& files, const AddedVocabulary& known);
 
 }  // namespace zi

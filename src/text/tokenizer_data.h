@@ -8,7 +8,7 @@
 #include "text/added_tokens.h"
 #include "text/bpe.h"
 #include "text/pre_tokenizer.h"
-#include "zero_infer/tokenizer.h"
+#include "text/tokenizer.h"
 
 namespace zi {
 
