@@ -201,6 +201,48 @@ TEST(BadInput, UnusablePromptsAreNamedAndTheOthersRun) {
   EXPECT_EQ(ids, (std::set<std::string>{"good", "too"}));
 }
 
+TEST(BadInput, PromptsLongerThanAnyContextAreRefusedBeforeTheyAreTokenised) {
+  const TemporaryFolder folder;
+  // A token of this model stands for a few bytes, and the cache holds a few hundred of them.
+  const std::string text = std::string(100'000, 'x');
+  write_file(folder / "in.jsonl",
+             "{\"prompt\": \"Jesus wept.\", \"id\": \"good\"}\n{\"prompt\": \"" + text + "\"}\n" +
+                 "{\"prompt\": \"Jesus wept.\", \"max_new_tokens\": 100000}\n");
+  for (const char* mode : {"--quiet", "--score"}) {
+    const Ended ended =
+        run_job(2, {"--model", model(), "--prompts", folder / "in.jsonl", "--output",
+                    folder / "out.jsonl", "--max-new-tokens", "5", "--kv-budget", "1MiB", mode});
+    EXPECT_EQ(ended.code, 3) << ended.err;
+    EXPECT_THAT(ended.err, HasSubstr("in.jsonl:2: the prompt has 100000 bytes, and the "));
+    EXPECT_THAT(ended.err, HasSubstr("--kv-budget"));
+    const auto lines = json_lines(read_file(folder / "out.jsonl"));
+    ASSERT_FALSE(lines.empty());
+    EXPECT_EQ(lines.front().at("id"), "good");
+    if (std::string(mode) == "--score") continue;
+    EXPECT_EQ(lines.size(), 1u);
+    EXPECT_THAT(ended.err, HasSubstr("in.jsonl:3: 100000 new tokens leave no room"));
+  }
+}
+
+TEST(BadInput, TokensBesideTheTokenizerThatTheModelHasNoRowForAreNamed) {
+  const TemporaryFolder folder;
+  std::filesystem::copy(model(), folder / "model");
+  write_file(folder / "model/added_tokens.json", R"({"<evil\u001b>": 4096})");
+  write_file(folder / "in.jsonl",
+             "{\"prompt\": \"Jesus wept.\", \"id\": \"good\"}\n"
+             "{\"prompt\": \"Jesus <evil\\u001b> wept.\"}\n");
+  const Ended ended =
+      run_job(2, {"--model", folder / "model", "--prompts", folder / "in.jsonl", "--output",
+                  folder / "out.jsonl", "--max-new-tokens", "5", "--quiet"});
+  EXPECT_EQ(ended.code, 3) << ended.err;
+  EXPECT_THAT(ended.err,
+              HasSubstr("warning: the tokenizer has ids up to 4096, and the model has no "
+                        "embedding rows from 4096 on"));
+  EXPECT_THAT(ended.err, HasSubstr("in.jsonl:2: token id 4096 (`<evil\uFFFD>`) is out of range"));
+  EXPECT_EQ(ended.err.find('\x1b'), std::string::npos);
+  EXPECT_EQ(json_lines(read_file(folder / "out.jsonl")).size(), 1u);
+}
+
 TEST(BadInput, DamagedShardFileIsFoundInMidRunAndEndsTheJob) {
   const TemporaryFolder folder;
   const std::vector<std::string> arguments =

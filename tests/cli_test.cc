@@ -210,7 +210,8 @@ TEST(Cli, TokensThatTheModelHasNoRowsForAreRefused) {
     const Ended ended = run_job(
         ranks, {"--model", folder.path(), "--load-format", "dummy", "--prompt", "zzz", "--quiet"});
     EXPECT_NE(ended.code, 0);
-    EXPECT_THAT(ended.err, HasSubstr("token id 122 is out of range: the model has ids 0 to 63"));
+    EXPECT_THAT(ended.err,
+                HasSubstr("token id 122 (`z`) is out of range: the model has ids 0 to 63"));
   }
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "base/printable_text.h"
 #include "engine/memory_planner.h"
 #include "engine/needless_offload.h"
 #include "zero_infer/backend.h"
@@ -20,6 +21,19 @@ namespace {
 /// about a MiB of memory.
 constexpr int kFewestReads = 4;
 constexpr int kMostReads = 16;
+
+/// A line about tokens that the tokenizer knows and the model does not. Empty where there are none.
+std::string tokens_without_rows(const Tokenizer& tokenizer, std::int64_t rows) {
+  for (std::int64_t i = rows; i < tokenizer.size(); ++i) {
+    const auto id = static_cast<std::int32_t>(i);
+    if (tokenizer.token_text(id).empty()) continue;
+    return fmt::format(
+        "the tokenizer has ids up to {}, and the model has no embedding rows from {} on: a prompt "
+        "with a token such as {} (id {}) is refused",
+        tokenizer.size() - 1, rows, in_quotes(tokenizer.token_text(id)), id);
+  }
+  return {};
+}
 
 }  // namespace
 
@@ -106,6 +120,8 @@ void Engine::open() {
         fmt::format("{} has no tokenizer.json; download it together with the weights",
                     open_.directory.string()));
   }
+  const std::string beyond = tokens_without_rows(*tokenizer_, open_.model->config().vocabulary);
+  if (first && !beyond.empty()) log_warning(beyond);
   if (open_.weight_dtype != open_.stored_dtype && first) {
     log_info(fmt::format("the checkpoint's {} weights are converted to {} while loading",
                          name_of(open_.stored_dtype), name_of(open_.weight_dtype)));

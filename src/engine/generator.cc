@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 
+#include "base/printable_text.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
@@ -109,28 +110,46 @@ void Generator::admit(Prompt prompt) {
   }
 }
 
+std::vector<std::int32_t> Generator::tokens_of(const Prompt& prompt, std::int64_t most) const {
+  if (!prompt.text) return *prompt.ids;
+  // Before it is cut into tokens, which may take long: n tokens cannot hold more bytes than this.
+  const std::size_t longest = tokenizer_->longest_token_bytes();
+  const std::size_t most_bytes = static_cast<std::size_t>(most) * longest;
+  if (prompt.text->size() > most_bytes) {
+    throw PromptError(fmt::format(
+        "the prompt has {} bytes, and the {} tokens that the KV cache holds beside the new ones "
+        "stand for {} at most, {} each; raise --kv-budget, or shorten the prompt or "
+        "--max-new-tokens",
+        prompt.text->size(), most, most_bytes, longest));
+  }
+  return tokenizer_->encode(*prompt.text);
+}
+
 std::unique_ptr<Sequence> Generator::make_sequence(Prompt prompt) const {
   auto s = std::make_unique<Sequence>(std::move(prompt), *tokenizer_);
-  if (s->prompt.text) {
-    s->prompt_text = *s->prompt.text;
-    s->tokens = tokenizer_->encode(s->prompt_text);
-  } else {
-    s->tokens = *s->prompt.ids;
-  }
-  // The tokenizer's as well: it may know more tokens than the model has rows.
-  for (std::int32_t id : s->tokens) {
-    if (id < 0 || id >= options_.vocabulary) {
-      throw PromptError(fmt::format("token id {} is out of range: the model has ids 0 to {}", id,
-                                    options_.vocabulary - 1));
-    }
-  }
-  if (!s->prompt.text) s->prompt_text = tokenizer_->decode(s->tokens);
-  if (s->tokens.empty()) throw PromptError("the prompt is empty; give at least one token");
-  s->prompt_tokens = static_cast<std::int64_t>(s->tokens.size());
   s->max_new_tokens =
       options_.score ? 0 : s->prompt.max_new_tokens.value_or(options_.max_new_tokens);
   const std::int64_t most = scheduler_.max_sequence_tokens();
-  if (s->max_new_tokens > most || s->prompt_tokens > most - s->max_new_tokens) {
+  if (s->max_new_tokens >= most) {
+    throw PromptError(fmt::format(
+        "{} new tokens leave no room for a prompt in the KV cache of {} tokens; raise --kv-budget "
+        "or lower --max-new-tokens",
+        s->max_new_tokens, most));
+  }
+  s->tokens = tokens_of(s->prompt, most - s->max_new_tokens);
+  // The tokenizer's as well: it may know more tokens than the model has rows.
+  for (std::int32_t id : s->tokens) {
+    if (id >= 0 && id < options_.vocabulary) continue;
+    const std::string_view text = tokenizer_->token_text(id);
+    throw PromptError(
+        fmt::format("token id {}{} is out of range: the model has ids 0 to {}", id,
+                    text.empty() ? std::string() : fmt::format(" ({})", in_quotes(text)),
+                    options_.vocabulary - 1));
+  }
+  s->prompt_text = s->prompt.text ? *s->prompt.text : tokenizer_->decode(s->tokens);
+  if (s->tokens.empty()) throw PromptError("the prompt is empty; give at least one token");
+  s->prompt_tokens = static_cast<std::int64_t>(s->tokens.size());
+  if (s->prompt_tokens > most - s->max_new_tokens) {
     throw PromptError(fmt::format(
         "{} prompt tokens and {} new ones do not fit the KV cache of {} tokens; raise --kv-budget, "
         "or shorten the prompt or --max-new-tokens",

@@ -62,6 +62,8 @@ class Generator {
 
  private:
   void admit(Prompt prompt);
+  /// Its ids. Throws PromptError for a text that `most` tokens cannot hold.
+  std::vector<std::int32_t> tokens_of(const Prompt& prompt, std::int64_t most) const;
   /// Throws PromptError when it cannot be used.
   std::unique_ptr<Sequence> make_sequence(Prompt prompt) const;
   /// Whether the next pass is the last one of every active sequence, whatever is drawn.
