@@ -39,6 +39,9 @@ class Tokenizer {
   /// Ids from here on have no token and must never be sampled.
   std::int32_t size() const;
 
+  /// Differs when any byte of the files differs from which the tokenizer was made.
+  std::uint64_t fingerprint() const;
+
  private:
   struct State;
   explicit Tokenizer(std::unique_ptr<State> state);

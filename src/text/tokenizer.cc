@@ -1,6 +1,7 @@
 #include "zero_infer/tokenizer.h"
 
 #include <fmt/format.h>
+#include <xxhash.h>
 
 #include <algorithm>
 #include <fstream>
@@ -46,6 +47,10 @@ void AddedTokens::split(std::string_view text, const std::function<void(std::str
   if (begin < text.size()) on_text(text.substr(begin));
 }
 
+void TokenizerData::add_to_fingerprint(std::string_view file_bytes) {
+  fingerprint = XXH3_64bits_withSeed(file_bytes.data(), file_bytes.size(), fingerprint);
+}
+
 struct Tokenizer::State : TokenizerData {};
 
 Tokenizer::Tokenizer(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -72,7 +77,9 @@ Tokenizer Tokenizer::load(const std::filesystem::path& tokenizer_json) {
 
 Tokenizer Tokenizer::parse(std::string_view json, const std::string& name) {
   try {
-    return Tokenizer(std::make_unique<State>(State{parse_tokenizer_json(json)}));
+    auto state = std::make_unique<State>(State{parse_tokenizer_json(json)});
+    state->add_to_fingerprint(json);
+    return Tokenizer(std::move(state));
   } catch (const CheckpointError& error) {
     throw CheckpointError(name + ": " + error.what());
   }
@@ -118,5 +125,7 @@ std::string_view Tokenizer::token_bytes(std::int32_t id) const {
 std::int32_t Tokenizer::size() const {
   return static_cast<std::int32_t>(state_->token_bytes.size());
 }
+
+std::uint64_t Tokenizer::fingerprint() const { return state_->fingerprint; }
 
 }  // namespace zi

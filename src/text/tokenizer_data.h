@@ -38,6 +38,10 @@ struct TokenizerData {
   AddedTokens verbatim;                  // searched in the whole text,
   AddedTokens normalized;                // then these in what is left (the reference's order)
   std::vector<std::string> token_bytes;  // by id; empty: special, or no such token
+  std::uint64_t fingerprint = 0;         // of all bytes that were read, in the order of reading
+
+  /// Adds a file's bytes to the fingerprint: call it for each file that has a say.
+  void add_to_fingerprint(std::string_view file_bytes);
 };
 
 /// Throws CheckpointError with the reason (without the file's name): not JSON, something missing or
