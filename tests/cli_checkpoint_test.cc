@@ -17,10 +17,12 @@ namespace zi::test {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::AllOf;
 using testing::HasSubstr;
 using testing::Not;
 
 const std::string kFirst = "/model-00001-of-00003.safetensors";
+const std::string kQkv = "transformer.h.0.self_attention.query_key_value.weight";
 
 std::vector<std::string> run_of(const std::string& model, std::vector<std::string> more = {}) {
   std::vector<std::string> out = {"--model",          model, "--prompt", "In the beginning God",
@@ -45,6 +47,12 @@ std::size_t count_of(const std::string& text, const std::string& part) {
   return count;
 }
 
+void edit_json(const std::string& path, const std::function<void(nlohmann::json&)>& edit) {
+  auto json = nlohmann::json::parse(read_file(path));
+  edit(json);
+  write_file(path, json.dump());
+}
+
 /// Overwrites the bytes of a tensor in place, which changes neither the file's size nor, in the
 /// end, its mtime.
 void edit_tensor(const std::string& path, const std::string& tensor,
@@ -65,6 +73,15 @@ void edit_tensor(const std::string& path, const std::string& tensor,
   }
   const timespec times[2] = {before.st_atim, before.st_mtim};
   ASSERT_EQ(utimensat(AT_FDCWD, path.c_str(), times, 0), 0);
+}
+
+/// What merging a LoRA does to a fused matrix [heads, 3, 64, 320] of bfloat16: nearly every value
+/// of q changes a little.
+void merge_lora(std::string& values) {
+  constexpr std::size_t kPart = 64 * 320 * 2;
+  for (std::size_t i = 0; i < values.size(); i += 2) {
+    if (i / kPart % 3 == 0) values[i] ^= 0x40;  // by up to a half of the value
+  }
 }
 
 int folders_in(const std::string& path) {
@@ -111,6 +128,65 @@ TEST(Replaced, ShardsAreWrittenAnewAfterATouchAndOneLineSaysWhy) {
   EXPECT_EQ(count_of(after.err, "samples of the weights are the same"), 1u) << after.err;
   EXPECT_EQ(folders_in(folder / "nvme"), 2);
   EXPECT_THAT(run_job(2, with_nvme).err, Not(HasSubstr("also holds")));
+}
+
+/// Rank 0 runs the bundled model, rank 1 the other.
+Ended run_two(const std::string& other) {
+  std::vector<std::string> arguments = run_of(model());
+  for (const char* word : {":", "-np", "1", ZI_BINARY}) arguments.emplace_back(word);
+  for (const std::string& word : run_of(other)) arguments.push_back(word);
+  return run_job(1, arguments);
+}
+
+TEST(DifferentRanks, AreRefusedByTheNameOfWhatDiffers) {
+  struct Case {
+    std::string name;  // that the message must have
+    std::function<void(const std::string&)> change;
+  };
+  const auto config = [](const char* key, nlohmann::json value) {
+    return [=](const std::string& model) {
+      edit_json(model + "/config.json", [&](nlohmann::json& c) { c[key] = value; });
+    };
+  };
+  const std::vector<Case> cases = {
+      {"the model's weights",
+       [](const std::string& model) { edit_tensor(model + kFirst, kQkv, merge_lora); }},
+      {"`eos_token_id` of the model's config must be the same on every rank: rank 0 has `[2]`, "
+       "rank 1",
+       [](const std::string& model) {
+         edit_json(model + "/generation_config.json", [](nlohmann::json& c) {
+           c["eos_token_id"] = {2, 17};
+         });
+       }},
+      {"`apply_residual_connection_post_layernorm` of the model's config",
+       config("apply_residual_connection_post_layernorm", true)},
+      {"`layer_norm_epsilon` of the model's config", config("layer_norm_epsilon", 2e-5)},
+      {"`bos_token_id` of the model's config", config("bos_token_id", 7)},
+      {"`n_layer` of the model's config", config("n_layer", 5)},
+      {"the tokenizer", [](const std::string& model) {
+         edit_json(model + "/tokenizer.json", [](nlohmann::json& t) {
+           auto& vocabulary = t["model"]["vocab"];
+           std::swap(vocabulary["a"], vocabulary["e"]);
+         });
+       }}};
+  for (const Case& c : cases) {
+    const TemporaryFolder folder;
+    const std::string other = copy_of_model(folder);
+    c.change(other);
+    const Ended ended = run_two(other);
+    EXPECT_EQ(ended.code, 2) << c.name << "\n" << ended.err;
+    EXPECT_EQ(count_of(ended.err, "error: "), 1u) << ended.err;
+    EXPECT_THAT(ended.err, AllOf(HasSubstr(c.name), HasSubstr("must be the same on every rank")));
+  }
+}
+
+TEST(DifferentRanks, MayHaveCopiesOfTheModelInOtherPlacesWithOtherTimes) {
+  const TemporaryFolder folder;
+  const std::string other = copy_of_model(folder);
+  for (const auto& file : fs::directory_iterator(other)) {
+    fs::last_write_time(file, fs::last_write_time(file) - std::chrono::hours(9));
+  }
+  EXPECT_EQ(ids_of(run_two(other)), ids_of(run_job(2, run_of(model()))));
 }
 
 }  // namespace

@@ -3,7 +3,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
+#include <cmath>
+#include <functional>
+#include <set>
 #include <string>
+#include <vector>
 
 #include "synthetic_checkpoint.h"
 #include "zero_infer/error.h"
@@ -99,6 +104,38 @@ TEST_F(ModelConfigTest, ReadsWhatIsGiven) {
   EXPECT_FALSE(config.tied_head);
   EXPECT_THAT(config.eos_ids, ElementsAre(2, 7));
   EXPECT_EQ(config.pad_id, -1);
+}
+
+TEST_F(ModelConfigTest, ValuesListEveryMember) {
+  const ModelConfig base = load(with(""));
+  const std::vector<ConfigValue> values = base.values();
+  // Does not compile when a member is added: change it below too.
+  ModelConfig c = base;
+  auto& [family, hidden, layers, heads, head_dim, ffn, vocabulary, norm_epsilon,
+         residual_after_norm, tied_head, eos_ids, bos_id, pad_id] = c;
+  const auto changes = std::to_array<std::function<void()>>(
+      {[&] { family = "other"; }, [&] { ++hidden; }, [&] { ++layers; }, [&] { ++heads; },
+       [&] { ++head_dim; }, [&] { ++ffn; }, [&] { ++vocabulary; },
+       [&] { norm_epsilon = std::nextafter(norm_epsilon, 1.0f); },
+       [&] { residual_after_norm = !residual_after_norm; }, [&] { tied_head = !tied_head; },
+       [&] {
+         eos_ids = {2, 3};
+       },
+       [&] { ++bos_id; }, [&] { ++pad_id; }});
+  ASSERT_EQ(values.size(), changes.size());
+  std::set<std::string> keys;
+  for (std::size_t i = 0; i < changes.size(); ++i) {
+    c = base;
+    changes[i]();
+    EXPECT_NE(c, base) << i;
+    const std::vector<ConfigValue> changed = c.values();
+    for (std::size_t k = 0; k < values.size(); ++k) {
+      EXPECT_EQ(changed[k].key, values[k].key);
+      EXPECT_EQ(changed[k].value == values[k].value, k != i) << values[k].key << " " << i;
+    }
+    keys.insert(values[i].key);
+  }
+  EXPECT_EQ(keys.size(), changes.size());
 }
 
 TEST_F(ModelConfigTest, GenerationConfigDecidesWhereTextEnds) {

@@ -431,5 +431,21 @@ TEST(Tokenizer, HasOneTokenAByteWithoutAFile) {
   EXPECT_THROW(tokenizer.encode("\xff"), PromptError);
 }
 
+TEST(TokenizerFingerprint, DiffersWithEveryByteOfTheFile) {
+  const std::uint64_t fingerprint = bundled().fingerprint();
+  EXPECT_EQ(Tokenizer::load(kModel + "tokenizer.json").fingerprint(), fingerprint);
+  EXPECT_NE(fingerprint, Tokenizer::bytes().fingerprint());
+  // As many tokens, two of them under each other's ids.
+  json file = read_json(kModel + "tokenizer.json");
+  const std::string text = file.dump();
+  EXPECT_EQ(Tokenizer::parse(text, "a").fingerprint(), Tokenizer::parse(text, "b").fingerprint());
+  json& vocabulary = file["model"]["vocab"];
+  const auto first = vocabulary.begin();
+  std::swap(first.value(), std::next(first).value());
+  const Tokenizer swapped = Tokenizer::parse(file.dump(), "swapped");
+  EXPECT_EQ(swapped.size(), bundled().size());
+  EXPECT_NE(swapped.fingerprint(), Tokenizer::parse(text, "a").fingerprint());
+}
+
 }  // namespace
 }  // namespace zi

@@ -7,6 +7,12 @@
 
 namespace zi {
 
+/// A member of a ModelConfig as config.json names it, with its value as text.
+struct ConfigValue {
+  std::string key;
+  std::string value;
+};
+
 /// A model's shape and constants, whatever its family: config.json with its aliases resolved.
 struct ModelConfig {
   std::string family;  // config.json's model_type: `bloom`
@@ -27,6 +33,11 @@ struct ModelConfig {
   /// is one. Throws CheckpointError naming file, key and value: missing or not JSON, a key that is
   /// missing, of the wrong type, not positive or not finite, heads that do not divide hidden.
   static ModelConfig load(const std::filesystem::path& directory);
+
+  /// All members, always the same keys in the same order: two configs are equal where all values
+  /// are.
+  std::vector<ConfigValue> values() const;
+  bool operator==(const ModelConfig&) const = default;
 };
 
 }  // namespace zi

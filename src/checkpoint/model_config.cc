@@ -174,4 +174,23 @@ ModelConfig ModelConfig::load(const fs::path& directory) {
   return config;
 }
 
+std::vector<ConfigValue> ModelConfig::values() const {
+  // This does not compile when a member is added: list it below.
+  const auto& [family_, hidden_, layers_, heads_, head_dim_, ffn_, vocabulary_, norm_epsilon_,
+               residual_after_norm_, tied_head_, eos_ids_, bos_id_, pad_id_] = *this;
+  return {{"model_type", family_},
+          {"hidden_size", fmt::to_string(hidden_)},
+          {"n_layer", fmt::to_string(layers_)},
+          {"n_head", fmt::to_string(heads_)},
+          {"head_dim", fmt::to_string(head_dim_)},
+          {"n_inner", fmt::to_string(ffn_)},
+          {"vocab_size", fmt::to_string(vocabulary_)},
+          {"layer_norm_epsilon", fmt::to_string(norm_epsilon_)},
+          {"apply_residual_connection_post_layernorm", fmt::to_string(residual_after_norm_)},
+          {"tie_word_embeddings", fmt::to_string(tied_head_)},
+          {"eos_token_id", fmt::format("[{}]", fmt::join(eos_ids_, ", "))},
+          {"bos_token_id", fmt::to_string(bos_id_)},
+          {"pad_token_id", fmt::to_string(pad_id_)}};
+}
+
 }  // namespace zi

@@ -8,6 +8,19 @@
 
 namespace zi {
 
+std::vector<Agreed> model_agreement(const OpenModel& open, const Tokenizer& tokenizer) {
+  std::vector<Agreed> agreed;
+  for (const ConfigValue& v : open.model->config().values()) {
+    agreed.push_back({fmt::format("`{}` of the model's config", v.key), v.value});
+  }
+  agreed.push_back(
+      {"the model's weights", fmt::format("samples {:016x}, {}", open.source->content_identity(),
+                                          name_of(open.stored_dtype))});
+  agreed.push_back({"the tokenizer", fmt::format("{} tokens, files {:016x}", tokenizer.size(),
+                                                 tokenizer.fingerprint())});
+  return agreed;
+}
+
 void check_agreement(World& world, const std::vector<Agreed>& mine) {
   nlohmann::json values = nlohmann::json::array();
   for (const Agreed& a : mine) values.push_back(a.value);

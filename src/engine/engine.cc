@@ -12,7 +12,6 @@
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
-#include "zero_infer/random.h"
 
 namespace zi {
 namespace {
@@ -43,8 +42,13 @@ Engine::Engine(World& world, Backend backend, RunConfig config)
 Engine::Engine(World& world, std::shared_ptr<Backend> backend, RunConfig config)
     : world_(&world), backend_(std::move(backend)), config_(std::move(config)) {
   world.all_or_none([&] { open(); });
-  make_memory_plan();
   std::vector<Agreed> mine;
+  if (world.size() > 1) {
+    // Before the plan: of two models it would say that one of them does not fit.
+    world.all_or_none([&] { mine = model_agreement(open_, *tokenizer_); });
+    check_agreement(world, mine);
+  }
+  make_memory_plan();
   world.all_or_none([&] { mine = agreement(); });
   check_agreement(world, mine);
   if (world.rank() == 0) {
@@ -159,27 +163,10 @@ void Engine::make_memory_plan() {
 }
 
 std::vector<Agreed> Engine::agreement() const {
-  const ModelConfig& c = open_.model->config();
   std::string tiers;
   for (Tier tier : plan_->tiers) tiers += name_of(tier).front();
-  // Weights that differ would mix into nonsense: compare some values of the model.
-  std::vector<std::uint32_t> values(64);
-  std::string weights;
-  for (const TensorSpec& t :
-       {open_.model->spec().embedding, open_.model->spec().blocks.back().matrices.back(),
-        open_.model->spec().head.vectors.front()}) {
-    const auto count = std::min<std::int64_t>(t.elements(), std::ssize(values));
-    open_.source->read(t, t.elements() - count, count, DType::kFloat32, values.data());
-    std::uint64_t hash = 0;
-    for (std::uint32_t v : values) hash = mix64(hash ^ v);
-    weights += fmt::format("{:016x} ", hash);
-  }
   const SampleRow s = GenerationOptions::from(config_).sampling;
-  return {{"the model's shape", fmt::format("{} {} {} {} {} {} {}", c.family, c.hidden, c.layers,
-                                            c.heads, c.ffn, c.vocabulary, c.norm_epsilon)},
-          {"the model's weights", weights},
-          {"the tokenizer", fmt::format("{} tokens", tokenizer_->size())},
-          {"--compute-dtype", std::string(name_of(plan_->compute_dtype))},
+  return {{"--compute-dtype", std::string(name_of(plan_->compute_dtype))},
           {"the tiers of the blocks", tiers},
           {"--batch-size", fmt::format("{}", fmt::join(config_.batch_size, ","))},
           {"the plan",
