@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "engine/open_model.h"
-#include "zero_infer/tokenizer.h"
+#include "text/tokenizer.h"
 #include "zero_infer/world.h"
 
 namespace zi {
