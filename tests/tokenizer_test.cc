@@ -438,13 +438,14 @@ TEST(TokenizerFingerprint, DiffersWithEveryByteOfTheFile) {
   // As many tokens, two of them under each other's ids.
   json file = read_json(kModel + "tokenizer.json");
   const std::string text = file.dump();
-  EXPECT_EQ(Tokenizer::parse(text, "a").fingerprint(), Tokenizer::parse(text, "b").fingerprint());
+  EXPECT_EQ(Tokenizer::parse({.tokenizer = {"a", text}}).fingerprint(),
+            Tokenizer::parse({.tokenizer = {"b", text}}).fingerprint());
   json& vocabulary = file["model"]["vocab"];
   const auto first = vocabulary.begin();
   std::swap(first.value(), std::next(first).value());
-  const Tokenizer swapped = Tokenizer::parse(file.dump(), "swapped");
+  const Tokenizer swapped = Tokenizer::parse({.tokenizer = {"swapped", file.dump()}});
   EXPECT_EQ(swapped.size(), bundled().size());
-  EXPECT_NE(swapped.fingerprint(), Tokenizer::parse(text, "a").fingerprint());
+  EXPECT_NE(swapped.fingerprint(), Tokenizer::parse({.tokenizer = {"a", text}}).fingerprint());
 }
 
 }  // namespace
