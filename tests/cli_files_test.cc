@@ -214,7 +214,7 @@ TEST(Resume, RefusesOtherPromptsAndOtherKindsOfResultsBeforeItLoads) {
              "{\"prompt\": \"Jesus wept.\", \"id\": \"a\"}\n{\"prompt_ids\": [3495, 263], "
              "\"id\": \"b\"}\n");
   EXPECT_THAT(refused({}),
-              HasSubstr("in.jsonl:2: id \"b\" stands in the output file with another"));
+              HasSubstr("in.jsonl:2: id `\"b\"` stands in the output file with another"));
   EXPECT_EQ(read_file(out), generated);
 
   write_file(in, kTwoPrompts);

@@ -38,6 +38,15 @@ TEST(PrintableText, KeepsTheControlCharactersThatAreAskedFor) {
   EXPECT_EQ(printable("a\n\tb\x1b\r", "\n\t"), "a\n\tb\uFFFD\uFFFD");
 }
 
+TEST(PrintableText, LeavesProseAsItIsInAnyLanguage) {
+  const std::string prose =
+      "one\n\ttwo \u200f\u05e9\u05dc\u05d5\u05dd\u200e \u2066x\u2069 \U0001F600";
+  EXPECT_EQ(printable_prose(prose), prose);
+  EXPECT_EQ(printable_prose("\x1b]0;title\x07 a\r\u009b2J\x80"),
+            "\uFFFD]0;title\uFFFD a\uFFFD\uFFFD"
+            "2J\uFFFD");
+}
+
 TEST(PrintableText, QuotesAreShortAndWhole) {
   EXPECT_EQ(in_quotes("a\nb"), "`a\uFFFDb`");
   EXPECT_EQ(in_quotes(std::string(120, 'x')), "`" + std::string(120, 'x') + "`");

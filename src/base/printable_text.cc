@@ -17,29 +17,41 @@ std::uint32_t code_point(std::string_view character) {
   return code;
 }
 
-bool is_shown(std::uint32_t code) {
-  const bool control = code < 0x20 || (code >= 0x7f && code < 0xa0);
-  const bool separator = code == 0x2028 || code == 0x2029;
-  const bool direction = code == 0x061c || code == 0x200e || code == 0x200f ||
-                         (code >= 0x202a && code <= 0x202e) || (code >= 0x2066 && code <= 0x2069);
-  return !control && !separator && !direction;
+bool is_control(std::uint32_t code) { return code < 0x20 || (code >= 0x7f && code < 0xa0); }
+
+/// What ends a line or changes the order in which what follows is shown.
+bool steers_lines(std::uint32_t code) {
+  return code == 0x2028 || code == 0x2029 || code == 0x061c || code == 0x200e || code == 0x200f ||
+         (code >= 0x202a && code <= 0x202e) || (code >= 0x2066 && code <= 0x2069);
 }
 
-}  // namespace
-
-std::string printable(std::string_view text, std::string_view kept) {
+/// `stays` is asked for each whole character.
+template <typename Stays>
+std::string replaced(std::string_view text, Stays stays) {
   std::string out;
   out.reserve(text.size());
   while (!text.empty()) {
     const Utf8Front front = utf8_front(text);
     const std::string_view piece = text.substr(0, front.bytes);
-    const bool stays =
-        front.kind == Utf8Front::Kind::kCharacter &&
-        (is_shown(code_point(piece)) || kept.find(piece.front()) != std::string_view::npos);
-    out += stays ? piece : kReplacementCharacter;
+    const bool whole = front.kind == Utf8Front::Kind::kCharacter;
+    out += whole && stays(code_point(piece)) ? piece : kReplacementCharacter;
     text.remove_prefix(front.bytes);
   }
   return out;
+}
+
+}  // namespace
+
+std::string printable(std::string_view text, std::string_view kept) {
+  return replaced(text, [&](std::uint32_t code) {
+    const bool asked_for = code < 0x80 && kept.find(static_cast<char>(code)) != kept.npos;
+    return asked_for || (!is_control(code) && !steers_lines(code));
+  });
+}
+
+std::string printable_prose(std::string_view text) {
+  return replaced(
+      text, [](std::uint32_t code) { return code == '\n' || code == '\t' || !is_control(code); });
 }
 
 std::string in_quotes(std::string_view text) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/printable_text.h"
 #include "config/option_table.h"
 #include "zero_infer/error.h"
 
@@ -88,7 +89,7 @@ std::string one_line(std::string_view message) {
   for (char& c : line) {
     if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
   }
-  return line;
+  return printable(line);
 }
 
 }  // namespace zi

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/printable_text.h"
 #include "base/system_error.h"
 #include "zero_infer/error.h"
 
@@ -30,12 +31,12 @@ void print(const std::string& text) {
   }
 }
 
-std::string score_line(const Result& r) {
+std::string score_line(const Result& r, const std::string& prompt) {
   const std::string perplexity = std::isfinite(r.perplexity)
                                      ? fmt::format("perplexity {:.4f}", r.perplexity)
                                      : "nothing to score";
   return fmt::format("{}{} tokens, {}: {}\n", title(r.index, r.rank), r.prompt_tokens, perplexity,
-                     r.prompt);
+                     prompt);
 }
 
 std::string suffix_of(const Result& r) {
@@ -82,17 +83,21 @@ void JsonlSink::finished(const Result& result) {
 
 void JsonlSink::failed(std::uint64_t) { progress_.add(1); }
 
+std::string ConsoleSink::shown(const std::string& text) const {
+  return terminal_ ? printable_prose(text) : text;
+}
+
 void ConsoleSink::started(std::uint64_t index, int rank, const std::string& prompt) {
   // A sequence that starts behind the one on the screen waits its turn, even with a lower index:
   // `open_` is ordered by index, and what is on the screen must not be torn apart.
   const bool on_screen_changes = !open_.empty() && index < open_.begin()->first;
   if (on_screen_changes) print("\n");
-  open_[index].pending = title(index, rank) + prompt;
+  open_[index].pending = title(index, rank) + shown(prompt);
   print_front();
 }
 
 void ConsoleSink::text(std::uint64_t index, const std::string& text) {
-  open_[index].pending += text;
+  open_[index].pending += shown(text);
   print_front();
 }
 
@@ -103,7 +108,7 @@ void ConsoleSink::finished(const Result& result) {
   }
   if (result.token_logprobs) {
     open_.erase(result.index);
-    print(score_line(result));
+    print(score_line(result, shown(result.prompt)));
     return;
   }
   Open& open = open_[result.index];

@@ -69,6 +69,9 @@ class ConsoleSink final : public OutputSink {
     bool finished = false;
   };
   void print_front();
+  /// What a model writes, or a prompt holds, must not steer the terminal. Elsewhere it stays as it
+  /// is.
+  std::string shown(const std::string& text) const;
 
   bool terminal_;
   std::map<std::uint64_t, Open> open_;  // by prompt: the first one is on the screen

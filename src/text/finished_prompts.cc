@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/printable_text.h"
 #include "text/json_line.h"
 #include "text/line_reader.h"
 #include "zero_infer/error.h"
@@ -84,7 +85,7 @@ class SkipDone : public PromptSource {
     throw PromptError(fmt::format(
         "{}: id {} stands in the output file with another prompt; --resume goes on with the same "
         "prompts: give --output another file",
-        prompt.where, prompt.id));
+        prompt.where, in_quotes(prompt.id)));
   }
 
   std::unique_ptr<PromptSource> source_;

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "base/printable_text.h"
 #include "base/utf8.h"
 #include "zero_infer/error.h"
 
@@ -20,7 +21,7 @@ std::string reason(const nlohmann::json::exception& error) {
   }
   std::string out(text.substr(0, 200));
   while (first_invalid_utf8(out)) out.pop_back();
-  return out.size() < text.size() ? out + ".." : out;
+  return printable(out) + (out.size() < text.size() ? ".." : "");
 }
 
 }  // namespace

@@ -18,6 +18,7 @@
 #include <variant>
 
 #include "base/file_descriptor.h"
+#include "base/printable_text.h"
 #include "base/system_error.h"
 #include "base/utf8.h"
 #include "text/line_reader.h"
@@ -195,7 +196,7 @@ class JsonlPrompts : public PromptSource {
       if (!own_id) prompt.id = std::to_string(index);
       const auto [known, fresh] = line_of_id_.emplace(prompt.id, line.number);
       if (!fresh) {
-        throw PromptError(fmt::format("`id` {}{} stands already in line {}", prompt.id,
+        throw PromptError(fmt::format("`id` {}{} stands already in line {}", in_quotes(prompt.id),
                                       own_id ? "" : " (the line's number, as it has no `id`)",
                                       known->second));
       }
