@@ -21,8 +21,11 @@ namespace {
 
 using nlohmann::json;
 using ::testing::AllOf;
+using ::testing::Contains;
 using ::testing::Each;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 using testing::SyntheticOptions;
 using ::testing::ThrowsMessage;
 namespace fs = std::filesystem;
@@ -382,6 +385,44 @@ TEST_F(CheckpointTest, ContentIdentityIsOfTheWeightsHoweverTheyAreStored) {
 /// anew, and should be meant (kVersion in content_samples.cc).
 TEST_F(CheckpointTest, ContentIdentityOfTheBundledModelStaysWhatItIs) {
   EXPECT_EQ(open_checkpoint(kKjv, kPrefix)->content_identity(), 0x549750f7da1e54abu);
+}
+
+TEST_F(CheckpointTest, TakesTheSingleFileBeforeAnIndexAndSaysSo) {
+  generate({.shards = 2, .seed = 1, .tokenizer = {}});
+  EXPECT_THAT(open()->warnings(), IsEmpty());
+  const TensorSpec tensor{"h.1.self_attention.dense.weight", {24, 24}};
+  const std::vector<float> indexed = read_floats(*open(), tensor);
+  testing::write_synthetic_checkpoint(config_json_, root(),
+                                      {.single = true, .seed = 2, .tokenizer = {}});
+  EXPECT_THAT(open()->warnings(),
+              ElementsAre(AllOf(HasSubstr(root().string()), HasSubstr("model.safetensors is used"),
+                                HasSubstr("model.safetensors.index.json"))));
+  const std::vector<float> both = read_floats(*open(), tensor);
+  EXPECT_NE(both, indexed);
+  fs::remove(root() / "model.safetensors.index.json");
+  EXPECT_EQ(read_floats(*open(), tensor), both);
+  EXPECT_THAT(open()->warnings(), IsEmpty());
+}
+
+TEST_F(CheckpointTest, TakesTheIndexWhereTheSingleFileIsALinkToNothing) {
+  generate({.shards = 2, .tokenizer = {}});
+  fs::create_symlink("../gone", root() / "model.safetensors");
+  EXPECT_TRUE(open()->contains("ln_f.weight"));
+  EXPECT_THAT(open()->warnings(), IsEmpty());
+}
+
+TEST_F(CheckpointTest, SaysWhenTheFilesHoldTensorsThatTheIndexDoesNotName) {
+  generate({.shards = 2, .tokenizer = {}});
+  edit_index([](json& index) { index["weight_map"].erase("transformer.ln_f.bias"); });
+  EXPECT_THAT(open()->warnings(), ElementsAre(AllOf(HasSubstr("hold 1 tensors"),
+                                                    HasSubstr("`transformer.ln_f.bias`"))));
+  EXPECT_FALSE(open()->contains("ln_f.bias"));
+}
+
+TEST_F(CheckpointTest, ListsTheNamesAsStored) {
+  generate({.shards = 2, .tokenizer = {}});
+  EXPECT_EQ(open()->names().size(), tensors().size());
+  EXPECT_THAT(open()->names(), Contains("transformer.h.0.input_layernorm.bias"));
 }
 
 TEST_F(CheckpointTest, FollowsTheLinksOfAHubCache) {

@@ -189,5 +189,65 @@ TEST(DifferentRanks, MayHaveCopiesOfTheModelInOtherPlacesWithOtherTimes) {
   EXPECT_EQ(ids_of(run_two(other)), ids_of(run_job(2, run_of(model()))));
 }
 
+TEST(Contradictions, TheSingleFileGoesBeforeAnIndexAndOneLineSaysSo) {
+  const TemporaryFolder folder;
+  const std::string model = copy_of_model(folder);
+  const std::string command = std::string(ZI_MAKE_CHECKPOINT) + " --single --seed 3 --config " +
+                              model + "/config.json --out " + model + " > /dev/null";
+  ASSERT_EQ(std::system(command.c_str()), 0);
+  const Ended both = run_job(2, run_of(model));
+  EXPECT_EQ(count_of(both.err, "model.safetensors is used"), 1u) << both.err;
+  fs::remove(model + "/model.safetensors.index.json");
+  const Ended single = run_job(2, run_of(model));
+  EXPECT_EQ(ids_of(both), ids_of(single));
+  EXPECT_THAT(single.err, Not(HasSubstr("warning")));
+}
+
+TEST(Contradictions, OfConfigAndWeightsAreRefusedOrSaidOnce) {
+  struct Case {
+    nlohmann::json change;
+    int code;
+    std::string text;
+  };
+  const std::vector<Case> cases = {
+      {{{"tie_word_embeddings", false}}, 2, "the checkpoint has no lm_head.weight"},
+      {{{"n_layer", 8}}, 2, "asks for 8 blocks (n_layer), the checkpoint holds 6"},
+      {{{"n_layer", 4}}, 0, "asks for 4 blocks (n_layer), the checkpoint holds 6"},
+      {{{"vocab_size", 4000}}, 2, "has the shape [4096, 320], config.json asks for [4000, 320]"}};
+  for (const Case& c : cases) {
+    const TemporaryFolder folder;
+    const std::string model = copy_of_model(folder);
+    edit_json(model + "/config.json", [&](nlohmann::json& config) { config.update(c.change); });
+    const Ended ended = run_job(2, run_of(model));
+    EXPECT_EQ(ended.code, c.code) << ended.err;
+    EXPECT_EQ(count_of(ended.err, c.text), 1u) << ended.err;
+    if (c.code != 0) continue;
+    const Ended plan = run_job(0, {"plan", "--model", model, "--ranks", "2"});
+    EXPECT_EQ(plan.code, 0) << plan.err;
+    EXPECT_THAT(plan.out, HasSubstr(c.text));
+  }
+}
+
+TEST(Contradictions, AnAdapterBesideTheWeightsIsSaidNotToBeApplied) {
+  const TemporaryFolder folder;
+  const std::string model = copy_of_model(folder);
+  write_file(model + "/adapter_config.json", "{}");
+  const Ended ended = run_job(2, run_of(model));
+  EXPECT_EQ(ended.code, 0) << ended.err;
+  EXPECT_EQ(count_of(ended.err, "adapter_config.json"), 1u) << ended.err;
+}
+
+TEST(Contradictions, DummyWeightsTakeAnyConfig) {
+  const TemporaryFolder folder;
+  const std::string model = copy_of_model(folder);
+  edit_json(model + "/config.json", [](nlohmann::json& c) {
+    c["tie_word_embeddings"] = false;
+    c["n_layer"] = 2;
+  });
+  const Ended ended = run_job(2, run_of(model, {"--load-format", "dummy"}));
+  EXPECT_EQ(ended.code, 0) << ended.err;
+  EXPECT_THAT(ended.err, Not(HasSubstr("warning")));
+}
+
 }  // namespace
 }  // namespace zi::test

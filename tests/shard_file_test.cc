@@ -197,7 +197,7 @@ TEST_F(ShardFile, ThatDoesNotFitTheDiskIsRefusedWithTheNumbers) {
   const std::string message = message_of<IoError>([&] { units_.prepare(small); });
   const std::size_t left = files_in(small).size();
   // Weights that are no more have taken the room.
-  const std::string old = "test_model_1-00000000000000aa-bfloat16-world2";
+  const std::string old = "test_model_1-000000aa00000000-bfloat16-world2";
   fs::create_directories(small / old);
   std::ofstream(small / old / "rank-0.shard") << std::string(40'000, 'x');
   const std::string again = message_of<IoError>([&] { units_.prepare(small); });
@@ -254,9 +254,9 @@ TEST_F(ShardFile, OfOtherWeightsIsNamedOnceByRank0WhenItWritesItsOwn) {
   EXPECT_EQ(said_by(units_), "") << "nothing else is there";
   TestUnits weights(4), name(4), ranks(4);
   weights.key.rank = name.key.rank = ranks.key.rank = 0;
-  weights.key.model_identity = 0xabcdef;
+  weights.key.model_identity = 0xabcdef00000000;
   name.key.model_name = "test";
-  ranks.key.model_identity = 0xabcdef;
+  ranks.key.model_identity = 0xabcdef00000000;
   ranks.key.world = 4;
   EXPECT_EQ(said_by(name), "") << "another model's are no old ones of this";
   fs::create_directories(directory() / "test_model_1-notes");

@@ -222,7 +222,7 @@ TEST_F(WriterOfShardFiles, ThatFindsNoRoomInMidWriteLeavesNothingAndNamesWhatTak
     GTEST_SKIP() << "no right to mount a small tmpfs";
   }
   const TestUnits many(6);
-  const fs::path old = small / "test_model_1-00000000000000aa-bfloat16-world2";
+  const fs::path old = small / "test_model_1-000000aa00000000-bfloat16-world2";
   fs::create_directories(old);
   std::ofstream(old / "rank-0.shard") << std::string(200'000, 'x');
   const std::string message = message_of_child([&] {

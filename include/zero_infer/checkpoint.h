@@ -16,10 +16,11 @@ namespace zi {
 /// Throws CheckpointError with what was looked at and the download command.
 std::filesystem::path resolve_model(const std::string& model);
 
-/// Opens a safetensors checkpoint: reads the headers of every file that the index (or the single
-/// model.safetensors) names and checks them (offsets inside the file, no overlap, sizes
-/// that match shape and type). Tensors that are not BF16, F16 or F32 may be there and are refused
-/// when they are asked for. Tensor names are looked up with and without `prefix`
+/// Opens a safetensors checkpoint: reads the headers of model.safetensors, or without one of every
+/// file that the index names, and checks them (offsets inside the file, no overlap, sizes that
+/// match shape and type). Where both are there, `warnings` says which is used. Tensors that are not
+/// BF16, F16 or F32 may be there and are refused when they are asked for. Tensor names are looked
+/// up with and without `prefix`
 /// (`transformer.`). Keeps the files open. Large reads go past the page cache (O_DIRECT) unless
 /// they find their bytes in it; where that is refused one line says so. Throws CheckpointError or
 /// IoError. A directory with only pytorch_model*.bin is refused, with how to convert it.

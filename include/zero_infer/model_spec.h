@@ -29,7 +29,9 @@ struct UnitSpec {
 /// Everything that a model family wants from a checkpoint. Block units are gathered; the head stays
 /// where it is, cut by vocabulary rows; embedding rows are looked up on the host.
 struct ModelSpec {
-  std::string prefix;  // tensor names may carry it: `transformer.`
+  std::string prefix;                // tensor names may carry it: `transformer.`
+  std::string block_prefix;          // a block's names go on with its number and a dot: `h.`
+  std::vector<std::string> ignored;  // ends of names that a checkpoint may hold without use
   std::vector<UnitSpec> blocks;
   UnitSpec head;                    // one matrix (vocabulary, hidden) and the final norm's vectors
   TensorSpec embedding;             // (vocabulary, hidden)

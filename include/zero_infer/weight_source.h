@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "zero_infer/dtype.h"
 #include "zero_infer/model_spec.h"
@@ -31,6 +32,10 @@ class WeightSource {
   /// The type in which the tensor is stored. Throws CheckpointError if it is missing.
   virtual DType stored_dtype(const std::string& name) const = 0;
 
+  /// The tensors that are there, as they are stored (names may carry the family's prefix). Empty
+  /// for a source that makes any tensor.
+  virtual std::vector<std::string> names() const { return {}; }
+
   /// Differs when the weights may differ: written into shard files, compared when they are reused.
   /// It sees the content (its upper 32 bits are those of `content_identity`) and, for files, size,
   /// mtime and ctime as well. Any thread may call it. The first call may read (see
@@ -41,6 +46,9 @@ class WeightSource {
   /// The same on all hosts with the same weights, wherever and since whenever they are there. The
   /// first call reads the samples: of a checkpoint of 350 GB a second or so. Throws IoError.
   virtual std::uint64_t content_identity() const { return identity(); }
+
+  /// What a user should know about how the source was chosen, a line each. One rank prints them.
+  virtual std::vector<std::string> warnings() const { return {}; }
 
   /// Directory or description, for messages.
   virtual std::string describe() const = 0;

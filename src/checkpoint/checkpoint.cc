@@ -56,6 +56,7 @@ struct Place {
 struct Files {
   std::vector<SafetensorsFile> files;
   std::unordered_map<std::string, Place> tensors;
+  std::vector<std::string> warnings;
 };
 
 class Checkpoint final : public WeightSource {
@@ -67,8 +68,10 @@ class Checkpoint final : public WeightSource {
             void* dst) const override;
   bool contains(const std::string& name) const override { return find(name) != nullptr; }
   DType stored_dtype(const std::string& name) const override { return dtype_of(name, at(name)); }
+  std::vector<std::string> names() const override;
   std::uint64_t identity() const override;
   std::uint64_t content_identity() const override;
+  std::vector<std::string> warnings() const override { return files_.warnings; }
   std::string describe() const override { return directory_; }
 
  private:
@@ -82,6 +85,13 @@ class Checkpoint final : public WeightSource {
   mutable std::once_flag sampled_;
   mutable std::uint64_t content_ = 0;
 };
+
+std::vector<std::string> Checkpoint::names() const {
+  std::vector<std::string> names;
+  for (const auto& [name, place] : files_.tensors) names.push_back(name);
+  std::ranges::sort(names);
+  return names;
+}
 
 /// Why both content and times decide whether a shard file is of these weights. Size and mtime alone
 /// are equal for other weights where times are fixed (Nix stores, images) or kept (`touch -r`,
@@ -313,10 +323,25 @@ class FilesReader {
       }
       files_.tensors.emplace(tensor, Place{file, found->second});
     }
+    warn_of_unindexed();
     return finish();
   }
 
  private:
+  /// The index alone says where a tensor is; what it leaves out is as good as not there.
+  void warn_of_unindexed() {
+    std::set<std::string> names;
+    for (const SafetensorsFile& file : files_.files) {
+      for (const auto& [name, tensor] : file.header().tensors) {
+        if (!files_.tensors.contains(name)) names.insert(name);
+      }
+    }
+    if (names.empty()) return;
+    files_.warnings.push_back(fmt::format(
+        "{}: the files hold {} tensors that {} does not name, such as {}: they are not used; "
+        "fetch index and files again if they belong to the model",
+        directory_.string(), names.size(), kIndexFile, in_quotes(*names.begin())));
+  }
   std::size_t open(const std::string& name) {
     files_.files.emplace_back(directory_ / name);
     return files_.files.size() - 1;
@@ -349,14 +374,18 @@ std::unique_ptr<WeightSource> open_checkpoint(const fs::path& directory,
     throw CheckpointError(fmt::format("{} is not a directory{}", directory.string(),
                                       code ? ": " + code.message() : std::string()));
   }
+  // The reference's order (transformers, `_get_resolved_checkpoint_files`): the single file first.
+  const bool indexed = fs::exists(directory / kIndexFile, code);
+  const bool single = fs::is_regular_file(directory / kSingleFile, code) ||
+                      (!indexed && fs::exists(directory / kSingleFile, code));
+  if (!single && !indexed) throw_no_weights(directory);
   FilesReader reader(directory);
-  Files files;
-  if (fs::exists(directory / kIndexFile, code)) {
-    files = reader.read_indexed();
-  } else if (fs::exists(directory / kSingleFile, code)) {
-    files = reader.read_single();
-  } else {
-    throw_no_weights(directory);
+  Files files = single ? reader.read_single() : reader.read_indexed();
+  if (single && indexed) {
+    files.warnings.push_back(
+        fmt::format("{} holds both {} and {}: {} is used and the index with its files is not, as "
+                    "Hugging Face transformers does; remove the one that is not meant",
+                    directory.string(), kSingleFile, kIndexFile, kSingleFile));
   }
   return std::make_unique<Checkpoint>(directory.string(), prefix, std::move(files));
 }

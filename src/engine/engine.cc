@@ -111,6 +111,9 @@ void Engine::open() {
   open_ = open_model(config_);
   const auto tokenizer_file = open_.directory / "tokenizer.json";
   const bool first = world_->rank() == 0;
+  for (const std::string& line : open_.warnings) {
+    if (first) log_warning(line);
+  }
   if (std::filesystem::exists(tokenizer_file)) {
     tokenizer_ = Tokenizer::load(tokenizer_file);
   } else if (config_.load_format == LoadFormat::kDummy) {

@@ -3,6 +3,7 @@
 #include <string>
 #include <system_error>
 
+#include "engine/checkpoint_fit.h"
 #include "zero_infer/checkpoint.h"
 
 namespace zi {
@@ -18,6 +19,15 @@ bool holds_weights(const std::filesystem::path& directory) {
     if (name.find(".safetensors") != std::string::npos || name.ends_with(".bin")) return true;
   }
   return false;
+}
+
+/// The reference loads the adapter on top of the weights.
+void warn_of_adapter(OpenModel& open) {
+  std::error_code code;
+  if (!std::filesystem::exists(open.directory / "adapter_config.json", code)) return;
+  open.warnings.push_back(open.directory.string() +
+                          " holds an adapter (adapter_config.json), which is not applied: merge it "
+                          "into the weights first (peft: merge_and_unload), or remove it");
 }
 
 }  // namespace
@@ -37,7 +47,13 @@ OpenModel open_model(const RunConfig& config, MissingWeights missing) {
   } else {
     open.source = open_checkpoint(open.directory, prefix);
   }
-  open.model = make_model(model_config, open.source->contains("lm_head.weight"));
+  open.model = make_model(model_config, open.source->contains(kStoredHead));
+  open.warnings = open.source->warnings();
+  if (!dummy && !open.assumed) {
+    const auto more = check_fit(model_config, open.model->spec(), *open.source);
+    open.warnings.insert(open.warnings.end(), more.begin(), more.end());
+    warn_of_adapter(open);
+  }
   open.stored_dtype =
       open.source->stored_dtype(open.model->spec().blocks.front().matrices.front().name);
   open.compute_dtype = config.compute_dtype.value_or(

@@ -2,6 +2,8 @@
 
 #include <filesystem>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "zero_infer/dtype.h"
 #include "zero_infer/model.h"
@@ -20,13 +22,16 @@ struct OpenModel {
   DType weight_dtype = DType::kBFloat16;   // in which they rest and travel
   DType compute_dtype = DType::kBFloat16;  // of the products' inputs and of the KV cache
   bool assumed = false;                    // no weights are there: bfloat16 was assumed
+  std::vector<std::string> warnings;       // a line each, for one rank to print
 };
 
 /// What to do about a model directory that holds a config.json and no weights at all.
 enum class MissingWeights { kRefuse, kAssume };
 
 /// Reads config.json and, unless weights are dummies, the headers of the checkpoint. Throws
-/// CheckpointError for a model that is not there or cannot be used.
+/// CheckpointError for a model that is not there or cannot be used, or whose config.json asks for
+/// what the checkpoint does not hold. What the checkpoint holds and the model does not use is among
+/// the warnings.
 OpenModel open_model(const RunConfig& config, MissingWeights missing = MissingWeights::kRefuse);
 
 }  // namespace zi

@@ -8,11 +8,13 @@
 namespace zi {
 namespace {
 
+constexpr const char* kBlockPrefix = "h.";
+
 enum Matrix { kQkv, kDense, kUp, kDown };
 enum Vector { kNorm1, kNorm1Bias, kQkvBias, kDenseBias, kNorm2, kNorm2Bias, kUpBias, kDownBias };
 
 UnitSpec block_spec(const ModelConfig& c, std::int64_t layer) {
-  const std::string h = fmt::format("h.{}.", layer);
+  const std::string h = fmt::format("{}{}.", kBlockPrefix, layer);
   return {.name = fmt::format("block {}", layer),
           .matrices = {{h + "self_attention.query_key_value.weight", {3 * c.hidden, c.hidden}},
                        {h + "self_attention.dense.weight", {c.hidden, c.hidden}},
@@ -34,6 +36,8 @@ Bloom::Bloom(const ModelConfig& config, bool has_lm_head)
     : config_(config), host_slopes_(alibi_slopes(config.heads)) {
   const ModelConfig& c = config_;
   spec_.prefix = "transformer.";
+  spec_.block_prefix = kBlockPrefix;
+  spec_.ignored = {"self_attention.scale_mask_softmax.causal_mask"};
   spec_.embedding = {"word_embeddings.weight", {c.vocabulary, c.hidden}};
   spec_.vectors = {{"word_embeddings_layernorm.weight", {c.hidden}},
                    {"word_embeddings_layernorm.bias", {c.hidden}}};

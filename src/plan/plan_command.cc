@@ -54,6 +54,7 @@ std::string plan_text(const RunConfig& config, const PlanOptions& options) {
   report.parameters = parameters_of(open.model->spec());
   report.tokens = options.tokens;
   report.notes = report.machine.notes;
+  report.notes.insert(report.notes.end(), open.warnings.begin(), open.warnings.end());
   if (open.assumed) report.notes.push_back("there are no weights: bfloat16 is assumed");
   if (open.compute_dtype == DType::kFloat32) {
     report.notes.push_back("the rate of products is that of 16 bit, float32 is slower");
