@@ -21,8 +21,8 @@ std::vector<FileRange> checkpoint_files(const std::filesystem::path& directory);
 
 std::uint64_t total_bytes(const std::vector<FileRange>& ranges);
 
-/// The part of rank `rank` of `world` when the ranges, one behind the other, are cut into equal
-/// runs of whole pages. Its ends are rounded outwards to pages.
+/// The part of rank `rank` of `world` when the ranges, one after the other, are cut into equal runs
+/// of whole pages. Its ends are rounded outwards to pages.
 std::vector<FileRange> share_of(const std::vector<FileRange>& ranges, int rank, int world);
 
 /// The first `bytes` of the ranges.

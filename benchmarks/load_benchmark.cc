@@ -1,7 +1,7 @@
 // How fast a model's weights are loaded, one JSON line on stdout of rank 0: seconds of the engine's
-// own loader, the checkpoint out of the page cache, beside what the disk gives without a loader.
-// Each load stands between two bare runs over as many bytes of the same files, all ranks at once: a
-// disk's rate drifts.
+// own loader, with nothing of the checkpoint in the page cache, and what the disk gives without a
+// loader. Each load is between two bare runs over as many bytes of the same files, all ranks at
+// once, because a disk's rate drifts.
 //
 //   tests/make_checkpoint --config config/models/bloom-3b/config.json --out DIR --shards 3
 //     --tokenizer tests/data/bloom-kjv/tokenizer.json
@@ -260,7 +260,7 @@ class Runner {
     const std::string read = fmt::format(
         "bare io_uring O_DIRECT reads of the same files, depth {} of {} MiB, all ranks at once "
         "each "
-        "its share, before and behind each load",
+        "its share, before and after each load",
         o_.bare.depth, o_.bare.block_bytes >> 20);
     if (o_.start == "cached") return "buffered preads of the same files by 4 threads a rank";
     if (o_.tier != "nvme" || o_.start == "warm") return read;
@@ -307,7 +307,7 @@ int main(int argc, char** argv) {
   try {
     zi::Options o;
     o.command = zi::command_of(world, argc, argv);
-    CLI::App app("Loading beside the disk's limit");
+    CLI::App app("Loading, and the limit of the disk");
     app.add_option("--checkpoint", o.checkpoint, "a folder that make_checkpoint wrote, or a model")
         ->required();
     app.add_option("--model", o.model, "stands in the result");

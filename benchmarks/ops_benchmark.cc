@@ -1,6 +1,6 @@
 /// Speeds of the CPU backend's ops, as a pass calls them. Each product cycles through more weights
 /// than any cache holds, as a pass over the blocks does; bytes/s count the weights once a call,
-/// whatever the rows. `PlainOneDnn` is the limit to stand beside: oneDNN's own product of one row
+/// whatever the rows. `PlainOneDnn` is the limit to compare with: oneDNN's own product of one row
 /// over the same memory.
 #include <benchmark/benchmark.h>
 

@@ -1,5 +1,5 @@
 // Whole passes of a model's shape with dummy weights, one JSON line a batch size on stdout of rank
-// 0: the time of a pass beside the bare link or rate that bounds it, measured in the same process
+// 0: the time of a pass, and the bare link or rate that bounds it, measured in the same process
 // over as many bytes.
 //
 //   build/benchmarks/pass_benchmark --model config/models/bloom-560m --tier device|host|nvme
@@ -108,7 +108,7 @@ double product_operations(World& world, Engine& engine, std::int64_t rows, int r
   return 2 * static_cast<double>(rows) * bytes / static_cast<double>(size_of(plan.weight_dtype));
 }
 
-/// Seconds of bare products of `rows` rows with every weight that rests on the device, one behind
+/// Seconds of bare products of `rows` rows with every weight that rests on the device, one after
 /// the other: as many bytes are read as a pass of a resident model reads. For a world of one.
 double bare_products_seconds(World& world, Engine& engine, std::int64_t rows, int repeats) {
   const MemoryPlan& plan = engine.plan();
@@ -147,7 +147,7 @@ RunConfig config_of(const Options& o) {
 /// The passes of one batch size.
 struct Measured {
   std::vector<double> pass_seconds;  // ascending
-  std::vector<double> bare_reads;    // bytes a second, one behind each run: a disk's rate drifts
+  std::vector<double> bare_reads;    // bytes a second, one after each run: a disk's rate drifts
   FetchStats fetched;
   double rows = 0;  // of a pass
   double pass() const { return median(pass_seconds); }
@@ -182,7 +182,7 @@ Measured measure(World& world, Engine& engine, const Options& o, std::int64_t ba
   return m;
 }
 
-/// What bounds a pass: so many bytes (or operations) at a rate.
+/// What bounds a pass: a number of bytes (or operations) at a rate.
 struct Bound {
   double amount = 0;
   double rate = 0;
@@ -358,7 +358,7 @@ int main(int argc, char** argv) {
   try {
     zi::Options o;
     o.command = zi::command_of(world, argc, argv);
-    CLI::App app("Whole passes beside the bare link that bounds them");
+    CLI::App app("Whole passes, and the bare link that bounds them");
     app.add_option("--model", o.model, "a folder with a config.json");
     app.add_option("--tier", o.tier, "where the blocks rest")
         ->check(CLI::IsMember({"device", "host", "nvme"}));

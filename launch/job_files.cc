@@ -91,7 +91,7 @@ void JobFiles::resume(const RunConfig& config) {
     const auto compared = skip_done(open_prompts(config, false), done);
     while (!compared->exhausted()) compared->take(kComparedAtOnce, true);
   }
-  log_info(fmt::format("{} finished sequences stand in {}: they are skipped", done->by_id.size(),
+  log_info(fmt::format("{} finished sequences found in {}: they are skipped", done->by_id.size(),
                        *config.output));
   source = skip_done(std::move(source), done);
   results->forget_finished();

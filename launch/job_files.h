@@ -21,8 +21,8 @@ class JobFiles {
 
   /// Refuses what cannot be read or written, and what would destroy a file of the job, before
   /// anything is loaded: throws ConfigError, IoError or PromptError. Outputs are locked from now
-  /// on; what stands in them stays until there is a result. With --resume, prompts that --output
-  /// holds are left out.
+  /// on; their contents stay until there is a result. With --resume, prompts that --output holds
+  /// are left out.
   void open(const CommandLine& command, const ClosedDescriptors& closed);
 
   std::unique_ptr<PromptSource> source;  // none with --benchmark

@@ -31,13 +31,13 @@ namespace zi {
 namespace {
 
 // Exit codes; a signal ends with 128 + its number.
-constexpr int kFailed = 1;         // in mid-run: the job was taken down
+constexpr int kFailed = 1;         // while running: the job was ended
 constexpr int kBadInput = 2;       // nothing ran
 constexpr int kPromptsFailed = 3;  // all others ran
 
 void print(const std::string& text) {
   if (std::fputs(text.c_str(), stdout) < 0 || std::fflush(stdout) != 0) {
-    throw IoError(fmt::format("standard output cannot be written: {}", system_message(errno)));
+    throw IoError(fmt::format("cannot write to standard output: {}", system_message(errno)));
   }
 }
 
@@ -70,7 +70,7 @@ void report_failures(const Engine& engine, const Engine::Outcome& outcome, std::
   if (failed > 0) {
     log_error(fmt::format("{} failed (named above); {}{}", prompt_count(failed),
                           finished > 0    ? "all others ran"
-                          : config.resume ? "no other was left to run"
+                          : config.resume ? "no others were left to run"
                                           : "there were no others",
                           unwritten));
   } else if (finished == 0) {
@@ -85,7 +85,7 @@ int generate(World& world, Engine& engine, JobFiles& files, Trace* trace) {
   world.all_or_none([&] {
     if (world.rank() == 0) sink = make_sink(config, files);
   });
-  catch_stop_signals();  // before, there is nothing to be kept: a signal ends the process
+  catch_stop_signals();  // before this there is nothing to keep: a signal ends the process
   Engine::Job job{.source = files.source.get(),
                   .sink = sink.get(),
                   .lanes = config.batch_size.front(),
@@ -98,9 +98,9 @@ int generate(World& world, Engine& engine, JobFiles& files, Trace* trace) {
   sink.reset();  // its progress line ends before the summary
   if (outcome.signal != 0) {
     if (world.rank() == 0) {
-      log_error(fmt::format("stopped by {}; finished sequences are kept{}",
-                            name_of_signal(outcome.signal),
-                            config.output && *config.output != "-" ? ", go on with --resume" : ""));
+      log_error(fmt::format(
+          "stopped by {}; finished sequences are kept{}", name_of_signal(outcome.signal),
+          config.output && *config.output != "-" ? ", continue with --resume" : ""));
     }
     return 128 + outcome.signal;
   }
@@ -108,7 +108,7 @@ int generate(World& world, Engine& engine, JobFiles& files, Trace* trace) {
     const std::string summary = summarize(world, engine, outcome);
     if (world.rank() == 0) log_info(summary);
   }
-  // Lines that are no prompts are known to rank 0 only; every rank leaves with the same code.
+  // Only rank 0 knows of lines that are not prompts; every rank leaves with the same code.
   struct Mine {
     std::int64_t bad_lines;
     std::int64_t finished;
@@ -136,12 +136,13 @@ int benchmark(World& world, const RunConfig& config, JobFiles& files, Trace* tra
                                     .trace = trace,
                                     .output = files.benchmark ? &*files.benchmark : nullptr});
   if (signal != 0 && world.rank() == 0) {
-    log_error(fmt::format("stopped by {}; the cells before stand", name_of_signal(signal)));
+    log_error(
+        fmt::format("stopped by {}; the cells before it are complete", name_of_signal(signal)));
   }
   return signal != 0 ? 128 + signal : 0;
 }
 
-/// As it was called, for results: `zero-infer --model m --benchmark`.
+/// The command line, for results: `zero-infer --model m --benchmark`.
 std::string command_text(const World& world, int argc, char** argv) {
   std::string text = world.size() > 1 ? fmt::format("mpirun -np {} zero-infer", world.size())
                                       : std::string("zero-infer");
@@ -150,7 +151,7 @@ std::string command_text(const World& world, int argc, char** argv) {
 }
 
 /// `zero-infer plan`: without MPI, so that it also runs where no job can. Under mpirun one process
-/// says it for all.
+/// speaks for all.
 int plan(int argc, char** argv) {
   if (!speaks_for_job()) return 0;
   const CommandLine command = parse_command_line(argc, argv);
@@ -177,7 +178,7 @@ int run(World& world, int argc, char** argv, const ClosedDescriptors& closed,
   if (command.command == Command::kLimits) {
     world.all_or_none([&] {
       if (world.rank() == 0 && closed.output) {
-        throw ConfigError("the limits are told on standard output, which is closed; open it");
+        throw ConfigError("the limits are printed on standard output, which is closed; open it");
       }
     });
     return run_limits_command(world, command.limits);

@@ -2,8 +2,8 @@
 
 namespace zi {
 
-/// From now on SIGINT and SIGTERM are remembered instead of ending the process, once: a second one
-/// ends it.
+/// From now on, the first SIGINT or SIGTERM is remembered instead of ending the process; a second
+/// one ends it.
 void catch_stop_signals();
 
 /// The signal that was received, or 0.

@@ -72,7 +72,7 @@ bool enable_direct_reads(int fd, const std::string& path) {
 BlockRead::State BlockRead::account(std::int64_t result, bool direct) {
   if (result > 0) {
     const std::size_t end = done_ + std::min(static_cast<std::size_t>(result), remaining());
-    // A direct read starts at whole blocks only: a part of one is read again.
+    // A direct read can only start at a whole block: a part of one is read again.
     const std::size_t usable = direct && end < bytes_ ? end / kPageBytes * kPageBytes : end;
     idle_attempts_ = usable > done_ ? 0 : idle_attempts_ + 1;
     done_ = usable;
@@ -82,7 +82,7 @@ BlockRead::State BlockRead::account(std::int64_t result, bool direct) {
       state_ = State::kFailed;  // always the same part of a block: the file ends in it
     }
   } else if ((result == -EINTR || result == -EAGAIN) && ++idle_attempts_ < kMostIdleAttempts) {
-    // Nothing has happened yet: once more.
+    // Nothing has been read yet: try again.
   } else {
     error_ = static_cast<int>(-result);
     state_ = State::kFailed;
@@ -98,8 +98,8 @@ void BlockRead::throw_if_failed(const std::string& path, bool write) const {
   }
   if (error_ != 0) throw IoError(system_error_text(path, "cannot read " + range, error_));
   throw IoError(
-      fmt::format("{}: the file ends near byte {}, inside the {} that were to be read: it was "
-                  "cut short; remove it, it is written anew at the next start",
+      fmt::format("{}: the file ends near byte {}, inside the {} to be read: it was cut short; "
+                  "remove it, and the next start writes it again",
                   path, next_offset(), range));
 }
 

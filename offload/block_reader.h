@@ -12,16 +12,16 @@ struct BlockSource {
   int fd = -1;
   std::string path;     // for messages
   bool direct = false;  // O_DIRECT: offsets, lengths and memory are multiples of 4096
-  bool write = false;   // its readers write instead, from their slots into the file: for bare rates
+  bool write = false;   // its readers write, from their slots to the file: for bare rates
 };
 
-/// Turns O_DIRECT on for an open file. Where the file system refuses it, at once or at a first
-/// read, buffered reads stay in use, a warning says so and the result is false.
+/// Turns O_DIRECT on for an open file. Where the file system refuses it, at once or at the first
+/// read, reads stay buffered, a warning says so, and the result is false.
 bool enable_direct_reads(int fd, const std::string& path);
 
-/// The bookkeeping of one read: counts what arrived, decides whether to go on. A short read is
-/// resumed where it stopped (with O_DIRECT at the last whole 4096 bytes), EINTR and EAGAIN are
-/// tried again.
+/// The bookkeeping of one read: counts what has arrived and decides whether to continue. A short
+/// read is resumed where it stopped (with O_DIRECT at the last whole 4096 bytes), EINTR and EAGAIN
+/// are tried again.
 class BlockRead {
  public:
   enum class State { kActive, kDone, kFailed };
@@ -29,7 +29,8 @@ class BlockRead {
   BlockRead() = default;
   BlockRead(std::uint64_t offset, std::size_t bytes) : offset_(offset), bytes_(bytes) {}
 
-  /// Takes the result of one attempt at the rest: bytes read, 0 at the end of the file, or -errno.
+  /// Takes the result of one attempt to read the rest: bytes read, 0 at the end of the file, or
+  /// -errno.
   State account(std::int64_t result, bool direct);
 
   State state() const { return state_; }
@@ -45,7 +46,7 @@ class BlockRead {
   std::uint64_t offset_ = 0;
   std::size_t bytes_ = 0;
   std::size_t done_ = 0;
-  int idle_attempts_ = 0;  // in a row that brought nothing
+  int idle_attempts_ = 0;  // in a row, that brought nothing
   int error_ = 0;          // of a failed read; 0: the file ended
   State state_ = State::kActive;
 };

@@ -22,9 +22,9 @@ struct Interval {
   bool happened() const { return end > begin; }
 };
 
-/// Puts the events of a device on the host's clock. Where both clocks were read at once, within
-/// some microseconds, stands an anchor; it moves along, since a device counts short times only with
-/// full precision.
+/// Puts the events of a device on the host's clock. The anchor is an event for which both clocks
+/// were read at once, within some microseconds. It moves along, because a device measures only
+/// short times with full precision.
 class DeviceClock {
  public:
   /// Waits for the stream, which should be empty.
@@ -34,15 +34,16 @@ class DeviceClock {
     base_ = host_seconds();
   }
 
-  /// When the event, which is reached, was.
+  /// The time of the event, which must be reached.
   double seconds(const Event& event) const {
     return base_ + device_->elapsed_seconds(*anchor_, event);
   }
   Interval interval(const Event& begin, const Event& end) const {
     return {seconds(begin), seconds(end)};
   }
-  /// The host saw at `moment` that the event, the last of its stream, was reached: it cannot have
-  /// been later, nor much earlier. Keeps the two clocks, whose rates differ a little, in step.
+  /// The host saw at `moment` that the event, the last one of its stream, was reached. So the event
+  /// was not later than that, nor much earlier. Keeps the two clocks, whose rates differ a little,
+  /// in step.
   void keep_in_step(const Event& event, double moment) {
     const double base = moment - device_->elapsed_seconds(*anchor_, event);
     base_ = std::clamp(base_, base - kMostLate, base);
@@ -54,7 +55,7 @@ class DeviceClock {
   }
 
  private:
-  static constexpr double kMostLate = 2e-4;  // that a host sees it
+  static constexpr double kMostLate = 2e-4;  // how late a host may see it
 
   Device* device_;
   std::unique_ptr<Event> anchor_;

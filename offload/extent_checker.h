@@ -14,7 +14,7 @@
 namespace zi {
 
 /// Compares checksums on a thread of its own, in the order of the calls, so that whoever waits for
-/// storage is free to start the next read at once. One thread calls it; the bytes stay as they are
+/// storage is free to start the next read at once. One thread calls it; the bytes must not change
 /// until they count as checked. The destructor drops what is not begun and waits for the rest.
 class ExtentChecker {
  public:
@@ -26,7 +26,7 @@ class ExtentChecker {
 
   void check(const ShardExtent& extent, int unit, std::span<const std::byte> bytes);
 
-  /// How many extents are done with, damaged ones included.
+  /// How many extents have been checked, damaged ones included.
   std::uint64_t checked() const;
 
   /// Blocks until that many are; throws the IoError of the first damaged one.

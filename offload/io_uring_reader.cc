@@ -94,7 +94,7 @@ class IoUringReader final : public BlockReader {
       if (error < 0) {
         log_error(fmt::format("{}: io_uring does not return {} reads in flight: {}", source_.path,
                               n, system_message(-error)));
-        std::terminate();  // going on would let the kernel write into memory of somebody else
+        std::terminate();  // otherwise the kernel could write into memory that has a new owner
       }
       io_uring_cqe_seen(ring_.get(), cqe);
     }
@@ -119,7 +119,7 @@ class IoUringReader final : public BlockReader {
   std::string method() const override { return "io_uring"; }
 
  private:
-  /// Reads that the kernel has and has not completed.
+  /// Reads that the kernel has taken and not completed.
   std::size_t in_kernel() { return started_ - io_uring_sq_ready(ring_.get()); }
 
   void check_operations() {
@@ -174,8 +174,8 @@ class IoUringReader final : public BlockReader {
     ++started_;
   }
 
-  /// Hands the queued reads to the kernel. Those that it has no memory for now stay queued until
-  /// wait.
+  /// Submits the queued reads to the kernel. Those that it has no memory for now stay queued until
+  /// `wait`.
   void submit() {
     int result = 0;
     do {

@@ -27,14 +27,13 @@ FetchStats& FetchStats::operator+=(const FetchStats& other) {
 }
 
 /// Trips are numbered through all passes: trip t brings travelling unit t % M into slot t %
-/// slot_count. Reads are started, trips are fetched and slots are consumed in this order, on every
-/// rank.
+/// slot_count. On every rank, reads start, trips are fetched and slots are consumed in this order.
 struct LayerFetcher::State {
   using Trip = std::uint64_t;
 
-  /// Events of one trip; a ring of them, long enough that two passes and what they fetch ahead are
-  /// all in it. They order the streams (a wait holds for the record before it, so reuse is safe)
-  /// and time them.
+  /// Events of one trip. The ring of them is long enough for two passes and what those fetch ahead.
+  /// They order the streams (a wait refers to the record before it, so reuse is safe) and time
+  /// them.
   struct TripEvents {
     std::unique_ptr<Event> copy_start, copied, gather_start, gathered;
     ReadTimes read;
@@ -89,11 +88,11 @@ struct LayerFetcher::State {
   std::vector<Slot> slots;
   std::vector<TripEvents> ring;
 
-  Trip known = 0;      // trips below are sure to be wanted
-  Trip started = 0;    // reads below are started
-  Trip fetched = 0;    // copies and gathers below are enqueued
-  Trip consumed = 0;   // compute of trips below is enqueued
-  Trip collected = 0;  // times of trips below are in the statistics, or lost
+  Trip known = 0;      // trips below this one will surely be needed
+  Trip started = 0;    // reads below this one are started
+  Trip fetched = 0;    // copies and gathers below this one are enqueued
+  Trip consumed = 0;   // compute of trips below this one is enqueued
+  Trip collected = 0;  // times of trips below this one are in the statistics, or lost
   bool failed = false;
   FetchStats stats;
   UnitTimer timer;
@@ -163,8 +162,8 @@ void LayerFetcher::State::check() const {
 
 LayerFetcher::State::~State() {
   // All that may still use slots or stores: copies, gathers, and what bodies enqueued. The gathers
-  // enqueued here are enqueued on every rank, or on a rank that failed earlier in the order; that
-  // one gets through here and ends the job, so nobody waits for ever.
+  // enqueued here are enqueued on every rank, or a rank failed before them; that rank gets through
+  // here and ends the job, so nobody waits forever.
   const auto settle = [](auto& queue) {
     try {
       queue.synchronize();
@@ -177,8 +176,7 @@ LayerFetcher::State::~State() {
   for (Slot& slot : slots) settle(*slot.consumed);
 }
 
-/// Reads go as far ahead as each unit is under way once: stores take what their staging has room
-/// for.
+/// Reads run ahead until each unit is under way once: stores take what their staging has room for.
 void LayerFetcher::State::start_reads() {
   const Trip end = std::min<Trip>(known, fetched + travellers.size());
   for (; started < end; ++started) {
@@ -187,8 +185,8 @@ void LayerFetcher::State::start_reads() {
   }
 }
 
-/// Fetches into every slot that is free or whose compute is enqueued, as far as the host need not
-/// wait for storage: what could be computed comes first.
+/// Fetches into every slot that is free or whose compute is enqueued, but only while the host need
+/// not wait for storage: enqueueing compute comes first.
 void LayerFetcher::State::fetch_ahead() {
   const Trip end = std::min<Trip>(known, consumed + slots.size());
   while (fetched < end && store(unit_of(fetched)).tier() != Tier::kNvme) fetch(fetched);
@@ -207,8 +205,9 @@ void LayerFetcher::State::fetch(Trip trip) {
   std::byte* place = slot_of(trip).data + static_cast<std::size_t>(rank) * bytes;
   TripEvents& events = events_of(trip);
   if (timer.on()) device.mark_begin(fmt::format("fetch unit {}", unit));
-  // A shard that rests on the device is copied to its place as well, beside the gather before:
-  // in place, a gather need not move it, which copy engines would do one after the other.
+  // A shard that rests on the device is copied to its place in the slot as well, while the gather
+  // before is running. A gather in place then need not move it; copy engines would do that one
+  // after the other.
   copy(trip, place);
   if (world > 1) {
     gathers.wait(*events.copied);
@@ -296,7 +295,7 @@ void LayerFetcher::State::add_trip_times(Trip trip, UnitTimes& times,
   times.moved[Link::kRead] = {events.read.begin, events.read.end};
   Interval& copy = times.moved[Link::kCopy];
   copy = clock.interval(*events.copy_start, *events.copied);
-  // Its stream waits where the copies are enqueued as storage brings them.
+  // The stream's wait is enqueued where the copies are, as storage delivers them.
   copy.begin = std::clamp(events.read.taken, copy.begin, copy.end);
   if (world > 1) {
     times.moved[Link::kGather] = clock.interval(*events.gather_start, *events.gathered);
@@ -328,9 +327,9 @@ std::size_t LayerFetcher::slots_bytes(const std::vector<const PartitionLayout*>&
 }
 
 void LayerFetcher::run_pass(const std::function<void(int unit, const UnitWeights& weights)>& body,
-                            Stream& compute, bool last, const std::function<void()>& behind) {
+                            Stream& compute, bool last, const std::function<void()>& after_units) {
   State& s = *state_;
-  if (s.failed) throw Error("a pass failed before; the layer fetcher cannot go on");
+  if (s.failed) throw Error("an earlier pass failed; the layer fetcher cannot continue");
   s.failed = true;  // until the end is reached
   s.timer.begin_pass(s.consumed);
   // This pass's trips, and those of the next one, which will come.
@@ -342,7 +341,7 @@ void LayerFetcher::run_pass(const std::function<void(int unit, const UnitWeights
       s.fetch_through(s.consumed);  // waits for storage at most, with all earlier bodies enqueued
     }
     s.run(unit, s.weights(unit), body, compute);
-    if (unit + 1 == static_cast<int>(s.layouts.size()) && behind) behind();
+    if (unit + 1 == static_cast<int>(s.layouts.size()) && after_units) after_units();
     s.start_reads();
     s.fetch_ahead();
   }
@@ -375,7 +374,7 @@ bool LayerFetcher::all_resident() const { return state_->travellers.empty(); }
 
 UnitWeights LayerFetcher::resident_weights(int unit) const {
   if (state_->unit_travels(unit)) {
-    throw Error(fmt::format("unit {} is in a slot at its turn alone", unit));
+    throw Error(fmt::format("unit {} is in a slot only during its turn", unit));
   }
   return state_->weights(unit);
 }

@@ -22,8 +22,8 @@ struct FetchStats {
   /// - copy: host or staging -> slot, this rank's shards;
   /// - gather: received from the other ranks.
   PerLink<std::size_t> bytes;
-  /// That gathers took, from events. Complete while the caller waits for the device between passes,
-  /// else trips that are reused before they end are left out.
+  /// The time of gathers, from events. Complete if the caller waits for the device between passes;
+  /// else trips whose events are reused before they end are left out.
   double gather_seconds = 0;
 
   FetchStats& operator+=(const FetchStats& other);
@@ -36,23 +36,24 @@ struct UnitWeights {
   RowBlockMatrix matrix(std::size_t i) const { return layout->gathered(i, gathered); }
 };
 
-/// Brings each unit together just before it runs. Walks the units in order, keeps the next ones in
-/// flight (read -> copy -> gather, each on a stream of its own, ordered by events) and runs them
-/// into the next pass: the first units of the next pass travel while the last of this one computes.
-/// With a world of one, units of the device tier are used in place and need no slot.
+/// Brings each unit together just before it runs. Walks the units in order and keeps the next ones
+/// in flight (read -> copy -> gather, each on a stream of its own, ordered by events), across the
+/// end of a pass as well: the first units of the next pass travel while the last one of this pass
+/// computes. With a world of one, units of the device tier are used in place and need no slot.
 class LayerFetcher {
  public:
   /// `layouts[u]` and `stores[u]` (the store of the unit's tier) for every unit; slots are
-  /// `slot_count` (>= 2) device buffers of the largest gathered unit. All outlive the fetcher.
-  /// A unit's tier must be the same on every rank: it decides how far gathers are enqueued ahead,
-  /// and their order among other calls on `gathers` with it. `communicator` may be null for a world
-  /// of one. `gathers` is the stream of the communicator's calls. `slots` (slots_bytes of them,
-  /// best of the communicator's memory) are taken from the device when none are given.
+  /// `slot_count` (>= 2) device buffers of the largest gathered unit. All outlive the fetcher. A
+  /// unit's tier must be the same on every rank: it decides how far ahead gathers are enqueued, and
+  /// with that their order among other calls on `gathers`. `communicator` may be null for a world
+  /// of one. `gathers` is the stream of the communicator's calls. `slots` is a buffer of
+  /// slots_bytes, preferably from the communicator; without one, the fetcher allocates it from the
+  /// device.
   LayerFetcher(Device& device, Communicator* communicator, int rank,
                std::vector<const PartitionLayout*> layouts, std::vector<ShardStore*> stores,
                int slot_count, Stream& gathers, Buffer slots = {});
-  /// Waits for copies, gathers and compute in flight. Shards used in place are the stores': the
-  /// caller waits for `compute` before those go.
+  /// Waits for copies, gathers and compute in flight. Shards used in place belong to the stores:
+  /// the caller waits for `compute` before it destroys those.
   ~LayerFetcher();
 
   /// Device bytes of `slot_count` slots for these layouts and tiers; 0 when none is needed.
@@ -61,13 +62,12 @@ class LayerFetcher {
 
   /// Collective. Calls body(unit, weights) for every unit, in order; what body enqueues on
   /// `compute` runs when the weights are there, and the slot is reused when it is done. An idle
-  /// rank passes an empty body. Does not wait for the device. `last`: no further pass will follow,
-  /// so that nothing more is fetched (every rank must say the same). `behind` is called behind the
-  /// last unit, whose slot is then free for the next pass, and before any of that is enqueued: for
-  /// what else the pass has to gather. What a store, the body or `behind` throws comes out, and
-  /// later passes are refused.
+  /// rank passes an empty body. Does not wait for the device. `last`: no other pass will follow, so
+  /// nothing more is fetched (every rank must say the same). `after_units` is called after the last
+  /// unit, before anything of the next pass is enqueued: for what else the pass has to gather. What
+  /// a store, the body or `after_units` throws is rethrown, and later passes are refused.
   void run_pass(const std::function<void(int unit, const UnitWeights& weights)>& body,
-                Stream& compute, bool last = false, const std::function<void()>& behind = {});
+                Stream& compute, bool last = false, const std::function<void()>& after_units = {});
 
   /// Whether no unit travels: a pass is what its bodies enqueue.
   bool all_resident() const;
@@ -75,13 +75,13 @@ class LayerFetcher {
   /// recorded. Throws Error for a unit that travels.
   UnitWeights resident_weights(int unit) const;
 
-  /// From the next pass on, or no longer, when each unit was read, copied, gathered and computed is
-  /// kept: some events more a unit. Passes are numbered from 0 at each call.
+  /// From the next pass on, keeps (or no longer keeps) when each unit was read, copied, gathered
+  /// and computed, at the cost of a few events per unit. Passes are numbered from 0 at each call.
   void time_units(bool on);
-  /// Of one of the last two passes, whose work is done, in the order of the units.
+  /// The times of one of the last two passes, whose work must be done, in the order of the units.
   std::vector<UnitTimes> unit_times(std::uint64_t pass, const DeviceClock& clock) const;
 
-  /// For a summary; call it when the streams are idle or accept that the last pass is missing.
+  /// For a summary. Call it when the streams are idle, or accept that the last pass is missing.
   FetchStats take_stats();
 
  private:

@@ -21,7 +21,7 @@ namespace {
 
 constexpr int kMostDepth = 1024;
 
-/// Bytes of one staging slot: an extent, less when every shard is smaller.
+/// Bytes of one staging slot: an extent, or less when every shard is smaller.
 std::size_t slot_bytes_of(const ShardHeader& header) {
   std::size_t longest = kPageBytes;
   for (const ShardUnit& unit : header.units) longest = std::max(longest, unit.bytes);
@@ -36,7 +36,7 @@ OpenShardFile open_for_job(const std::filesystem::path& shard_file, const ShardF
   opened.check_key(key, extent_bytes);
   if (!opened.holds(shards)) {
     throw IoError(opened.path +
-                  ": the shard file lacks units that this job reads from it: another took its "
+                  ": the shard file lacks units that this job reads from it: another file took its "
                   "place; start again");
   }
   std::erase_if(opened.header.units, [&](const ShardUnit& unit) {
@@ -48,10 +48,10 @@ OpenShardFile open_for_job(const std::filesystem::path& shard_file, const ShardF
 std::size_t checked_depth(const NvmeOptions& options) {
   if (options.depth < 1 || options.depth > kMostDepth) {
     throw ConfigError(
-        fmt::format("{} reads in flight cannot be used: 1 to {} can", options.depth, kMostDepth));
+        fmt::format("{} reads in flight cannot be used; use 1 to {}", options.depth, kMostDepth));
   }
   if (options.spare < 0)
-    throw ConfigError("a staging cannot have fewer slots than reads in flight");
+    throw ConfigError("the staging memory cannot have fewer slots than reads in flight");
   return static_cast<std::size_t>(options.depth);
 }
 
@@ -91,7 +91,7 @@ struct NvmeStore::State {
       try {
         event->synchronize();
       } catch (const Error&) {
-        // The device has failed: it copies nothing any more, and the streams report it.
+        // The device has failed: it no longer copies anything, and the streams report it.
       }
     }
   }

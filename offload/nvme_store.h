@@ -15,9 +15,9 @@ namespace zi {
 struct NvmeOptions {
   std::size_t extent_bytes = kShardExtentBytes;  // as the file was written
   int depth = 16;                                // reads in flight
-  bool allow_io_uring = true;                    // tests turn them off to take the other path
+  bool allow_io_uring = true;                    // tests turn both off to take the other path
   bool allow_direct = true;
-  int spare = 4;  // further extents, being checked and copied
+  int spare = 4;  // further extents, for those being checked and copied
 
   /// Extents that the staging has room for.
   std::size_t slots() const { return static_cast<std::size_t>(depth + spare); }
@@ -27,10 +27,10 @@ struct NvmeOptions {
 /// extents in flight, then device copies; every extent's checksum is compared before its unit is
 /// handed on. Where the kernel refuses io_uring or the file system O_DIRECT, pread or buffered
 /// reads take over and one line says so. The reads that were started form a queue, in which a unit
-/// may stand more than once (the next pass). A unit that is finished must be the queue's first;
-/// with an empty queue finish_read starts it itself. A failed read fails the store: every later
-/// call throws the same. One thread makes, calls and destroys it; the destructor waits for reads
-/// and copies in flight.
+/// may be more than once (for the next pass). The unit given to finish_read must be the first of
+/// the queue; if the queue is empty, finish_read starts the read itself. A failed read fails the
+/// store: every later call throws the same. One thread makes, calls and destroys it; the destructor
+/// waits for reads and copies in flight.
 class NvmeStore final : public ShardStore {
  public:
   /// `shards`: the units that it is to serve, each with the bytes that a unit's `dst` has room for.

@@ -12,7 +12,7 @@
 namespace zi {
 namespace {
 
-/// How many of these sizes fit the budget at most: the smallest first.
+/// The most of these sizes that fit the budget: the smallest first.
 std::size_t most_that_fit(std::vector<std::size_t> sizes, std::size_t budget) {
   std::sort(sizes.begin(), sizes.end());
   std::size_t count = 0;
@@ -20,8 +20,8 @@ std::size_t most_that_fit(std::vector<std::size_t> sizes, std::size_t budget) {
   return count;
 }
 
-/// Exchanges a chosen unit for a smaller one, the nearest there is, so that the spread suffers
-/// least. There is one unless the smallest are chosen already.
+/// Replaces a chosen unit by the nearest smaller one, which disturbs the spread least. There is one
+/// unless the smallest are already chosen.
 void swap_for_smaller(const std::vector<std::size_t>& sizes, std::vector<bool>& chosen) {
   const std::size_t n = sizes.size();
   for (std::size_t distance = 1; distance < n; ++distance) {

@@ -30,7 +30,7 @@ class PreadReader final : public BlockReader {
     try {
       for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
     } catch (const std::system_error& failure) {
-      // Fewer threads are slower, none would wait for ever.
+      // Fewer threads are slower, but none at all would wait forever.
       if (threads_.empty()) {
         throw IoError(fmt::format("{}: no thread can be started to read it: {}", source_.path,
                                   failure.what()));

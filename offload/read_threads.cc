@@ -13,7 +13,7 @@ namespace zi {
 
 ReadThreads::ReadThreads(int threads) {
   const auto wanted = static_cast<std::size_t>(std::max(1, threads));
-  in_hand_.assign(wanted, kNone);
+  running_.assign(wanted, kNone);
   try {
     for (std::size_t i = 0; i < wanted; ++i) threads_.emplace_back([this, i] { work(i); });
   } catch (const std::system_error& failure) {
@@ -60,7 +60,7 @@ void ReadThreads::finish() {
 }
 
 ReadThreads::Ticket ReadThreads::first_undone() const {
-  return std::min(begun_, std::ranges::min(in_hand_));
+  return std::min(begun_, std::ranges::min(running_));
 }
 
 void ReadThreads::work(std::size_t thread) {
@@ -71,7 +71,7 @@ void ReadThreads::work(std::size_t thread) {
     const std::function<void()> step = std::move(steps_.front());
     steps_.pop_front();
     const bool skipped = failure_ != nullptr;
-    in_hand_[thread] = begun_++;
+    running_[thread] = begun_++;
     lock.unlock();
     std::exception_ptr failed;
     try {
@@ -80,13 +80,13 @@ void ReadThreads::work(std::size_t thread) {
       failed = std::current_exception();
     }
     lock.lock();
-    in_hand_[thread] = kNone;
+    running_[thread] = kNone;
     if (failed && !failure_) failure_ = failed;
     done_.notify_all();
   }
 }
 
-void give_way() {
+void lower_priority() {
   constexpr int kLowest = 19;
   (void)::setpriority(PRIO_PROCESS, 0, kLowest);  // Linux: of this thread alone
 }

@@ -12,9 +12,9 @@
 
 namespace zi {
 
-/// Threads that read, in the order in which they are asked to. They wait for storage most of the
-/// time: their number is how many reads are in flight, and may be above that of the cores. One
-/// thread makes and calls it.
+/// Threads that run steps of reading, in the order in which they are asked for. They wait for
+/// storage most of the time: their number is the number of reads in flight, and may exceed the
+/// number of cores. One thread makes and calls it.
 class ReadThreads {
  public:
   /// At least one. Where the system gives fewer, those share the work. Throws Error when it gives
@@ -28,8 +28,8 @@ class ReadThreads {
   /// Counts the steps that were asked for.
   using Ticket = std::uint64_t;
 
-  /// Asks for a step. What it uses must stay until it was waited for. After a failure nothing more
-  /// is run.
+  /// Asks for a step. What it uses must stay valid until somebody has waited for it. After a
+  /// failure nothing more is run.
   Ticket start(std::function<void()> step);
   /// Waits until this step and all before it are done; rethrows the first failure of any.
   void wait(Ticket ticket);
@@ -47,14 +47,14 @@ class ReadThreads {
   std::condition_variable done_;
   std::deque<std::function<void()>> steps_;  // not begun
   Ticket begun_ = 0;                         // number of the first of them
-  std::vector<Ticket> in_hand_;              // of each thread
+  std::vector<Ticket> running_;              // of each thread
   std::exception_ptr failure_;
   bool ending_ = false;
   std::vector<std::jthread> threads_;
 };
 
-/// From now on the calling thread runs when no other wants its core: for work that goes ahead of
-/// reads, which must not wait for it. Only a hint.
-void give_way();
+/// From now on the calling thread runs only when no other needs its core: for work that runs ahead
+/// of reads, which must not wait for it. Only a hint.
+void lower_priority();
 
 }  // namespace zi

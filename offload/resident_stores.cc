@@ -68,7 +68,7 @@ HostStore::HostStore(Device& device, const std::vector<int>& units,
   for (std::size_t i = 0; i < units.size(); ++i) {
     if (!index_.emplace(units[i], i).second) throw_twice(units[i]);
   }
-  // At most every second core: whoever fills the memory needs some, too.
+  // At most half of the cores: whoever fills the memory needs some as well.
   const std::size_t cores = std::max(2u, std::thread::hardware_concurrency());
   const std::size_t wanted = std::min({kPinningThreads, cores / 2, units.size()});
   for (std::size_t i = 0; i < wanted; ++i) {
@@ -85,7 +85,7 @@ HostStore::~HostStore() {
 }
 
 void HostStore::take(const std::vector<std::size_t>& shard_bytes) {
-  give_way();
+  lower_priority();
   std::unique_lock lock(mutex_);
   while (next_ < memory_.size() && !failure_) {
     const std::size_t i = next_++;

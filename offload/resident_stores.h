@@ -37,10 +37,10 @@ class DeviceStore final : public ShardStore {
 /// in the order of the units, while the caller fills those that are there.
 class HostStore final : public ShardStore {
  public:
-  /// Begins taking the memory.
+  /// Begins to take the memory.
   HostStore(Device& device, const std::vector<int>& units,
             const std::vector<std::size_t>& shard_bytes);
-  /// Waits for the threads; what they have not begun is not taken.
+  /// Waits for the threads; memory that they have not begun to take is not taken.
   ~HostStore() override;
   Tier tier() const override { return Tier::kHost; }
   void start_read(int) override {}

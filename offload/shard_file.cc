@@ -100,8 +100,7 @@ OpenShardFile OpenShardFile::open(const std::filesystem::path& path) {
   std::optional<OpenShardFile> found;
   if (folder) found = find(*folder, path.filename().string());
   if (!found) {
-    throw IoError(path.string() +
-                  ": the shard file is not there any more; it is written anew at the next start");
+    throw IoError(path.string() + ": the shard file is gone; the next start writes it again");
   }
   return std::move(*found);
 }
@@ -130,7 +129,7 @@ void OpenShardFile::check_key(const ShardFileKey& key, std::size_t extent_bytes)
   }
   if (header.extent_bytes != extent_bytes) {
     differs(fmt::format("extents of {} bytes, this job reads {}; {}", header.extent_bytes,
-                        extent_bytes, kWrittenAnew));
+                        extent_bytes, kWrittenAgain));
   }
 }
 
@@ -142,7 +141,7 @@ bool OpenShardFile::holds(std::span<const ShardSize> shards) const {
       all = false;
     } else if (there->bytes != wanted.bytes) {
       throw IoError(fmt::format("shard file {} holds {} bytes of unit {}, this job needs {}; {}",
-                                path, there->bytes, wanted.unit, wanted.bytes, kWrittenAnew));
+                                path, there->bytes, wanted.unit, wanted.bytes, kWrittenAgain));
     }
   }
   return all;

@@ -31,11 +31,11 @@ struct OpenShardFile {
   /// The file at `path`, whose folder is checked too. Throws IoError, also when it is not there.
   static OpenShardFile open(const std::filesystem::path& path);
 
-  /// Throws IoError when the file was written for something else than this job.
+  /// Throws IoError when the file was not written for this job.
   void check_key(const ShardFileKey& key, std::size_t extent_bytes) const;
 
-  /// Whether each of these units stands in the file. Throws IoError when one of them has another
-  /// size there: nothing of that size may be copied to where the job has room for its own.
+  /// Whether each of these units is in the file. Throws IoError when one of them has another size
+  /// there: nothing of that size may be copied to where the job has room for its own.
   bool holds(std::span<const ShardSize> shards) const;
 };
 
@@ -47,8 +47,8 @@ struct OtherShards {
   bool same_content = false;           // as far as samples tell: only the times of files differ
 };
 
-/// What lies in the directory beside the folder of `key`, for the same model's name; the largest
-/// first.
+/// What else is in the directory for the same model's name, next to the folder of `key`; the
+/// largest first.
 std::vector<OtherShards> other_shards(const std::filesystem::path& directory,
                                       const ShardFileKey& key);
 

@@ -47,7 +47,7 @@ struct stat stat_of(int fd, const std::string& path) {
 /// `wanted`: S_IFDIR or S_IFREG.
 void check_private(const struct stat& info, mode_t wanted, const std::string& path) {
   if ((info.st_mode & S_IFMT) != wanted) {
-    throw IoError(fmt::format("{} is {}, {} is wanted there; remove it or {}", path,
+    throw IoError(fmt::format("{} is {}, {} is needed there; remove it or {}", path,
                               kind_of(info.st_mode), kind_of(wanted), kOtherDirectory));
   }
   if (info.st_uid != ::geteuid() && info.st_uid != 0) {
@@ -64,13 +64,13 @@ void check_private(const struct stat& info, mode_t wanted, const std::string& pa
   }
 }
 
-/// By way of an O_PATH descriptor, which fchmod does not take: it also stands for a folder that may
-/// not be opened yet.
+/// Works on an O_PATH descriptor, which fchmod does not take: there can be one for a folder that
+/// may not be opened yet.
 bool set_mode_of_place(int fd, mode_t mode) {
   return ::chmod(fmt::format("/proc/self/fd/{}", fd).c_str(), mode) == 0;
 }
 
-/// True: made. False: something stands there.
+/// True: made. False: something is already there.
 bool make_one_folder(const std::filesystem::path& path) {
   if (::mkdir(path.c_str(), kFolderMode) != 0) {
     if (errno == EEXIST) return false;
@@ -103,7 +103,7 @@ void make_folders(const std::filesystem::path& path) {
 
 void make_private(int fd, const std::string& path) {
   if (::fchmod(fd, kFileMode) != 0) {
-    throw IoError(system_error_text(path, "cannot keep others from it (chmod 0600)", errno) +
+    throw IoError(system_error_text(path, "cannot make it private (chmod 0600)", errno) +
                   fmt::format("; {}", kOtherDirectory));
   }
   check_private(stat_of(fd, path), S_IFREG, path);
@@ -114,13 +114,13 @@ std::optional<ShardFolder> ShardFolder::find(const std::filesystem::path& path) 
   const FileDescriptor place(::open(path.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
   if (!place.is_open()) {
     if (errno == ENOENT || errno == ENOTDIR) return std::nullopt;
-    throw IoError(system_error_text(name, "cannot look at the folder of shard files", errno) +
+    throw IoError(system_error_text(name, "cannot examine the folder of shard files", errno) +
                   fmt::format("; {}", kOtherDirectory));
   }
   const struct stat info = stat_of(place.get(), name);
   check_private(info, S_IFDIR, name);
   if (info.st_uid == ::geteuid() && (info.st_mode & kAccess & ~kFolderMode) != 0) {
-    // May fail, as where the disk is mounted read-only: others still change nothing.
+    // May fail, for example on a disk mounted read-only: others still cannot change anything.
     set_mode_of_place(place.get(), info.st_mode & kFolderMode);
   }
   FileDescriptor folder(::openat(place.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
@@ -151,7 +151,7 @@ std::optional<FileDescriptor> ShardFolder::open(const std::string& name) const {
   struct stat info {};
   if (::fstatat(fd(), name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) {
     if (errno == ENOENT) return std::nullopt;
-    throw IoError(system_error_text(path, "cannot look at the shard file", errno));
+    throw IoError(system_error_text(path, "cannot examine the shard file", errno));
   }
   check_private(info, S_IFREG, path);  // before it is opened: a device may act on that
   FileDescriptor file(::openat(fd(), name.c_str(), O_RDONLY | kOpenSafely));

@@ -22,7 +22,7 @@ inline constexpr std::string_view kOtherDirectory =
 /// Each function throws IoError, which says what to do, for a folder or file that is of another
 /// kind (symbolic links are not followed, a FIFO is not waited for), belongs to neither this user
 /// nor root, or can be written by others. What others can only read (as earlier versions made it)
-/// is taken from them.
+/// becomes private.
 class ShardFolder {
  public:
   /// Nothing when it is not there.

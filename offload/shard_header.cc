@@ -26,7 +26,8 @@ constexpr std::uint32_t kByteOrder = std::endian::native == std::endian::little 
 constexpr std::size_t kFixedBytes = 76;
 constexpr std::size_t kUnitBytes = 4 + 8 + 8;
 constexpr std::size_t kChecksumBytes = 8;
-/// Tables of 8 million extents, which is 34 TB: no damaged header makes us take more memory.
+/// Enough for tables of 8 million extents, which is 34 TB: a damaged header cannot make us take
+/// more memory.
 constexpr std::size_t kMostHeaderBytes = std::size_t{64} << 20;
 constexpr std::size_t kMostNameBytes = 1024;
 constexpr std::uint64_t kMostFileBytes = std::uint64_t{1} << 62;
@@ -53,7 +54,7 @@ class Encoder {
   std::size_t at_ = 0;
 };
 
-/// Reads fields one after the other; running over the end is a damaged header.
+/// Reads fields one after the other; reading past the end means a damaged header.
 class Decoder {
  public:
   Decoder(std::span<const std::byte> bytes, const std::string& path) : bytes_(bytes), path_(path) {}
@@ -78,7 +79,7 @@ class Decoder {
   void require(bool condition, std::string_view what) const {
     if (condition) return;
     throw IoError(fmt::format("{}: the header of the shard file is damaged ({}); {}", path_, what,
-                              kWrittenAnew));
+                              kWrittenAgain));
   }
 
  private:
@@ -229,10 +230,9 @@ ShardHeader plan_shard_file(const ShardFileKey& key, std::size_t extent_bytes,
   std::size_t extents = 0;
   for (const auto& [unit, bytes] : shards) {
     if (unit < 0 || bytes == 0 || bytes % kPageBytes != 0) {
-      throw Error(
-          fmt::format("unit {} with a shard of {} bytes cannot be laid out: multiples of {} "
-                      "bytes are",
-                      unit, bytes, kPageBytes));
+      throw Error(fmt::format(
+          "unit {} with a shard of {} bytes cannot be laid out; use a multiple of {} bytes", unit,
+          bytes, kPageBytes));
     }
     if (!header.units.empty() && header.units.back().unit == unit) {
       throw Error(fmt::format("unit {} is to be written twice to one shard file", unit));
@@ -261,7 +261,7 @@ ShardHeader read_shard_header(int fd, const std::string& path) {
   std::vector<std::byte> bytes(kFixedBytes);
   if (!S_ISREG(info.st_mode) || !read_start(fd, path, bytes) ||
       std::memcmp(bytes.data(), kMagic.data(), kMagic.size()) != 0) {
-    throw IoError(path + " is no shard file; move it away or use another directory");
+    throw IoError(path + " is not a shard file; move it away or use another directory");
   }
   const std::span<const std::byte> fixed = bytes;
   Decoder start(fixed.subspan(kMagic.size()), path);
@@ -269,11 +269,12 @@ ShardHeader read_shard_header(int fd, const std::string& path) {
   if (version != kVersion) {
     throw IoError(fmt::format(
         "shard file {} has version {} of the format, this program writes version {}; {}", path,
-        version, kVersion, kWrittenAnew));
+        version, kVersion, kWrittenAgain));
   }
   if (start.get<std::uint32_t>() != kByteOrder) {
-    throw IoError(fmt::format("shard file {} was written on a machine of the other byte order; {}",
-                              path, kWrittenAnew));
+    throw IoError(
+        fmt::format("shard file {} was written on a machine with the other byte order; {}", path,
+                    kWrittenAgain));
   }
   const auto header_bytes = start.get<std::uint64_t>();
   start.require(header_bytes >= kPageBytes && header_bytes <= kMostHeaderBytes &&
@@ -282,11 +283,12 @@ ShardHeader read_shard_header(int fd, const std::string& path) {
   if (header_bytes > size) {
     throw IoError(
         fmt::format("{}: the shard file is cut short: {} bytes, its header alone has {}; {}", path,
-                    size, header_bytes, kWrittenAnew));
+                    size, header_bytes, kWrittenAgain));
   }
   bytes.resize(header_bytes);
   if (!read_start(fd, path, bytes)) {
-    throw IoError(fmt::format("{}: the shard file was cut short just now; {}", path, kWrittenAnew));
+    throw IoError(
+        fmt::format("{}: the shard file was cut short just now; {}", path, kWrittenAgain));
   }
   const std::span<const std::byte> whole = bytes;
   const auto own = whole.first(header_bytes - kChecksumBytes);
@@ -299,7 +301,7 @@ ShardHeader read_shard_header(int fd, const std::string& path) {
   if (file_bytes != size) {
     throw IoError(fmt::format("{}: the shard file has {} bytes, its header says {}: it is {}; {}",
                               path, size, file_bytes, size < file_bytes ? "cut short" : "damaged",
-                              kWrittenAnew));
+                              kWrittenAgain));
   }
   return decode(fields, header_bytes, file_bytes);
 }
@@ -307,7 +309,7 @@ ShardHeader read_shard_header(int fd, const std::string& path) {
 void check_extent_bytes(std::size_t extent_bytes) {
   if (extent_bytes < kPageBytes || extent_bytes > kMostExtentBytes ||
       extent_bytes % kPageBytes != 0) {
-    throw Error(fmt::format("extents of {} bytes cannot be used: a multiple of {} up to {} can",
+    throw Error(fmt::format("extents of {} bytes cannot be used; use a multiple of {} up to {}",
                             extent_bytes, kPageBytes, kMostExtentBytes));
   }
 }
@@ -324,7 +326,7 @@ void verify_extent(const ShardExtent& extent, int unit, std::span<const std::byt
       "{}: checksum of unit {}, bytes {}..{} differs (stored {:016x}, read {:016x}); the "
       "file is damaged: {}",
       path, unit, extent.offset, extent.offset + extent.bytes - 1, extent.checksum, read,
-      kWrittenAnew));
+      kWrittenAgain));
 }
 
 }  // namespace zi

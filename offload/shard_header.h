@@ -17,9 +17,9 @@ inline constexpr std::size_t kShardExtentBytes = std::size_t{4} << 20;
 inline constexpr std::size_t kMostExtentBytes = std::size_t{32} << 20;
 
 /// What to do about a shard file that cannot be used: the end of a message.
-inline constexpr std::string_view kWrittenAnew = "remove it, it is written anew at the next start";
+inline constexpr std::string_view kWrittenAgain = "remove it, and the next start writes it again";
 
-/// What a shard file must have been written for; all of it stands in its header.
+/// What a shard file must have been written for; its header holds all of it.
 struct ShardFileKey {
   std::uint64_t model_identity = 0;
   std::string model_name;  // for the folder's name and messages
@@ -93,8 +93,8 @@ struct ShardHeader {
   std::vector<std::byte> encode() const;
 };
 
-/// Lays out a file for these shards, checksums still zero. Throws Error for sizes that are no
-/// multiples of 4096, and for a unit that stands there twice.
+/// Lays out a file for these shards, checksums still zero. Throws Error for sizes that are not
+/// multiples of 4096, and for a unit that is there twice.
 ShardHeader plan_shard_file(const ShardFileKey& key, std::size_t extent_bytes,
                             std::vector<ShardSize> shards);
 

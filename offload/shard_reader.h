@@ -33,8 +33,9 @@ class ShardReader {
 
 /// Starts reading bytes [offset, offset + dst.size()) of a shard into host memory, in pieces of a
 /// few MiB; returns the last piece's ticket. The reader's source and layout and `dst` must stay
-/// until it was waited for. `progress` (may be empty) is told the bytes of each piece as it is done
-/// (their sum is dst's), from any thread; what it throws is a failure of the read.
+/// valid until somebody has waited for it. `progress` (may be empty) is told the bytes of each
+/// piece as it is done (their sum is dst's), from any thread; an exception from it is a failure of
+/// the read.
 ReadThreads::Ticket start_shard_read(ReadThreads& threads, const ShardReader& reader,
                                      std::size_t offset, std::span<std::byte> dst,
                                      const std::function<void(std::size_t)>& progress = {});

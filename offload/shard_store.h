@@ -24,16 +24,16 @@ constexpr std::string_view name_of(Tier tier) {
   return "";
 }
 
-/// When a unit was read, on the host's clock; all 0 where nothing is read. Storage itself may have
-/// been done with a part before the host took it.
+/// When a unit was read, on the host's clock; all 0 where nothing is read. The storage may have
+/// delivered a part before the host took it.
 struct ReadTimes {
   double begin = 0;  // its first part was asked for
   double taken = 0;  // the host had its first part
   double end = 0;    // the host had its last part
 };
 
-/// Holds this rank's shards of the units of one tier. A read is split: `start_read` sets storage in
-/// motion, `finish_read` brings the bytes to the device. Reads finish in the order in which they
+/// Holds this rank's shards of the units of one tier. A read has two halves: `start_read` asks the
+/// storage, `finish_read` brings the bytes to the device. Reads finish in the order in which they
 /// were started. One thread, the rank's main one, calls a store.
 class ShardStore {
  public:
@@ -50,7 +50,7 @@ class ShardStore {
   /// and offset for a failed read, a short file, a checksum that differs.
   virtual void finish_read(int unit, std::byte* dst, Stream& copies) = 0;
 
-  /// Of the read that finish_read finished last.
+  /// The times of the read that finish_read finished last.
   virtual ReadTimes last_read() const { return {}; }
 
   /// The shard in device memory, when it rests there; else null.

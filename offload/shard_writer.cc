@@ -32,8 +32,8 @@
 namespace zi {
 namespace {
 
-constexpr std::size_t kMostMemoryBytes = std::size_t{32} << 20;  // extents in hand
-constexpr std::size_t kMostThreads = 8;                          // each reads, hashes and writes
+constexpr std::size_t kMostMemoryBytes = std::size_t{32} << 20;  // of extents being written
+constexpr std::size_t kMostThreads = 8;  // each one reads, hashes and writes
 
 struct Free {
   void operator()(std::byte* memory) const { std::free(memory); }
@@ -46,7 +46,7 @@ AlignedBytes allocate_aligned(std::size_t bytes) {
   return memory;
 }
 
-/// What stands under the name of this job's file.
+/// What is there under the name of this job's file.
 struct Found {
   std::optional<OpenShardFile> file;
   bool complete = false;  // all units that the job needs are in it
@@ -78,7 +78,7 @@ std::string full_disk_text(const std::string& others) {
   return others.empty() ? text : text + ". " + others;
 }
 
-/// Refuses before a byte is written what cannot fit.
+/// Refuses what cannot fit, before a byte is written.
 void check_space(const ShardFolder& folder, std::uint64_t bytes, const std::string& full_disk) {
   struct statvfs info {};
   if (::fstatvfs(folder.fd(), &info) != 0) {
@@ -91,7 +91,7 @@ void check_space(const ShardFolder& folder, std::uint64_t bytes, const std::stri
                               format_memory(free_bytes), full_disk));
   }
   struct rlimit limit {};
-  // Going over it is a signal that ends the process.
+  // Exceeding it would raise a signal that ends the process.
   if (::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
       bytes > limit.rlim_cur) {
     throw IoError(
@@ -156,7 +156,7 @@ class ShardWriter {
         if (progress_ && !failure_) progress_(bytes.size());
       }
     } catch (...) {
-      next_ = tasks_.size();  // the others stop after the extent in hand
+      next_ = tasks_.size();  // the others stop after the extent that they are writing
       const std::lock_guard lock(mutex_);
       if (!failure_) failure_ = std::current_exception();
     }

@@ -14,7 +14,7 @@ namespace zi {
 /// `units`.
 ///
 /// An existing file is used after its header is checked, which is all that is read of it; one that
-/// lacks units is written anew with all of its own and these. A damaged header, a file of another
+/// lacks units is written again, with its own units and these. A damaged header, a file of another
 /// key under this name, a shard of another size and a file or folder that others can change
 /// (ShardFolder) are refused.
 ///

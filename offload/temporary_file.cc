@@ -21,7 +21,7 @@ constexpr mode_t kFileMode = 0600;
 
 std::string temporary_name(const std::string& name) { return name + ".tmp"; }
 
-/// Under the lock of `name`: whatever stands under its temporary name has no living writer.
+/// Under the lock of `name`: whatever has its temporary name has no living writer.
 void remove_under_lock(const ShardFolder& folder, const std::string& name) {
   const std::string left = temporary_name(name);
   struct stat info {};
@@ -34,7 +34,7 @@ void remove_under_lock(const ShardFolder& folder, const std::string& name) {
                        folder.path_of(left), format_bytes(static_cast<double>(info.st_size))));
 }
 
-/// What a file system says that makes no files without a name.
+/// The errors of a file system that cannot make files without a name.
 bool says_unsupported(int error) {
   return error == EOPNOTSUPP || error == EISDIR || error == EINVAL || error == ENOSYS;
 }
@@ -143,12 +143,12 @@ void TemporaryFile::write(std::uint64_t offset, std::span<const std::byte> bytes
          error);
   };
   while (done < bytes.size()) {
-    const bool was_direct = direct_;  // another thread may leave O_DIRECT meanwhile
+    const bool was_direct = direct_;  // another thread may turn O_DIRECT off at any time
     const ssize_t result = ::pwrite(file_.get(), bytes.data() + done, bytes.size() - done,
                                     static_cast<off_t>(offset + done));
     if (result > 0) {
       done += static_cast<std::size_t>(result);
-      // A direct write goes on at a whole block: a part of one is written again.
+      // A direct write continues at a whole block: a part of one is written again.
       if (was_direct && done < bytes.size()) done = done / kPageBytes * kPageBytes;
     } else if (result == 0) {
       fail_write(ENOSPC);
@@ -165,19 +165,19 @@ void TemporaryFile::stop_direct() {
   if (!direct_) return;  // another thread was faster
   const int flags = ::fcntl(file_.get(), F_GETFL);
   if (flags < 0 || ::fcntl(file_.get(), F_SETFL, flags & ~O_DIRECT) != 0) {
-    fail("cannot leave O_DIRECT", errno);
+    fail("cannot turn O_DIRECT off", errno);
   }
   direct_ = false;
   log_warning("O_DIRECT writes are refused for " + path_ + "; buffered writes are used");
 }
 
 void TemporaryFile::publish() {
-  if (::fsync(file_.get()) != 0) fail("cannot bring the shard file to the disk", errno);
+  if (::fsync(file_.get()) != 0) fail("cannot flush the shard file to the disk", errno);
   give_name();
   if (file_.close() != 0) fail("cannot close the shard file", errno);
   // Some network file systems know no fsync of a folder.
   if (::fsync(folder_.fd()) != 0 && errno != EINVAL) {
-    throw IoError(system_error_text(folder_.path(), "cannot bring the folder to the disk", errno));
+    throw IoError(system_error_text(folder_.path(), "cannot flush the folder to the disk", errno));
   }
 }
 

@@ -14,8 +14,8 @@ namespace zi {
 
 /// A file that is written before it has its name. Until `publish` it has none at all (O_TMPFILE):
 /// however its writer ends, the file system takes its blocks back. Where files cannot be made
-/// without a name it stands there as <name>.tmp; a writer that is killed leaves that, and the next
-/// one removes it. Throws IoError.
+/// without a name it is <name>.tmp; a writer that is killed leaves that, and the next one removes
+/// it. Throws IoError.
 class TemporaryFile {
  public:
   /// Makes the file, empty, for this user alone. Whoever calls it holds the lock of `name`, so that
@@ -54,8 +54,8 @@ class TemporaryFile {
   const std::string path_;  // for messages: of the file as it is to be
   const std::string full_disk_;
   FileDescriptor file_;
-  bool named_ = false;  // it stands there under its temporary name
-  std::mutex mutex_;    // of leaving O_DIRECT
+  bool named_ = false;  // it has its temporary name
+  std::mutex mutex_;    // held while O_DIRECT is turned off
   std::atomic<bool> direct_ = false;
 };
 

@@ -26,7 +26,7 @@ class UnitTimer {
   void stop() { passes_.clear(); }
   bool on() const { return !passes_.empty(); }
 
-  /// While on: the next pass begins, and with it the pass before the last one is forgotten.
+  /// While on: begins the next pass, and forgets the pass before the last one.
   void begin_pass(std::uint64_t first_trip);
   /// Of the pass that runs; null while off.
   Events* events(int unit);

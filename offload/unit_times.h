@@ -6,8 +6,8 @@
 
 namespace zi {
 
-/// One unit's way through one pass, on one rank. What did not happen has no length: nothing is read
-/// but from storage, nothing travels that is used where it rests.
+/// One unit's way through one pass, on one rank. What did not happen has no length: only units on
+/// storage are read, and a unit that is used where it rests does not travel.
 struct UnitTimes {
   int unit = 0;
   Tier tier = Tier::kDevice;
@@ -15,7 +15,7 @@ struct UnitTimes {
   /// - copy: into the slot;
   /// - gather: from the other ranks.
   PerLink<Interval> moved;
-  Interval wait;     // the compute stream had nothing to do but to wait for the unit
+  Interval wait;     // the compute stream only waited for the unit
   Interval compute;  // what the body enqueued
 };
 

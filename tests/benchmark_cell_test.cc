@@ -53,7 +53,7 @@ TEST(BenchmarkCell, SplitsAPassCompletely) {
   EXPECT_THAT(
       text_of(c, setting()),
       HasSubstr(
-          "A pass: 20.00 msecs: compute 12.00, waiting for gathers 7.00, host 1.00; beside it "
+          "A pass: 20.00 msecs: compute 12.00, waiting for gathers 7.00, host 1.00; meanwhile "
           "gathers 19.00"));
 }
 

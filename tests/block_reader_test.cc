@@ -100,7 +100,7 @@ TEST(BlockRead, AnInterruptedReadIsTriedAgainButNotForEver) {
   BlockRead read(0, 4096);
   for (int i = 0; i < 50; ++i)
     EXPECT_EQ(read.account(i % 2 ? -EINTR : -EAGAIN, true), State::kActive);
-  EXPECT_EQ(read.account(1000, false), State::kActive);  // progress: the count starts anew
+  EXPECT_EQ(read.account(1000, false), State::kActive);  // progress: the count starts again
   int attempts = 0;
   while (read.account(-EAGAIN, true) == State::kActive) ASSERT_LT(++attempts, 10000);
   EXPECT_GE(attempts, 50);

@@ -1,4 +1,4 @@
-// What jobs do to files: nothing is lost, nothing stands there twice, whatever happens to the job.
+// What jobs do to files: nothing is lost and nothing is there twice, whatever happens to the job.
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -77,7 +77,7 @@ TEST(Outputs, ThatNameAFileOfTheJobAreRefusedAndTheFileStays) {
   EXPECT_EQ(read_file(in), kTwoPrompts);
   EXPECT_FALSE(fs::exists(folder / "new"));
   EXPECT_EQ(run_job(0, job(model, in, {"--output", model + "/out.jsonl"})).code, 0)
-      << "results may stand beside the model";
+      << "results may be next to the model";
 }
 
 TEST(Outputs, ThatNameAShardFileAreRefused) {
@@ -131,7 +131,7 @@ TEST(Outputs, OfAFifoThatNobodyReadsAreRefusedInsteadOfWaiting) {
   EXPECT_THAT(ended.err, HasSubstr("nothing reads this FIFO"));
 }
 
-/// Waits until the file has so many bytes more than now.
+/// Waits until the file has this many more bytes than now.
 void wait_for_growth(const std::string& path, std::uintmax_t bytes) {
   std::error_code missing;
   const auto size = [&] {
@@ -213,8 +213,7 @@ TEST(Resume, RefusesOtherPromptsAndOtherKindsOfResultsBeforeItLoads) {
   write_file(in,
              "{\"prompt\": \"Jesus wept.\", \"id\": \"a\"}\n{\"prompt_ids\": [3495, 263], "
              "\"id\": \"b\"}\n");
-  EXPECT_THAT(refused({}),
-              HasSubstr("in.jsonl:2: id `\"b\"` stands in the output file with another"));
+  EXPECT_THAT(refused({}), HasSubstr("in.jsonl:2: id `\"b\"` is in the output file with another"));
   EXPECT_EQ(read_file(out), generated);
 
   write_file(in, kTwoPrompts);

@@ -55,7 +55,7 @@ TEST(CliPlan, PlansADescribedMachineWithoutMpi) {
   EXPECT_NE(run.code, 0);
   ASSERT_EQ(ended.code, 0) << ended.err;
   EXPECT_THAT(ended.out, AllOf(HasSubstr("gather               302 GB"), HasSubstr("<- bottleneck"),
-                               HasSubstr("What would relieve it")));
+                               HasSubstr("What would help")));
   EXPECT_EQ(ended.err, "");
 }
 

@@ -1,4 +1,4 @@
-// The program and its shard files: killed while it writes them, and what stands in their place.
+// The program and its shard files: killed while it writes them, and what is in their place.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

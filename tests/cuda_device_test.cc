@@ -134,7 +134,7 @@ TEST_F(CudaDeviceTest, RefusesMoreMemoryThanThereIsWithTheNumbers) {
     device->allocate(info.total_bytes * 2);
     FAIL() << "twice the memory of the GPU was given";
   } catch (const ConfigError& error) {
-    EXPECT_NE(std::string(error.what()).find("are free on"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("is free on"), std::string::npos) << error.what();
   }
   EXPECT_NO_THROW(device->allocate(4096)) << "a refused request must not stick";
 }

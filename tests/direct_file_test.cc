@@ -99,26 +99,26 @@ TEST_F(DirectFileTest, RefusesAFileThatHasTakenTheName) {
   const DirectFile other(path_, fd_, 5000);
   EXPECT_FALSE(other.usable());
   EXPECT_FALSE(other.refusal().empty());
-  EXPECT_FALSE(other.rests_in_cache(0, 100));
+  EXPECT_FALSE(other.is_cached(0, 100));
 }
 
 TEST_F(DirectFileTest, KnowsWhatRestsInThePageCache) {
   const std::string data = noise(std::size_t{2} << 20);
   const DirectFile file = open(data);
   if (!file.usable()) GTEST_SKIP() << "O_DIRECT is refused here: " << file.refusal();
-  EXPECT_TRUE(file.rests_in_cache(5, data.size() - 5));  // just written
+  EXPECT_TRUE(file.is_cached(5, data.size() - 5));  // just written
   evict(path_);
-  if (file.rests_in_cache(0, 1)) GTEST_SKIP() << "this file system keeps its files in the cache";
-  EXPECT_FALSE(file.rests_in_cache(0, data.size()));
+  if (file.is_cached(0, 1)) GTEST_SKIP() << "this file system keeps its files in the cache";
+  EXPECT_FALSE(file.is_cached(0, data.size()));
   DirectFile::Block block;
   file.read(0, 100000, block);
-  EXPECT_FALSE(file.rests_in_cache(0, 100000)) << "a direct read left pages there";
+  EXPECT_FALSE(file.is_cached(0, 100000)) << "a direct read left pages there";
   char byte = 0;
   ASSERT_EQ(::posix_fadvise(fd_, 0, 0, POSIX_FADV_RANDOM), 0);
   ASSERT_EQ(::pread(fd_, &byte, 1, 8192), 1);
-  EXPECT_TRUE(file.rests_in_cache(8192, 4096));
-  EXPECT_FALSE(file.rests_in_cache(0, 100000));
-  EXPECT_FALSE(file.rests_in_cache(data.size() - 1, 2)) << "beyond the end";
+  EXPECT_TRUE(file.is_cached(8192, 4096));
+  EXPECT_FALSE(file.is_cached(0, 100000));
+  EXPECT_FALSE(file.is_cached(data.size() - 1, 2)) << "beyond the end";
 }
 
 // A tensor's values do not depend on how they came: past the cache or out of it, in any type, from

@@ -52,7 +52,7 @@ TEST(LayerFetcherMpi, OtherCollectivesMayFollowOnTheStreamOfTheGathers) {
   const auto ranks = static_cast<std::size_t>(world().size());
   for (int pass = 0; pass < 4; ++pass) {
     harness.run_pass(harness.compute, pass == 3);
-    // The way of the LM head: states gathered behind the pass's compute, control over the World
+    // The way of the LM head: states gathered after the pass's compute, control over the World
     // meanwhile.
     std::vector<int> states(ranks, -1);
     const int own = 100 * pass + world().rank();

@@ -10,11 +10,11 @@ failed=0
 # No public header names a vendor type.
 vendor='<(mpi|cuda|cublas|nccl|liburing|yaml-cpp|oneapi|oniguruma|nlohmann|CLI|spdlog|fmt|hwloc|xxhash)'
 if grep -nE "#include $vendor" include/zero_infer/*.h; then
-  echo "a vendor header stands in a public header" >&2
+  echo "a public header includes a vendor header" >&2
   failed=1
 fi
 
-# A header stands in include/zero_infer when rooms meet in it that do not include each other: some room uses it and
+# A header is in include/zero_infer when rooms meet in it that do not include each other: some room uses it and
 # includes nothing else from the room that implements it. What nothing there implements is an interface or a value of
 # two rooms at least. A header that another one here includes counts as used with it. All others stand in their rooms.
 room_of() { sed -E 's#^(src/)?##; s#/[^/]*$##' | sort -u; }
@@ -30,7 +30,7 @@ for header in include/zero_infer/*.h; do
     fi
   done
   if [ "$apart" -lt "$([ -n "$owner" ] && echo 1 || echo 2)" ]; then
-    echo "$header belongs into a room: it is implemented in ${owner:-no room}, and included by" $users >&2
+    echo "$header belongs in a room: it is implemented in ${owner:-no room}, and included by" $users >&2
     failed=1
   fi
 done
@@ -46,7 +46,7 @@ only() {
   found=$(grep -rlE "#include [<\"]$pattern" src offload launch include || true)
   for place in "$@"; do found=$(grep -v "^$place" <<<"$found" || true); done
   if [ -n "$found" ]; then
-    echo "$pattern may stand in $* alone, not in: $found" >&2
+    echo "$pattern may be included in $* alone, not in: $found" >&2
     failed=1
   fi
 }
@@ -61,7 +61,7 @@ only 'hwloc' src/backend/
 
 # Whether a build has CUDA is known where the runtime is chosen, and nowhere else.
 if grep -rl 'ZI_HAVE_CUDA' src offload launch include --include='*.cc' --include='*.h' | grep -v '^src/engine/backend_choice.cc$'; then
-  echo "ZI_HAVE_CUDA may stand in src/engine/backend_choice.cc alone" >&2
+  echo "ZI_HAVE_CUDA may be used in src/engine/backend_choice.cc alone" >&2
   failed=1
 fi
 
@@ -107,7 +107,7 @@ never src/plan '(measure|launch)/'
 never src/measure 'launch/'
 
 # arrows: a line `FROM TO` for each include of a file of ours by another. A header and its .cc are one, named by their
-# path without the ending: the arrows are between what stands in them, wherever it is written down.
+# path without the ending: the arrows are between their contents, whichever of the two holds them.
 arrows() {
   grep -rE '^#include "' src offload launch --include='*.h' --include='*.cc' --include='*.cu' --include='*.cuh' |
     sed -E 's#^(src/)?([^:]*)/([^/:]*)\.(h|cc|cu|cuh):\#include "([^"]*)\.(h|cuh)".*#\2/\3 \2 \5#' |

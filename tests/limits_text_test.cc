@@ -54,8 +54,8 @@ TEST(LimitsText, SaysEveryRateWithItsUnit) {
       testing::ElementsAre(
           "4 ranks on 2 hosts, cuda backend, NVIDIA H200; 240 GiB of host memory free, 139 GiB on "
           "each device",
-          "measured on node7, 2026-01-31, in 41.3 s; rates of one rank while all work, where "
-          "nothing else is said",
+          "measured on node7, 2026-01-31, in 41.3 s; rates of one rank while all ranks work, "
+          "unless a line says otherwise",
           "", "memory GB/s",                                       //
           "pinned memory to device, one rank alone 55.2",          //
           "pinned memory to device, all ranks at once 43.0",       //

@@ -112,7 +112,7 @@ class Loading : public ::testing::Test {
     return std::make_unique<ModelWeights>(device != nullptr ? *device : *device_, *ops_, *source_,
                                           model_->spec(), plan, options);
   }
-  /// The head and all blocks, one behind the other.
+  /// The head and all blocks, one after the other.
   std::vector<std::byte> shards(const MemoryPlan& plan, const ModelWeights& weights) {
     std::vector<std::byte> all(weights.head_shard(), weights.head_shard() + plan.head_shard);
     const auto stream = device_->make_stream("copies");

@@ -15,9 +15,8 @@ int main(int argc, char** argv) {
   app.add_option("--config", config, "config.json with the model's shape")->required();
   app.add_option("--out", out, "directory to write (made where missing)")->required();
   app.add_option("--dtype", dtype, "bf16, fp16 or fp32")->capture_default_str();
-  CLI::Option* shards =
-      app.add_option("--shards", options.shards, "number of files beside an index")
-          ->capture_default_str();
+  CLI::Option* shards = app.add_option("--shards", options.shards, "number of files, with an index")
+                            ->capture_default_str();
   app.add_option("--prefix", options.prefix, "in front of every tensor's name; \"\" for none")
       ->capture_default_str();
   app.add_flag("--single", options.single, "one model.safetensors without an index")

@@ -189,7 +189,7 @@ TEST_F(Plan, AModelThatDoesNotFitIsRefusedWithTheNumbersAndWhatToChange) {
   PlanInput in = input(1);
   in.device_free = 8 * kGiB;
   const std::string message = refusal(in, config());
-  EXPECT_THAT(message, HasSubstr("of device memory, 7.60 GiB can be had"));
+  EXPECT_THAT(message, HasSubstr("of device memory, 7.60 GiB are available"));
   EXPECT_THAT(message, HasSubstr("--cpu-offload or --nvme-offload-path"));
   EXPECT_THAT(message, HasSubstr("block shards, device"));
   EXPECT_THAT(message, HasSubstr("11.2 GiB"));
@@ -201,7 +201,7 @@ TEST_F(Plan, HostMemoryIsSharedByTheRanksOfAHost) {
   RunConfig c = config();
   c.cpu_offload = true;
   c.gpu_weight_budget = 0;
-  EXPECT_THAT(refusal(in, c), HasSubstr("of host memory, 2.25 GiB can be had"));
+  EXPECT_THAT(refusal(in, c), HasSubstr("of host memory, 2.25 GiB are available"));
 }
 
 TEST_F(Plan, AHostBudgetBeyondWhatTheHostReportsIsPlannedWithADoubt) {
@@ -210,7 +210,7 @@ TEST_F(Plan, AHostBudgetBeyondWhatTheHostReportsIsPlannedWithADoubt) {
   RunConfig c = config();
   c.cpu_offload = true;
   c.gpu_weight_budget = 0;
-  EXPECT_THAT(refusal(in, c), HasSubstr("of host memory, 9.00 GiB can be had"));
+  EXPECT_THAT(refusal(in, c), HasSubstr("of host memory, 9.00 GiB are available"));
   c.cpu_weight_budget = 12 * kGiB;
   EXPECT_THAT(make_plan(in, c).notes, ElementsAre(HasSubstr("as --cpu-weight-budget says")));
   in.host_free = 20 * kGiB;
@@ -273,7 +273,7 @@ TEST_F(Plan, AnOffloadThatOnlyItsSlotsMakeNecessaryIsNamedWithWhatTravels) {
   const MemoryPlan plan = make_plan(in, c);
   ASSERT_EQ(plan.host_shards, 2 * kBlock);
   EXPECT_EQ(needless(in, c),
-            "all blocks fit in device memory without --cpu-offload, beside the same KV cache: no "
+            "all blocks fit in device memory without --cpu-offload, next to the same KV cache: no "
             "pass of a rank would then copy 768 MiB from host memory");
 }
 
@@ -300,7 +300,7 @@ TEST_F(Plan, OnTheCpuBackendAnOffloadWithoutNeedIsNamedUnlessItIsMeant) {
   c.cpu_offload = true;
   EXPECT_EQ(
       needless(in, c),
-      "all blocks fit in memory without --cpu-offload, beside the same KV cache: no pass of a "
+      "all blocks fit in memory without --cpu-offload, next to the same KV cache: no pass of a "
       "rank would then copy 5.62 GiB within host memory; if that is what you want, say so "
       "with --gpu-weight-budget 0");
   c.cpu_offload = false;

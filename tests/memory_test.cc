@@ -12,8 +12,8 @@
 namespace zi::test {
 namespace {
 
-/// The number in front of ` GiB` or ` MiB` behind `what` in a summary, in bytes.
-double bytes_behind(const std::string& text, const std::string& what) {
+/// The number before ` GiB` or ` MiB` that follows `what` in a summary, in bytes.
+double bytes_after(const std::string& text, const std::string& what) {
   const auto at = text.find(what);
   if (at == std::string::npos) {
     ADD_FAILURE() << "no `" << what << "` in: " << text;
@@ -25,12 +25,12 @@ double bytes_behind(const std::string& text, const std::string& what) {
   return number * (unit == "GiB" ? 1 << 30 : 1 << 20);
 }
 
-/// What the program takes beside its plan: as a run of the small bundled model shows.
+/// What the program takes in addition to its plan, as a run of the small bundled model shows.
 double program_bytes(int ranks) {
   const Ended ended =
       run_job(ranks, {"--model", model(), "--prompt", "In the beginning", "--max-new-tokens", "2"});
   EXPECT_EQ(ended.code, 0) << ended.err;
-  return bytes_behind(ended.err, "peak memory of a rank ") - bytes_behind(ended.err, "(planned ");
+  return bytes_after(ended.err, "peak memory of a rank ") - bytes_after(ended.err, "(planned ");
 }
 
 TEST(Memory, PeakIsWhatWasPlannedAndStaysWithinShardsSlotsKvAnd256MiB) {
@@ -73,10 +73,10 @@ TEST(Memory, PeakIsWhatWasPlannedAndStaysWithinShardsSlotsKvAnd256MiB) {
     arguments.insert(arguments.end(), c.flags.begin(), c.flags.end());
     const Ended ended = run_job(c.ranks, arguments);
     ASSERT_EQ(ended.code, 0) << ended.err;
-    const double peak = bytes_behind(ended.err, "peak memory of a rank ");
+    const double peak = bytes_after(ended.err, "peak memory of a rank ");
     const double promised = c.shards_and_slots + (64 << 20) + (256 << 20);
     EXPECT_LE(peak, promised) << ended.err;
-    const double planned = bytes_behind(ended.err, "(planned ");
+    const double planned = bytes_after(ended.err, "(planned ");
     const double program = program_bytes(c.ranks);
     EXPECT_NEAR(peak, planned + program, 0.03 * planned) << ended.err;
     fmt::print(

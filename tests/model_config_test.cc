@@ -153,7 +153,7 @@ TEST_F(ModelConfigTest, NamesFileKeyAndValueOfWhatIsWrong) {
   expect_refused(R"({"model_type":"bloom"})", "`n_embed` or `hidden_size` is missing");
   expect_refused(R"({"n_embed":64,"n_head":4,"n_layer":2,"vocab_size":100})",
                  "`model_type` is missing");
-  expect_refused(with(R"("model_type":7,)"), "`model_type` stands there twice");
+  expect_refused(with(R"("model_type":7,)"), "`model_type` is there twice");
   for (const char* value : {"0", "-64", "1.5", "\"64\"", "true", "[64]", "18446744073709551615"}) {
     expect_refused(with(std::string(R"("hidden_size":)") + value + ","), "`hidden_size` is");
     expect_refused(with(std::string(R"("n_inner":)") + value + ","),

@@ -162,8 +162,8 @@ TEST_P(Nccl, AllToAllSendsBlockRToRankR) {
 }
 
 TEST_P(Nccl, KeepsItsPlaceInTheOrderOfStreams) {
-  // Upload on one stream, gather behind its event on another, download behind the gather, and the
-  // next upload behind that; only the end is waited for. A peer that is ahead must not write yet.
+  // Upload on one stream, gather after its event on another, download after the gather, and the
+  // next upload after that; only the end is waited for. A peer that is ahead must not write yet.
   constexpr std::size_t kBytes = 300000;
   constexpr std::size_t kRounds = 20;
   const auto compute = device->make_stream("compute");

@@ -185,7 +185,7 @@ TEST_F(NvmeStoreTest, AForeignFileIsRefused) {
   EXPECT_THAT(message_of<IoError>([&] {
                 NvmeStore(device, path_ / "x", units_.key, units_.sizes(), units_.options());
               }),
-              HasSubstr("is a plain file, a folder is wanted there"));
+              HasSubstr("is a plain file, a folder is needed there"));
   EXPECT_THROW(NvmeStore(device, path_, units_.key, units_.sizes(), units_.options(0)),
                ConfigError);
 }

@@ -241,7 +241,7 @@ TEST_P(AttentionTest, RowsHaveTheSameBitsInEveryBatchAndChunk) {
   const Buffer slopes = upload(std::vector<float>{0.5f, 0.1f});
   const std::size_t row_bytes = static_cast<std::size_t>(hidden) * 4;
 
-  // A prompt in chunks, beside a decoding neighbour (or not), on other pages.
+  // A prompt in chunks, with a decoding neighbour or without, on other pages.
   const auto prefill = [&](const std::vector<int>& chunks, bool neighbour) {
     Buffer pages = upload(std::vector<std::byte>(12 * empty.page_bytes(), std::byte{0xff}));
     KvLayer kv = empty;

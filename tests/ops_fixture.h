@@ -66,7 +66,7 @@ struct OpsTest : ::testing::TestWithParam<OpsBackend> {
     stream->synchronize();
     for (std::size_t i = 0; i < kGuardBytes; ++i) {
       EXPECT_EQ(host[i], kGuard) << "byte " << i << " in front of the output was changed";
-      EXPECT_EQ(host[host.size() - 1 - i], kGuard) << "byte behind the output was changed";
+      EXPECT_EQ(host[host.size() - 1 - i], kGuard) << "byte after the output was changed";
     }
     return {host.begin() + kGuardBytes, host.end() - kGuardBytes};
   }

@@ -7,7 +7,7 @@
 
 #include "ops_inputs.h"
 
-/// Products together with what becomes of their sums, beside the same done one after the other: no
+/// Products together with what is done with their sums, and the same done one after the other: no
 /// bit may differ. The CUDA backend does them in one kernel for some rows, types and places.
 namespace zi {
 namespace {
@@ -137,7 +137,7 @@ TEST_P(FusedTest, QkvTakesAnyRowsOfASequenceAndEveryType) {
 }
 
 TEST_P(FusedTest, AChainOfOpsNeedsNoWaitBetweenThem) {
-  // Blocks of a model one behind the other, as a GPU overlaps them: columns are shared by clusters
+  // Blocks of a model one after the other, as a GPU overlaps them: columns are shared by clusters
   // of blocks, keys of earlier positions stand in the pages.
   constexpr int kHeads = 9, kHeadDim = 128;
   constexpr std::int64_t kHidden = kHeads * kHeadDim, kFfn = 4 * kHidden;

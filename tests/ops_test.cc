@@ -61,7 +61,7 @@ void expect_samples_of_the_host(OpsTest& test, const std::vector<float>& host_lo
     }
   }
   for (std::size_t i = (2 * count + 2 * tops) * 4; i < memory.bytes(); ++i) {
-    ASSERT_EQ(memory.data()[i], kGuard) << "a byte behind the results was changed";
+    ASSERT_EQ(memory.data()[i], kGuard) << "a byte after the results was changed";
   }
 }
 

@@ -154,7 +154,7 @@ TEST_F(OutputFileTest, KeepsTheOldContentWhenThereIsNoRoomForTheNew) {
   ASSERT_EQ(::write(memory.get(), "old content", 11), 11);
   ASSERT_EQ(::fcntl(memory.get(), F_ADD_SEALS, F_SEAL_GROW), 0);
   OutputFile file("/proc/self/fd/" + std::to_string(memory.get()), "--output", kReplace);
-  EXPECT_THROW(file.write("more than stood there"), IoError);
+  EXPECT_THROW(file.write("more than was there"), IoError);
   char bytes[16] = {};
   EXPECT_EQ(::pread(memory.get(), bytes, sizeof(bytes), 0), 11);
   EXPECT_STREQ(bytes, "old content");

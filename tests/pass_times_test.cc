@@ -28,7 +28,7 @@ TEST(PassSplit, AWaitIsSharedByWhatTheUnitWasAt) {
   const PassSplit split = split_of_unit(unit);
   EXPECT_DOUBLE_EQ(split.waited[Link::kRead], 3);
   EXPECT_DOUBLE_EQ(split.waited[Link::kCopy], 1.5);
-  EXPECT_DOUBLE_EQ(split.waited[Link::kGather], 5.5);  // with its turn behind earlier gathers
+  EXPECT_DOUBLE_EQ(split.waited[Link::kGather], 5.5);  // with its turn after earlier gathers
   EXPECT_DOUBLE_EQ(split.waited.sum(), 10);
   EXPECT_DOUBLE_EQ(split.compute, 5);
   EXPECT_DOUBLE_EQ(split.busy[Link::kCopy], 9.5);

@@ -98,15 +98,16 @@ TEST_F(Plan, RefusesLimitsThatLackWhatItDividesBy) {
   };
   for (const char* count : {"world", "ranks_per_host"}) {
     for (const double value : {0.0, -1.0, 1.5}) {
-      EXPECT_THAT(refused([&](auto& o) { o[count] = value; }), HasSubstr("no number of ranks"));
+      EXPECT_THAT(refused([&](auto& o) { o[count] = value; }), HasSubstr("not a number of ranks"));
     }
   }
-  EXPECT_THAT(refused([](auto& o) { o["host_bytes"] = -5; }), HasSubstr("no number of bytes"));
+  EXPECT_THAT(refused([](auto& o) { o["host_bytes"] = -5; }), HasSubstr("not a number of bytes"));
   EXPECT_THAT(refused([](auto& o) { o["backend"] = "rocm"; }), HasSubstr("neither cpu nor cuda"));
   EXPECT_THAT(refused([](auto& o) { o["device_memory_gb_s"] = 0; }), HasSubstr("is 0"));
   EXPECT_THAT(refused([](auto& o) { o["products"][0]["weights_gb_s"] = 0; }),
               HasSubstr("rates above 0"));
-  EXPECT_THAT(refused([](auto& o) { o["gather"][0]["bytes"] = 0; }), HasSubstr("ascending bytes"));
+  EXPECT_THAT(refused([](auto& o) { o["gather"][0]["bytes"] = 0; }),
+              HasSubstr("in order of bytes"));
   options.limits = folder_;
   EXPECT_THAT(refusal([&] { plan_text(run_of("560m"), options); }), HasSubstr("it is a directory"));
 }

@@ -268,11 +268,11 @@ TEST_F(Plan, TheTextSaysTheSameForPeople) {
       text,
       AllOf(HasSubstr("176 billion parameters, bfloat16"),
             HasSubstr("block shards, device     40.2 GiB  70 blocks"),
-            HasSubstr("KV cache: 4.01 MB a token"),
+            HasSubstr("KV cache: 4.01 MB per token"),
             HasSubstr("gather               302 GB       351 GB/s     861 ms  <- bottleneck")));
   EXPECT_THAT(text, AllOf(HasSubstr("Memory of a host at its peak"),
-                          HasSubstr("What would relieve it\n  - more lanes: --batch-size"),
-                          HasSubstr("a pass takes as long")));
+                          HasSubstr("What would help\n  - more lanes: --batch-size"),
+                          HasSubstr("a pass takes just as long")));
   std::istringstream lines(text);
   for (std::string line; std::getline(lines, line);) {
     if (!line.starts_with("  - ")) {

@@ -261,7 +261,7 @@ TEST_F(PromptTest, RefusesASecondLineWithTheSameId) {
   EXPECT_THAT(errors_,
               ElementsAre(HasSubstr("in.jsonl:3: `id` `\"x\"` stands already in line 1"),
                           testing::AllOf(HasSubstr("in.jsonl:4: `id` `3` (the line's number"),
-                                         HasSubstr("stands already in line 2"))));
+                                         HasSubstr("is already used in line 2"))));
 }
 
 TEST_F(PromptTest, RefusesALineOfMoreThan64MiBAndGoesOn) {

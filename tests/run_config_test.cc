@@ -130,7 +130,7 @@ TEST_F(Yaml, NamesAnUnknownKeyWithItsLineAndTheNearestKey) {
 
 TEST_F(Yaml, NamesARepeatedKeyWithBothLines) {
   EXPECT_EQ(refusal_of("seed: 1\nmodel: m\nseed: 1\n"),
-            "run.yaml:3: key `seed` is repeated; it stands in line 1 already");
+            "run.yaml:3: key `seed` is repeated; line 1 has it already");
 }
 
 TEST_F(Yaml, NamesTheLineOfAValueOfTheWrongType) {

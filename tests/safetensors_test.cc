@@ -102,9 +102,9 @@ TEST(Safetensors, RefusesHeadersThatAreNoPlainJsonObject) {
 
 TEST(Safetensors, RefusesATensorThatStandsThereTwice) {
   const std::string t = R"("t":{"dtype":"U8","shape":[1],"data_offsets":[0,1]})";
-  expect_refused("{" + t + "," + t + "}", 1, "`t` stands there twice");
+  expect_refused("{" + t + "," + t + "}", 1, "`t` is there twice");
   expect_refused(R"({"t":{"dtype":"U8","dtype":"I8","shape":[1],"data_offsets":[0,1]}})", 1,
-                 "`dtype` stands there twice");
+                 "`dtype` is there twice");
 }
 
 TEST(Safetensors, RefusesEntriesWithMissingOrForeignMembers) {
@@ -159,7 +159,7 @@ TEST(Safetensors, RefusesHeaderLengthsBeyondTheFormatsLimit) {
   std::string file = safetensors_bytes("{}", "");
   file[4] = 1;  // + 2^32
   EXPECT_THAT([&] { parse(file); },
-              ThrowsMessage<CheckpointError>(HasSubstr("4294967298 bytes is announced")));
+              ThrowsMessage<CheckpointError>(HasSubstr("a header of 4294967298 bytes")));
   file[7] = '\xff';
   EXPECT_THROW(parse(file), CheckpointError);
 }

@@ -43,7 +43,7 @@ void play(Scheduler& scheduler, const std::vector<Chunk>& chunks) {
 /// Whether a scheduler that is idle has all of these pages: a sequence that needs them runs to its
 /// end without being set back.
 void expect_all_free(Scheduler& scheduler, std::int64_t pages) {
-  const std::int64_t set_backs = scheduler.set_backs();
+  const std::int64_t preemptions = scheduler.preemptions();
   Sequence* const all = scheduler.admit(sequence(pages * kKvPageTokens - 1, 1));
   while (scheduler.active() > 0) {
     const auto chunks = scheduler.compose();
@@ -53,7 +53,7 @@ void expect_all_free(Scheduler& scheduler, std::int64_t pages) {
     }
     play(scheduler, chunks);
   }
-  EXPECT_EQ(scheduler.set_backs(), set_backs);
+  EXPECT_EQ(scheduler.preemptions(), preemptions);
 }
 
 TEST(Scheduler, CutsAPromptIntoChunksOfTheTokenBudget) {
@@ -85,7 +85,7 @@ TEST(Scheduler, AlwaysHasOneRowForEachDecodingLaneEvenWithTheSmallestBudget) {
   EXPECT_EQ(rows(scheduler.compose()), 4);
 }
 
-TEST(Scheduler, SetsTheNewestSequenceBackWhenPagesRunOutAndFinishesAll) {
+TEST(Scheduler, PreemptsTheNewestSequenceWhenPagesRunOutAndFinishesAll) {
   Scheduler scheduler(3, 64, 4);  // 64 tokens for three sequences of 40
   for (int i = 0; i < 3; ++i) scheduler.admit(sequence(10, 30));
   Sequence* const oldest = scheduler.compose().front().sequence;
@@ -98,11 +98,11 @@ TEST(Scheduler, SetsTheNewestSequenceBackWhenPagesRunOutAndFinishesAll) {
     play(scheduler, chunks);
   }
   EXPECT_EQ(scheduler.active(), 0);
-  EXPECT_GT(scheduler.set_backs(), 0);
+  EXPECT_GT(scheduler.preemptions(), 0);
   expect_all_free(scheduler, 4);
 }
 
-TEST(Scheduler, NeverSetsTheOldestSequenceBack) {
+TEST(Scheduler, NeverPreemptsTheOldestSequence) {
   Scheduler scheduler(4, 16, 6);
   scheduler.admit(sequence(16, 80));
   for (int i = 0; i < 3; ++i) scheduler.admit(sequence(30, 40));

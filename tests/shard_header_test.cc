@@ -46,7 +46,7 @@ TEST_F(HeaderOfShardFile, WithAnyByteFlippedIsRefused) {
     const std::string message = failure_of_prepare();
     EXPECT_THAT(message, HasSubstr(path.string())) << i;
     if (i < 8) {
-      EXPECT_THAT(message, HasSubstr("is no shard file"));
+      EXPECT_THAT(message, HasSubstr("is not a shard file"));
     }
     if (i == 8) {
       EXPECT_THAT(message, HasSubstr("version 17"));

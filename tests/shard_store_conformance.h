@@ -77,7 +77,7 @@ class ShardStoreConformance : public testing::TestWithParam<StoreCase> {
   void expect_arrived(int unit, const Destination& dst) const {
     EXPECT_EQ(std::memcmp(dst.data(), contents_.at(unit).data(), dst.bytes), 0) << "unit " << unit;
     for (std::size_t i = 0; i < kGuardBytes; ++i) {
-      ASSERT_EQ(dst.data()[dst.bytes + i], kGuard) << "byte " << i << " behind unit " << unit;
+      ASSERT_EQ(dst.data()[dst.bytes + i], kGuard) << "byte " << i << " after unit " << unit;
       ASSERT_EQ(*(dst.data() - 1 - i), kGuard) << "byte " << i << " before unit " << unit;
     }
   }

@@ -31,7 +31,7 @@ StorageEffort small() {
           .sizes = {64 * kKiB, 128 * kKiB, 256 * kKiB}};
 }
 
-/// Lets a file of this process have so many bytes, until the end of the scope.
+/// Limits files of this process to this many bytes, until the end of the scope.
 class FileSizeLimit {
  public:
   explicit FileSizeLimit(std::size_t bytes) {

@@ -204,7 +204,7 @@ TEST(CpuDevice, RefusesMoreThanThereIsWithTheNumbers) {
   EXPECT_GT(info.free_bytes, 0u);
   EXPECT_LE(info.free_bytes, info.total_bytes);
   EXPECT_THAT([&] { device->allocate(info.total_bytes + 1); },
-              ThrowsMessage<ConfigError>(HasSubstr("GiB are free on this host")));
+              ThrowsMessage<ConfigError>(HasSubstr("GiB is free on this host")));
   EXPECT_THROW(device->allocate(SIZE_MAX), ConfigError);
 }
 
@@ -217,7 +217,7 @@ TEST(CpuDevice, SharesALargeCopyAmongThreadsWithoutASeam) {
     device->copy(to.data(), from.data(), bytes, *stream);
     stream->synchronize();
     EXPECT_TRUE(std::equal(from.begin(), from.end() - 1, to.begin())) << bytes;
-    EXPECT_EQ(to.back(), 0x5a) << "behind the end of " << bytes;
+    EXPECT_EQ(to.back(), 0x5a) << "after the end of " << bytes;
   }
 }
 

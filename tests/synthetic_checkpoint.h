@@ -28,7 +28,7 @@ std::vector<TensorSpec> bloom_tensors(const ModelConfig& config);
 
 struct SyntheticOptions {
   DType dtype = DType::kBFloat16;
-  int shards = 1;                       // files, beside an index
+  int shards = 1;                       // files, with an index
   std::string prefix = "transformer.";  // in front of every name
   bool single = false;                  // one model.safetensors and no index
   std::uint64_t seed = 0;

@@ -25,7 +25,7 @@ using Ids = std::vector<std::int32_t>;
 
 const std::string kTokenizer = std::string(ZI_TEST_DATA) + "/bloom-kjv/tokenizer.json";
 
-/// Texts of the files beside tokenizer.json; empty: there is no such file.
+/// Texts of the files next to tokenizer.json; empty: there is no such file.
 struct Beside {
   std::string config{};
   std::string map{};
@@ -279,7 +279,7 @@ TEST(TokenizerFiles, ThatAreNotUnderstoodAreRefusedByName) {
       {{.config = "["}, "tokenizer_config.json: not valid JSON"},
       {{.config = "[]"}, "tokenizer_config.json: a JSON object was expected"},
       {{.map = "7"}, "special_tokens_map.json: a JSON object was expected"},
-      {{.added = R"({"<x>": 1, "<x>": 2})"}, "added_tokens.json: `<x>` stands there twice"},
+      {{.added = R"({"<x>": 1, "<x>": 2})"}, "added_tokens.json: `<x>` is there twice"},
       {{.added = R"({"<x>": "4096"})"}, "added_tokens.json: the token `<x>` has the id \"4096\""},
       {{.added = R"({"<x>": -1})"}, "added_tokens.json: the token `<x>` has the id -1"},
       {{.added = R"({"<x>": 4000000000})"}, "the token `<x>` has the id 4000000000"},

@@ -384,7 +384,7 @@ TEST(Tokenizer, NamesWhatIsInconsistent) {
        [](json& f) {
          f["model"]["merges"] = {"#version: 1", 7};
        }},
-      {"stands there twice", [](json& f) { f["added_tokens"][1]["content"] = "<unk>"; }},
+      {"is there twice", [](json& f) { f["added_tokens"][1]["content"] = "<unk>"; }},
       {"has the id 9, but 0 in tokenizer.json", [](json& f) { f["added_tokens"][0]["id"] = 9; }},
       {"no `content`", [](json& f) { f["added_tokens"][0] = 3; }},
       {"no `content`", [](json& f) { f["added_tokens"][0]["content"] = ""; }},
@@ -392,7 +392,7 @@ TEST(Tokenizer, NamesWhatIsInconsistent) {
        [](json& f) {
          f["added_tokens"].push_back({{"id", 5000}, {"content", "<far>"}});
        }},
-      {"`normalized` is 1 and not", [](json& f) { f["added_tokens"][0]["normalized"] = 1; }},
+      {"`normalized` is 1, not", [](json& f) { f["added_tokens"][0]["normalized"] = 1; }},
       {"has no `type`", [](json& f) { f["pre_tokenizer"].erase("type"); }},
       {"more than 8 levels",
        [](json& f) {

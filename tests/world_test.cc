@@ -274,7 +274,7 @@ TEST(MpiCommunicator, AllToAllSendsBlockRToRankR) {
 }
 
 TEST(MpiCommunicator, KeepsItsPlaceInTheOrderOfStreams) {
-  // A slow producer on another stream, the gather behind its event, a consumer behind the gather.
+  // A slow producer on another stream, the gather after its event, a consumer after the gather.
   auto device = make_cpu_device();
   CpuStream compute("compute");
   CpuStream gathers("gathers");

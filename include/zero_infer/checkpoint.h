@@ -18,12 +18,12 @@ std::filesystem::path resolve_model(const std::string& model);
 
 /// Opens a safetensors checkpoint: reads the headers of model.safetensors, or without one of every
 /// file that the index names, and checks them (offsets inside the file, no overlap, sizes that
-/// match shape and type). Where both are there, `warnings` says which is used. Tensors that are not
-/// BF16, F16 or F32 may be there and are refused when they are asked for. Tensor names are looked
-/// up with and without `prefix`
-/// (`transformer.`). Keeps the files open. Large reads go past the page cache (O_DIRECT) unless
-/// they find their bytes in it; where that is refused one line says so. Throws CheckpointError or
-/// IoError. A directory with only pytorch_model*.bin is refused, with how to convert it.
+/// match shape and type). Where both are there, `warnings` says which is used. Tensors of other
+/// types than BF16, F16 and F32 may be in the files; reading one is refused. Tensor names are
+/// looked up with and without `prefix` (`transformer.`). Keeps the files open. Large reads bypass
+/// the page cache (O_DIRECT) unless it holds their bytes; where the system refuses that, one line
+/// says so. Throws CheckpointError or IoError. A directory with only pytorch_model*.bin is refused,
+/// with how to convert it.
 std::unique_ptr<WeightSource> open_checkpoint(const std::filesystem::path& directory,
                                               const std::string& prefix);
 

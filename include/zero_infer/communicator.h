@@ -22,12 +22,12 @@ class Communicator {
 
   /// Collective, main thread: device memory that all_gather is fastest on, aligned as the device's.
   /// Every rank asks for the same size, in the same order among its collective calls, and must then
-  /// gather at the same offset of it. To be called alone in World::all_or_none, for one rank may be
-  /// refused what the others get. To be released before the
-  /// communicator, when no enqueued work uses it, in the same order everywhere.
+  /// gather at the same offset of it. Call it alone in World::all_or_none, because one rank may be
+  /// refused what the others get. Release it before the communicator, when no enqueued work uses
+  /// it, in the same order on all ranks.
   virtual Buffer allocate(Device& device, std::size_t bytes) { return device.allocate(bytes); }
 
-  /// Throws CommError if a failure was noticed meanwhile. Any thread, at any time.
+  /// Throws CommError if a failure has been noticed. Any thread, at any time.
   virtual void check() {}
 };
 

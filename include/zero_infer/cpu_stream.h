@@ -13,7 +13,7 @@ namespace zi {
 /// libraries (MPI) can take part in its order: `dynamic_cast<CpuStream&>(stream).enqueue(..)`.
 ///
 /// A task that throws fails the stream: later tasks are skipped, events are still reached so that
-/// nobody waits for ever, and every later synchronize() rethrows the first exception.
+/// nobody waits forever, and every later synchronize() rethrows the first exception.
 class CpuStream final : public Stream {
  public:
   /// `name` is what debuggers and `ps -L` show (15 characters of it).
@@ -23,8 +23,8 @@ class CpuStream final : public Stream {
   CpuStream(const CpuStream&) = delete;
   CpuStream& operator=(const CpuStream&) = delete;
 
-  /// Runs `task` on the worker behind everything enqueued so far. What it uses must stay valid
-  /// until then.
+  /// Runs `task` on the worker after everything enqueued so far. What it uses must stay valid until
+  /// then.
   void enqueue(std::function<void()> task);
 
   void record(Event& event) override;

@@ -12,8 +12,8 @@ namespace zi {
 /// CUDA's, products are cuBLAS's.
 
 /// How many GPUs of this process the backend can use (they must all be of compute capability 8.0 or
-/// newer, and of one that this build has kernels for). 0 when there is none; `why` then says why,
-/// and `loud` whether that is a surprise: a GPU or a driver is there that cannot be used.
+/// newer, and of one that this build has kernels for). 0 when there is none: `why` then says why,
+/// and `loud` whether that is a surprise, because there is a GPU or a driver that cannot be used.
 int cuda_device_count(std::string* why = nullptr, bool* loud = nullptr);
 
 /// The GPU of that index; it becomes the calling thread's current device. Throws ConfigError for a

@@ -61,27 +61,26 @@ class Device {
 
   virtual std::string name() const = 0;
   /// Whether device memory is the host's: the host may read and write it, once the streams that use
-  /// it have passed, and what is allocated of either is taken from the same.
+  /// it have passed, and both kinds of allocation come from the same memory.
   virtual bool is_host() const = 0;
   /// Device memory; on the CPU backend, what the node can still give (shared by its ranks).
   virtual MemoryInfo memory() const = 0;
 
-  /// The host's memory that can still be had, for all of its ranks together (cgroup limits
-  /// included).
+  /// The host's free memory, for all of its ranks together (cgroup limits included).
   virtual MemoryInfo host_memory() const = 0;
 
   /// Device memory, aligned to 256 bytes or more. Throws ConfigError with the numbers when there is
   /// not enough.
   virtual Buffer allocate(std::size_t bytes) = 0;
   /// The same for weights that are about to be loaded: where device memory is the host's, its pages
-  /// are not taken yet, but by take_pages or as they are written, so that reading need not wait.
+  /// are taken later, by take_pages or when they are written, so that reading need not wait.
   virtual Buffer allocate_for_loading(std::size_t bytes) { return allocate(bytes); }
-  /// Takes the pages of a part of such memory; elsewhere there is nothing to do. Any thread may
-  /// call it. Throws MemoryError when there is not enough.
+  /// Takes the pages of a part of such memory; does nothing where device memory is not the host's.
+  /// Any thread may call it. Throws MemoryError when there is not enough.
   virtual void take_pages(std::span<std::byte>) {}
   /// Host memory that the device copies from at full speed and that its kernels can write,
   /// 4096-aligned (fit for O_DIRECT). A copy must lie within one such buffer. Any thread may call
-  /// it. Throws MemoryError where the system does not give so much, or does not pin it.
+  /// it. Throws MemoryError where the system does not give that much, or does not pin it.
   virtual Buffer allocate_pinned(std::size_t bytes) = 0;
   /// The same for large memory that is only copied from: where the system does not pin it, a
   /// warning says so and the memory is plain; copies are then slower.
@@ -104,8 +103,8 @@ class Device {
   /// use other streams, and all of it must have run before in the ordinary way.
   virtual std::unique_ptr<Graph> record(Stream&, const std::function<void()>&) { return nullptr; }
 
-  /// Names what the calling thread does from here to the mark_end that belongs to it, for profilers
-  /// that show it (NVTX on a GPU). Marks may stand inside each other.
+  /// Names what the calling thread does from here to the matching mark_end, for profilers that show
+  /// it (NVTX on a GPU). Marks may be nested.
   virtual void mark_begin(const std::string&) {}
   virtual void mark_end() {}
 

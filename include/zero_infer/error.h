@@ -6,7 +6,7 @@
 namespace zi {
 
 /// Every failure that zero-infer reports itself. The message says what went wrong, with which
-/// values, and what to do about it; `main` prints it behind `[rank 3/8 host]`.
+/// values, and what to do about it; `main` prints it after `[rank 3/8 host]`.
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
@@ -54,7 +54,8 @@ class CommError : public Error {
   using Error::Error;
 };
 
-/// Another rank has already reported the failure that ends this job: nothing more to print.
+/// Another rank has already reported the failure that ends this job: there is nothing more to
+/// print.
 class PeerError : public Error {
  public:
   using Error::Error;

@@ -58,7 +58,7 @@ class Model {
 };
 
 /// The model of config.family. `has_lm_head`: the checkpoint stores a head of its own. Throws
-/// CheckpointError for a family that is not there, with those that are.
+/// CheckpointError for a family that is not supported, and lists those that are.
 std::unique_ptr<Model> make_model(const ModelConfig& config, bool has_lm_head);
 
 }  // namespace zi

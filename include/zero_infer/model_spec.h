@@ -26,7 +26,7 @@ struct UnitSpec {
   std::vector<TensorSpec> vectors;   // 1-D, kept in float32 on every rank
 };
 
-/// Everything that a model family wants from a checkpoint. Block units are gathered; the head stays
+/// Everything that a model family needs from a checkpoint. Block units are gathered; the head stays
 /// where it is, cut by vocabulary rows; embedding rows are looked up on the host.
 struct ModelSpec {
   std::string prefix;                // tensor names may carry it: `transformer.`

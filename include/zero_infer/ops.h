@@ -28,7 +28,7 @@ struct KvLayer {
 
 /// The rows of a pass: a ragged batch without padding. Sequence s owns the token rows
 /// [row_begin[s], row_begin[s + 1]) at positions context[s] - rows .. context[s] - 1; the keys of
-/// all earlier positions already rest in its pages. Pointers are to device memory, except where
+/// all earlier positions are already in its pages. Pointers are to device memory, except where
 /// said.
 struct RaggedBatch {
   int tokens = 0;
@@ -54,7 +54,7 @@ struct SampleRow {
   std::int32_t target = -1;               // >= 0: draw nothing, report this id's log-probability
 };
 
-/// Stands in SampleResults where the logits were not finite.
+/// The id in SampleResults where the logits were not finite.
 inline constexpr std::int32_t kNoId = -1;
 
 /// Results of `sample` in pinned host memory, valid once the stream has passed.
@@ -72,16 +72,17 @@ struct SampleResults {
 /// depends on the other rows of the batch: on the CPU backend not in one bit.
 ///
 /// A GPU may read some operands while the stream's last kernels still run: weights, vectors (gamma,
-/// beta, bias, slopes) and the tables of a batch. What wrote them must be a copy, or work before
-/// the stream last waited for an event or was synchronized; no op enqueued since.
+/// beta, bias, slopes) and the tables of a batch. They must have been written by a copy, or by work
+/// from before the stream last waited for an event or was synchronized; not by an op enqueued since
+/// then.
 ///
-/// Ops with a body here are others one behind the other, which a backend may do in one kernel; a
-/// wrapper of Ops hands them on.
+/// Ops with a body here run other ops one after the other; a backend may do them in one kernel, and
+/// a wrapper of Ops must forward them.
 class Ops {
  public:
   virtual ~Ops() = default;
 
-  /// Whether all operations but `sample` may stand in a Graph.
+  /// Whether all operations except `sample` may be recorded in a Graph.
   virtual bool recordable() const { return false; }
 
   /// y = (x - mean) / sqrt(variance + epsilon) * gamma + beta, row by row. x (rows, cols) float32;
@@ -99,8 +100,8 @@ class Ops {
   virtual void bias_gelu(const float* x, std::int64_t ld, const float* bias, std::int64_t rows,
                          std::int64_t cols, void* y, DType y_dtype, Stream& stream) = 0;
 
-  /// bias_gelu of matmul: y (rows, w.rows) of `y_dtype` = gelu(a . w^T + bias). `product`
-  /// (rows, w.padded_rows()) is scratch, or stays as it is. `a` and y do not overlap.
+  /// bias_gelu of matmul: y (rows, w.rows) of `y_dtype` = gelu(a . w^T + bias). `product` (rows,
+  /// w.padded_rows()) is scratch memory, which may or may not be written. `a` and y do not overlap.
   virtual void matmul_gelu(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w,
                            const float* bias, float* product, void* y, DType y_dtype,
                            Stream& stream) {
@@ -125,8 +126,8 @@ class Ops {
                          const RaggedBatch& batch, const KvLayer& kv, float* q, Stream& stream) = 0;
 
   /// split_qkv of matmul: q, and the pages of each row's position, from a (batch.tokens, w.cols).
-  /// w.rows is 3 * heads * head_dim; `product` (batch.tokens, w.padded_rows()) is scratch, or stays
-  /// as it is. `a` and q do not overlap.
+  /// w.rows is 3 * heads * head_dim; `product` (batch.tokens, w.padded_rows()) is scratch memory,
+  /// which may or may not be written. `a` and q do not overlap.
   virtual void matmul_qkv(const void* a, DType a_dtype, const RowBlockMatrix& w, const float* bias,
                           const RaggedBatch& batch, const KvLayer& kv, float* product, float* q,
                           Stream& stream) {

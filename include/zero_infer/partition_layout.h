@@ -10,8 +10,8 @@
 namespace zi {
 
 /// A matrix as the ops see it: `blocks` row blocks at a fixed stride. A gathered matrix has one
-/// block a rank, a shard has one. Rows at and beyond `rows` are zero padding (only in the last
-/// blocks).
+/// block per rank, a shard has one in all. Rows at and beyond `rows` are zero padding (only in the
+/// last blocks).
 struct RowBlockMatrix {
   const std::byte* data = nullptr;  // row 0 of block 0
   std::int64_t rows = 0;            // of the whole matrix, without padding

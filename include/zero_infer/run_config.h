@@ -13,9 +13,8 @@ namespace zi {
 enum class LoadFormat { kAuto, kDummy };
 enum class BackendChoice { kAuto, kCpu, kCuda };
 
-/// All that a run is told, by YAML keys and by flags (flags win). A key is a flag's name with `_`
-/// for
-/// `-`; `prompt` and `stop` are lists.
+/// All settings of a run, from YAML keys and from flags (flags win). A key is a flag's name with
+/// `_` for `-`; `prompt` and `stop` are lists.
 struct RunConfig {
   std::string model;  // directory or name
   LoadFormat load_format = LoadFormat::kAuto;
@@ -26,8 +25,7 @@ struct RunConfig {
   std::optional<std::string> trace;            // JSON path
   std::int64_t max_new_tokens = 100;           // as many as the published benchmark
   std::vector<std::int64_t> batch_size = {8};  // lanes a rank; more than one only with --benchmark
-  std::int64_t max_pass_tokens =
-      0;  // rows of a pass at most, at least batch_size; 0: by the backend
+  std::int64_t max_pass_tokens = 0;  // most rows of a pass, at least batch_size; 0: by the backend
   double temperature = 0;
   std::int64_t top_k = 0;
   double top_p = 1;
@@ -52,7 +50,7 @@ struct RunConfig {
 /// What the first word says: `zero-infer plan ..`, `zero-infer limits ..`, else a run.
 enum class Command { kRun, kPlan, kLimits };
 
-/// What `zero-infer plan` is told beside the run's own settings.
+/// The settings of `zero-infer plan`, in addition to those of a run.
 struct PlanOptions {
   std::int64_t ranks = 0;                  // 0: as many as mpirun started, else one
   std::int64_t ranks_per_host = 0;         // 0: all on one host
@@ -63,7 +61,7 @@ struct PlanOptions {
   bool json = false;
 };
 
-/// What `zero-infer limits` is told.
+/// The settings of `zero-infer limits`.
 struct LimitsOptions {
   BackendChoice backend = BackendChoice::kAuto;
   std::filesystem::path path;         // storage to measure; empty: none
@@ -75,7 +73,7 @@ struct LimitsOptions {
 struct CommandLine {
   Command command = Command::kRun;
   RunConfig config;                        // of a run and of a plan
-  std::optional<std::string> config_file;  // --config, which is in `config` already
+  std::optional<std::string> config_file;  // --config, already read into `config`
   PlanOptions plan;
   LimitsOptions limits;
   bool exit_now = false;  // --help or --version was asked for: print `text` and leave with 0
@@ -94,8 +92,8 @@ RunConfig load_run_config(const std::filesystem::path& yaml, RunConfig defaults 
 /// ConfigError with one line for anything unknown, malformed, out of range or contradictory.
 CommandLine parse_command_line(int argc, const char* const* argv);
 
-/// Checks what does not depend on the machine: ranges, and options that exclude or need each other;
-/// for a plan only what it uses (no prompts are needed, several batch sizes may stand).
+/// Checks what does not depend on the machine: ranges, and options that exclude or require each
+/// other; for a plan only what it uses (it needs no prompts and may have several batch sizes).
 void check(const RunConfig& config, Command command = Command::kRun);
 
 }  // namespace zi

@@ -10,7 +10,7 @@ namespace zi {
 /// A tensor of seeded random values, uniform in (-half_width, half_width): element i is a pure
 /// function of the key and of i, so that any rank, device or thread makes the same one. The draw
 /// mix64(key ^ i / 4) makes four elements of 16 bits each: the middles of 2^16 equal steps (no
-/// zero, no bias, -x as likely as x), rounded to the type in which the tensor counts as stored.
+/// zero, no bias, -x as likely as x), rounded to the type that the tensor is said to be stored in.
 struct UniformValues {
   static constexpr std::int64_t kPerDraw = 4;
 

@@ -22,8 +22,8 @@ class WeightSource {
   virtual void read(const TensorSpec& tensor, std::int64_t first, std::int64_t count, DType to,
                     void* dst) const = 0;
 
-  /// The rule by which a device can make the tensor's values itself instead of being sent them;
-  /// nothing for values that have none.
+  /// The rule by which a device can make the tensor's values itself instead of receiving them; none
+  /// for values without a rule.
   virtual std::optional<UniformValues> uniform(const TensorSpec&) const { return std::nullopt; }
 
   /// Whether the tensor is there.

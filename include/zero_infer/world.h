@@ -13,13 +13,13 @@
 namespace zi {
 
 /// The job's ranks, over MPI (thread level MULTIPLE). One object for a process: initialises MPI,
-/// finalises it when destroyed (collective). Destroyed while an exception leaves one rank alone, it
-/// aborts the job instead, because finalising would wait for peers that wait for this rank; so
-/// `main` catches inside the World's life and calls `abort`. After all_or_none has thrown
-/// everywhere, finalising is safe. A program started without mpirun is a world of one. Errors are
-/// CommError; strings are up to 2 GiB. The calls below, `abort` apart, are for the main thread, on
-/// host memory, and collective where said; waiting ranks sleep rather than burn a core that a peer
-/// needs.
+/// finalises it when destroyed (collective). If it is destroyed while an exception ends this rank
+/// alone, it aborts the job instead, because finalising would wait for peers that wait for this
+/// rank. So `main` catches exceptions while the World lives, and calls `abort`. After all_or_none
+/// has thrown everywhere, finalising is safe. A program started without mpirun is a world of one.
+/// Errors are CommError; strings are up to 2 GiB. All calls below except `abort` are for the main
+/// thread, on host memory, and collective where said. Waiting ranks sleep instead of spinning on a
+/// core that a peer needs.
 class World {
  public:
   World(int* argc, char*** argv);
@@ -34,8 +34,8 @@ class World {
   const std::string& host() const;
 
   /// Collective: every rank's value, by rank. For control: values are small (a block of weights
-  /// goes through a Communicator), and an enumeration or an integer says what a bool would, since
-  /// a list of bool has no memory to receive into.
+  /// goes through a Communicator), and an enumeration or an integer takes the place of a bool,
+  /// because a list of bool has no memory to receive into.
   template <typename T>
   requires(std::is_trivially_copyable_v<T> && !std::is_same_v<T, bool> && !std::is_pointer_v<T> &&
            sizeof(T) <= 65536) std::vector<T> all_gather(const T& mine) {
@@ -52,7 +52,7 @@ class World {
   void barrier();
 
   /// Collective: runs `step` on every rank and returns when all succeeded. Where ranks throw, the
-  /// lowest of them throws its exception again (one that is no zi::Error as a zi::Error) and all
+  /// lowest of them throws its exception again (turned into a zi::Error if it is none) and all
   /// others throw PeerError: one line is printed and all leave together, without an abort. `step`
   /// itself must not be collective, apart from all_or_none inside it: a rank that fails before a
   /// collective call would leave the others in it.

@@ -29,7 +29,7 @@ double unit_bytes(std::string_view unit) {
 }
 
 std::string with_unit(double bytes, double base, const std::array<const char*, 5>& units) {
-  // Limits that count the rounding to come: 999.7 kB is 1.00 MB, 9.996 kB is 10.0 kB.
+  // These limits allow for the rounding to come: 999.7 kB is 1.00 MB, 9.996 kB is 10.0 kB.
   std::size_t i = 0;
   while (std::abs(bytes) >= base - 0.5 && i + 1 < units.size()) {
     bytes /= base;

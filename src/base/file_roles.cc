@@ -44,11 +44,11 @@ void FileRoles::check() const {
     for (std::size_t j = 0; j < i; ++j) {
       const Role& other = written_[j];  // standard streams come first
       if (output.file != other.file || output.standard) continue;
-      throw ConfigError(
-          fmt::format("{} and {} are the same file, in which they would destroy each other: {}",
-                      other.name, output.name,
-                      other.standard ? "redirect the one elsewhere, or give the other another name"
-                                     : "give one of them another name"));
+      throw ConfigError(fmt::format(
+          "{} and {} are the same file, in which they would destroy each other: {}", other.name,
+          output.name,
+          other.standard ? "redirect one of them elsewhere, or give the other another name"
+                         : "give one of them another name"));
     }
   }
 }

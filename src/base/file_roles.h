@@ -15,7 +15,7 @@ class FileRoles {
  public:
   FileRoles();
 
-  /// `name` stands in messages: `--prompts in.jsonl`. A path of `-` is standard input. What is not
+  /// `name` is for messages: `--prompts in.jsonl`. A path of `-` is standard input. What is not
   /// there is left out: whoever opens it says so.
   void reads(const std::string& name, const std::filesystem::path& path);
   /// `flag` is `--output` or the like. A path of `-` is standard output, which counts already.

@@ -27,18 +27,17 @@ json parse_json_object(std::string_view text, const std::string& file, std::size
         [[fallthrough]];
       case json::parse_event_t::array_start:
         if (static_cast<std::size_t>(depth) >= max_depth) {
-          throw CheckpointError(fmt::format(
-              "{}: JSON is nested more than {} deep; the file is damaged or no file of a "
-              "checkpoint",
-              file, max_depth));
+          throw CheckpointError(
+              fmt::format("{}: JSON is nested more than {} deep; the file is damaged, or is not "
+                          "part of a checkpoint",
+                          file, max_depth));
         }
         break;
       case json::parse_event_t::key:
         if (!keys.back().insert(parsed.get_ref<const std::string&>()).second) {
-          throw CheckpointError(
-              fmt::format("{}: {} stands there twice; which of the two is meant cannot be known: "
-                          "the file is damaged",
-                          file, in_quotes(parsed.get_ref<const std::string&>())));
+          throw CheckpointError(fmt::format(
+              "{}: {} is there twice, and which one is meant cannot be known: the file is damaged",
+              file, in_quotes(parsed.get_ref<const std::string&>())));
         }
         break;
       case json::parse_event_t::object_end:
@@ -89,8 +88,9 @@ std::string read_text_file(const std::filesystem::path& path, std::size_t max_by
     const ssize_t got = ::read(file.get(), text.data() + done, text.size() - done);
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) {
-      throw IoError(fmt::format("{} cannot be read: {}", name,
-                                got < 0 ? system_message(errno) : "it became shorter meanwhile"));
+      throw IoError(
+          fmt::format("{} cannot be read: {}", name,
+                      got < 0 ? system_message(errno) : "it became shorter while it was read"));
     }
     done += static_cast<std::size_t>(got);
   }

@@ -10,10 +10,11 @@
 
 namespace zi {
 
-/// The files of a checkpoint come from anywhere: what is not plainly right is refused.
+/// The files of a checkpoint come from anywhere: anything that is not clearly valid is refused.
 
-/// Parses `text`; `file` stands in messages. Throws CheckpointError for what is not JSON (NaN and
-/// Infinity included), a root that is no object, deeper nesting than `max_depth` and repeated keys.
+/// Parses `text`; `file` is for messages. Throws CheckpointError for what is not JSON (NaN and
+/// Infinity included), a root that is not an object, deeper nesting than `max_depth` and repeated
+/// keys.
 nlohmann::json parse_json_object(std::string_view text, const std::string& file,
                                  std::size_t max_depth);
 

@@ -7,8 +7,8 @@
 
 namespace zi {
 
-/// What a pass has to get through: the way of a unit's weights, and what works on them at its end.
-/// They work side by side, so that the slowest bounds a pass.
+/// What bounds a pass: the links that a unit's weights travel over, and the memories and products
+/// at their end. They all work at the same time, so the slowest one bounds the pass.
 enum class Link : std::uint8_t {
   kGather,        // from the other ranks
   kCopy,          // from host memory to the device

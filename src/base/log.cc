@@ -23,7 +23,7 @@ spdlog::logger& logger() {
   return *instance;
 }
 
-/// Whatever a message quotes, of a file or of a library: it cannot steer the terminal.
+/// Whatever a message quotes from a file or a library, it cannot control the terminal.
 std::string shown(std::string_view message) { return printable(message, "\n\t"); }
 
 }  // namespace

@@ -50,7 +50,7 @@ OutputFile::~OutputFile() {
       identity_of(made_) == identity_of(file_.get())) {
     ::unlink(made_.c_str());
   }
-  // Network file systems report a full disk no sooner than here.
+  // Network file systems may report a full disk only here.
   if (file_.close() != 0) {
     log_error(system_error_text(name_, "closing failed, its last lines may be lost", errno));
   }
@@ -83,7 +83,7 @@ bool OutputFile::lock(const std::filesystem::path& path, std::chrono::millisecon
   bool told = false;
   while (::flock(file_.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK && errno != EINTR) {
-      log_warning(fmt::format("{} cannot be locked ({}): no other job may write it meanwhile",
+      log_warning(fmt::format("{} cannot be locked ({}): make sure that no other job writes it",
                               name_, system_message(errno)));
       return true;
     }
@@ -121,7 +121,7 @@ void OutputFile::write(std::string_view text) {
       ::poll(&wait, 1, -1);
       continue;
     }
-    // Half a line would spoil the file for readers; without success the next --resume cuts it off.
+    // Half a line would spoil the file for readers; if that fails, the next --resume cuts it off.
     const off_t end = written > 0 ? size() : -1;
     if (end >= static_cast<off_t>(written)) {
       [[maybe_unused]] const int cut = ::ftruncate(file_.get(), end - static_cast<off_t>(written));
@@ -130,7 +130,7 @@ void OutputFile::write(std::string_view text) {
   }
 }
 
-/// A disk that has no room for what takes its place must not cost what stands there.
+/// If the disk has no room for the new contents, the old ones must not be lost.
 void OutputFile::drop_content(std::size_t bytes_to_come) {
   const off_t there = size();
   if (there <= 0) return;

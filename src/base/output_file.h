@@ -12,8 +12,8 @@
 namespace zi {
 
 /// A file that a job writes. It is opened and locked at the start, so that what cannot be written
-/// and what another job is writing ends the job before it loads; what stands in it stays until
-/// there is something to write. The lock is held until the object goes.
+/// and what another job is writing ends the job before it loads; its contents stay until there is
+/// something to write. The lock is held until the object is destroyed.
 class OutputFile {
  public:
   enum class Mode { kReplace, kAppend };
@@ -22,10 +22,10 @@ class OutputFile {
   /// has taken its memory apart, and ranks whose mpirun was killed until they notice.
   static constexpr std::chrono::milliseconds kPatience{10'000};
 
-  /// `path` may be `-` for standard output; `flag`, `--output` or the like, stands in messages.
-  /// Makes a missing file. kAppend, which needs a regular file, keeps what stands there; kReplace
-  /// drops it at the first write. Pipes, devices and standard output are written as they are.
-  /// Throws IoError.
+  /// `path` may be `-` for standard output; `flag`, `--output` or the like, is for messages. Makes
+  /// a missing file. kAppend, which needs a regular file, keeps its contents; kReplace drops them
+  /// at the first write. Pipes, devices and standard output are written as they are. Throws
+  /// IoError.
   OutputFile(const std::filesystem::path& path, std::string flag, Mode mode,
              std::chrono::milliseconds patience = kPatience);
   /// Takes away a file that was made here, unless something was written or `keep` was called.
@@ -46,9 +46,9 @@ class OutputFile {
   const std::string& name() const { return name_; }
   /// The file from its beginning, for reading; with kAppend only. It shares the lock.
   FileDescriptor open_for_reading() const;
-  /// Bytes in it; -1 for what is no regular file.
+  /// Bytes in it; -1 for what is not a regular file.
   off_t size() const;
-  /// Cuts off what stands behind the first `size` bytes.
+  /// Cuts off what follows the first `size` bytes.
   void cut(off_t size);
 
  private:

@@ -11,7 +11,7 @@ namespace zi {
 /// or a pseudo-terminal of the launcher: then the launcher's descriptor decides.
 bool reaches_terminal(int fd);
 
-/// Shows long work on stderr with rate and time left: a line that is drawn over on a terminal, a
+/// Shows long work on stderr with rate and time left: one line that is redrawn on a terminal, a
 /// plain line every ten seconds elsewhere. Nothing is shown for work of under a second. Any thread
 /// may update.
 class Progress {

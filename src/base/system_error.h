@@ -5,7 +5,7 @@
 
 namespace zi {
 
-/// What the system says of an errno: `No space left on device`. Any thread.
+/// The system's text for an errno: `No space left on device`. Any thread.
 std::string system_message(int error);
 
 /// `PATH: cannot DO THIS: Permission denied`. `error` is an errno.

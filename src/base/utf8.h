@@ -7,7 +7,7 @@
 
 namespace zi {
 
-/// What stands at the front of a text that should be UTF-8.
+/// What is at the front of a text that should be UTF-8.
 struct Utf8Front {
   enum class Kind {
     kCharacter,   // a whole character of `bytes` bytes

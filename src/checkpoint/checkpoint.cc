@@ -33,8 +33,8 @@ constexpr const char* kIndexFile = "model.safetensors.index.json";
 constexpr std::size_t kMaxIndexDepth = 8;
 /// One piece of a converting read: it stays in the core's cache, and on the reader's stack.
 constexpr std::size_t kConversionBytes = std::size_t{256} << 10;
-/// From here on a range is read past the page cache; where that is refused, it is announced to the
-/// kernel as a whole before its parts are read.
+/// Ranges of this size and more are read past the page cache; where that is refused, the kernel is
+/// told of the whole range before its parts are read.
 constexpr std::size_t kLargeBytes = std::size_t{128} << 10;
 /// Reads in flight of a rank that samples: each is a wait for the disk and nearly no work.
 constexpr int kSampleThreads = 16;
@@ -94,10 +94,10 @@ std::vector<std::string> Checkpoint::names() const {
 }
 
 /// Why both content and times decide whether a shard file is of these weights. Size and mtime alone
-/// are equal for other weights where times are fixed (Nix stores, images) or kept (`touch -r`,
-/// `cp -p`): the samples see those. Samples alone miss a change of a few rows: ctime, which no
-/// program can set, sees each write on the same host, also where mtime was set back afterwards. So
-/// a change of times alone writes the shard files anew, although the content is most likely the
+/// are equal for other weights where times are fixed (Nix stores, images) or kept (`touch -r`, `cp
+/// -p`): the samples see those. Samples alone miss a change of a few rows: ctime, which no program
+/// can set, sees each write on the same host, also where mtime was set back afterwards. So a change
+/// of times alone makes the shard files be written again, although the content is most likely the
 /// same: that costs minutes, while wrong weights give wrong answers without a word. It happens when
 /// the files were copied, fetched or restored again, or touched; an image or a store that is merely
 /// mounted again keeps its times (an overlay shows those of the layer below). The one who writes
@@ -136,10 +136,10 @@ const Place& Checkpoint::at(const std::string& name) const {
   if (const Place* place = find(name)) return *place;
   const std::string also =
       prefix_.empty() ? "" : fmt::format(" (nor {})", in_quotes(prefix_ + name));
-  throw CheckpointError(
-      fmt::format("{} has no tensor {}{} among its {}; a file is missing, or config.json belongs "
-                  "to another model",
-                  directory_, in_quotes(name), also, files_.tensors.size()));
+  throw CheckpointError(fmt::format(
+      "{} has no tensor {}{} among its {} tensors; a file is missing, or config.json belongs "
+      "to another model",
+      directory_, in_quotes(name), also, files_.tensors.size()));
 }
 
 DType Checkpoint::dtype_of(const std::string& name, const Place& place) const {
@@ -151,7 +151,7 @@ DType Checkpoint::dtype_of(const std::string& name, const Place& place) const {
 }
 
 /// Reads `count` elements at `offset` of the file block by block: from the page cache what is
-/// there, else straight from the disk. Blocks end at pages as far as elements do.
+/// there, else straight from the disk. Blocks end at pages where elements allow it.
 void read_large(const SafetensorsFile& file, std::uint64_t offset, std::size_t count, DType from,
                 DType to, std::byte* out) {
   const std::size_t element = size_of(from);
@@ -160,7 +160,7 @@ void read_large(const SafetensorsFile& file, std::uint64_t offset, std::size_t c
     const std::size_t most = DirectFile::kMostBytes - offset % kPageBytes;
     const std::size_t n = std::min(count, most / element);
     const std::byte* bytes = block.data();
-    if (!file.direct().rests_in_cache(offset, n * element)) {
+    if (!file.direct().is_cached(offset, n * element)) {
       bytes = file.direct().read(offset, n * element, block).data();
     } else if (from == to) {
       file.read(offset, out, n * element);

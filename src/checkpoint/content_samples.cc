@@ -16,7 +16,7 @@
 namespace zi {
 namespace {
 
-/// Counted up whenever the same weights get another hash: each shard file is then written anew.
+/// Raised whenever the same weights get another hash: each shard file is then written again.
 constexpr std::uint64_t kVersion = 1;
 
 std::uint64_t hash_of(std::string_view text) { return XXH3_64bits(text.data(), text.size()); }
@@ -61,7 +61,7 @@ class SampleReader {
         sample.hash = hash_of({bytes.data(), sample.bytes});
       }
     } catch (...) {
-      next_ = samples_.size();  // the others stop after the read in hand
+      next_ = samples_.size();  // the others stop after their current read
       const std::lock_guard lock(mutex_);
       if (!failure_) failure_ = std::current_exception();
     }

@@ -21,10 +21,11 @@ inline constexpr std::size_t kSampleBytes = 4096;
 /// Samples of a tensor. One that is no longer than all of its samples is read whole.
 inline constexpr std::size_t kMostSamples = 32;
 inline constexpr std::size_t kFewestSamples = 2;
-/// Reads of a checkpoint that are aimed at.
+/// The number of reads of a checkpoint to aim at.
 inline constexpr std::size_t kSampleReads = std::size_t{1} << 15;
 
-/// Samples of each tensor, of which there are so many: many get fewer each, within kSampleReads.
+/// Samples of each tensor, if there are this many tensors: the more tensors, the fewer samples
+/// each, within kSampleReads.
 std::size_t samples_of_each(std::size_t tensors);
 
 /// Where the samples of a tensor of `bytes` begin, ascending, counted from its first byte: its

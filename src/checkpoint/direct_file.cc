@@ -32,7 +32,7 @@ bool kernel_tells(const std::string& path, const struct stat& facts) {
 }  // namespace
 
 DirectFile::Block::Block()
-    // A range of the longest may lie in a page more than it has bytes for, at both ends.
+    // A range of the greatest length may touch an extra page at both ends.
     : memory_(
           static_cast<std::byte*>(std::aligned_alloc(kPageBytes, kMostBytes + 2 * kPageBytes))) {
   if (memory_ == nullptr) throw std::bad_alloc();
@@ -69,7 +69,7 @@ DirectFile::DirectFile(DirectFile&& other) noexcept
       mapped_(std::exchange(other.mapped_, nullptr)),
       mapped_bytes_(other.mapped_bytes_) {}
 
-bool DirectFile::rests_in_cache(std::uint64_t offset, std::size_t bytes) const {
+bool DirectFile::is_cached(std::uint64_t offset, std::size_t bytes) const {
   if (mapped_ == nullptr || bytes == 0 || offset + bytes > mapped_bytes_) return false;
   for (std::size_t i = 0; i < kSamples; ++i) {
     const std::uint64_t page = (offset + i * (bytes - 1) / (kSamples - 1)) / kPageBytes;
@@ -85,7 +85,8 @@ bool DirectFile::rests_in_cache(std::uint64_t offset, std::size_t bytes) const {
 std::span<const std::byte> DirectFile::read(std::uint64_t offset, std::size_t bytes,
                                             Block& block) const {
   if (bytes > kMostBytes) {
-    throw Error(fmt::format("a direct read of {} bytes, {} are the most", bytes, kMostBytes));
+    throw Error(
+        fmt::format("a direct read of {} bytes was asked for; {} is the most", bytes, kMostBytes));
   }
   const std::uint64_t begin = offset / kPageBytes * kPageBytes;
   const auto skipped = static_cast<std::size_t>(offset - begin);
@@ -93,7 +94,7 @@ std::span<const std::byte> DirectFile::read(std::uint64_t offset, std::size_t by
   const std::size_t whole = align_up(wanted, kPageBytes);  // the file may end before
   std::size_t done = 0;
   while (done < wanted) {
-    // What is resumed is resumed at a page, as everything here.
+    // A short read is resumed at a page, as every read here starts at one.
     done = done / kPageBytes * kPageBytes;
     const ssize_t got =
         ::pread(file_.get(), block.data() + done, whole - done, static_cast<off_t>(begin + done));

@@ -11,10 +11,10 @@
 
 namespace zi {
 
-/// Large reads of one file past the page cache (O_DIRECT). Out of the cache the kernel copies and
-/// keeps every byte, which takes more of the cores than a fast disk leaves of them, and turns out
-/// what others have there. What rests in the cache already is read from there faster than from any
-/// disk: `rests_in_cache` tells.
+/// Large reads of one file past the page cache (O_DIRECT). Through the cache, the kernel copies and
+/// keeps every byte, which takes more of the cores than a fast disk leaves free, and pushes out
+/// what others keep there. What the cache already holds is read from it, faster than from any disk:
+/// see `is_cached`.
 class DirectFile {
  public:
   /// Bytes that one read may ask for.
@@ -45,9 +45,9 @@ class DirectFile {
   /// Why they cannot.
   const std::string& refusal() const { return refusal_; }
 
-  /// Whether the page cache holds the range, by some of its pages. False where the kernel does not
-  /// tell: it does for files that the caller owns or may write.
-  bool rests_in_cache(std::uint64_t offset, std::size_t bytes) const;
+  /// Whether the page cache holds the range, judged by some of its pages. False where the kernel
+  /// does not tell: it only does for files that the caller owns or may write.
+  bool is_cached(std::uint64_t offset, std::size_t bytes) const;
 
   /// Reads [offset, offset + bytes), at most kMostBytes, and returns where in `block` they are. Any
   /// thread. Throws IoError with path and offset.

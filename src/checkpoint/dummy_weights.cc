@@ -12,7 +12,7 @@
 namespace zi {
 namespace {
 
-/// Counted up whenever the values change: shard files written from older ones must not be reused.
+/// Raised whenever the values change: shard files written from older values must not be reused.
 constexpr std::uint64_t kFormatVersion = 1;
 /// Half the width of the uniform distribution whose standard deviation is 0.02: 0.02 * sqrt(3).
 constexpr float kHalfWidth = 0.034641016f;

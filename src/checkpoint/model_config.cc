@@ -22,7 +22,7 @@ using Names = std::initializer_list<const char*>;
 
 constexpr std::size_t kMaxConfigBytes = std::size_t{16} << 20;
 constexpr std::size_t kMaxConfigDepth = 64;
-// Upper ends far above any model, so that products of two sizes stay far below 2^63.
+// Upper limits far above any model, so that products of two sizes stay far below 2^63.
 constexpr std::int64_t kMostHidden = std::int64_t{1} << 24;
 constexpr std::int64_t kMostLayers = std::int64_t{1} << 20;
 constexpr std::int64_t kMostFfn = std::int64_t{1} << 28;
@@ -59,10 +59,9 @@ class KeyReader {
       if (!fits) fail(name, *value, fmt::format("a whole number from 1 to {}", most));
       const auto number = value->get<std::int64_t>();
       if (found && *found != number) {
-        throw CheckpointError(
-            fmt::format("{}: {} mean the same and have the different values {} and {}; "
-                        "remove the wrong one",
-                        file_, join(names), *found, number));
+        throw CheckpointError(fmt::format(
+            "{}: {} mean the same but have different values, {} and {}; remove the wrong one",
+            file_, join(names), *found, number));
       }
       found = number;
     }
@@ -84,7 +83,7 @@ class KeyReader {
     return value->get<bool>();
   }
 
-  /// Token ids: a number, a list of numbers, or null. Negative ids stand for none.
+  /// Token ids: a number, a list of numbers, or null. Negative ids mean none.
   std::vector<std::int32_t> ids(const char* key) const {
     const json* value = find({key});
     if (value == nullptr) return {};
@@ -119,7 +118,7 @@ class KeyReader {
   static std::string join(Names names) { return fmt::format("`{}`", fmt::join(names, "` or `")); }
   [[noreturn]] void fail_missing(Names names) const {
     throw CheckpointError(fmt::format(
-        "{}: {} is missing; this is not the config.json of a supported model, or a damaged one",
+        "{}: {} is missing; this is not the config.json of a supported model, or it is damaged",
         file_, join(names)));
   }
   [[noreturn]] void fail(const char* key, const json& value, const std::string& expected) const {
@@ -167,7 +166,8 @@ ModelConfig ModelConfig::load(const fs::path& directory) {
 
   const fs::path generation = directory / "generation_config.json";
   if (fs::exists(generation, code)) {
-    // What the model's authors want generation to stop at goes before what training used.
+    // The ids at which the model's authors want generation to stop take precedence over those of
+    // training.
     std::vector<std::int32_t> ids = KeyReader(generation).ids("eos_token_id");
     if (!ids.empty()) config.eos_ids = std::move(ids);
   }

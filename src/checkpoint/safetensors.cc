@@ -14,8 +14,8 @@
 #include <optional>
 #include <utility>
 
-#include "base/system_error.h"
 #include "base/json_file.h"
+#include "base/system_error.h"
 #include "zero_infer/error.h"
 
 namespace zi {
@@ -134,7 +134,7 @@ std::uint64_t nanoseconds(const timespec& time) {
 }
 
 /// The tensors must fill the file from the header to its end, without overlap or holes. Empty ones
-/// may stand anywhere.
+/// may be anywhere.
 void check_ranges(const SafetensorsHeader& header, std::uint64_t file_bytes,
                   const std::string& file) {
   std::vector<const std::pair<const std::string, StoredTensor>*> order;
@@ -184,10 +184,10 @@ std::uint64_t safetensors_header_bytes(std::string_view start, std::uint64_t fil
     length = length << 8 | static_cast<unsigned char>(start[i]);
   }
   if (length > kMaxHeaderBytes) {
-    throw CheckpointError(fmt::format(
-        "{}: a header of {} bytes is announced, the format allows {}; this is no safetensors "
-        "file, or a damaged one",
-        file, length, kMaxHeaderBytes));
+    throw CheckpointError(
+        fmt::format("{}: it announces a header of {} bytes, the format allows {}; this is not a "
+                    "safetensors file, or it is damaged",
+                    file, length, kMaxHeaderBytes));
   }
   if (length > file_bytes - kLengthBytes) throw_truncated(file, kLengthBytes + length, file_bytes);
   return kLengthBytes + length;
@@ -210,12 +210,13 @@ SafetensorsHeader parse_safetensors_header(std::string_view start, std::uint64_t
 }
 
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : path_(path.string()) {
-  // Without O_NONBLOCK a pipe of this name would be waited for; it changes nothing for a file.
+  // Without O_NONBLOCK, opening a pipe of this name would wait for a writer; for a file it changes
+  // nothing.
   file_ = FileDescriptor(::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!file_.is_open()) {
     const int error = errno;
     if (error == ENOENT) {
-      throw CheckpointError(fmt::format("{} does not exist; fetch it (again)", path_));
+      throw CheckpointError(fmt::format("{} does not exist; fetch it again", path_));
     }
     throw IoError(fmt::format("{} cannot be opened: {}", path_, system_message(error)));
   }
@@ -231,7 +232,7 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : path_(path
   read(0, start.data(), start.size());
   header_ = parse_safetensors_header(start, file_bytes, path_);
   stamp_ = {file_bytes, nanoseconds(facts.st_mtim), nanoseconds(facts.st_ctim)};
-  // Each rank wants its own rows: reading ahead would read its neighbours' too.
+  // Each rank needs only its own rows: reading ahead would read its neighbours' as well.
   (void)::posix_fadvise(file_.get(), 0, 0, POSIX_FADV_RANDOM);
   direct_.emplace(path_, file_.get(), file_bytes);
 }

@@ -32,7 +32,7 @@ inline constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;
 
 /// Reads the length word at the start of a file of `file_bytes`
 /// (https://github.com/huggingface/safetensors#format) and returns the bytes of word and JSON
-/// together. `start` holds up to 8 first bytes of the file. `file` stands in messages. Throws
+/// together. `start` holds up to 8 first bytes of the file. `file` is for messages. Throws
 /// CheckpointError.
 std::uint64_t safetensors_header_bytes(std::string_view start, std::uint64_t file_bytes,
                                        const std::string& file);

@@ -16,7 +16,8 @@ constexpr std::size_t kMostTrialBytes = std::size_t{256} << 20;
 constexpr int kWarmUps = 2;
 constexpr int kRepeats = 5;
 constexpr int kGathersPerRepeat = 2;
-/// Copy engines may be this much slower and still win: a product beside them keeps all SMs.
+/// Copy engines may be this much slower and still win: a product that runs at the same time keeps
+/// all SMs.
 constexpr double kCopyEngineCredit = 1.03;
 
 /// Collective. Bytes a rank for the trial: all blocks together take a quarter of the memory at
@@ -45,7 +46,7 @@ double seconds_of_gather(World& world, Device& device, NcclCommunicator& communi
   });
   std::vector<double> slowest;
   for (int i = 0; i < kWarmUps + kRepeats; ++i) {
-    // Untimed: behind it all GPUs start together, however late their hosts were.
+    // Untimed: after it all GPUs start together, however late their hosts were.
     communicator.all_gather(own, blocks.data(), bytes, *stream);
     stream->record(*start);
     for (int g = 0; g < kGathersPerRepeat; ++g) {

@@ -34,9 +34,9 @@ void Backoff::pause() {
 }
 
 void wait_for(MPI_Request& request) {
-  // A call that found nothing to do takes less than a microsecond. A longer one moved bytes, and
-  // where MPI moves them fragment by fragment (no single-copy access between processes, as in many
-  // containers) the next ones are near: sleeping between them would cost most of the speed.
+  // A call that finds nothing to do takes less than a microsecond. A longer one has moved bytes,
+  // and where MPI moves them fragment by fragment (no single-copy access between processes, as in
+  // many containers) more will follow soon: sleeping between them would cost most of the speed.
   constexpr auto kMovedBytes = microseconds(3);
   Backoff backoff;
   for (;;) {

@@ -16,9 +16,9 @@ void check_mpi(int code, const char* function);
 /// Calls an MPI function and checks what it returns: ZI_MPI(MPI_Comm_rank, comm, &rank).
 #define ZI_MPI(function, ...) ::zi::check_mpi(function(__VA_ARGS__), #function)
 
-/// Pauses of a thread that polls: spins for some microseconds (a peer that is nearly there), then
-/// yields, then sleeps an eighth of the time waited so far, 200 us at most. A long wait costs next
-/// to no core, a short one no latency.
+/// Pauses of a thread that polls: spins for some microseconds (for a peer that is nearly there),
+/// then yields, then sleeps an eighth of the time waited so far, 200 us at most. A long wait takes
+/// almost no CPU time, a short one adds no latency.
 class Backoff {
  public:
   void pause();

@@ -77,7 +77,7 @@ std::string nccl_environment() {
   return text.empty() ? " none" : text;
 }
 
-/// Collective. NCCL itself would fail with a puzzle on some ranks, or hang.
+/// Collective. NCCL itself would fail with an unclear error on some ranks, or hang.
 void check_gpus_differ(World& world, int gpu) {
   struct Gpu {
     std::array<char, 16> uuid;
@@ -96,14 +96,14 @@ void check_gpus_differ(World& world, int gpu) {
     for (std::size_t other = own + 1; other < all.size(); ++other) {
       if (all[other].uuid != mine.uuid) continue;
       throw ConfigError(
-          fmt::format("ranks {} and {} share GPU {} of {}: every rank needs one of its own; run "
-                      "with -np {} at most on this host",
+          fmt::format("ranks {} and {} share GPU {} of {}: every rank needs one of its own; run at "
+                      "most -np {} on this host",
                       own, other, mine.bus.data(), world.host(), cuda_device_count()));
     }
   });
 }
 
-/// Polls for asynchronous errors, of which no call and no stream tells.
+/// Polls for asynchronous errors, which no call and no stream reports.
 class Watcher {
  public:
   Watcher(ncclComm_t comm, CommFailure on_failure)
@@ -139,7 +139,7 @@ class Watcher {
   CommFailure on_failure_;
   std::string message_;  // written before failed_
   std::atomic<bool> failed_{false};
-  std::jthread thread_;  // last: starts when all else stands, stops first
+  std::jthread thread_;  // last: starts after all else is made, stops first
 };
 
 /// Shared with the buffers' release functions, so that one that outlives the communicator knows.
@@ -179,7 +179,7 @@ struct NcclCommunicator::State {
 
 NcclCommunicator::State::~State() {
   const bool lost = broken || (watcher != nullptr && watcher->failed());
-  watcher.reset();  // it polls what goes now
+  watcher.reset();  // it polls what is destroyed next
   ncclComm_t const comm = std::exchange(handle->comm, nullptr);
   if (comm == nullptr) return;
   const bool unwinding = std::uncaught_exceptions() > exceptions_at_start;
@@ -256,8 +256,8 @@ void NcclCommunicator::connect(World& world) {
   }
 }
 
-/// NCCL connects in the first call of each kind, waiting for its peers and taking memory. Behind
-/// this, enqueueing waits for nobody, and what the device has free stays free.
+/// NCCL connects in the first call of each kind, and then waits for its peers and takes memory.
+/// After this, enqueueing waits for nobody, and the device's free memory stays free.
 void NcclCommunicator::warm_up(World& world) {
   State& s = *state_;
   const std::size_t bytes = s.size * kWarmUpBytes;
@@ -338,7 +338,7 @@ Buffer NcclCommunicator::allocate(Device& device, std::size_t bytes) {
   return buffer;
 }
 
-/// Empty where it cannot be had, on all ranks or none.
+/// Empty where it is not available, on all ranks or none.
 Buffer NcclCommunicator::allocate_window([[maybe_unused]] World& world,
                                          [[maybe_unused]] std::size_t bytes) {
 #if ZI_NCCL_HAS_2_28
@@ -346,7 +346,7 @@ Buffer NcclCommunicator::allocate_window([[maybe_unused]] World& world,
   void* data = nullptr;
   const char taken = ncclMemAlloc(&data, bytes) == ncclSuccess ? 1 : 0;
   const std::vector<char> all = world.all_gather(taken);
-  if (std::ranges::find(all, 0) != all.end()) {  // what is missing, the device tells with numbers
+  if (std::ranges::find(all, 0) != all.end()) {  // the device says with numbers what is missing
     if (taken != 0) report_nccl(ncclMemFree(data), "ncclMemFree");
     return {};
   }
@@ -366,7 +366,7 @@ Buffer NcclCommunicator::allocate_window([[maybe_unused]] World& world,
   if (registered.ok()) return buffer;
   s.copy_engine = false;
   if (world.rank() == 0) {
-    log_warning(fmt::format("NCCL's copy engines cannot be used, gathers are kernels: {}",
+    log_warning(fmt::format("NCCL's copy engines cannot be used, kernels do the gathers: {}",
                             registered.text));
   }
 #endif

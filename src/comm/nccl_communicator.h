@@ -10,7 +10,7 @@
 namespace zi {
 
 /// Collectives between GPUs by NCCL, on the streams of the CUDA backend. A thread watches for
-/// asynchronous errors of NCCL. Peers that die on this host are not among them (their memory just
+/// asynchronous errors of NCCL. Peers that die on this host do not cause one (their memory just
 /// stays silent): mpirun sees those and ends the job.
 class NcclCommunicator final : public Communicator {
  public:

@@ -21,9 +21,9 @@ struct Together {
 
 /// Collective, main thread. Runs a step of a foreign collective library that may block until all
 /// ranks are in it, and returns when it has ended on every rank. Where it throws on some ranks, the
-/// others may be left inside for ever: after `grace` the lowest rank that failed calls `on_failure`
-/// and aborts the job. The step runs on a thread of its own (its current GPU is to be set there)
-/// and must not use the World.
+/// others may stay inside forever: after `grace` the lowest rank that failed calls `on_failure` and
+/// aborts the job. The step runs on a thread of its own (its current GPU is to be set there) and
+/// must not use the World.
 Together run_together(World& world, const std::function<void()>& step,
                       const std::function<void(const std::string&)>& on_failure,
                       std::chrono::milliseconds grace = std::chrono::seconds(10));

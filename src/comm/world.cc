@@ -35,7 +35,7 @@ class MpiSession {
       finish();  // every rank has the same library and comes here
       throw CommError(
           "this MPI library does not offer the thread level MPI_THREAD_MULTIPLE, which the streams "
-          "need; use one that was built with it (the distributions' Open MPI is)");
+          "need; use one that was built with it (the Open MPI of Linux distributions is)");
     }
     ZI_MPI(MPI_Comm_set_errhandler, MPI_COMM_WORLD, MPI_ERRORS_RETURN);
   }
@@ -60,7 +60,7 @@ int checked_count(std::size_t bytes, const char* what) {
   return static_cast<int>(bytes);
 }
 
-/// How a rank's step of all_or_none ended; the larger, the more there is to tell.
+/// How a rank's step of all_or_none ended; a larger value takes precedence.
 enum class Outcome : std::int32_t { kDone, kFollowed, kFailed };
 
 /// The exception being handled, as a zi::Error.
@@ -127,7 +127,7 @@ World::~World() {
   if (unwinding && s.size > 1 && !s.leaving_together) {
     // This rank leaves alone: MPI_Finalize would wait for peers that wait for this rank in some
     // collective. Only an abort ends them.
-    log_error("left by an exception that the other ranks do not know of; ending the job");
+    log_error("this rank failed alone, and the other ranks do not know; ending the job");
     abort(1);
   }
   try {

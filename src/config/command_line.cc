@@ -33,7 +33,7 @@ std::string help_text(const Option& option) {
   return option.help + gap + text;
 }
 
-/// A flag that takes one text each time it stands. CLI11 only splits and counts: it converts
+/// A flag that takes one text each time it is given. CLI11 only splits and counts: it converts
 /// nothing, and a value in brackets stays as it is.
 CLI::Option* add_valued(CLI::App& app, const std::string& flag, const std::string& value_name,
                         const std::string& help) {
@@ -55,10 +55,11 @@ struct CommandText {
 CommandText text_of(Command command) {
   switch (command) {
     case Command::kPlan:
-      return {"zero-infer plan",
-              "Says what fits where and how fast it can be, without loading weights.",
-              "All flags of a run count, too: see zero-infer --help. Without --limits the plan "
-              "takes the limits that\nzero-infer limits measured here last, else typical ones."};
+      return {
+          "zero-infer plan",
+          "Says what fits where and how fast it can be, without loading weights.",
+          "The flags of a run work here as well: see zero-infer --help. Without --limits the plan "
+          "uses what\nzero-infer limits last measured on this machine, else typical values."};
     case Command::kLimits:
       return {
           "zero-infer limits", "Measures the links and memories of this machine.",
@@ -70,8 +71,8 @@ CommandText text_of(Command command) {
   return {
       "zero-infer",
       "Runs language models whose weights do not fit on one device.\n"
-      "zero-infer plan and zero-infer limits have flags of their own: add --help.",
-      "Each flag is also a key of the YAML file, with `_` for `-`; flags win. Switches also take "
+      "zero-infer plan and zero-infer limits have their own flags: add --help.",
+      "Each flag is also a key of the YAML file, with `_` for `-`; flags win. Switches also accept "
       "=false.\nSizes read like 24GiB, 512MiB or 1.5GB. Several ranks: mpirun -np 4 zero-infer "
       ".."};
 }
@@ -92,8 +93,8 @@ class Flags {
     }
     if (command != Command::kLimits) add_table(command == Command::kRun);
     // Last, so that --help shows their group last.
-    app_.set_help_flag("-h,--help", "show this and leave")->group("Other");
-    app_.set_version_flag("--version", "zero-infer " ZI_VERSION, "show the version and leave")
+    app_.set_help_flag("-h,--help", "show this and exit")->group("Other");
+    app_.set_version_flag("--version", "zero-infer " ZI_VERSION, "show the version and exit")
         ->group("Other");
     known_.insert(known_.end(), {"--help", "--version"});
   }

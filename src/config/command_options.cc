@@ -43,10 +43,10 @@ std::vector<CommandOption> plan_options() {
   return {
       valued("ranks", "N", "ranks of the job (default: those of mpirun, else 1)",
              [](CommandLine& l, const std::string& v) { l.plan.ranks = count_of(v); }),
-      valued("ranks-per-host", "N", "of them on one host (default: all)",
+      valued("ranks-per-host", "N", "ranks on each host (default: all on one)",
              [](CommandLine& l, const std::string& v) { l.plan.ranks_per_host = count_of(v); }),
       valued("gpus-like", "NAME",
-             "plan for GPUs of this kind, one a rank, such as h100 or\nrtx4090, instead of this "
+             "plan for GPUs of this kind, one per rank, such as h100 or\nrtx4090, instead of this "
              "machine",
              [](CommandLine& l, const std::string& v) { l.plan.gpus_like = some(v); }),
       valued("host-memory", "SIZE", "free memory of a host (default: this one's)",
@@ -55,9 +55,10 @@ std::vector<CommandOption> plan_options() {
              "plan for the machine that zero-infer limits --output\nFILE.json measured",
              [](CommandLine& l, const std::string& v) { l.plan.limits = some(v); }),
       valued("tokens", "N",
-             "tokens of a sequence, prompt and answer, for the times\n(default: 512)",
+             "length of a sequence in tokens, prompt and answer together,\nthat the times are for "
+             "(default: 512)",
              [](CommandLine& l, const std::string& v) { l.plan.tokens = count_of(v); }),
-      toggle("json", "the plan as one JSON object",
+      toggle("json", "print the plan as one JSON object",
              [](CommandLine& l) -> bool& { return l.plan.json; }),
   };
 }
@@ -66,11 +67,11 @@ std::vector<CommandOption> limits_options() {
   return {
       valued("backend", "auto|cpu|cuda", "auto: the GPU where there is one (default: auto)",
              [](CommandLine& l, const std::string& v) { l.limits.backend = backend_of(v); }),
-      valued("path", "DIR", "measure io_uring reads and writes of a file here, too",
+      valued("path", "DIR", "also measure io_uring reads and writes of a file here",
              [](CommandLine& l, const std::string& v) { l.limits.path = some(v); }),
-      valued("output", "FILE.json|-", "the result as one JSON object",
+      valued("output", "FILE.json|-", "write the result as one JSON object",
              [](CommandLine& l, const std::string& v) { l.limits.output = some(v); }),
-      toggle("quiet", "no progress, only the result",
+      toggle("quiet", "show no progress, only the result",
              [](CommandLine& l) -> bool& { return l.limits.quiet; }),
   };
 }

@@ -63,7 +63,7 @@ void check_rival(const RunConfig& config, const Option& option) {
 }
 
 std::string suggestion(std::string_view name, const std::vector<std::string>& known) {
-  // A third of the name wrong is still a slip; more is another word.
+  // If a third of the name is wrong, it is still a slip; if more, it is another word.
   std::size_t best = std::max<std::size_t>(1, name.size() / 3) + 1;
   const std::string* nearest = nullptr;
   for (const std::string& candidate : known) {

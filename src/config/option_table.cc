@@ -127,7 +127,7 @@ Option choice(std::string flag, T RunConfig::*member,
 Option compute_dtype() {
   Option made = option(
       "compute-dtype", &RunConfig::compute_dtype, Arity::kSingle, "TYPE",
-      "type of the products: bfloat16, float16 or float32",
+      "type of the matrix products: bfloat16, float16 or float32",
       [](const Values& values) { return std::optional(parse_dtype(values.at(0))); },
       [](const std::optional<DType>&) {});
   made.default_text = "the weights' own 16-bit type, else bfloat16";
@@ -137,7 +137,7 @@ Option compute_dtype() {
 Option seed() {
   Option made = option(
       "seed", &RunConfig::seed, Arity::kSingle, "N",
-      "of sampling and of dummy weights: the same seed, the same texts",
+      "for sampling and dummy weights: the same seed, the same texts",
       [](const Values& values) {
         return parse_number<std::uint64_t>(
             values.at(0),
@@ -151,7 +151,8 @@ Option seed() {
 Option batch_size() {
   Option made = option(
       "batch-size", &RunConfig::batch_size, Arity::kCommaList, "N[,N..]",
-      "lanes: sequences that a rank works on at once;\nseveral, such as 1,8,16, with --benchmark",
+      "lanes: sequences that a rank works on at once; with\n--benchmark also a list, such as "
+      "1,8,16",
       [](const Values& values) {
         std::vector<std::int64_t> sizes;
         const std::string joined = fmt::format("{}", fmt::join(values, ","));
@@ -210,28 +211,29 @@ std::vector<Option> prompt_options() {
   return {
       with_rival(texts("prompt", &RunConfig::prompt, "a prompt; repeatable", [](const Values&) {}),
                  "prompts"),
-      with_rival(input_path(optional_text("prompts", &RunConfig::prompts, "FILE.jsonl|-",
-                                          "a prompt a line: {\"prompt\": ..} or {\"prompt_ids\": "
-                                          "[..]},\nwith optional id and max_new_tokens")),
-                 "prompt"),
+      with_rival(
+          input_path(optional_text("prompts", &RunConfig::prompts, "FILE.jsonl|-",
+                                   "one prompt per line: {\"prompt\": ..} or {\"prompt_ids\": "
+                                   "[..]},\nwith optional id and max_new_tokens")),
+          "prompt"),
   };
 }
 
 std::vector<Option> generation_options() {
   return {
       count("max-new-tokens", &RunConfig::max_new_tokens, 1, kMostCount,
-            "tokens generated for a prompt at most"),
+            "most tokens to generate for a prompt"),
       batch_size(),
       count("max-pass-tokens", &RunConfig::max_pass_tokens, 0, kMostCount,
-            "tokens of one pass at most, prompts and lanes together;\n0: 512 on a CPU, 2048 on a "
-            "GPU, one for each lane at least"),
+            "most tokens in one pass, prompts and lanes together;\n0: 512 on a CPU, 2048 on a GPU, "
+            "but at least one per lane"),
       texts("stop", &RunConfig::stop, "text that ends a sequence; repeatable",
             [](const Values& stops) {
               for (const std::string& stop : stops) {
                 if (stop.empty()) throw ConfigError("must not be empty: it would end every text");
               }
             }),
-      toggle("ignore-eos", &RunConfig::ignore_eos, "generate beyond the end-of-text token"),
+      toggle("ignore-eos", &RunConfig::ignore_eos, "continue past the end-of-text token"),
       toggle("score", &RunConfig::score,
              "generate nothing: log-likelihood and perplexity of the prompts"),
   };
@@ -242,13 +244,14 @@ std::vector<Option> sampling_options() {
       real(
           "temperature", &RunConfig::temperature, [](double x) { return x >= 0; },
           "finite and at least 0", "0: greedy, always the best token"),
-      count("top-k", &RunConfig::top_k, 0, kMostCount, "sample from the N best; 0: from all"),
+      count("top-k", &RunConfig::top_k, 0, kMostCount,
+            "sample from the N best tokens; 0: from all"),
       real(
           "top-p", &RunConfig::top_p, [](double x) { return x > 0 && x <= 1; },
-          "above 0 and at most 1", "sample from the best whose probabilities reach X"),
+          "above 0 and at most 1", "sample from the best tokens whose probabilities add up to X"),
       real(
           "repetition-penalty", &RunConfig::repetition_penalty, [](double x) { return x > 0; },
-          "finite and above 0", "above 1 makes tokens that were there less likely"),
+          "finite and above 0", "above 1 makes tokens that have occurred less likely"),
       seed(),
   };
 }
@@ -261,12 +264,12 @@ std::vector<Option> memory_options() {
                                  "weights beyond the other budgets rest in files here"),
                    "off"),
       with_default(size("gpu-weight-budget", &RunConfig::gpu_weight_budget,
-                        "device memory for resident weights, a rank"),
-                   "all, with an offload what fits (CPU backend: 0)"),
+                        "device memory for resident weights, per rank"),
+                   "all; with an offload, what fits (CPU backend: 0)"),
       with_default(size("cpu-weight-budget", &RunConfig::cpu_weight_budget,
-                        "pinned memory for weights, a rank"),
-                   "with --cpu-offload what fits, else 0"),
-      with_default(size("kv-budget", &RunConfig::kv_budget, "memory for the KV cache, a rank"),
+                        "pinned memory for weights, per rank"),
+                   "with --cpu-offload, what fits; else 0"),
+      with_default(size("kv-budget", &RunConfig::kv_budget, "memory for the KV cache, per rank"),
                    "what the batch needs"),
   };
 }
@@ -274,7 +277,7 @@ std::vector<Option> memory_options() {
 std::vector<Option> output_options() {
   return {
       with_default(optional_text("output", &RunConfig::output, "FILE.jsonl|-",
-                                 "one JSON object a line for each finished sequence"),
+                                 "one line of JSON for each finished sequence"),
                    "readable text"),
       toggle("resume", &RunConfig::resume, "skip the prompts that the output file already holds"),
       count("logprobs", &RunConfig::logprobs, 0, 100,

@@ -12,7 +12,7 @@ namespace zi {
 /// What a user wrote for one option: one text, or several for a list.
 using Values = std::vector<std::string>;
 
-/// How often a flag may stand, and what its YAML key holds.
+/// How often a flag may be given, and what its YAML key holds.
 enum class Arity {
   kSwitch,     // no value or `=true|=false`; in YAML true or false
   kSingle,     // once, with a value; in YAML a scalar

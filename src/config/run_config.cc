@@ -61,8 +61,8 @@ class YamlLevel {
       const Option& option = find(key, mark);
       const auto [first, is_new] = lines.emplace(key, mark.line + 1);
       if (!is_new) {
-        throw at(mark, fmt::format("key `{}` is repeated; it stands in line {} already", key,
-                                   first->second));
+        throw at(mark,
+                 fmt::format("key `{}` is repeated; line {} has it already", key, first->second));
       }
       const YAML::Mark where = mark_of(entry.second, mark);
       level.push_back({&option, values(option, entry.second, where), place(where) + ": " + key});
@@ -140,11 +140,13 @@ void check_batch(const RunConfig& config, Command command) {
 void check_prompts(const RunConfig& config) {
   if (config.benchmark && config.prompts) {
     refuse(
-        "--benchmark repeats a few prompts to fill the batch: give --prompt TEXT, or none for its "
-        "own, instead of --prompts");
+        "--benchmark repeats a few prompts to fill the batch: give --prompt TEXT instead of "
+        "--prompts, or neither for its own prompts");
   }
   if (config.benchmark && config.resume) {
-    refuse("--benchmark measures anew: --resume has no meaning; remove one of them");
+    refuse(
+        "--benchmark always measures from the start, so --resume has no meaning; remove one of "
+        "them");
   }
   if (config.benchmark && std::ranges::find(config.prompt, std::string()) != config.prompt.end()) {
     refuse("--benchmark: a prompt is empty; give at least one character");
@@ -156,10 +158,10 @@ void check_prompts(const RunConfig& config) {
   }
   if (config.logprobs > 0 && !config.output) {
     refuse(
-        "--logprobs stand in the JSON output only: give --output FILE.jsonl, or `-` for standard "
+        "--logprobs are written to JSON output only: give --output FILE.jsonl, or `-` for standard "
         "output");
   }
-  if (config.trace == "-") refuse("--trace - is no file; give --trace FILE.json");
+  if (config.trace == "-") refuse("--trace - is not a file; give --trace FILE.json");
 }
 
 void check_score(const RunConfig& config) {

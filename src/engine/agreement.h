@@ -15,9 +15,9 @@ struct Agreed {
   std::string value;  // as text
 };
 
-/// What ranks must have alike of the model itself, whatever the run asks of it: every value of its
-/// config, the weights (see WeightSource::content_identity; it reads) and the tokenizer's files.
-/// Where they lie and when they were written may differ. Throws IoError.
+/// What must be the same on all ranks of the model itself, whatever the run asks of it: every value
+/// of its config, the weights (see WeightSource::content_identity; it reads) and the tokenizer's
+/// files. Where they lie and when they were written may differ. Throws IoError.
 std::vector<Agreed> model_agreement(const OpenModel& open, const Tokenizer& tokenizer);
 
 /// Collective. Throws ConfigError (on the first rank that differs; PeerError elsewhere) with the

@@ -23,8 +23,8 @@
 namespace zi {
 namespace {
 
-/// A thread copies about 10 GB/s and a product streams as much on each of some cores: with many
-/// cores a few of them copy, so that what travels keeps up with what computes.
+/// One thread copies about 10 GB/s, and a product streams about as much on each core. Where there
+/// are many cores, a few of them copy, so that copies keep up with compute.
 constexpr int kCoresOfCopier = 4;
 constexpr int kMostCopiers = 4;
 
@@ -34,7 +34,7 @@ Backend make_cpu_backend(World& world, const RunConfig& config) {
     const int threads = threads_per_rank(world.local_size());
     const bool travels = config.cpu_offload || config.nvme_offload_path || world.size() > 1;
     const int copiers = travels ? std::clamp(threads / kCoresOfCopier, 1, kMostCopiers) : 1;
-    // With few cores nobody is spared: copies and products share them.
+    // With few cores none can be set aside: copies and products share them.
     const int products = travels && threads >= kCoresOfCopier ? threads - copiers : threads;
     backend.name = "cpu";
     backend.device = make_cpu_device(copiers);
@@ -52,8 +52,8 @@ constexpr std::size_t kTypicalShardBytes = std::size_t{256} << 20;
 /// Smaller shards are bound by the start of a gather, which kernels do sooner: no trial.
 constexpr std::size_t kLeastTrialBytes = std::size_t{4} << 20;
 
-/// Collective. A rank's shard of a block of the model, the same on every rank. What is wrong with
-/// the model, the engine will say.
+/// Collective. A rank's shard of a block of the model, the same on every rank. If something is
+/// wrong with the model, the engine will say so.
 std::size_t typical_shard_bytes(World& world, const RunConfig& config) {
   std::size_t bytes = kTypicalShardBytes;
   if (world.rank() == 0) {
@@ -72,7 +72,7 @@ std::size_t typical_shard_bytes(World& world, const RunConfig& config) {
 
 /// Collective. The index of this rank's GPU: all ranks of a host see all of its GPUs, or each sees
 /// the one that a scheduler has given it. Nothing when some rank has none; `why` then says why, and
-/// `loud` whether somebody should hear of it.
+/// `loud` whether the user should be told.
 std::optional<int> choose_gpu(World& world, std::string& why, bool& loud) {
   struct Mine {
     int gpus;
@@ -91,7 +91,7 @@ std::optional<int> choose_gpu(World& world, std::string& why, bool& loud) {
   if (found == all.end()) return world.local_rank();
   const bool one_each =
       std::ranges::all_of(all, [](const Mine& m) { return m.gpus == 1 && m.given != 0; });
-  if (one_each) return 0;  // that they are different ones, the communicator checks
+  if (one_each) return 0;  // the communicator checks that they are different ones
   const auto rank = static_cast<int>(found - all.begin());
   reason = world.broadcast(reason, rank);
   why = found->gpus > 0 ? fmt::format("the host of rank {} has {} GPUs for {} ranks", rank,
@@ -111,7 +111,7 @@ Backend make_cuda_backend(World& world, const RunConfig& config, int gpu) {
     if (world.rank() == 0 && !note.empty()) log_warning(note);
   });
   if (world.size() > 1) {
-    // From the communicator's own thread: nobody else may be awake to tell.
+    // This runs on the communicator's own thread: nobody else may be awake to report it.
     const auto end_job = [&world](const std::string& message) {
       log_error(message);
       world.abort(1);
@@ -124,7 +124,7 @@ Backend make_cuda_backend(World& world, const RunConfig& config, int gpu) {
   return backend;
 }
 
-/// The GPUs that so many ranks would have. The ops take memory of their own, as in a run.
+/// The GPUs that this many ranks would have. The ops take memory of their own, as in a run.
 DeviceSurvey survey_gpus(int ranks, int gpus) {
   DeviceSurvey survey;
   survey.backend = "cuda";
@@ -166,8 +166,8 @@ Backend make_backend(World& world, const RunConfig& config) {
   world.all_or_none([&] {
     if (config.backend == BackendChoice::kCuda) {
       throw ConfigError(
-          "this build has no CUDA backend: nvcc and NCCL were not found when it was made; use "
-          "--backend cpu or leave it at auto");
+          "this build has no CUDA backend: nvcc and NCCL were not found when it was built; use "
+          "--backend cpu or auto");
     }
   });
 #endif

@@ -34,8 +34,8 @@ struct DeviceSurvey {
   bool device_is_host() const { return gpus == 0; }
 };
 
-/// As make_backend chooses, but one GPU is enough to plan for several like it. No context stays
-/// behind that holds memory. Throws ConfigError where `--backend cuda` cannot be had.
+/// As make_backend chooses, but one GPU is enough to plan for several like it. Leaves no context
+/// that holds memory. Throws ConfigError where `--backend cuda` is not possible.
 DeviceSurvey survey_devices(BackendChoice choice, int ranks_per_host);
 
 }  // namespace zi

@@ -16,8 +16,8 @@
 namespace zi {
 namespace {
 
-/// Reads of a rank in flight while it loads: a disk wants several, whatever the cores; each has
-/// about a MiB of memory.
+/// Reads of a rank in flight while it loads: a disk needs several, whatever the number of cores;
+/// each takes about a MiB of memory.
 constexpr int kFewestReads = 4;
 constexpr int kMostReads = 16;
 
@@ -76,7 +76,8 @@ Engine::~Engine() = default;
 
 void Engine::begin_passes() { make_runner(allocate_slots()); }
 
-/// Collective itself, so not among what can fail on one rank alone. The device's in a world of one.
+/// Collective itself, so it is not run in all_or_none. In a world of one the memory is the
+/// device's.
 Buffer Engine::allocate_slots() {
   Buffer slots;
   if (world_->size() > 1) {

@@ -38,7 +38,7 @@ class Engine {
     std::int64_t lanes = 1;  // up to the plan's
     GenerationOptions options;
     std::function<int()> stop_signal = [] { return 0; };
-    PassObserver on_pass = {};  // told of each pass of this rank
+    PassObserver on_pass = {};  // called for each pass of this rank
   };
   struct Outcome {
     int signal = 0;
@@ -48,7 +48,7 @@ class Engine {
   };
   Outcome generate(const Job& job);
 
-  /// Gives back what passes need beside the weights, for measurements between jobs.
+  /// Gives back what passes need in addition to the weights, for measurements between jobs.
   void end_passes() { runner_.reset(); }
   /// Collective. Takes it again: the engine can generate.
   void begin_passes();
@@ -70,7 +70,7 @@ class Engine {
   void make_memory_plan();
   Buffer allocate_slots();
   void make_runner(Buffer slots);
-  /// What every rank must have alike, or the job would hang or answer nonsense.
+  /// What must be the same on every rank, or the job would hang or give nonsense.
   std::vector<Agreed> agreement() const;
 
   World* world_;

@@ -45,7 +45,7 @@ GenerationOptions GenerationOptions::from(const RunConfig& c) {
 
 std::string advice_for_not_finite(DType compute_dtype) {
   if (compute_dtype == DType::kFloat32) {
-    return "products are float32 already, so weights that are NaN, infinite or damaged are likely";
+    return "products are already float32, so the weights are probably NaN, infinite or damaged";
   }
   return fmt::format(
       "{} overflows in the model, or weights are damaged; try --compute-dtype float32",
@@ -89,7 +89,7 @@ int Generator::run() {
     }
     turn_start = now;
   }
-  stats_.set_backs = scheduler_.set_backs();
+  stats_.preemptions = scheduler_.preemptions();
   stats_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() -
                    stats_.idle_seconds;
   return signal;
@@ -117,8 +117,8 @@ std::vector<std::int32_t> Generator::tokens_of(const Prompt& prompt, std::int64_
   const std::size_t most_bytes = static_cast<std::size_t>(most) * longest;
   if (prompt.text->size() > most_bytes) {
     throw PromptError(fmt::format(
-        "the prompt has {} bytes, and the {} tokens that the KV cache holds beside the new ones "
-        "stand for {} at most, {} each; raise --kv-budget, or shorten the prompt or "
+        "the prompt has {} bytes, and the {} tokens that the KV cache can hold next to the new "
+        "ones cover {} at most, {} each; raise --kv-budget, or shorten the prompt or "
         "--max-new-tokens",
         prompt.text->size(), most, most_bytes, longest));
   }
@@ -183,7 +183,7 @@ void Generator::run_pass(const WorkExchange::Turn& turn) {
   for (const Chunk& c : chunks) {
     // A score wants the logits of every row that has a next token; a draw those of the last row.
     const auto tokens = static_cast<std::int64_t>(c.sequence->tokens.size());
-    // After a set-back the first rows come again, but their scores are there already.
+    // After a preemption the first rows are computed again, but their scores are already there.
     const auto scored = static_cast<std::int64_t>(c.sequence->token_logprobs.size());
     const std::int64_t begin =
         options_.score ? std::max<std::int64_t>(0, scored - c.first) : c.count - 1;

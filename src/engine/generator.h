@@ -23,7 +23,7 @@ struct GenerationOptions {
   std::vector<std::string> stop;
   std::int64_t logprobs = 0;
   bool score = false;
-  std::int64_t vocabulary = 0;  // valid prompt ids are below
+  std::int64_t vocabulary = 0;  // valid prompt ids are below this
   bool stream_text = false;     // rank 0's sink wants text as it comes
 
   static GenerationOptions from(const RunConfig& config);
@@ -39,7 +39,7 @@ struct GenerationStats {
   std::int64_t new_tokens = 0;
   std::int64_t sequences = 0;
   FailedPrompts failed;
-  std::int64_t set_backs = 0;
+  std::int64_t preemptions = 0;
   double seconds = 0;       // at work
   double idle_seconds = 0;  // no rank had a prompt: a slow pipe
 };

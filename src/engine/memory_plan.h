@@ -12,8 +12,9 @@
 
 namespace zi {
 
-/// All memory of one rank, known before any of it is taken. The engine takes exactly this. A value:
-/// whoever takes memory reads it, and memory_planner.h, which makes it, asks them how much.
+/// All memory of one rank, known before any of it is taken. The engine takes exactly this. A plain
+/// value: code that takes memory reads it, and memory_planner.h, which makes it, asks that code how
+/// much.
 struct MemoryPlan {
   DType weight_dtype = DType::kBFloat16;
   DType compute_dtype = DType::kBFloat16;
@@ -30,7 +31,7 @@ struct MemoryPlan {
   std::int64_t kv_pages = 0;
   std::int64_t max_sequence_tokens = 0;  // that the KV pages can hold
 
-  std::vector<std::string> notes;  // doubts about a plan that was made all the same
+  std::vector<std::string> notes;  // doubts about a plan that was accepted all the same
 
   // Bytes of one rank.
   std::size_t device_shards = 0;
@@ -64,7 +65,7 @@ struct MemoryPlan {
   }
   /// Of the host's memory, at its peak.
   std::size_t process_bytes() const { return device_is_host ? rank_bytes() : host_bytes(); }
-  /// A table for people: one line a part, and the sums beside what can be had.
+  /// A table for people: one line per part, and the sums with what is available.
   std::string table() const;
 
  private:

@@ -20,21 +20,22 @@ namespace {
 
 /// Tokens of KV that a lane gets unless --kv-budget says otherwise.
 constexpr std::int64_t kDefaultLaneTokens = 2048;
-/// Rows of a pass unless --max-pass-tokens says otherwise: enough that products are bound by
-/// arithmetic, and on a GPU that long prompts need few trips of the weights.
+/// Rows of a pass unless --max-pass-tokens says otherwise: enough for products to be bound by
+/// arithmetic, and on a GPU for long prompts to need few trips of the weights.
 constexpr std::int64_t kHostPassTokens = 512;
 constexpr std::int64_t kDevicePassTokens = 2048;
 /// Rows of logits at once: a compromise between reading the head again and (rows, vocabulary)
 /// float32.
 constexpr std::int64_t kHostHeadRows = 32;
 constexpr std::int64_t kDeviceHeadRows = 256;
-/// On the CPU backend: activations and logits at most, where the rows of a pass can give way.
+/// On the CPU backend: the most for activations and for logits, where a pass can do with fewer
+/// rows.
 constexpr std::size_t kHostWorkspace = 80u << 20;
 constexpr std::size_t kHostHeadWorkspace = 40u << 20;
-/// What is left to the rest of the process and to the system.
+/// The rest is left to other parts of the process and to the system.
 constexpr double kUsableDevice = 0.95;
 constexpr double kUsableHost = 0.90;
-/// Of what is left for the KV cache: its block tables take some, too.
+/// Of what is left for the KV cache: its block tables take some as well.
 constexpr double kUsableForKv = 0.98;
 
 std::size_t scaled(std::size_t bytes, double factor) {
@@ -67,9 +68,9 @@ std::size_t vectors_bytes(const ModelSpec& spec) {
   return static_cast<std::size_t>(elements) * sizeof(float);
 }
 
-/// Device memory that the KV cache may take when nobody said how much. Blocks that must stay on the
-/// GPU come first; where they may leave it, or share memory with everything else of the host, the
-/// cache gets a quarter, or what slots, head and activations leave of it.
+/// Device memory that the KV cache may take without --kv-budget. Blocks that must stay on the GPU
+/// come first. Where blocks may be offloaded, or share memory with everything else on the host, the
+/// cache gets a quarter, or what slots, head and activations leave of that.
 std::size_t kv_room(const MemoryPlan& plan, const PlanInput& in, const RunConfig& config,
                     const Room& room, std::size_t all_shards) {
   const bool offload = config.cpu_offload || config.nvme_offload_path.has_value();
@@ -111,7 +112,7 @@ void plan_kv(MemoryPlan& plan, const PlanInput& in, const RunConfig& config, std
 }
 
 /// Activations and logits. On the CPU backend they shrink, with the rows of a pass and of logits,
-/// to what leaves a rank within 256 MiB beside shards, slots and KV; lanes are kept.
+/// until a rank takes no more than 256 MiB in addition to shards, slots and KV; lanes are kept.
 void plan_workspaces(MemoryPlan& plan, const PlanInput& in) {
   const auto workspace = [&] { return in.model->workspace_bytes(plan.pass_tokens, in.world); };
   const auto head = [&] {
@@ -143,7 +144,7 @@ TierBudgets budgets_of(const MemoryPlan& plan, const Room& room, const PlanInput
   } else if (!in.device_is_host) {
     const std::size_t taken = plan.device_bytes();
     budgets.device_bytes = room.device > taken ? room.device - taken : 0;
-  }  // on the CPU backend the device tier is host memory: asked to offload, all blocks leave it
+  }  // on the CPU backend the device tier is host memory: with an offload, all blocks leave it
   if (config.cpu_weight_budget) {
     budgets.host_bytes = *config.cpu_weight_budget;
   } else if (config.cpu_offload && !budgets.nvme) {
@@ -162,8 +163,7 @@ void check_fit(MemoryPlan& plan, const PlanInput& in, const RunConfig& config, c
   const auto refuse = [&](std::string_view where, std::size_t needed, std::size_t free,
                           std::string_view advice) {
     throw MemoryError(
-        fmt::format("the plan does not fit: a rank needs {} of {} memory, {} can be "
-                    "had; {}\n{}",
+        fmt::format("the plan does not fit: a rank needs {} of {} memory, {} are available; {}\n{}",
                     format_memory(static_cast<double>(needed)), where,
                     format_memory(static_cast<double>(free)), advice, plan.table()));
   };
@@ -175,7 +175,7 @@ void check_fit(MemoryPlan& plan, const PlanInput& in, const RunConfig& config, c
   if (host > room.host && !in.device_is_host && config.cpu_weight_budget) {
     // Virtual machines can be given memory as they use it: an explicit budget knows better.
     plan.notes.push_back(fmt::format(
-        "the host reports {} for each rank, the plan takes {} as --cpu-weight-budget says",
+        "the host reports {} for each rank; the plan takes {}, as --cpu-weight-budget says",
         format_memory(static_cast<double>(room.host)), format_memory(static_cast<double>(host))));
   } else if (host > room.host) {
     refuse("host", host, room.host,
@@ -222,7 +222,7 @@ MemoryPlan make_plan(const PlanInput& in, const RunConfig& config) {
   plan.device_room = room.device;
   plan.host_room = room.host;
   plan.results = PassRunner::results_bytes(plan.pass_tokens, config.logprobs);
-  // Before the tiers are known every block counts as travelling: its slots are needed.
+  // Before the tiers are known, every block counts as one that travels: slots are needed.
   const bool copied_and_gathered =
       in.world > 1 && (config.cpu_offload || config.nvme_offload_path.has_value());
   plan.slot_count = copied_and_gathered ? 3 : 2;

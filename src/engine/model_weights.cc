@@ -45,7 +45,7 @@ void ModelWeights::load_vectors(Device& device, const ModelSpec& spec, const Mem
                                 int threads) {
   vectors_ = device.allocate(plan.vectors);
   Buffer staging = device.allocate_pinned(plan.vectors);
-  ReadThreads reads(threads);  // each is a wait for the disk
+  ReadThreads reads(threads);  // each one mostly waits for the disk
   std::size_t offset = 0;
   const auto load = [&](const std::vector<TensorSpec>& vectors) {
     std::vector<const float*> out;
@@ -113,7 +113,7 @@ void ModelWeights::load_shards(Device& device, Ops& ops, const MemoryPlan& plan,
   for (int u : units[of(Tier::kDevice)]) loader.load_to_device(layout(u), device_->shard(u).data());
   for (int u : units[of(Tier::kHost)]) loader.load_to_host(layout(u), host_->shard(u));
   if (!on_nvme.empty()) {
-    // Beside the reads of the head: all that a start from an existing file has to wait for.
+    // This and the reads of the head are all that a start from an existing file waits for.
     std::vector<ShardReader> readers;
     for (int u : on_nvme) readers.emplace_back(*source_, layout(u), options.rank);
     std::vector<const ShardReader*> pointers;

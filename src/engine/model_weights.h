@@ -24,7 +24,7 @@ struct LoadOptions {
   int world = 1;
   int threads = 1;  // reads in flight
   bool show_progress = false;
-  std::string model_name;     // for shard files
+  std::string model_name;  // for shard files
   std::optional<std::filesystem::path> nvme_path;
 };
 
@@ -36,7 +36,7 @@ class ModelWeights {
   ModelWeights(Device& device, Ops& ops, const WeightSource& source, const ModelSpec& spec,
                const MemoryPlan& plan, const LoadOptions& options);
 
-  /// Pinned bytes that loading takes beside the plan's and gives back before passes begin.
+  /// Pinned bytes that loading takes in addition to the plan's, and gives back before passes begin.
   /// `by_rule`: all values follow a rule (dummy weights), so that a device makes them itself.
   static std::size_t loading_bytes(const MemoryPlan& plan, bool by_rule);
 

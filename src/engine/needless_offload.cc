@@ -53,7 +53,7 @@ std::optional<std::string> needless_offload(const MemoryPlan& plan, const PlanIn
   if (plan.host_shards + plan.nvme_shards > 0) {
     if (!resident_plan(input, config, plan.kv)) return std::nullopt;
     return fmt::format(
-        "{}, beside the same KV cache: no pass of a rank would then {}{}", fit, travel_text(plan),
+        "{}, next to the same KV cache: no pass of a rank would then {}{}", fit, travel_text(plan),
         plan.device_shards > 0 ? ""
                                : "; if that is what you want, say so with --gpu-weight-budget 0");
   }

@@ -27,7 +27,7 @@ std::string title(std::uint64_t index, int rank) {
 
 void print(const std::string& text) {
   if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
-    throw IoError(fmt::format("standard output cannot be written: {}", system_message(errno)));
+    throw IoError(fmt::format("cannot write to standard output: {}", system_message(errno)));
   }
 }
 
@@ -88,8 +88,8 @@ std::string ConsoleSink::shown(const std::string& text) const {
 }
 
 void ConsoleSink::started(std::uint64_t index, int rank, const std::string& prompt) {
-  // A sequence that starts behind the one on the screen waits its turn, even with a lower index:
-  // `open_` is ordered by index, and what is on the screen must not be torn apart.
+  // A sequence that starts after the one on the screen waits its turn, even if its index is lower:
+  // `open_` is ordered by index, and the text on the screen must not be interrupted.
   const bool on_screen_changes = !open_.empty() && index < open_.begin()->first;
   if (on_screen_changes) print("\n");
   open_[index].pending = title(index, rank) + shown(prompt);

@@ -30,7 +30,7 @@ std::vector<OutputEvent> read_events(std::string_view bytes);
 class OutputSink {
  public:
   virtual ~OutputSink() = default;
-  /// Whether it wants kStarted and kText events.
+  /// Whether it needs kStarted and kText events.
   virtual bool streams() const { return false; }
   virtual void started(std::uint64_t index, int rank, const std::string& prompt);
   virtual void text(std::uint64_t index, const std::string& text);

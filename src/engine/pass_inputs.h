@@ -33,8 +33,8 @@ class PassInputs {
   static std::size_t bytes(const Shape& shape);
 
   /// Describes the chunks and the rows whose logits are wanted, and enqueues the copy. The
-  /// embedding rows must have been written to `embedding_staging` before, or stand on the device:
-  /// then `ids` has the tokens' own. The last pass's copy must be done.
+  /// embedding rows must have been written to `embedding_staging` before, or be on the device: then
+  /// `ids` holds the ids of the tokens. The last pass's copy must be done.
   void upload(std::span<const Chunk> chunks, std::span<const std::int32_t> logits_rows,
               std::span<const std::int32_t> ids, Stream& stream);
 

@@ -137,7 +137,7 @@ void PassRunner::run_blocks(const Request& request) {
         timer_->end_unit();
       },
       *compute_, request.last,
-      // Its exchange goes in front of the next pass's gathers, on every rank.
+      // Its exchange comes before the next pass's gathers, on every rank.
       [&] {
         timer_->mark(PassTimer::Point::kHead);
         run_head(request);
@@ -189,7 +189,7 @@ void PassRunner::enqueue(const Request& request) {
   if (!request.chunks.empty()) upload(request);
   if (Graph* const graph = decoding_graph(request)) {
     timer_->mark(PassTimer::Point::kBlocks);
-    fetcher_->run_pass({}, *compute_, request.last);  // nothing travels: it counts the pass
+    fetcher_->run_pass({}, *compute_, request.last);  // nothing travels: this only counts the pass
     graph->launch(*compute_);
     timer_->mark(PassTimer::Point::kHead);
     timer_->replayed();

@@ -51,7 +51,7 @@ class PassRunner {
     const MemoryPlan& plan;
     int rank;
     int world;
-    std::int64_t vocabulary;  // ids from here on are never sampled
+    std::int64_t vocabulary;  // ids from this one on are never sampled
     int top;                  // how many best ids to report a row
   };
   /// `slots`: memory of the communicator for plan.slots, else the device's is taken.
@@ -65,9 +65,9 @@ class PassRunner {
   /// What moved since the last call.
   FetchStats take_fetch_stats();
 
-  /// From the next pass on `observer` is told of each, while the pass after it runs or when
-  /// `observe` is called again; empty: of none. For the observer's sake some events are recorded,
-  /// and host ranges are marked for profilers.
+  /// From the next pass on, `observer` is called for each pass, while the one after it runs or when
+  /// `observe` is called again; empty: for none. This records some events, and marks ranges of the
+  /// host's work for profilers.
   void observe(PassObserver observer);
 
  private:

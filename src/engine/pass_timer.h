@@ -24,13 +24,13 @@ class PassTimer {
   /// The passes are those that `fetcher` runs on `compute`. All outlive the timer.
   PassTimer(Device& device, Stream& compute, LayerFetcher& fetcher);
 
-  /// From the next pass on `observer` is told of each; empty: of none. An observer before this one
-  /// is told of what is left. No pass may be running.
+  /// From the next pass on, `observer` is called for each pass; empty: for none. The observer
+  /// before it is called for what is left. No pass may be running.
   void observe(PassObserver observer);
 
-  /// A pass with these rows begins. In it, in this order: all four points, `replayed` where one
-  /// graph did what units else do, `deliver_earlier` once all is enqueued, and `end_pass` when the
-  /// stream is synchronized.
+  /// Begins a pass with these rows. The calls that follow it, in this order: `mark` at all four
+  /// points, with `replayed` where one graph does the work of the units; `deliver_earlier` once all
+  /// is enqueued; `end_pass` when the stream is synchronized.
   void begin_pass(std::span<const Chunk> chunks);
   void mark(Point point) {
     if (observer_) compute_->record(*running().events[static_cast<std::size_t>(point)]);
@@ -38,7 +38,7 @@ class PassTimer {
   void replayed() {
     if (observer_) running().replayed = true;
   }
-  /// Tells the observer of the pass before, beside the device's work.
+  /// Tells the observer of the pass before, while the device works.
   void deliver_earlier();
   void end_pass();
 

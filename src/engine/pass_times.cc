@@ -5,9 +5,9 @@
 namespace zi {
 namespace {
 
-/// A wait is shared out by what the unit was at meanwhile: until its last byte was read, until it
-/// was copied, until it was gathered. A copy on the device that makes room for a gather counts as
-/// the gather's.
+/// A wait is divided by what the unit was doing at the time: being read until its last byte was
+/// there, then being copied, then being gathered. A copy on the device that prepares a gather
+/// counts as part of the gather.
 void add_wait(const UnitTimes& unit, PassSplit& split) {
   const auto until = [&unit](double end) {
     return std::clamp(end, unit.wait.begin, unit.wait.end);

@@ -17,20 +17,20 @@ struct PassTimes {
   Interval embed;          // embedding rows copied and normed, up to the first block
   std::vector<UnitTimes> units;
   Interval graph;  // instead of units: all blocks and the logits in one replayed graph
-  Interval head;   // behind the blocks: logits, their exchange, samples
+  Interval head;   // after the blocks: logits, their exchange, samples
 };
 
 using PassObserver = std::function<void(const PassTimes&)>;
 
-/// Where the compute stream's time went, in seconds, and how long each link was busy beside it.
+/// Where the compute stream's time went, in seconds, and how long each link was busy meanwhile.
 struct PassSplit {
   double compute = 0;
   /// For a unit:
   /// - read: that the host had not yet taken from storage;
-  /// - copy: that was still being copied, or whose copy stood in the queue;
+  /// - copy: that was still being copied, or whose copy was still queued;
   /// - gather: that was still being gathered.
   PerLink<double> waited;
-  PerLink<double> busy;  // of copies and gathers; storage tells none
+  PerLink<double> busy;  // of copies and gathers; not known of storage
 
   PassSplit& operator+=(const PassSplit& other);
   PassSplit& operator*=(double factor);

@@ -32,19 +32,19 @@ Sequence* Scheduler::admit(std::unique_ptr<Sequence> sequence) {
   return sequences_.back().get();
 }
 
-void Scheduler::set_back(Sequence& s) {
+void Scheduler::preempt(Sequence& s) {
   free_.insert(free_.end(), s.pages.rbegin(), s.pages.rend());
   s.pages.clear();
   s.computed = 0;
-  ++set_backs_;
+  ++preemptions_;
 }
 
-bool Scheduler::take_pages(Sequence& s, std::int64_t tokens, bool set_others_back) {
+bool Scheduler::take_pages(Sequence& s, std::int64_t tokens, bool preempt_others) {
   const auto wanted = static_cast<std::size_t>(ceil_div(tokens, kKvPageTokens));
   const auto missing = [&] { return wanted > s.pages.size() + free_.size(); };
-  if (missing() && set_others_back) {
+  if (missing() && preempt_others) {
     for (auto newer = sequences_.rbegin(); missing() && newer->get() != &s; ++newer) {
-      if (!(*newer)->pages.empty()) set_back(**newer);
+      if (!(*newer)->pages.empty()) preempt(**newer);
     }
   }
   if (missing()) return false;
@@ -66,14 +66,14 @@ std::vector<Chunk> Scheduler::compose() {
     const std::int64_t count = left == 1 ? 1 : std::min(left, prompt_rows);
     if (count <= 0) continue;
     const bool oldest = &s == sequences_.front().get();
-    // One that would start anew waits until all of its tokens have room: else two long prompts
-    // would set each other back for ever.
+    // A sequence that starts from its first token waits until all of its tokens have room: else two
+    // long prompts would preempt each other forever.
     const std::int64_t needed = s.pages.empty() && !oldest
                                     ? static_cast<std::int64_t>(s.tokens.size())
                                     : s.computed + count;
     const bool running = !s.pages.empty() || oldest;
     if (!take_pages(s, needed, running)) {
-      if (!s.pages.empty()) set_back(s);
+      if (!s.pages.empty()) preempt(s);
       continue;
     }
     if (left != 1) prompt_rows -= count;

@@ -20,8 +20,8 @@ struct Chunk {
 
 /// Lanes and KV pages of one rank: decides which rows run in the next pass. One token of each
 /// decoding lane, then chunks of the prompts in order of admission up to the token budget. When
-/// pages run out the newest sequence is set back: its pages are freed and it is computed again when
-/// there is room. The oldest sequence always goes on, so that every pass makes progress.
+/// pages run out the newest sequence is preempted: its pages are freed, and it is computed again
+/// when there is room. The oldest sequence always continues, so that every pass makes progress.
 class Scheduler {
  public:
   Scheduler(std::int64_t lanes, std::int64_t pass_tokens, std::int64_t kv_pages);
@@ -36,8 +36,8 @@ class Scheduler {
   }
   /// Tokens of the longest sequence that the pages can hold.
   std::int64_t max_sequence_tokens() const;
-  /// How often a sequence was set back.
-  std::int64_t set_backs() const { return set_backs_; }
+  /// How often a sequence was preempted.
+  std::int64_t preemptions() const { return preemptions_; }
 
   /// Takes a lane. Its prompt and new tokens must fit max_sequence_tokens.
   Sequence* admit(std::unique_ptr<Sequence> sequence);
@@ -51,9 +51,9 @@ class Scheduler {
   std::unique_ptr<Sequence> retire(Sequence* sequence);
 
  private:
-  /// Takes pages for the sequence's first `tokens` tokens; sets newer sequences back if it must.
-  bool take_pages(Sequence& sequence, std::int64_t tokens, bool set_others_back);
-  void set_back(Sequence& sequence);
+  /// Takes pages for the sequence's first `tokens` tokens; preempts newer sequences if it must.
+  bool take_pages(Sequence& sequence, std::int64_t tokens, bool preempt_others);
+  void preempt(Sequence& sequence);
 
   std::int64_t lanes_;
   std::int64_t pass_tokens_;
@@ -61,7 +61,7 @@ class Scheduler {
   std::vector<std::unique_ptr<Sequence>> sequences_;  // in order of admission
   std::vector<std::int32_t> free_;
   std::uint64_t admitted_ = 0;
-  std::int64_t set_backs_ = 0;
+  std::int64_t preemptions_ = 0;
 };
 
 }  // namespace zi

@@ -68,7 +68,7 @@ const float* VocabularyHead::logits(const std::int32_t* rows, std::int64_t count
   const auto slice_bytes = static_cast<std::size_t>(most * slice_) * sizeof(float);
 
   compute.record(*computed_);
-  exchange_->wait(*computed_);  // the hidden states stand, and the last call's buffers are free
+  exchange_->wait(*computed_);  // hidden states are complete, the last call's buffers are free
   communicator_->all_gather(hidden_, all_hidden_, hidden_bytes, *exchange_);
   exchange_->record(*exchanged_);
 

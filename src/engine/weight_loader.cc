@@ -7,7 +7,7 @@
 namespace zi {
 namespace {
 
-/// Pages that are taken in one go: little enough that reads of the same part soon follow.
+/// Bytes of pages that are taken at a time: few enough that reads of the same part soon follow.
 constexpr std::size_t kPagesBytes = std::size_t{32} << 20;
 /// Pieces that are being copied to the device while the others are being read.
 constexpr std::size_t kCopying = 2;
@@ -28,7 +28,7 @@ WeightLoader::~WeightLoader() = default;
 
 void WeightLoader::take_pages_ahead(std::vector<std::span<std::byte>> parts) {
   pages_ = std::jthread([this, parts = std::move(parts)](const std::stop_token& stop) {
-    give_way();
+    lower_priority();
     try {
       for (const std::span<std::byte>& part : parts) {
         for (std::size_t at = 0; at < part.size() && !stop.stop_requested(); at += kPagesBytes) {
@@ -86,7 +86,8 @@ void WeightLoader::send(const PartitionLayout& layout, std::byte* dst) {
   }
   const ShardReader reader(*source_, layout, options_.rank);
   for (std::size_t offset = 0; offset < reader.shard_bytes(); offset += kPieceBytes, ++next_) {
-    // The oldest are read by now, or nearly: off they go, and the memory of the one before is free.
+    // The oldest pieces are read by now, or nearly: send them on, and the memory of the one before
+    // is free.
     copy(pieces_[(next_ + kCopying) % pieces_.size()]);
     Piece& piece = pieces_[next_ % pieces_.size()];
     piece.copied->synchronize();

@@ -26,7 +26,7 @@ class WeightLoader {
   static constexpr std::size_t kPieces = 8;
 
  public:
-  /// Pinned until all is there, where shards are sent to a device.
+  /// Pinned until everything is loaded, where shards are sent to a device.
   static constexpr std::size_t kPinnedBytes = kPieces * kPieceBytes;
 
   struct Options {
@@ -40,8 +40,8 @@ class WeightLoader {
   WeightLoader(const WeightLoader&) = delete;
   WeightLoader& operator=(const WeightLoader&) = delete;
 
-  /// Takes the pages of these parts of Device::allocate_for_loading's memory, in this order, beside
-  /// the reads. Call it once.
+  /// Takes the pages of these parts of Device::allocate_for_loading's memory, in this order, while
+  /// reads are running. Call it once.
   void take_pages_ahead(std::vector<std::span<std::byte>> parts);
 
   /// Begins to fill a shard in device memory. Values that follow a rule are made on the device.

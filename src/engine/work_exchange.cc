@@ -10,7 +10,7 @@
 namespace zi {
 namespace {
 
-/// In front of each rank's prompts: what rank 0 alone knows after dealing.
+/// Precedes each rank's prompts: what only rank 0 knows after dealing.
 struct DealHeader {
   std::int64_t most_active;
   std::int64_t dealt;

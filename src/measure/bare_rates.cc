@@ -45,7 +45,8 @@ BareRate bare_rate(World& world, double amount, const Repeats& repeats,
 
 BareRate memory_copy_rate(World& world, Device& device, std::size_t bytes, Stream& stream,
                           const Repeats& repeats) {
-  // Where the two lie to each other decides how evenly channels are used: the best of some places.
+  // The two buffers' relative position decides how evenly memory channels are used: take the best
+  // of several.
   constexpr std::size_t kPlaces = 4;
   constexpr std::size_t kStep = std::size_t{5} << 20;
   Buffer from, to;
@@ -80,7 +81,7 @@ BareRate gather_rate(World& world, Device& device, Communicator& communicator,
   };
   const double received = static_cast<double>(shard * (ranks - 1) * count);
   return bare_rate(world, received, repeats, [&] {
-    gather(0);  // untimed: behind it all devices start together, however late their hosts were
+    gather(0);  // untimed: after it all devices start together, however late their hosts were
     return stream_seconds(device, stream, [&] {
       for (std::size_t i = 1; i <= count; ++i) gather(i);
     });

@@ -44,8 +44,8 @@ BareRate bare_rate(World& world, double amount, const Repeats& repeats,
                    const std::function<double()>& timed_step);
 
 /// Collective. A copy of `bytes` (far beyond any cache) within device memory: read plus written,
-/// the best of some places for the two buffers, which are taken for it (twice `bytes` and 16 MiB at
-/// most). Throws on all ranks or none when there is no room.
+/// the best of several places for the two buffers, which are allocated for it (at most twice
+/// `bytes` and 16 MiB). Throws on all ranks or none when there is no room.
 BareRate memory_copy_rate(World& world, Device& device, std::size_t bytes, Stream& stream,
                           const Repeats& repeats);
 
@@ -57,7 +57,7 @@ BareRate gather_rate(World& world, Device& device, Communicator& communicator,
                      Stream& stream, const Repeats& repeats);
 
 /// Collective. Products of `rows` rows of random values of type `dtype` with each of the matrices,
-/// one behind the other: bytes of weights. Together they should be far beyond any cache. Throws on
+/// one after the other: bytes of weights. Together they should be far beyond any cache. Throws on
 /// all ranks or none when there is no room for input and output.
 BareRate product_rate(World& world, Device& device, Ops& ops,
                       std::span<const RowBlockMatrix> matrices, DType dtype, std::int64_t rows,

@@ -42,7 +42,7 @@ std::string split_text(const BenchmarkCell& c) {
     if (seconds <= 0) continue;
     busy += fmt::format("{} {} {:.2f}", busy.empty() ? "" : ",", plural_of(link), seconds * 1e3);
   }
-  return text + (busy.empty() ? "" : "; beside it" + busy) + "\n";
+  return text + (busy.empty() ? "" : "; meanwhile" + busy) + "\n";
 }
 
 std::string memory_text(const BenchmarkCell& c) {

@@ -57,7 +57,7 @@ class Benchmark {
         if (const int signal = measure(cell)) return signal;
         any = true;
       } else {
-        refused = fmt::format("no batch size fits; of {}: {}", batch, cell.out_of_memory);
+        refused = fmt::format("no batch size fits; batch size {}: {}", batch, cell.out_of_memory);
       }
       if (world_->rank() == 0) show(cell);
     }
@@ -91,8 +91,8 @@ class Benchmark {
     }
   }
 
-  /// Collective, behind an error that has reached every rank: what the rank says that lacks memory.
-  /// Any other error goes on its way.
+  /// Collective, after an error that has reached every rank: the message of the rank that lacks
+  /// memory. Any other error is rethrown.
   std::string refusal(const Error& error) {
     if (!world_->leaving_together()) throw;  // of this rank alone
     const int mine = dynamic_cast<const MemoryError*>(&error) != nullptr ? 1 : 0;
@@ -117,7 +117,7 @@ class Benchmark {
     engine_->begin_passes();
   }
 
-  /// Why there is no memory for so many lanes at once; empty when there is.
+  /// Why there is no memory for this many lanes at once; empty when there is.
   std::string too_large(std::int64_t batch) const {
     // Where even a smaller batch was refused, this one would be.
     for (const Refusal& refusal : refusals_) {
@@ -140,7 +140,7 @@ class Benchmark {
                        engine_->plan().kv_pages * kKvPageTokens, batch, pages * kKvPageTokens);
   }
 
-  /// One batch size. Returns the signal that came meanwhile, or 0.
+  /// One batch size. Returns the signal that came during it, or 0.
   int measure(BenchmarkCell& cell) {
     const std::vector<std::string>& cycle_of = prompts_of_cycle();
     std::vector<std::string> prompts;
@@ -184,7 +184,7 @@ class Benchmark {
     return 0;
   }
 
-  /// Collective. A rate over prompts that ended early would be none.
+  /// Collective. A rate over prompts that ended early would mean nothing.
   void check_all_answered(const FailedPrompts& failed) {
     if (failed.all() == 0) return;
     if (world_->rank() == 0) {
@@ -232,7 +232,7 @@ class Benchmark {
       throw IoError(system_error_text("standard output", "cannot be written", errno));
     }
     if (run_->output == nullptr) return;
-    // While nothing was measured, what stands in the file is worth more.
+    // Until something is measured, the old contents of the file are worth more.
     lines_ += line;
     if (!cell.out_of_memory.empty() && !measured_) return;
     measured_ = true;

@@ -10,7 +10,7 @@
 
 namespace zi {
 
-/// What the benchmark needs beside the settings.
+/// What the benchmark needs in addition to the settings.
 struct BenchmarkRun {
   std::chrono::steady_clock::time_point start;  // of the program
   std::string command;                          // as it was called, for the results
@@ -31,11 +31,12 @@ struct BenchmarkRun {
 ///   this batch size, the warm-up;
 /// - `Start to finish`: the sum of the last two.
 ///
-/// Behind them where the time of a pass went, each link beside what it can do (measured once, after
-/// loading), and peak memory. A batch that does not fit is a cell that says so: the model is then
-/// loaded for the largest that does. A JSON line each goes to `output`, from the first one that was
-/// measured on, or to stdout alone with --output -. Returns the signal that ended it, or 0. Throws
-/// MemoryError on all ranks when no batch size fits, and Error when a prompt fails.
+/// Then where the time of a pass went, the rate of each link and what it can do (measured once,
+/// after loading), and peak memory. A batch that does not fit is a cell that says so: the model is
+/// then loaded for the largest that does. Each cell is also a line of JSON: in `output`, from the
+/// first measured one on, or with --output - on stdout, which then gets nothing else. Returns the
+/// signal that ended it, or 0. Throws MemoryError on all ranks when no batch size fits, and Error
+/// when a prompt fails.
 int run_benchmark(World& world, const RunConfig& config, const BenchmarkRun& run);
 
 }  // namespace zi

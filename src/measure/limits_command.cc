@@ -20,7 +20,7 @@
 namespace zi {
 namespace {
 
-constexpr int kFailedLate = 1;  // measured, but not told
+constexpr int kFailedLate = 1;  // measured, but not printed
 
 void print(const std::string& text) {
   if (std::fputs(text.c_str(), stdout) < 0 || std::fflush(stdout) != 0) {
@@ -28,7 +28,7 @@ void print(const std::string& text) {
   }
 }
 
-/// On rank 0. A cache that cannot be written is no failure: the result has been given.
+/// On rank 0. A cache that cannot be written is not a failure: the result has been printed.
 void tell(const MachineLimits& limits, bool json_alone, OutputFile* output) {
   const std::string line = limits.to_json() + "\n";
   print(json_alone ? line : limits_text(limits));
@@ -37,8 +37,10 @@ void tell(const MachineLimits& limits, bool json_alone, OutputFile* output) {
     log_info(fmt::format("kept for zero-infer plan in {}",
                          kept_limits_path(limits.backend, limits.world).string()));
   } catch (const Error& error) {
-    log_warning(fmt::format("not kept for zero-infer plan: {}; give it --limits FILE of --output",
-                            error.what()));
+    log_warning(
+        fmt::format("not kept for zero-infer plan: {}; write a file with --output and give it to "
+                    "plan with --limits",
+                    error.what()));
   }
   if (output != nullptr) output->write(line);
 }

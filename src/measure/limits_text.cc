@@ -21,7 +21,7 @@ std::string number(double value) {
 
 std::string giga(double rate) { return number(rate * 1e-9); }
 
-/// `4 MiB`, and `1.33 MiB` for what is no whole number of them.
+/// `4 MiB`, and `1.33 MiB` for what is not a whole number of them.
 std::string size_name(std::size_t bytes) {
   for (const auto& [shift, unit] :
        {std::pair(30, "GiB"), std::pair(20, "MiB"), std::pair(10, "KiB")}) {
@@ -70,9 +70,9 @@ std::string limits_text(const MachineLimits& limits) {
           ? ""
           : fmt::format(", {} on each device",
                         format_memory(static_cast<double>(limits.device_bytes))));
-  text +=
-      fmt::format("{}, in {:.1f} s; rates of one rank while all work, where nothing else is said\n",
-                  limits.source, limits.seconds);
+  text += fmt::format(
+      "{}, in {:.1f} s; rates of one rank while all ranks work, unless a line says otherwise\n",
+      limits.source, limits.seconds);
 
   text += fmt::format("\n{:<58} {:>8}\n", "memory", "GB/s");
   text += link_row("pinned memory to device, one rank alone", limits.copy_alone);

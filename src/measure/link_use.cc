@@ -16,7 +16,7 @@ std::vector<LinkUse> link_uses(const Engine& engine, const FetchStats& fetched, 
     weights += static_cast<double>(layout.gathered_bytes());
   }
   const auto a_pass = [passes](auto x) { return static_cast<double>(x) / passes; };
-  // What was read from storage is copied behind it, as fast as it comes: no link of its own.
+  // What was read from storage is then copied, as fast as it comes: that is not a link of its own.
   const std::size_t read = fetched.bytes[Link::kRead];
   const std::size_t copied = fetched.bytes[Link::kCopy];
   std::vector<LinkUse> uses = {

@@ -9,7 +9,7 @@
 
 namespace zi {
 
-/// What a pass moves over one link, on one rank, beside what the bare link can do.
+/// What a pass moves over one link, on one rank, and what the bare link can do.
 struct LinkUse {
   Link link = Link::kProducts;
   std::string what;  // moves over it, for people: `copied from host memory`

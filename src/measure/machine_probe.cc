@@ -24,7 +24,8 @@ constexpr std::size_t kMiB = std::size_t{1} << 20;
 constexpr std::size_t kGiB = std::size_t{1} << 30;
 /// Far beyond the caches, and long enough for a copy engine to reach its rate.
 constexpr std::size_t kCopyBytes = 256 * kMiB;
-/// Of a repeat: beside so many it does not matter that ranks never start at quite the same time.
+/// Copies of a repeat: over this many it does not matter that ranks never start at exactly the same
+/// time.
 constexpr int kCopies = 4;
 /// Moved by one repeat of small gathers.
 constexpr std::size_t kGatherBytes = 256 * kMiB;
@@ -107,9 +108,8 @@ MachineLimits MachineProbe::survey(const std::string& backend_name) {
     const std::size_t least = std::min(kLeastRoom, 4 * effort_.most_bytes);
     if (std::min(mine.device, mine.host) >= least) return;
     throw ConfigError(fmt::format(
-        "measuring needs {} of free memory for each rank, on the device and on the host; here are "
-        "{} "
-        "and {}: end what holds the rest, or use fewer ranks",
+        "measuring needs {} of free memory for each rank, on the device and on the host; {} and {} "
+        "are free: end what uses the rest, or use fewer ranks",
         format_memory(static_cast<double>(least)), format_memory(static_cast<double>(mine.device)),
         format_memory(static_cast<double>(mine.host))));
   });

@@ -12,7 +12,8 @@
 
 namespace zi {
 
-/// How much measuring a machine takes: as it stands, under a minute. Tests take less.
+/// How much effort goes into measuring a machine: these defaults take under a minute. Tests take
+/// less.
 struct ProbeEffort {
   double seconds = 3;                             // of each part, roughly
   std::size_t most_bytes = std::size_t{2} << 30;  // of one buffer; the gathers' apart

@@ -33,7 +33,7 @@ double resident_product_rate(World& world, Device& device, Ops& ops, const Memor
 
 /// Bytes of a buffer for bare copies within device memory, far beyond any cache.
 constexpr std::size_t kMemoryCopyBytes = std::size_t{512} << 20;
-/// A smaller one would rather measure caches.
+/// A smaller one would measure caches.
 constexpr std::size_t kLeastMemoryCopyBytes = std::size_t{128} << 20;
 
 double resident_memory_rate(World& world, Device& device, const MemoryPlan& plan, Stream& stream) {
@@ -66,7 +66,7 @@ RunLimits measure_run_limits(World& world, Engine& engine) {
     stream->synchronize();
   }
   if (plan.host_shards > 0) {
-    // From where the shards rest, one behind the other.
+    // From where the shards rest, one after the other.
     std::vector<int> units;
     for (std::size_t b = 0; b < plan.blocks.size(); ++b) {
       if (plan.tiers[b] != Tier::kHost) continue;

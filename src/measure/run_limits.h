@@ -16,7 +16,7 @@ namespace zi {
 using RunLimits = PerLink<double>;
 
 /// Collective. Measures the links that the engine's plan uses, with the plan's own sizes, in well
-/// under a second each. Ends the engine's passes: their memory is taken again.
+/// under a second each. Ends the engine's passes and measures in their memory.
 RunLimits measure_run_limits(World& world, Engine& engine);
 
 }  // namespace zi

@@ -25,12 +25,12 @@
 namespace zi {
 namespace {
 
-/// A number of the table is left out when the blocks in flight alone would take so many times the
-/// time that it has.
+/// A number of the table is left out when the blocks in flight alone would take this many times the
+/// time that it may take.
 constexpr double kMostPatience = 3;
 
 /// The file, its name already taken away.
-FileDescriptor open_nameless(const std::filesystem::path& directory) {
+FileDescriptor open_unnamed(const std::filesystem::path& directory) {
   std::string name = (directory / ".zero-infer-limits-XXXXXX").string();
   FileDescriptor file(::mkostemp(name.data(), O_CLOEXEC));
   if (!file.is_open()) {
@@ -51,7 +51,7 @@ std::size_t room_for_file(int fd, const std::string& path) {
   }
   std::size_t room = static_cast<std::size_t>(info.f_bavail) * info.f_frsize / 4;
   struct rlimit limit {};
-  // Going over it is a signal that ends the process.
+  // Exceeding it would raise a signal that ends the process.
   if (::getrlimit(RLIMIT_FSIZE, &limit) == 0) room = std::min<std::size_t>(room, limit.rlim_cur);
   return room;
 }
@@ -70,7 +70,7 @@ class Deadline {
   Clock::time_point until_;
 };
 
-/// What stands around the timed blocks of each number.
+/// What is done before and after the timed blocks of each number.
 struct Frame {
   std::function<void()> prepare = [] {};  // untimed
   std::function<void()> finish = [] {};   // timed
@@ -80,7 +80,8 @@ struct Frame {
 std::vector<double> table_of(BlockReader& reader, const StorageEffort& effort,
                              std::size_t file_bytes, const Frame& frame) {
   std::vector<double> rates;
-  // Goes on from number to number: nothing is met again while a cache of the storage may hold it.
+  // Continues from number to number: nothing is read again while a cache of the storage may hold
+  // it.
   std::size_t position = 0;
   double best = 0;
   for (const std::size_t size : effort.sizes) {
@@ -111,7 +112,7 @@ std::vector<double> table_of(BlockReader& reader, const StorageEffort& effort,
 }  // namespace
 
 StorageProbe::StorageProbe(const std::filesystem::path& directory, const StorageEffort& effort)
-    : path_(directory.string()), effort_(effort), file_(open_nameless(directory)) {
+    : path_(directory.string()), effort_(effort), file_(open_unnamed(directory)) {
   const std::size_t room = room_for_file(file_.get(), path_);
   if (room < effort_.least_bytes) {
     throw IoError(fmt::format(
@@ -128,11 +129,11 @@ bool StorageProbe::enable_direct(const std::byte* page) const {
   if (!enable_direct_reads(file_.get(), path_)) return false;
   if (::pwrite(file_.get(), page, kPageBytes, 0) >= 0 || errno != EINVAL) return true;
   ::fcntl(file_.get(), F_SETFL, flags);
-  log_warning("O_DIRECT writes are refused for " + path_ + "; buffered ones are used, and reads");
+  log_warning("O_DIRECT writes are refused for " + path_ + "; writes and reads are buffered");
   return false;
 }
 
-void StorageProbe::reserve_anew() const {
+void StorageProbe::reserve_again() const {
   int result = ::ftruncate(file_.get(), 0);
   while (result == 0 && ::fallocate(file_.get(), 0, 0, static_cast<off_t>(most_bytes_)) != 0) {
     if (errno != EINTR) result = -1;
@@ -165,10 +166,10 @@ StorageTable StorageProbe::measure(Device& device) {
   for (std::size_t i = 0; i < staging.bytes() / sizeof(std::uint64_t); ++i) words[i] = mix64(i);
   BlockSource file{file_.get(), path_, enable_direct(staging.data())};
   const Frame of_writes{
-      [&] { reserve_anew(); },
+      [&] { reserve_again(); },
       [&] {
         if (::fdatasync(file.fd) == 0) return;
-        throw IoError(system_error_text(path_, "cannot bring the file to the disk", errno));
+        throw IoError(system_error_text(path_, "cannot flush the file to the disk", errno));
       }};
   StorageTable table;
   std::size_t file_bytes = 0;

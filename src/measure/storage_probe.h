@@ -13,17 +13,17 @@ namespace zi {
 
 /// How much of a storage is tried, and for how long.
 struct StorageEffort {
-  double fill_seconds = 3;                           // that the file is made larger, at most
+  double fill_seconds = 3;                           // at most, for making the file larger
   double seconds = 0.4;                              // of each number in the table
   std::size_t most_bytes = std::size_t{2} << 30;     // of the file
-  std::size_t least_bytes = std::size_t{128} << 20;  // it must be possible; a block at least
+  std::size_t least_bytes = std::size_t{128} << 20;  // must be possible; at least a block
   std::vector<int> depths = {1, 4, 16, 32};          // blocks in flight, ascending
   std::vector<std::size_t> sizes = {std::size_t{128} << 10, std::size_t{1} << 20,
                                     std::size_t{4} << 20};  // of a block, ascending
 };
 
 /// What a storage gave: bytes per second for each size (outer) and depth (inner) of the effort; 0
-/// where so many blocks in flight would have taken too long.
+/// where this many blocks in flight would have taken too long.
 struct StorageTable {
   std::vector<double> reads;
   std::vector<double> writes;
@@ -48,7 +48,7 @@ class StorageProbe {
   /// Turns O_DIRECT on; false where reads or writes of the storage refuse it. `page` is written.
   bool enable_direct(const std::byte* page) const;
   /// Empties the file and reserves its space again, where the file system can.
-  void reserve_anew() const;
+  void reserve_again() const;
   /// Writes what of the file there is time for; returns its bytes.
   std::size_t fill(BlockReader& writer) const;
 

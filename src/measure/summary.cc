@@ -43,7 +43,7 @@ std::string summarize(World& world, Engine& engine, const Engine::Outcome& outco
     total.new_tokens += r.generation.new_tokens;
     total.prompt_rows += r.generation.prompt_rows;
     total.sequences += r.generation.sequences;
-    total.set_backs += r.generation.set_backs;
+    total.preemptions += r.generation.preemptions;
     total.failed.refused += r.generation.failed.refused;
     total.failed.not_finite += r.generation.failed.not_finite;
     total.idle_seconds = std::max(total.idle_seconds, r.generation.idle_seconds);
@@ -67,18 +67,18 @@ std::string summarize(World& world, Engine& engine, const Engine::Outcome& outco
       static_cast<double>(total.new_tokens + (engine.config().score ? total.prompt_rows : 0)) /
           std::max(total.seconds, 1e-9),
       total.passes, pass_seconds * 1e3,
-      total.set_backs > 0 ? fmt::format(", {} sequences set back", total.set_backs) : "",
+      total.preemptions > 0 ? fmt::format(", {} sequences preempted", total.preemptions) : "",
       total.idle_seconds > 0.1
           ? fmt::format(", and {:.1f} s without a prompt to work on", total.idle_seconds)
           : "");
-  out += "bytes of rank 0, the rates beside what the bare link gave in this run:\n";
+  out += "what rank 0 moved (limit: what the bare link gave in this run):\n";
   for (const LinkUse& use : link_uses(engine, mine.fetched, passes, limits)) {
     out += link_row(use, pass_seconds, RowOf::kSummary);
   }
   const double planned = static_cast<double>(plan.process_bytes());
-  out +=
-      fmt::format("loaded in {:.2f} s; peak memory of a rank {} (planned {} beside the program)",
-                  load_seconds, format_memory(static_cast<double>(peak)), format_memory(planned));
+  out += fmt::format(
+      "loaded in {:.2f} s; peak memory of a rank {} (planned {}, the program itself not counted)",
+      load_seconds, format_memory(static_cast<double>(peak)), format_memory(planned));
   return out;
 }
 

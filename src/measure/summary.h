@@ -10,7 +10,7 @@ namespace zi {
 std::size_t peak_memory_bytes();
 
 /// Collective. What the job did, for people: rate, passes, what a pass moved and from where, each
-/// rate beside the limit measured in this run, memory beside the plan. The text on rank 0, empty
+/// rate with the limit measured in this run, memory with the plan. The text on rank 0, empty
 /// elsewhere.
 std::string summarize(World& world, Engine& engine, const Engine::Outcome& outcome);
 

@@ -37,7 +37,7 @@ bool Trace::add(const PassTimes& t) {
   keep(kComputeLane, kGraph, t.graph, t.pass);
   for (const UnitTimes& unit : t.units) {
     PerLink<Interval> moved = unit.moved;
-    // Several are under way at once: each from where the one before it was there.
+    // Several reads are under way at once: each counts from the end of the one before it.
     Interval& read = moved[Link::kRead];
     read.begin = std::max(read.begin, read_until_);
     read_until_ = std::max(read_until_, read.end);
@@ -90,7 +90,7 @@ std::string Trace::events(int rank, double zero) const {
         rank, lane, name_of(lane));
   }
   for (const Mark& m : marks_) {
-    // Whole nanoseconds, so that what follows on something does not begin within it.
+    // Whole nanoseconds, so that an interval does not begin within the one before it.
     const auto nanoseconds = [zero](double moment) { return std::llround((moment - zero) * 1e9); };
     const auto begin = nanoseconds(m.interval.begin), end = nanoseconds(m.interval.end);
     fmt::format_to(

@@ -18,7 +18,7 @@ namespace zi {
 /// looks like an earlier one, and a viewer holds no more.
 class Trace {
  public:
-  /// Whether it was still room for this pass; it is kept whole or not at all.
+  /// Whether there was room for this pass; it is kept whole or not at all.
   bool add(const PassTimes& times);
 
   /// Collective. Rank 0 writes all ranks' intervals to its `file` (null elsewhere), at times since
@@ -45,7 +45,7 @@ class Trace {
   void keep(Lane lane, int unit, const Interval& interval, std::uint64_t pass, bool waits = false);
   static std::string_view name_of(Lane lane);
   static std::string name_of(const Mark& mark);
-  /// This rank's events, one JSON object a line, each with a comma behind it.
+  /// This rank's events, one JSON object per line, each followed by a comma.
   std::string events(int rank, double zero) const;
 
   std::vector<Mark> marks_;

@@ -12,9 +12,9 @@
 namespace zi {
 namespace {
 
-/// A change is worth a line when it makes the job so much faster.
+/// A change is worth a line when it makes the job this much faster.
 constexpr double kWorth = 1.2;
-/// Lanes are enough when they give so much of what any number of them gives.
+/// Lanes are enough when they give this share of the most that any number of lanes gives.
 constexpr double kNearlyAll = 0.95;
 /// GPUs that hosts have at most.
 constexpr int kMostGpus = 8;
@@ -44,7 +44,8 @@ class Adviser {
     more_ranks();
     fewer_ranks();
     bits();
-    if (lines_.empty()) lines_.push_back("nothing but a faster machine: products bound a pass");
+    if (lines_.empty())
+      lines_.push_back("nothing but a faster machine: matrix products bound a pass");
     return std::move(lines_);
   }
 
@@ -52,7 +53,7 @@ class Adviser {
   bool faster(const std::optional<PassLimit>& other, double than) const {
     return other && other->tokens_per_second() >= kWorth * than;
   }
-  bool waits_for_arithmetic() const {
+  bool is_compute_bound() const {
     return base_.bottleneck().link == Link::kProducts && !base_.products_read_weights;
   }
   bool offloads() const { return plan_.host_shards + plan_.nvme_shards > 0; }
@@ -65,19 +66,19 @@ class Adviser {
               ? fmt::format("the KV cache holds no sequence of {} tokens: raise --kv-budget or "
                             "lower --tokens",
                             planner_.tokens())
-              : fmt::format("--batch-size {}: the KV cache holds no more sequences of {} "
-                            "tokens at once, others are set back and computed again",
+              : fmt::format("--batch-size {}: the KV cache holds no more sequences of {} tokens at "
+                            "once, others are preempted and computed again",
                             largest, planner_.tokens()));
       return;
     }
-    // The fewest that come near the most that any number gives.
+    // The fewest lanes that come near the most that any number gives.
     const std::optional<PassLimit> most = planner_.fastest(config_);
     for (const BatchLimit& batch : planner_.batches(config_)) {
       if (batch.batch <= base_.batch || !faster(batch.limit, base_.tokens_per_second())) continue;
       if (batch.limit->tokens_per_second() < kNearlyAll * most->tokens_per_second()) continue;
       const bool as_long = batch.limit->seconds() < 1.01 * base_.seconds();
       const std::string takes =
-          as_long ? "as long"
+          as_long ? "just as long"
                   : fmt::format("{} instead of {}", format_seconds(batch.limit->seconds()),
                                 format_seconds(base_.seconds()));
       lines_.push_back(
@@ -91,7 +92,7 @@ class Adviser {
   /// Lanes beyond those that the cache holds now, in memory that blocks leave where they can.
   void kv_budget() {
     const std::optional<PassLimit> now = planner_.fastest(config_);
-    if (!now || waits_for_arithmetic()) return;
+    if (!now || is_compute_bound()) return;
     std::optional<PassLimit> best;
     RunConfig with;
     for (const bool offload : {false, true}) {
@@ -109,7 +110,7 @@ class Adviser {
       }
     }
     if (!best || best->batch == 0) return;
-    // What following it gives: the plan is made for so many lanes.
+    // What following this advice gives: the plan is made for this many lanes.
     with.batch_size = {best->batch};
     best = planner_.at(with, best->batch);
     if (!faster(best, now->tokens_per_second())) return;
@@ -174,13 +175,13 @@ class Adviser {
     const double together = limit->tokens_per_second() * ranks;
     if (together < kWorth * base_.tokens_per_second()) return;
     lines_.push_back(fmt::format(
-        "less travel: one rank holds the model: {} jobs of one rank each give {} together", ranks,
-        tokens_text(together)));
+        "less travel: one rank can hold the model, so {} jobs of one rank each give {} together",
+        ranks, tokens_text(together)));
   }
 
   /// Only what it would give: weights are 16 bit so far.
   void bits() {
-    if (waits_for_arithmetic()) return;
+    if (is_compute_bound()) return;
     const auto with = [this](double share) {
       const PassLimit bare = pass_limit(plan_, open_.model->config(), planner_.machine().limits,
                                         {.ranks = planner_.machine().ranks,

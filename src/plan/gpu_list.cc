@@ -55,8 +55,9 @@ constexpr auto kGpus = std::to_array<Gpu>({
     {"rtx3090", "GeForce RTX 3090, 24 GB", "RTX 3090", 22.6, 936, 31.5, Peers::kHost, 0, 71},
 });
 
-// What of a data sheet's numbers programs reach: a little less than was measured on H100 (copies
-// 0.87 of PCIe, gathers 0.78 of NVLink, memory 0.90, products' weights 0.84, arithmetic 0.80).
+// The share of a data sheet's numbers that programs reach: a little less than was measured on H100
+// (copies 0.87 of PCIe, gathers 0.78 of NVLink, memory 0.90, products' weights 0.84, arithmetic
+// 0.80).
 constexpr double kPcieShare = 0.8;
 constexpr double kSharedPcieShare = 0.6;  // with the other GPUs of the host at work
 constexpr double kNvLinkShare = 0.75;
@@ -65,7 +66,7 @@ constexpr double kHostPeerShare = 0.3;  // each byte goes up and down
 constexpr double kMemoryShare = 0.85;
 constexpr double kWeightsShare = 0.8;
 constexpr double kArithmeticShare = 0.7;
-/// A PCIe 4 drive of the plainer kind; on hosts of H100 and H200 1.7 to 3.0 were measured.
+/// An ordinary PCIe 4 drive; on hosts of H100 and H200, 1.7 to 3.0 were measured.
 constexpr double kTypicalRead = 1.7;
 
 /// Weights that stream from memory until arithmetic takes over (bfloat16: one operation a byte and
@@ -131,10 +132,10 @@ MachineLimits limits_of_listed_gpu(const std::string& name, int world, int ranks
   const auto gpu = std::ranges::find_if(kGpus, [&](const Gpu& g) { return lower == g.name; });
   if (gpu == kGpus.end()) {
     const std::string near = suggestion(lower, listed_gpus());
-    throw ConfigError(one_line(
-        fmt::format("--gpus-like: there is no GPU `{}` in the list{}; it has {}. For another one "
-                    "give --limits FILE of zero-infer limits",
-                    name, near, fmt::join(listed_gpus(), ", "))));
+    throw ConfigError(
+        one_line(fmt::format("--gpus-like: there is no GPU `{}` in the list{}; it has {}. For any "
+                             "other GPU give --limits FILE, which zero-infer limits writes",
+                             name, near, fmt::join(listed_gpus(), ", "))));
   }
   const bool known = lower == "h100" || lower == "h200";
   MachineLimits limits =

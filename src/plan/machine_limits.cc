@@ -24,10 +24,10 @@ ordered_json storage_json(const std::vector<StorageRate>& rates) {
   return list;
 }
 
-/// A rate as it stands in the file; one that is no finite number from 0 on is refused.
+/// A rate as the file has it; one that is not a finite number of at least 0 is refused.
 double rate_of(const ordered_json& object, const char* key, double scale) {
   const double value = object.at(key).get<double>() * scale;
-  if (!std::isfinite(value) || value < 0) throw ConfigError(fmt::format("`{}` is no rate", key));
+  if (!std::isfinite(value) || value < 0) throw ConfigError(fmt::format("`{}` is not a rate", key));
   return value;
 }
 
@@ -42,7 +42,7 @@ std::vector<StorageRate> storage_of(const ordered_json& list) {
 
 std::size_t bytes_of(const ordered_json& object, const char* key) {
   if (!object.at(key).is_number_unsigned()) {
-    throw ConfigError(fmt::format("`{}` is no number of bytes", key));
+    throw ConfigError(fmt::format("`{}` is not a number of bytes", key));
   }
   return object.at(key).get<std::size_t>();
 }
@@ -52,18 +52,18 @@ int ranks_of(const ordered_json& object, const char* key) {
   constexpr std::int64_t kMost = 1'000'000;
   const ordered_json& value = object.at(key);
   if (!value.is_number_integer() || value < 1 || value > kMost) {
-    throw ConfigError(fmt::format("`{}` is no number of ranks", key));
+    throw ConfigError(fmt::format("`{}` is not a number of ranks", key));
   }
   return value.get<int>();
 }
 
-/// What a plan cannot do without, and what it takes for granted.
+/// What a plan needs, and what it relies on.
 void check(const MachineLimits& limits) {
   if (limits.backend != "cpu" && limits.backend != "cuda") {
     throw ConfigError("`backend` is neither cpu nor cuda");
   }
   if (limits.world % limits.ranks_per_host != 0) {
-    throw ConfigError("`world` is no multiple of `ranks_per_host`");
+    throw ConfigError("`world` is not a multiple of `ranks_per_host`");
   }
   if (limits.device_memory <= 0) throw ConfigError("`device_memory_gb_s` is 0");
   if (limits.products.empty()) throw ConfigError("`products` is empty");
@@ -71,13 +71,13 @@ void check(const MachineLimits& limits) {
     const ProductRate& p = limits.products[i];
     const bool ascends = p.rows > (i == 0 ? 0 : limits.products[i - 1].rows);
     if (!ascends || p.weights_rate <= 0 || p.operations_rate <= 0) {
-      throw ConfigError("`products` are not ascending rows with rates above 0");
+      throw ConfigError("`products` must be in order of rows, with rates above 0");
     }
   }
   for (std::size_t i = 0; i < limits.gather.size(); ++i) {
     const bool ascends = limits.gather[i].bytes > (i == 0 ? 0 : limits.gather[i - 1].bytes);
     if (!ascends || limits.gather[i].rate <= 0) {
-      throw ConfigError("`gather` is not ascending bytes with rates above 0");
+      throw ConfigError("`gather` must be in order of bytes, with rates above 0");
     }
   }
 }

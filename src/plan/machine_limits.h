@@ -54,7 +54,8 @@ struct MachineLimits {
 
   /// The best of `reads`; 0 without any.
   double best_read() const;
-  /// Of gathers of about so many bytes: between two sizes by interpolation over the logarithm.
+  /// The rate of gathers of about this many bytes: between two sizes, by interpolation over the
+  /// logarithm.
   double gather_rate(std::size_t gathered_bytes) const;
 
   /// One JSON object (rates in GB/s and TFLOP/s, names as above), and back. `from_json` throws

@@ -58,9 +58,9 @@ double operations_of(const MemoryPlan& plan, std::int64_t batch) {
   return 2 * elements * static_cast<double>(batch);
 }
 
-/// Operations per second of products with so many rows: a straight line between two measured ones
-/// on logarithmic scales, which is exact where weights are streamed. Fewer rows than measured are
-/// streamed, too; more gain nothing.
+/// Operations per second of products with this many rows: a straight line between two measured ones
+/// on logarithmic scales, which is exact where weights are streamed. For fewer rows than measured,
+/// weights are streamed as well; more rows gain nothing.
 double product_rate(const std::vector<ProductRate>& products, std::int64_t rows) {
   if (products.empty()) return 0;
   const auto above =

@@ -24,7 +24,7 @@ struct PassLimit {
   std::int64_t batch = 1;  // lanes of a rank, one row each
   int ranks = 1;
   std::vector<LinkLoad> links;         // those that are used
-  bool products_read_weights = false;  // so few rows that products wait for memory, not arithmetic
+  bool products_read_weights = false;  // few rows: products wait for memory, not for arithmetic
 
   const LinkLoad& bottleneck() const;
   double seconds() const { return bottleneck().seconds(); }

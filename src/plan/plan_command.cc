@@ -23,7 +23,7 @@ OpenModel open_for_plan(const RunConfig& config) {
   } catch (const CheckpointError& error) {
     if (std::filesystem::is_directory(config.model)) throw;
     throw CheckpointError(std::string(error.what()) +
-                          ". A plan needs its config.json alone: config/models has those of BLOOM, "
+                          ". A plan needs only a config.json: config/models has those of BLOOM, "
                           "such as --model config/models/bloom-176b");
   }
 }
@@ -57,10 +57,11 @@ std::string plan_text(const RunConfig& config, const PlanOptions& options) {
   report.notes.insert(report.notes.end(), open.warnings.begin(), open.warnings.end());
   if (open.assumed) report.notes.push_back("there are no weights: bfloat16 is assumed");
   if (open.compute_dtype == DType::kFloat32) {
-    report.notes.push_back("the rate of products is that of 16 bit, float32 is slower");
+    report.notes.push_back("the rate of matrix products is for 16-bit types; float32 is slower");
   }
   if (report.parameters * static_cast<double>(size_of(open.weight_dtype)) < kCacheBytes) {
-    report.notes.push_back("so small a model stays in caches: passes can be faster than memory");
+    report.notes.push_back(
+        "a model this small stays in caches: passes can be faster than memory allows");
   }
   const Planner planner(open, report.machine, options.tokens);
   report.plan = planner.plan(config);

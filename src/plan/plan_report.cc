@@ -11,8 +11,8 @@
 namespace zi {
 namespace {
 
-/// Of a process, beside what is planned: the program and its libraries. Peaks of runs, less their
-/// plans: on CPUs, on one GPU, and on two with NCCL.
+/// Memory of a process that no plan counts: the program and its libraries. Measured as peaks of
+/// runs minus their plans: on CPUs, on one GPU, and on two with NCCL.
 constexpr std::size_t kProgramBytes = std::size_t{50} << 20;
 constexpr std::size_t kCudaProgramBytes = std::size_t{450} << 20;
 constexpr std::size_t kNcclProgramBytes = std::size_t{750} << 20;
@@ -45,7 +45,7 @@ std::string lanes_table(const PlanReport& r) {
     lengths += fmt::format("{:>8}", tokens);
     lanes += fmt::format("{:>8}", lanes_held(r.plan, tokens));
   }
-  return fmt::format("\nKV cache: {} a token; the lanes that it holds\n{}\n{}\n",
+  return fmt::format("\nKV cache: {} per token; lanes that it can hold\n{}\n{}\n",
                      format_bytes(static_cast<double>(r.kv_token_bytes)), lengths, lanes);
 }
 
@@ -55,7 +55,7 @@ std::string host_lines(const PlanReport& r) {
                               : r.machine.ranks == 1 ? kCudaProgramBytes
                                                      : kNcclProgramBytes;
   std::string out = fmt::format(
-      "\nMemory of a host at its peak: {} of {} ({} planned for a rank, {} for its program)\n",
+      "\nMemory of a host at its peak: {} of {} (per rank {} planned, {} for the program itself)\n",
       memory(r.host_peak_bytes() + ranks * program), memory(r.machine.host_free),
       memory(r.plan.process_bytes()), memory(program));
   if (r.host_disk_bytes() > 0) {
@@ -143,7 +143,7 @@ std::string report_text(const PlanReport& report) {
   out += fmt::format("\nWhere everything rests (one rank, batch {})\n{}\n", report.plan.lanes,
                      report.plan.table());
   out += lanes_table(report) + host_lines(report) + pass_table(report) + batches_table(report);
-  out += "\nWhat would relieve it\n";
+  out += "\nWhat would help\n";
   for (const std::string& line : report.advice) out += fmt::format("  - {}\n", line);
   return out;
 }

@@ -21,7 +21,7 @@ struct PlanReport {
   std::vector<std::string> advice;
   std::vector<std::string> notes;  // what was assumed
 
-  /// Lengths of sequences for which lanes are told: the usual ones and `tokens`, ascending.
+  /// The sequence lengths for which lanes are shown: the usual ones and `tokens`, ascending.
   std::vector<std::int64_t> lengths() const;
   /// Planned memory of all ranks of a host, and of their shard files on its disk.
   std::size_t host_peak_bytes() const;

@@ -54,7 +54,7 @@ MachineLimits read_limits(const std::string& path) {
   }
 }
 
-/// Of CPUs: what machines of 2 to 32 cores were measured at, shared by the ranks of a host.
+/// For CPUs: what machines of 2 to 32 cores were measured at, shared by the ranks of a host.
 MachineLimits typical_cpu(int world, int ranks_per_host) {
   const auto cores = static_cast<double>(std::max(1u, std::thread::hardware_concurrency()));
   const auto sharers = static_cast<double>(ranks_per_host);
@@ -75,11 +75,11 @@ MachineLimits typical_cpu(int world, int ranks_per_host) {
 
 /// Rates for the devices of this host that nobody has measured.
 MachineLimits typical_limits(PlannedMachine& machine, const DeviceSurvey& survey) {
-  constexpr const char* kAdvice = "zero-infer limits measures this machine's";
+  constexpr const char* kAdvice = "zero-infer limits measures this machine";
   MachineLimits limits;
   if (survey.device_is_host()) {
     limits = typical_cpu(machine.ranks, machine.ranks_per_host);
-    limits.source = fmt::format("typical of so many cores; {}", kAdvice);
+    limits.source = fmt::format("typical of this number of cores; {}", kAdvice);
     return limits;
   }
   const std::optional<std::string> listed = listed_name(survey.device);
@@ -89,19 +89,19 @@ MachineLimits typical_limits(PlannedMachine& machine, const DeviceSurvey& survey
   return limits;
 }
 
-/// The limits of this host that were kept for so many ranks.
+/// The limits of this host that were kept for this many ranks.
 std::optional<MachineLimits> kept(PlannedMachine& machine, const DeviceSurvey& survey) {
   try {
     std::optional<MachineLimits> limits = find_kept_limits(survey.backend, machine.ranks);
     if (!limits) return limits;
-    // Names of hosts repeat, and homes are shared.
+    // Different hosts may have the same name, and homes are shared.
     if (limits->backend == survey.backend && limits->device == survey.device &&
         limits->world == machine.ranks && limits->ranks_per_host == machine.ranks_per_host) {
       return limits;
     }
-    machine.notes.push_back(
-        one_line(fmt::format("the kept limits are of another machine ({}, {} ranks) and not used",
-                             limits->device, limits->world)));
+    machine.notes.push_back(one_line(
+        fmt::format("the kept limits are of another machine ({}, {} ranks) and are not used",
+                    limits->device, limits->world)));
     return std::nullopt;
   } catch (const Error& error) {
     machine.notes.push_back(
@@ -148,8 +148,8 @@ void take_file(PlannedMachine& machine, const RunConfig& config, const PlanOptio
   const bool wants_cuda = config.backend == BackendChoice::kCuda;
   if ((wants_cpu && file.backend != "cpu") || (wants_cuda && file.backend != "cuda")) {
     throw ConfigError(
-        one_line(fmt::format("--limits {} was measured with the {} backend; leave "
-                             "--backend away, or measure with it",
+        one_line(fmt::format("--limits {} was measured with the {} backend; leave out --backend, "
+                             "or measure with that backend",
                              *options.limits, file.backend)));
   }
   if (file.world != machine.ranks) {
@@ -218,7 +218,7 @@ PlannedMachine choose_machine(const RunConfig& config, const PlanOptions& option
     machine.peers_bytes = kNcclBytes;
     if (!options.host_memory) {
       machine.host_free = survey_devices(BackendChoice::kCpu, 1).host_free;
-      machine.notes.push_back("the host's memory is this machine's: see --host-memory");
+      machine.notes.push_back("the host's memory is taken from this machine: see --host-memory");
     }
   } else if (file) {
     take_file(machine, config, options, std::move(*file));

@@ -23,7 +23,7 @@ struct PlannedMachine {
   /// The CPU backend: device memory comes out of the host's.
   bool device_is_host() const { return limits.backend == "cpu"; }
   int hosts() const { return (ranks + ranks_per_host - 1) / ranks_per_host; }
-  /// The same machine with so many ranks on one host.
+  /// The same machine with this many ranks on one host.
   PlannedMachine with_ranks(int count) const;
 };
 
@@ -32,9 +32,9 @@ struct PlannedMachine {
 bool speaks_for_job();
 
 /// The machine that the options describe: listed GPUs, or the one that a file of limits was
-/// measured on; else this one, with the limits that were kept here, or typical ones. Ranks that
-/// nobody gave are those of mpirun, or of the file. Throws ConfigError with one line for options
-/// that make no machine.
+/// measured on; else this one, with the limits that were kept here, or typical ones. If no number
+/// of ranks was given, it is that of mpirun, or of the file. Throws ConfigError with one line for
+/// options that make no machine.
 PlannedMachine choose_machine(const RunConfig& config, const PlanOptions& options);
 
 }  // namespace zi

@@ -11,7 +11,7 @@
 namespace zi {
 namespace {
 
-/// Lanes that are looked at: more are of no use on any machine.
+/// The most lanes that are tried: more are of no use on any machine.
 constexpr std::int64_t kMostLanes = 1 << 16;
 
 /// 1, 2, 4, .. below `end`.

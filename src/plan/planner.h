@@ -17,7 +17,7 @@ namespace zi {
 /// A number of lanes, and the least time of a pass with them.
 struct BatchLimit {
   std::int64_t batch = 1;
-  std::optional<PassLimit> limit;  // nothing: so many sequences do not fit at once
+  std::optional<PassLimit> limit;  // nothing: this many sequences do not fit at once
 };
 
 /// Plans runs of one model on one machine, all of them by the engine's own make_plan.
@@ -36,8 +36,8 @@ class Planner {
                                               const RunConfig& config) const;
   PassLimit limit(const MemoryPlan& plan, std::int64_t batch) const;
 
-  /// The limit of a run with so many lanes; nothing when it is refused, or when its KV cache holds
-  /// fewer sequences.
+  /// The limit of a run with this many lanes; nothing when it is refused, or when its KV cache
+  /// holds fewer sequences.
   std::optional<PassLimit> at(RunConfig config, std::int64_t batch) const;
   /// The most lanes for which `at` has an answer; 0: not even one.
   std::int64_t largest_batch(const RunConfig& config) const;
@@ -54,7 +54,7 @@ class Planner {
   std::int64_t tokens_;
 };
 
-/// Sequences of so many tokens that the plan's KV cache holds at once.
+/// How many sequences of `tokens` tokens the plan's KV cache holds at once.
 std::int64_t lanes_held(const MemoryPlan& plan, std::int64_t tokens);
 
 }  // namespace zi

@@ -46,7 +46,7 @@ struct NamedToken {
   std::optional<std::int32_t> id;  // where the file says it
   bool special = false;            // left out of decoded text
   std::optional<bool> normalized;  // searched after those that are not; absent: if not special
-  std::string unsupported;         // `lstrip` or the like, where the file wants it
+  std::string unsupported;         // `lstrip` or the like, where the file asks for it
   std::string file;                // for messages
 
   bool is_normalized() const { return normalized.value_or(!special); }

@@ -23,11 +23,11 @@ using nlohmann::json;
 /// Of equal bytes in this process; it is never stored.
 std::uint64_t hash_of(std::string_view bytes) { return std::hash<std::string_view>()(bytes); }
 
-/// A last line that a job could not finish begins as every line of ours does.
+/// A last line that a job could not finish begins like every line that we write.
 void check_cut_line(std::string_view text) {
   constexpr std::string_view kBegin = "{\"id\":";
   if (!text.starts_with(kBegin.substr(0, std::min(kBegin.size(), text.size())))) {
-    throw PromptError("it is no result, and not ended by a newline");
+    throw PromptError("it is not a result, and does not end with a newline");
   }
 }
 
@@ -82,10 +82,10 @@ class SkipDone : public PromptSource {
     const auto found = done_->by_id.find(prompt.id);
     if (found == done_->by_id.end()) return false;
     if (found->second.answers(prompt)) return true;
-    throw PromptError(fmt::format(
-        "{}: id {} stands in the output file with another prompt; --resume goes on with the same "
-        "prompts: give --output another file",
-        prompt.where, in_quotes(prompt.id)));
+    throw PromptError(
+        fmt::format("{}: id {} is in the output file with another prompt; --resume needs the same "
+                    "prompts: give --output another file",
+                    prompt.where, in_quotes(prompt.id)));
   }
 
   std::unique_ptr<PromptSource> source_;
@@ -145,10 +145,10 @@ FinishedPrompts FinishedPrompts::read(FileDescriptor file, const std::string& na
 
 void FinishedPrompts::check_kind(bool score, std::int64_t wanted, const std::string& name) const {
   if (const auto other = score ? generated_line : scored_line) {
-    throw ConfigError(fmt::format(
-        "{}:{} was written {} --score, this job runs {} it; --resume goes on with the same kind of "
-        "results: give --output another file",
-        name, *other, score ? "without" : "with", score ? "with" : "without"));
+    throw ConfigError(
+        fmt::format("{}:{} was written {} --score, this job runs {} it; --resume needs results of "
+                    "the same kind: give --output another file",
+                    name, *other, score ? "without" : "with", score ? "with" : "without"));
   }
   if (generated_line && logprobs != wanted) {
     log_warning(

@@ -12,8 +12,8 @@
 
 namespace zi {
 
-/// What an output file says of a finished prompt; a hash stands for the prompt, as a job may have
-/// millions of them.
+/// What an output file says of a finished prompt; it has a hash in place of the prompt, because a
+/// job may have millions of them.
 struct FinishedPrompt {
   std::uint64_t hash = 0;  // of `prompt`, or of `prompt_ids` where the line has them
   std::int64_t prompt_tokens = 0;
@@ -36,7 +36,7 @@ struct FinishedPrompts {
   std::int64_t logprobs = 0;
 
   /// Reads whole lines; a last one that is cut counts only as one of ours. Throws PromptError
-  /// naming a line that is not. `name` stands in messages.
+  /// naming a line that is not. `name` is for messages.
   static FinishedPrompts read(FileDescriptor file, const std::string& name);
 
   /// A file holds results of one kind. Throws ConfigError when it has some of the other; warns when
@@ -45,7 +45,7 @@ struct FinishedPrompts {
   void check_kind(bool score, std::int64_t logprobs, const std::string& name) const;
 };
 
-/// Leaves out prompts whose id is in `done`; `total` is less by their number. `take` throws
+/// Leaves out prompts whose id is in `done`; `total` is reduced by their number. `take` throws
 /// PromptError where the id is there with another prompt: the output belongs to other prompts.
 std::unique_ptr<PromptSource> skip_done(std::unique_ptr<PromptSource> source,
                                         std::shared_ptr<const FinishedPrompts> done);

@@ -52,7 +52,7 @@ std::string id_of(const nlohmann::json& object) {
   const auto it = object.find("id");
   if (it == object.end()) return {};
   if (!it->is_string() && !it->is_number_integer()) {
-    throw PromptError("`id` is neither a string nor an integer of 64 bits");
+    throw PromptError("`id` is neither a string nor a 64-bit integer");
   }
   return it->dump();
 }

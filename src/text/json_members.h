@@ -14,8 +14,8 @@
 
 namespace zi {
 
-/// Members of the tokenizer's JSON files, read with CheckpointErrors that name member and value.
-/// The file stands in front of a message where the caller has put it there.
+/// Members of the tokenizer's JSON files, read with CheckpointErrors that name member and value. A
+/// message begins with the file where the caller has put it there.
 
 /// Ids index a table; a file that claims more is damaged.
 inline constexpr std::int64_t kMostTokenIds = 1 << 24;
@@ -46,7 +46,7 @@ inline const nlohmann::json& member(const nlohmann::json& object, const char* ke
 inline bool flag(const nlohmann::json& object, const char* key, bool absent) {
   const nlohmann::json& value = member(object, key);
   if (value.is_null()) return absent;
-  if (!value.is_boolean()) refuse("`{}` is {} and not true or false", key, shown(value));
+  if (!value.is_boolean()) refuse("`{}` is {}, not true or false", key, shown(value));
   return value.get<bool>();
 }
 

@@ -33,7 +33,7 @@ FileDescriptor open_for_reading(const std::filesystem::path& path) {
     throw IoError(fmt::format("{}: fstat: {}", name, system_message(errno)));
   }
   if (S_ISDIR(status.st_mode)) {
-    throw IoError(fmt::format("{}: this is a directory, a file is needed", name));
+    throw IoError(fmt::format("{}: this is a directory; a file is needed", name));
   }
   return file;
 }
@@ -70,7 +70,7 @@ LineReader::Line LineReader::cut(std::size_t length, std::size_t end_bytes) {
   Line line;
   line.number = ++number_;
   line.whole = end_bytes > 0;
-  line.too_long = std::exchange(passing_over_, false) || length > most_bytes_;
+  line.too_long = std::exchange(skipping_line_, false) || length > most_bytes_;
   if (!line.too_long) {
     line.text = std::string_view(buffer_).substr(begin_, length);
     if (line.number == 1 && line.text.starts_with("\xEF\xBB\xBF")) line.text.remove_prefix(3);
@@ -86,13 +86,13 @@ std::optional<LineReader::Line> LineReader::next() {
     if (end != std::string::npos) return cut(end - begin_, 1);
     scanned_ = buffer_.size();
     if (buffer_.size() - begin_ > most_bytes_) {
-      passing_over_ = true;
+      skipping_line_ = true;
       begin_ = buffer_.size();
     }
     if (ended_) return std::nullopt;
     if (fill()) continue;
     ended_ = true;
-    if (begin_ < buffer_.size() || passing_over_) return cut(buffer_.size() - begin_, 0);
+    if (begin_ < buffer_.size() || skipping_line_) return cut(buffer_.size() - begin_, 0);
   }
 }
 

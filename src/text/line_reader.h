@@ -10,8 +10,8 @@
 
 namespace zi {
 
-/// Opens a file, a pipe or a device for reading; `-` is standard input. A FIFO without a writer is
-/// no reason to wait here. Throws IoError with the path.
+/// Opens a file, a pipe or a device for reading; `-` is standard input. Does not wait for the
+/// writer of a FIFO. Throws IoError with the path.
 FileDescriptor open_for_reading(const std::filesystem::path& path);
 
 /// The lines of a file or a pipe. A byte order mark and a last line without `\n` are tolerated; the
@@ -22,12 +22,12 @@ class LineReader {
     std::string_view text;     // without its end; valid until the next call
     std::uint64_t number = 0;  // from 1
     bool whole = true;         // false: the file ends without `\n`
-    bool too_long = false;     // more than `most_bytes`: passed over, `text` is empty
+    bool too_long = false;     // more than `most_bytes`: skipped, `text` is empty
     bool blank() const { return !too_long && text.find_first_not_of(" \t\r") == text.npos; }
   };
 
-  /// `name` stands in messages. As soon as `wake_fd` (an eventfd; -1: none) is readable, `next`
-  /// ends.
+  /// `name` is for messages. As soon as `wake_fd` (an eventfd; -1: none) is readable, `next`
+  /// returns.
   LineReader(FileDescriptor file, std::string name, std::size_t most_bytes, int wake_fd = -1);
 
   /// The next line; none at the end of the file, or when woken. Throws IoError.
@@ -45,7 +45,7 @@ class LineReader {
   std::size_t begin_ = 0;    // of the next line in the buffer
   std::size_t scanned_ = 0;  // no `\n` between begin_ and here
   std::uint64_t number_ = 0;
-  bool passing_over_ = false;  // inside a line that is too long
+  bool skipping_line_ = false;  // inside a line that is too long
   bool ended_ = false;
 };
 

@@ -34,12 +34,13 @@ void initialise_engine() {
     OnigEncoding encodings[] = {ONIG_ENCODING_UTF8};
     return onig_initialize(encodings, 1);
   }();
-  if (result != ONIG_NORMAL) throw Error("Oniguruma does not start: " + reason(result, nullptr));
+  if (result != ONIG_NORMAL)
+    throw Error("Oniguruma could not be initialised: " + reason(result, nullptr));
 }
 
 /// Limits of one search. Patterns of tokenizers look a few times at each byte, and keep an entry of
-/// the stack for each character of a match; a hostile one must end with an error, and neither with
-/// hours nor with the machine's memory.
+/// the stack for each character of a match; a hostile one must end with an error, and must take
+/// neither hours nor all of the machine's memory.
 constexpr unsigned long kRetriesPerByte = 32;
 constexpr unsigned long kMostRetriesBesides = 1'000'000;
 constexpr unsigned int kMostStack = 8'000'000;

@@ -24,7 +24,7 @@ class Regex {
   void isolate(std::string_view text, SplitBudget& budget, const Piece& piece) const;
 
  private:
-  // The engine's OnigRegex; its header cannot stand beside <regex.h>.
+  // The engine's OnigRegex; its header cannot be included together with <regex.h>.
   struct Free {
     void operator()(void* regex) const;
   };

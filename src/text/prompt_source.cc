@@ -106,7 +106,7 @@ class JsonlPrompts : public PromptSource {
     while (most > 0) {
       const std::vector<std::string> errors = pop(most, wait ? &deadline : nullptr, prompts);
       for (const std::string& error : errors) on_error_(error);
-      if (errors.empty() || !prompts.empty()) break;  // else: look again behind the bad lines
+      if (errors.empty() || !prompts.empty()) break;  // else: look again after the bad lines
     }
     return prompts;
   }
@@ -137,7 +137,7 @@ class JsonlPrompts : public PromptSource {
   using TimePoint = std::chrono::steady_clock::time_point;
 
   /// Moves prompts from the queue, waiting for the first item until `deadline` if there is one.
-  /// Returns the messages that stood between them.
+  /// Returns the messages that were between them.
   std::vector<std::string> pop(std::size_t most, const TimePoint* deadline,
                                std::vector<Prompt>& prompts) {
     std::vector<std::string> errors;
@@ -145,7 +145,7 @@ class JsonlPrompts : public PromptSource {
     if (deadline != nullptr) {
       changed_.wait_until(lock, *deadline, [&] { return !queue_.empty() || ended_; });
     }
-    // What was read before the failure comes first.
+    // Prompts read before the failure come first.
     if (queue_.empty() && failure_) std::rethrow_exception(failure_);
     while (!queue_.empty() && prompts.size() < most) {
       Item& item = queue_.front();
@@ -196,7 +196,7 @@ class JsonlPrompts : public PromptSource {
       if (!own_id) prompt.id = std::to_string(index);
       const auto [known, fresh] = line_of_id_.emplace(prompt.id, line.number);
       if (!fresh) {
-        throw PromptError(fmt::format("`id` {}{} stands already in line {}", in_quotes(prompt.id),
+        throw PromptError(fmt::format("`id` {}{} is already used in line {}", in_quotes(prompt.id),
                                       own_id ? "" : " (the line's number, as it has no `id`)",
                                       known->second));
       }

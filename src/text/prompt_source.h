@@ -34,9 +34,9 @@ using PromptErrorCallback = std::function<void(const std::string& message)>;
 /// Throws PromptError for an empty text and for invalid UTF-8.
 std::unique_ptr<PromptSource> prompts_from_flags(const std::vector<std::string>& texts);
 /// `path` may be `-` for standard input. One JSON object a line: {"prompt": ..} or {"prompt_ids":
-/// [..]}, optional `id` (string or integer), `max_new_tokens`; other keys are ignored; empty lines
-/// too. A malformed line, or one with an id that an earlier line has, is reported with file, line
-/// and reason, and the others run; it keeps its index. Reads ahead by a thread of its own with a
+/// [..]}, optional `id` (string or integer), `max_new_tokens`; other keys are ignored; so are empty
+/// lines. A malformed line, or one with an id that an earlier line has, is reported with file, line
+/// and reason, and the others run; it keeps its index. Reads ahead on a thread of its own, with a
 /// bounded queue. Throws IoError when the file cannot be opened; `take` throws it when reading
 /// fails.
 std::unique_ptr<PromptSource> prompts_from_jsonl(const std::filesystem::path& path,

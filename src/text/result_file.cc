@@ -16,7 +16,7 @@
 namespace zi {
 namespace {
 
-/// Offset behind the last `\n`.
+/// Offset after the last `\n`.
 off_t end_of_last_whole_line(int fd, off_t size, const std::string& path) {
   std::array<char, 64 << 10> block;
   for (off_t end = size; end > 0;) {

@@ -14,10 +14,10 @@ namespace zi {
 /// `write` returns. No other job can write the file while the object lives.
 class ResultFile {
  public:
-  /// `path` may be `-` for standard output. Opens and locks the file; what stands there goes with
-  /// the first result. With `resume` it stays, is read, and an unfinished last line is cut off.
-  /// Throws IoError (directory missing, not writable, written by another job), and PromptError with
-  /// `resume` for a file with a line that is not one of ours: it is then left alone.
+  /// `path` may be `-` for standard output. Opens and locks the file; its contents are dropped with
+  /// the first result. With `resume` they stay and are read, and an unfinished last line is cut
+  /// off. Throws IoError (directory missing, not writable, written by another job), and PromptError
+  /// with `resume` for a file with a line that is not one of ours: it is then left alone.
   ResultFile(const std::filesystem::path& path, bool resume);
 
   /// With `resume`: what the file held. None else.
@@ -27,7 +27,7 @@ class ResultFile {
 
   /// Throws IoError naming the path (disk full, ..); the file then holds whole lines only.
   void write(const Result& result);
-  /// A file without a result stays, too.
+  /// Keeps the file even without a result.
   void keep() { file_.keep(); }
 
  private:

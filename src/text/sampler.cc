@@ -26,8 +26,7 @@ struct BetterId {
   }
 };
 
-/// The largest value; NaNs are passed over. Independent lanes let the compiler use vector
-/// registers.
+/// The largest value; NaNs are skipped. Independent lanes let the compiler use vector registers.
 float max_of(std::span<const float> x) {
   constexpr std::size_t kLanes = 32;
   float lanes[kLanes];
@@ -58,7 +57,7 @@ void apply_repetition_penalty(std::span<const std::int32_t> history, float penal
   for (const std::int32_t id : history) {
     if (id < 0 || static_cast<std::size_t>(id) >= raw.size()) continue;
     const auto i = static_cast<std::size_t>(id);
-    // From the raw value: an id that stands in the history twice is changed once.
+    // From the raw value: an id that is in the history twice is changed once.
     logits[i] = raw[i] > 0 ? raw[i] / penalty : raw[i] * penalty;
   }
 }
@@ -123,7 +122,7 @@ void report_best(std::span<const float> logits, double log_sum, std::span<std::i
                             ids.size(), logprobs.size()));
   }
   if (ids.empty()) return;
-  // Few ids are asked for, and fewer and fewer of the others enter: one look at most of them.
+  // Few ids are asked for, and fewer and fewer of the others replace one: most are looked at once.
   std::size_t count = 0;
   for (std::size_t id = 0; id < logits.size(); ++id) {
     const auto worse = [&](std::size_t at) {

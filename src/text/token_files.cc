@@ -34,7 +34,7 @@ std::optional<TextFile> read_if_there(const fs::path& path) {
   return TextFile{path.string(), read_text_file(path, kMostFileBytes)};
 }
 
-/// A special token as a name stands for it.
+/// A special token as a name refers to it.
 struct SpecialToken {
   NamedToken token;
   bool listed = true;  // added_tokens.json knows it as special: not where an AddedToken is marked
@@ -84,7 +84,7 @@ class SpecialNames {
   const std::vector<Dispute>& disputes() const { return disputes_; }
 
  private:
-  /// How a file writes a token that is no mere text: the config marks it, the map does not.
+  /// How a file writes a token that is more than a text: the config marks it, the map does not.
   enum class Objects { kMarked, kAnySpecial };
 
   using List = std::vector<SpecialToken>;
@@ -206,7 +206,7 @@ void sort_by_id(std::vector<NamedToken>& tokens) {
 /// `added_tokens_decoder` of tokenizer_config.json: id -> token.
 std::vector<NamedToken> numbered_by_config(const json& decoder, const std::string& file) {
   if (!decoder.is_object()) {
-    refuse("`added_tokens_decoder` is {} and not an object", shown(decoder));
+    refuse("`added_tokens_decoder` is {}, not an object", shown(decoder));
   }
   std::vector<NamedToken> tokens;
   for (const auto& [key, value] : decoder.items()) {
@@ -301,7 +301,8 @@ std::vector<NamedToken> tokens_beside(const TokenizerFiles& files, const AddedVo
   };
   for (NamedToken token : named.numbered) {
     if (token.content.empty()) continue;
-    // The flags of tokenizer.json count for more than those of added_tokens.json, not so the ids.
+    // The flags of tokenizer.json take precedence over those of added_tokens.json, but its ids do
+    // not.
     const NamedToken* const there = known.find(token.content);
     if (there != nullptr && !named.by_config) {
       token.special = there->special;

@@ -8,7 +8,7 @@
 
 namespace zi {
 
-/// Reads tokenizer.json and what stands beside it. Throws CheckpointError and IoError.
+/// Reads tokenizer.json and the files next to it. Throws CheckpointError and IoError.
 TokenizerFiles read_tokenizer_files(const std::filesystem::path& tokenizer_json);
 
 /// The tokens that tokenizer_config.json, special_tokens_map.json and added_tokens.json name, in

@@ -30,7 +30,7 @@ class Tokenizer {
   Tokenizer& operator=(Tokenizer&&) noexcept;
   ~Tokenizer();
 
-  /// Ids of UTF-8 text, nothing added in front or behind. Throws PromptError for invalid UTF-8
+  /// Ids of UTF-8 text, with nothing added before or after. Throws PromptError for invalid UTF-8
   /// (with the byte's offset), and where the tokenizer's patterns take too long.
   std::vector<std::int32_t> encode(std::string_view text) const;
 
@@ -39,13 +39,13 @@ class Tokenizer {
   /// The bytes of one token: possibly a part of a UTF-8 character. Empty for special tokens.
   std::string_view token_bytes(std::int32_t id) const;
 
-  /// The text that stands for the token in a prompt, also for a special one; empty where there is
-  /// no such token.
+  /// The text that means the token in a prompt, also for a special one; empty where there is no
+  /// such token.
   std::string_view token_text(std::int32_t id) const;
 
   /// Ids from here on have no token and must never be sampled.
   std::int32_t size() const;
-  /// No token stands for more bytes of a text: n tokens hold at most n times as many.
+  /// No token covers more bytes of a text than this: n tokens cover at most n times as many.
   std::size_t longest_token_bytes() const;
   /// A hash of all bytes that were read: equal for equal files.
   std::uint64_t fingerprint() const;

@@ -5,13 +5,13 @@
 
 namespace zi {
 
-/// The text of a file; `name` stands in messages.
+/// The text of a file; `name` is for messages.
 struct TextFile {
   std::string name;
   std::string text;
 };
 
-/// What a tokenizer is made from: tokenizer.json, and what may stand beside it.
+/// What a tokenizer is made from: tokenizer.json, and the files that may be next to it.
 struct TokenizerFiles {
   TextFile tokenizer;
   std::optional<TextFile> config{};              // tokenizer_config.json

@@ -41,7 +41,7 @@ class Alphabet {
   }
   const std::string& character(std::size_t byte) const { return characters_[byte]; }
 
-  /// The bytes that a token stands for; nothing when a character is not of the alphabet. (JSON text
+  /// The bytes of a token; nothing when one of its characters is not of the alphabet. (JSON text
   /// has been checked to be UTF-8 by its parser.)
   std::optional<std::string> bytes(std::string_view token) const {
     std::string out;
@@ -59,7 +59,7 @@ class Alphabet {
     return out;
   }
 
-  /// As the reference decodes: a token with another character stands for its own UTF-8.
+  /// As the reference decodes: a token with any other character means its own UTF-8 bytes.
   std::string decoded(const std::string& token) const { return bytes(token).value_or(token); }
 
  private:
@@ -68,7 +68,7 @@ class Alphabet {
 };
 
 std::string type_of(const json& object, const char* what) {
-  if (!object.is_object()) refuse("{} is {} and not an object", what, shown(object));
+  if (!object.is_object()) refuse("{} is {}, not an object", what, shown(object));
   const json& type = member(object, "type");
   if (!type.is_string()) refuse("{} has no `type`", what);
   return type.get<std::string>();
@@ -117,7 +117,8 @@ void parse_pre_tokenizer(const json& node, int depth, bool& byte_level, PreToken
   steps.push_back(std::move(step));
 }
 
-/// Everything around the model that could change ids or text is known, or refused by its name.
+/// Everything around the model that could change ids or text is either supported or refused by
+/// name.
 void check_surroundings(const json& root) {
   if (const json& normalizer = member(root, "normalizer"); !normalizer.is_null()) {
     refuse("the normalizer {} is not supported (only null)",
@@ -135,7 +136,7 @@ void check_surroundings(const json& root) {
   if (type != "ByteLevel") {
     refuse("the decoder {} is not supported (only ByteLevel)", in_quotes(type));
   }
-  // Calls of the Python reference set both anew, so that what the file says has no effect there.
+  // Every call of the Python reference sets both again, so what the file says has no effect there.
   if (!member(root, "truncation").is_null() || !member(root, "padding").is_null()) {
     log_warning("the tokenizer's `truncation` and `padding` are not applied to prompts");
   }
@@ -248,7 +249,7 @@ void add_own_tokens(const json& root, const std::string& file, AddedVocabulary& 
       return read;
     });
     if (added.contains(token.content)) {
-      refuse("{}: the added token {} stands there twice", file, in_quotes(token.content));
+      refuse("{}: the added token {} is there twice", file, in_quotes(token.content));
     }
     added.add(token);
   }
@@ -286,7 +287,7 @@ json parse_root(const TextFile& file) {
   return root;
 }
 
-/// Equal for equal files; which of them are there counts, too.
+/// Equal for equal files; which of them are there counts as well.
 std::uint64_t hash_of(const TokenizerFiles& files) {
   std::vector<std::uint64_t> hashes;
   const auto add = [&](const std::string& text) {

@@ -33,8 +33,8 @@ std::string read_cpu_name() {
   return "CPU";
 }
 
-/// From here on a copy goes past the caches: a block that is copied once and read once would only
-/// push out what the products are using, and reading its lines before overwriting them costs a
+/// From this size on a copy bypasses the caches: a block that is copied once and read once would
+/// only push out what the products are using, and reading its lines before overwriting them costs a
 /// third of the traffic.
 constexpr std::size_t kStreamingBytes = 1u << 20;
 
@@ -121,7 +121,7 @@ class CpuDevice final : public Device {
   }
 
  private:
-  /// Refuses what the host cannot give.
+  /// Refuses what the host does not have.
   void check_free(std::size_t bytes) const;
 
   std::shared_ptr<Copiers> copiers_;
@@ -145,7 +145,7 @@ void CpuDevice::check_free(std::size_t bytes) const {
   const std::size_t mapped = align_up(bytes, kPageBytes);
   if (bytes > info.total_bytes || mapped > info.free_bytes) {
     throw MemoryError(
-        fmt::format("{} of memory are needed, {} of {} are free on this host; lower the memory "
+        fmt::format("{} of memory is needed, {} of {} is free on this host; lower the memory "
                     "budgets, use more "
                     "hosts or place more of the model on NVMe",
                     format_memory(static_cast<double>(bytes)),

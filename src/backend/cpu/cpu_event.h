@@ -12,9 +12,9 @@
 
 namespace zi {
 
-/// What an event and the tasks that refer to it share, so that either may go first. Each record
-/// makes a new generation; streams may reach generations out of order when an event is recorded on
-/// several.
+/// What an event and the tasks that refer to it share, so that either may be destroyed first. Each
+/// record makes a new generation; streams may reach generations out of order when an event is
+/// recorded on several.
 class EventState {
  public:
   using Clock = std::chrono::steady_clock;

@@ -28,10 +28,11 @@ using Tag = dnnl::memory::format_tag;
 /// Activation rows of a tile: fills the kernels' narrowest register block, and with it one row
 /// streams as fast.
 constexpr std::int64_t kTileRows = 16;
-/// Packed tiles in flight; more rows than these hold make the weights stream again.
+/// Packed tiles in flight; for more rows than these hold, the weights stream again.
 constexpr std::size_t kPackedBytes = 32u << 20;
 constexpr std::int64_t kMinPackedTiles = 8;
-/// Fewer activations are packed, and smaller matrices done, before a second thread has woken up.
+/// Fewer activations than this are packed, and smaller matrices multiplied, before a second thread
+/// has woken up.
 constexpr std::int64_t kParallelElements = 32 << 10;
 constexpr std::size_t kParallelBytes = 128u << 10;
 

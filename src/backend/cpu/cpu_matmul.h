@@ -10,11 +10,11 @@
 namespace zi {
 
 /// Products by oneDNN whose rows have the same bits for any number and order of rows. The usual
-/// call (rows of `a` as oneDNN's source) takes other kernels for other row counts and sums in
-/// another order. Here the roles are swapped and all sizes are fixed: a chunk of weight rows is the
-/// source, always of the same height for a matrix, and a tile of 16 activation rows, packed as the
-/// kernel wants it, is the weights. The packing is paid once a call; the big matrix streams through
-/// unpacked, once for all tiles.
+/// call (rows of `a` as oneDNN's source) would choose kernels by the number of rows, which sum in
+/// different orders. Here the roles are swapped and all sizes are fixed: a chunk of weight rows is
+/// the source, always of the same height for a matrix, and a tile of 16 activation rows, packed as
+/// the kernel wants it, is the weights. The packing is paid once per call; the big matrix streams
+/// through unpacked, once for all tiles.
 class CpuMatmul {
  public:
   /// Keeps the reference.

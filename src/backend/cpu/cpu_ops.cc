@@ -19,7 +19,7 @@
 namespace zi {
 namespace {
 
-/// Fewer elements than this are done sooner by one thread than shared out.
+/// Fewer elements than this are faster on one thread.
 constexpr std::int64_t kParallelElements = 16384;
 constexpr int kMaxHeadDim = 256;
 
@@ -47,7 +47,7 @@ void for_rows_into(void* y, DType dtype, std::int64_t rows, std::int64_t cols, T
 }
 
 /// One object for all streams of a rank: kernels share scratch memory and the rank's threads, so
-/// they run one after the other even when they stand on several streams.
+/// they run one after the other even when several streams enqueue them.
 struct Kernels {
   explicit Kernels(int threads) : pool(threads), matmul(pool), attention(pool) {}
   std::mutex mutex;

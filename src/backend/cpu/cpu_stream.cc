@@ -109,7 +109,7 @@ void CpuStream::State::run(Task& task) {
       fail(std::current_exception());
     }
   } else if (task.waits) {
-    // What the other stream should have made is missing: this stream fails with it.
+    // What the other stream should have produced is missing: this stream fails with it.
     if (auto other = task.event->wait(task.generation)) fail(std::move(other));
   } else {
     task.event->reach(task.generation, failed);

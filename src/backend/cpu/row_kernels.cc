@@ -21,7 +21,7 @@ ZI_INLINE void gelu(Vector& y, const Vector& x) {
   y = x / (1.0f + e);
 }
 
-/// The last, partial vector of a row: zeros behind its end.
+/// The last, partial vector of a row: zeros after its end.
 ZI_INLINE void load_part(Vector& v, const float* p, std::int64_t count) {
   v = Vector{};
   __builtin_memcpy(&v, p, static_cast<std::size_t>(count) * sizeof(float));

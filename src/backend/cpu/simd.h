@@ -47,7 +47,7 @@ ZI_INLINE void exp(Vector& y, const Vector& x) {
   const Vector high = Vector{} + 88.0f;
   Vector c = x < low ? low : x;
   c = c > high ? high : c;
-  // Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits.
+  // Adding 1.5 * 2^23 rounds to an integer, which is then in the low bits.
   const Vector shifted = c * 1.44269504088896341f + 12582912.0f;
   const Vector n = shifted - 12582912.0f;
   Vector r = c - n * 0.693359375f;

@@ -51,7 +51,7 @@ void ThreadPool::share(Job& job) {
   }
   work(job, 0);
   std::unique_lock lock(mutex_);
-  job_ = nullptr;  // who has not come by now finds nothing to do
+  job_ = nullptr;  // a thread that comes after this finds nothing to do
   left_.wait(lock, [&] { return inside_ == 0; });
   if (job.failure) std::rethrow_exception(job.failure);
 }

@@ -11,12 +11,12 @@
 namespace zi {
 
 /// The threads of the CPU ops. Unlike OpenMP's, they sleep while there is no work, so that streams,
-/// MPI and other ranks get the cores, and the caller waits for none that has not begun: where a
-/// core is taken by somebody else, the caller does that share itself instead of losing a time slice
-/// in each op.
+/// MPI and other ranks get the cores, and the caller does not wait for a thread that has not begun:
+/// where somebody else holds its core, the caller does that share itself instead of losing a time
+/// slice in each op.
 class ThreadPool {
  public:
-  /// `threads` with the caller's: one less is started.
+  /// `threads` includes the caller's: one fewer is started.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;

@@ -11,8 +11,8 @@
 namespace zi {
 namespace {
 
-/// The library of the version that this was built with: by the loader's own search, else where it
-/// lay then.
+/// The library of the version that this was built with: where the loader finds it, else where it
+/// was at build time.
 void* open_library() {
   const std::string name = fmt::format("libcublas.so.{}", CUBLAS_VER_MAJOR);
   std::string reason;

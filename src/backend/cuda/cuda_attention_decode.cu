@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
   // still run.
   const auto [row, sequence, keys] = find_query(a, by_row, query);
   if (keys == 0 || head >= a.heads) {
-    wait_for_previous();  // kernels behind this one rely on it
+    wait_for_previous();  // kernels after this one rely on it
     return;
   }
   const std::int64_t slot = (static_cast<std::int64_t>(query) * a.heads + head) * splits + split;

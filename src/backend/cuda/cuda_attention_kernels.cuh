@@ -61,7 +61,7 @@ struct QkvColumn {
   int dim;
 };
 
-/// Where in a page, in elements, a key or value stands.
+/// Where in a page, in elements, a key or value is.
 __device__ inline std::int64_t place_in_page(const QkvColumn& column, int slot, int heads,
                                              int head_dim) {
   const int before = column.head + (column.part == 2 ? heads : 0);
@@ -75,9 +75,9 @@ __device__ inline std::uint64_t page_offset(const AttentionArgs& args, std::int3
   return static_cast<std::uint64_t>(static_cast<std::uint32_t>(page)) * args.page_bytes;
 }
 
-/// The sequence that owns a token row: all before it end at or before the row, and so do empty
-/// ones beside it. `sequences` if none does. Called by all threads of a block together: they count
-/// side by side, which waits for memory once where a binary search would wait for each step.
+/// The sequence that owns a token row: all sequences before it end at or before the row, and so do
+/// empty ones next to it. `sequences` if none does. Called by all threads of a block together: they
+/// count in parallel, which waits for memory once, where a binary search would wait at each step.
 __device__ inline int sequence_of_row(const std::int32_t* row_begin, int sequences, int row) {
   int before = 0;
   for (int first = 0; first < sequences; first += static_cast<int>(blockDim.x)) {

@@ -13,8 +13,8 @@ __device__ inline std::uint32_t shared_address(const void* pointer) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-/// Makes a value of known parts an unknown whole, which the compiler keeps in registers instead of
-/// adding its parts anew wherever it is used.
+/// Hides from the compiler what a value was computed from, so that it keeps the value in registers
+/// instead of computing it again wherever it is used.
 __device__ inline void make_whole(const std::byte*& pointer) { asm("" : "+l"(pointer)); }
 
 /// Starts a copy of 16 bytes to shared memory, past the L1 cache; without `present` it writes zeros

@@ -292,8 +292,8 @@ void launch(const AttentionArgs& args, int tokens, cudaStream_t stream) {
   ZI_CUDA_LAUNCHED();
 }
 
-/// Beyond 160, 32 keys at a time: more scores do not fit into registers beside so many columns of
-/// results, nor two steps of K and V into the shared memory of every device.
+/// Beyond 160, 32 keys at a time: more scores do not fit into registers next to that many columns
+/// of results, nor do two steps of K and V fit into the shared memory of every device.
 template <typename T>
 void launch_type(const AttentionArgs& args, int tokens, cudaStream_t stream) {
   if (args.head_dim <= 32) {

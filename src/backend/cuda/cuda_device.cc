@@ -52,7 +52,7 @@ class CudaStream final : public Stream {
     ZI_CUDA(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, priority));
   }
   ~CudaStream() override {
-    cudaStreamSynchronize(stream_);  // an error has been thrown by whoever waited before
+    cudaStreamSynchronize(stream_);  // whoever waited before has thrown the error
     cudaStreamDestroy(stream_);
   }
   CudaStream(const CudaStream&) = delete;
@@ -142,14 +142,14 @@ class CudaDevice final : public Device {
     void* data = nullptr;
     const cudaError_t error = cudaMalloc(&data, bytes);
     if (error == cudaErrorMemoryAllocation) {
-      cudaGetLastError();  // it is not sticky, and told here
+      cudaGetLastError();  // it is not sticky, and is reported here
       const MemoryInfo info = memory();
-      throw MemoryError(fmt::format(
-          "{} of device memory are needed, {} of {} are free on {}; lower --batch-size, "
-          "--kv-budget or --gpu-weight-budget",
-          format_memory(static_cast<double>(bytes)),
-          format_memory(static_cast<double>(info.free_bytes)),
-          format_memory(static_cast<double>(info.total_bytes)), name_));
+      throw MemoryError(
+          fmt::format("{} of device memory is needed, {} of {} is free on {}; lower --batch-size, "
+                      "--kv-budget or --gpu-weight-budget",
+                      format_memory(static_cast<double>(bytes)),
+                      format_memory(static_cast<double>(info.free_bytes)),
+                      format_memory(static_cast<double>(info.total_bytes)), name_));
     }
     ZI_CUDA(error);
     return {data, bytes, [](void* memory) { cudaFree(memory); }};
@@ -161,7 +161,7 @@ class CudaDevice final : public Device {
     if (const cudaError_t error = pin(plain); error != cudaSuccess) {
       throw MemoryError(fmt::format(
           "{} of host memory cannot be pinned: {}; is it above a limit of the container "
-          "or of the system? --backend cpu needs none",
+          "or of the system? --backend cpu needs no pinned memory",
           format_memory(static_cast<double>(bytes)), cudaGetErrorString(error)));
     }
     return unpinning(std::move(plain));
@@ -172,11 +172,12 @@ class CudaDevice final : public Device {
     if (bytes == 0) return plain;
     if (const cudaError_t error = pin(plain); error != cudaSuccess) {
       if (!warned_.exchange(true)) {
-        log_warning(fmt::format(
-            "host memory cannot be pinned any more ({}, at a buffer of {}): plain memory is used, "
-            "copies from it are several times slower; a container or the system limits it, or "
-            "--cpu-weight-budget is too large",
-            cudaGetErrorString(error), format_memory(static_cast<double>(bytes))));
+        log_warning(
+            fmt::format("no more host memory can be pinned ({}, for a buffer of {}): plain memory "
+                        "is used, and copies from it are several times slower; the container or "
+                        "the system limits pinned memory, or "
+                        "--cpu-weight-budget is too large",
+                        cudaGetErrorString(error), format_memory(static_cast<double>(bytes))));
       }
       return plain;
     }
@@ -276,7 +277,7 @@ std::string cuda_build_note() {
   if (!lost) return "";
   return fmt::format(
       "the kernels were compiled for compute capability {}.{} and the GPU has {}.{}: passes of few "
-      "rows take longer than they need; build with CUDAARCHS={}",
+      "rows take longer than necessary; build with CUDAARCHS={}",
       compiled / 10, compiled % 10, device / 10, device % 10, device);
 }
 

@@ -19,12 +19,12 @@ class CudaGraph final : public Graph {
   cudaGraphExec_t executable_ = nullptr;
 };
 
-/// What a stream records, from here until it is told to end, or until this goes: a stream left
+/// What a stream records, from here until `end` or until this object is destroyed: a stream left
 /// recording would refuse all later work.
 class Capture {
  public:
   explicit Capture(cudaStream_t stream) : stream_(stream) {
-    // Of this thread alone: the communicator's threads go on calling CUDA meanwhile.
+    // Only of this thread: the communicator's threads continue to call CUDA.
     ZI_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
   }
   ~Capture() {
@@ -32,7 +32,7 @@ class Capture {
     cudaGraph_t graph = nullptr;
     cudaStreamEndCapture(stream_, &graph);
     if (graph != nullptr) cudaGraphDestroy(graph);
-    cudaGetLastError();  // why it ends is told by the exception that ends it
+    cudaGetLastError();  // the exception that ends it says why
   }
   Capture(const Capture&) = delete;
   Capture& operator=(const Capture&) = delete;

@@ -9,8 +9,8 @@
 
 namespace zi {
 
-/// Device::record on a CUDA stream. Throws what `work` throws, and CudaError where it cannot stand
-/// in a graph; the stream then is as it was before, and no CUDA error is left for later calls.
+/// Device::record on a CUDA stream. Throws what `work` throws, and CudaError where it cannot be
+/// part of a graph; the stream then is as it was before, and no CUDA error is left for later calls.
 std::unique_ptr<Graph> record_graph(cudaStream_t stream, const std::function<void()>& work);
 
 /// Makes a graph that can be launched, and destroys `graph`. Throws CudaError, as above.

@@ -28,8 +28,8 @@ class CudaMatmul {
   void run(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w, float* y,
            cudaStream_t stream);
 
-  /// Does a product of few rows with what becomes of its sums, by SkinnyMatmul or WideMatmul;
-  /// false, and nothing is done, where neither fits.
+  /// Does a product of few rows and finishes its sums as `output` says, by SkinnyMatmul or
+  /// WideMatmul; returns false and does nothing where neither fits.
   bool run_streamed(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w,
                     const ProductOutput& output, cudaStream_t stream) const;
 

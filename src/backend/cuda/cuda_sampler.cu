@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(kScanThreads, 4)
   float largest = -INFINITY;
   bool valid = true;
   // Strictly larger ones only: a thread's ids ascend. A thread without any keeps an id beyond the
-  // vocabulary, at -infinity, behind the chunk's first id.
+  // vocabulary, at -infinity, which ranks after the chunk's first id.
   int at = 0;
 #pragma unroll
   for (int i = 0; i < kScanPerThread; ++i) {
@@ -90,7 +90,8 @@ __global__ void __launch_bounds__(kScanThreads, 4)
   }
   float best = largest;
   if (row.bits != nullptr) {
-    // Reads again what the cache holds: the bits' words beside 32 logits are too many registers.
+    // Reads again what the cache holds: the bits' words and 32 logits together are too many
+    // registers.
     best = -INFINITY;
     at = 0;
 #pragma unroll 4
@@ -242,7 +243,7 @@ std::size_t CudaSampler::State::group_of(std::span<const SampleRow> rows,
   return count;
 }
 
-/// Parameters first, then the bits of all histories: as many as fit beside them, and the others in
+/// Parameters first, then the bits of all histories: as many as fit after them, and the others in
 /// further slots.
 void CudaSampler::State::upload(std::span<const SampleRow> rows, std::size_t vocabulary,
                                 Stream& stream) {

@@ -209,7 +209,7 @@ __device__ int reach_in_row(Shared& s, const PenalisedRow& row, Need need, Amoun
 
 struct Selection {
   std::uint64_t least = 0;  // order_of the worst id kept
-  int listed = -1;          // >= 0: the list holds the ids kept, so many, best first
+  int listed = -1;          // >= 0: the list holds the ids kept, this many, best first
 };
 
 /// Keeps the smallest set of best ids whose amounts reach need(sum of all) >= 1, among the ids of

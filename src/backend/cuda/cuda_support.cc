@@ -13,8 +13,9 @@ void throw_cuda(cudaError_t error, const char* call, const char* file, int line)
     text +=
         "; another process may hold memory of this GPU: lower --kv-budget or --gpu-weight-budget";
   }
-  // It is told here; left behind, the next check of a launch would throw it again, for whoever has
-  // caught this one and gone on. Errors that no later call survives come back by themselves.
+  // The error is reported here. If it stayed, the next check of a launch would throw it again,
+  // after somebody has caught this one and continued. Errors that no later call survives come back
+  // by themselves.
   cudaGetLastError();
   throw CudaError(text);
 }

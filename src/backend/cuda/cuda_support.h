@@ -25,5 +25,5 @@ inline cudaStream_t cuda_stream(Stream& stream) {
     }                                                             \
   } while (false)
 
-/// Checks the launch of the kernel before it.
+/// Checks the kernel launch just before it.
 #define ZI_CUDA_LAUNCHED() ZI_CUDA(cudaGetLastError())

@@ -42,7 +42,7 @@ __device__ inline void wait_for_products() {
   asm volatile("wgmma.wait_group.sync.aligned 0;\n" ::: "memory");
 }
 
-/// Behind wait_for_products: keeps the compiler from reading sums before it.
+/// After wait_for_products: keeps the compiler from reading sums before it.
 template <int kCount>
 __device__ inline void take_sums(float (&sums)[kCount]) {
 #pragma unroll
@@ -59,7 +59,7 @@ __device__ inline void wait_at_cluster_barrier() {
   asm volatile("barrier.cluster.wait.acquire.aligned;\n" ::: "memory");
 }
 
-/// Reads what stands at `shared` in the memory of a block of the cluster.
+/// Reads what is at `shared` in the memory of a block of the cluster.
 __device__ inline float4 load_from_block(std::uint32_t shared, int block) {
   std::uint32_t there;
   float4 v;

@@ -7,7 +7,7 @@ namespace zi {
 /// An architecture is ten times a compute capability: 80 is Ampere, 90 Hopper. Two of them decide
 /// what a kernel may use: the one that its code was compiled for, which is what `__CUDA_ARCH__`
 /// told the compiler, and the device's. They differ where a driver compiles PTX for a newer device:
-/// code behind `#if __CUDA_ARCH__` is then missing on a device that could run it.
+/// code inside `#if __CUDA_ARCH__` is then missing on a device that could run it.
 
 /// The kernels need bfloat16 on tensor cores and asynchronous copies.
 inline constexpr int kLeastArchitecture = 80;
@@ -15,7 +15,7 @@ inline constexpr int kLeastArchitecture = 80;
 /// What kernels have in them that were compiled for one architecture and run on a device of
 /// another.
 struct KernelFeatures {
-  /// `griddepcontrol`: a kernel that starts before the one in front of it has ended waits for it.
+  /// `griddepcontrol`: a kernel that starts before the previous one has ended waits for it.
   bool early_launches = false;
   /// Hopper's asynchronous matrix units and clusters: sm_90a, which no other device runs.
   bool hopper_products = false;

@@ -28,7 +28,7 @@ int compiled_architecture(const void* kernel, std::string* why) {
   cudaFuncAttributes attributes{};
   const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
   if (std::ranges::find(kNoCode, error) != std::end(kNoCode)) {
-    cudaGetLastError();  // it is told here
+    cudaGetLastError();  // it is reported here
     if (why != nullptr) *why = cudaGetErrorString(error);
     return 0;
   }

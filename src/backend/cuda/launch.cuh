@@ -57,8 +57,8 @@ static void launch_early(void (*kernel)(Params...), dim3 grid, dim3 block, std::
   launch_clusters_early(kernel, 1, grid, block, shared_bytes, stream, std::forward<Args>(args)...);
 }
 
-/// Lets the blocks of the next kernel start where there is room, once all of this one's have come
-/// here: before what a block does ahead of waiting, if that takes long.
+/// Lets the blocks of the next kernel start where there is room, once all blocks of this one have
+/// come here. Call it before long work that a block does ahead of waiting.
 __device__ __forceinline__ void let_next_start() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;");
@@ -66,7 +66,8 @@ __device__ __forceinline__ void let_next_start() {
 }
 
 /// Lets the next kernel start, then waits until all earlier work of the stream is done and visible.
-/// Every block must come here: the next kernel takes this one's end for that of all earlier work.
+/// Every block must come here: the next kernel takes the end of this one for the end of all earlier
+/// work.
 __device__ __forceinline__ void wait_for_previous() {
   let_next_start();
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

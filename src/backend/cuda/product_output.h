@@ -36,10 +36,10 @@ struct QkvOutput {
   int head_dim;
 };
 
-/// What becomes of the sums of a product of few rows.
+/// What is done with the sums of a product of few rows.
 using ProductOutput = std::variant<SumsOutput, GeluOutput, QkvOutput>;
 
-/// None for a batch that has other than one row a sequence.
+/// None for a batch in which some sequence has more than one row.
 inline std::optional<QkvOutput> qkv_output(const float* bias, const RaggedBatch& batch,
                                            const KvLayer& kv, float* q) {
   const auto& begin = batch.host_row_begin;

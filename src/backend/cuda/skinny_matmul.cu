@@ -64,7 +64,7 @@ class WeightStream {
   }
 
   /// Starts the copies of the next step to the lane's pieces of a stage, one group; an empty one
-  /// behind the last tile.
+  /// after the last tile.
   __device__ void copy_step(std::uint32_t stage) {
     if (tile_ * kTileRows < args_.ld) {
 #pragma unroll
@@ -90,7 +90,7 @@ class WeightStream {
     col_ = first_col_;
 #pragma unroll
     for (int r = 0; r < kRowsOfLane; ++r) {
-      // Nobody stores the sums of lanes behind the last row.
+      // Nobody stores the sums of lanes after the last row.
       row_[r] = weight_at(args_, tile_ * kTileRows + r * 8 + first_row_, col_);
     }
   }
@@ -217,7 +217,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksOfMultiprocessor)
        tile += static_cast<int>(gridDim.x)) {
     float sums[kTileRows / 16][kGroups][4] = {};
     for (int col = 0; col < args.cols; col += kBlockCols) {
-      // The next step's, which behind the last is the next tile's first.
+      // The next step's, which after the last step is the next tile's first.
       uint4 next[kGroups][kHalves];
       const int next_col = col + kBlockCols < args.cols ? col + kBlockCols : 0;
       load_activations<kGroups>(next, args, x_row, next_col + first_col);
@@ -275,7 +275,7 @@ SkinnyMatmul::SkinnyMatmul() {
   ZI_CUDA(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
   ZI_CUDA(cudaDeviceGetAttribute(&most_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   for (const int groups : {1, 2}) {
-    // Rows of the table of QkvOutput lie beside it.
+    // The rows of QkvOutput's table are next to it.
     constexpr std::size_t kFixed = kMaxRows * sizeof(void*);
     if (static_cast<std::size_t>(most_shared) < shared_bytes(groups) + kFixed) continue;
     blocks_[groups - 1] = multiprocessors * std::min({prepare_kernels<SumsOutput>(groups),

@@ -43,7 +43,7 @@ inline bool can_stream(const void* a, DType a_dtype, const RowBlockMatrix& w) {
          (w.blocks == 1 || aligned(w.block_stride_bytes));
 }
 
-/// Where an element lies; behind the last row, that row's.
+/// Where an element is; for rows after the last one, where the last row's is.
 __device__ inline const std::byte* weight_at(const StreamedWeights& weights, int row, int col) {
   const auto last = static_cast<std::uint32_t>(min(row, weights.ld - 1));
   const std::uint32_t block = last / weights.rows_per_block;

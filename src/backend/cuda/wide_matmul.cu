@@ -62,7 +62,7 @@ class WeightCopies {
     start_tile();
   }
 
-  /// Starts those of the next step to a stage; none behind the last one.
+  /// Starts those of the next step to a stage; none after the last one.
   __device__ void copy_step(std::uint32_t stage) {
     if (done_ == work_.all_steps) return;
     const bool there = col_ < args_.cols;
@@ -95,7 +95,7 @@ class WeightCopies {
     const int row = tile_ * kTileRows + static_cast<int>(threadIdx.x) / kRowPieces;
 #pragma unroll
     for (int i = 0; i < kTileRows / kRowsAtOnce; ++i) {
-      // Nobody stores the sums of rows behind the last one.
+      // Nobody stores the sums of rows after the last one.
       from_[i] = weight_at(args_, row + i * kRowsAtOnce, col_);
     }
   }

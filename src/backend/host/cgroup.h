@@ -17,7 +17,7 @@ struct CgroupLimits {
 };
 
 /// `membership` is the text of /proc/self/cgroup, `root` where the groups are mounted. What cannot
-/// be read does not limit.
+/// be read counts as no limit.
 CgroupLimits read_cgroup_limits(const std::filesystem::path& root, const std::string& membership);
 
 /// Of this process, read now.

@@ -67,7 +67,7 @@ int populate(std::byte* data, std::size_t bytes, int threads) {
 #endif
 }
 
-/// The host's topology, loaded once and not changed afterwards; null where it cannot be had.
+/// The host's topology, loaded once and not changed afterwards; null where it cannot be read.
 hwloc_topology_t topology() {
   struct Owner {
     Owner() {

@@ -6,13 +6,14 @@
 
 namespace zi {
 
-/// The memory of this host that can still be had (MemAvailable) and all of it (MemTotal), control
-/// groups' limits included. Throws IoError when /proc cannot be read.
+/// The free memory of this host (MemAvailable) and all of it (MemTotal), limits of control groups
+/// included. Throws IoError when /proc cannot be read.
 MemoryInfo read_host_memory();
 
 /// Anonymous memory of `bytes`, page-aligned and with huge pages where the kernel gives them, whose
-/// pages are taken by up to `threads` threads before this returns, on the NUMA node `numa_node`
-/// where that is one (-1: anywhere). Throws ConfigError with the numbers when there is not enough.
+/// pages are taken by up to `threads` threads before this returns, on the NUMA node `numa_node` if
+/// there is one of that number (-1: anywhere). Throws ConfigError with the numbers when there is
+/// not enough.
 Buffer allocate_host(std::size_t bytes, int threads = 1, int numa_node = -1);
 
 /// The same without taking the pages.

@@ -36,8 +36,8 @@ Topology load_topology() {
 
 int count_cores(hwloc_topology_t topology, hwloc_const_cpuset_t set) {
   const int cores = hwloc_get_nbobjs_inside_cpuset_by_type(topology, set, HWLOC_OBJ_CORE);
-  // A binding to one hyperthread of a core holds no whole core; some virtual machines show no cores
-  // at all.
+  // A process bound to one hyperthread of a core has no whole core; some virtual machines show no
+  // cores at all.
   return cores > 0 ? cores : std::max(1, hwloc_bitmap_weight(set));
 }
 
