@@ -257,7 +257,7 @@ TEST(NotFinite, APromptThatIsNotScoredHasNoResult) {
                                      {"--output", "-", "--score", "--compute-dtype", "float32"}));
   EXPECT_EQ(ended.code, 3);
   EXPECT_THAT(ended.err, AllOf(HasSubstr("in.jsonl:1: the model's logits of its tokens hold NaN"),
-                               HasSubstr("products are float32 already")));
+                               HasSubstr("products are already float32")));
   EXPECT_EQ(ids_of(json_lines(ended.out)), (std::multiset<std::string>{"a", "b"}));
 }
 

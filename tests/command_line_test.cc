@@ -226,13 +226,23 @@ TEST(Check, HoldsForAConfigurationThatNoParserMade) {
   config.prompt = {"p"};
   EXPECT_NO_THROW(check(config));
   config.top_p = 2;
-  EXPECT_EQ(refusal([&] { check(config); }), "top_p: must be above 0 and at most 1, not 2");
+  EXPECT_EQ(refusal([&] { check(config); }), "top_p: must be from 1e-30 to 1, not 2");
   config.top_p = 1;
   config.batch_size = {};
   EXPECT_THAT(refusal([&] { check(config); }), StartsWith("batch_size: "));
   config.batch_size = {1};
   config.quiet = config.verbose = true;
   EXPECT_THAT(refusal([&] { check(config); }), HasSubstr("quiet and verbose exclude"));
+}
+
+TEST(Check, RefusesSamplingThatFloat32CannotCompute) {
+  for (const char* const flag : {"--temperature", "--top-p", "--repetition-penalty"}) {
+    for (const char* const value : {"1e-50", "1e-40", "1e39", "nan", "inf", "-1"}) {
+      EXPECT_THAT(refusal_with({flag, value}), HasSubstr(flag)) << value;
+    }
+    EXPECT_NO_THROW(with({flag, "1e-30"})) << flag;
+  }
+  EXPECT_NO_THROW(with({"--temperature", "0"}));
 }
 
 TEST(Check, RefusesAPassThatIsSmallerThanTheBatch) {

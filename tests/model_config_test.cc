@@ -147,6 +147,17 @@ TEST_F(ModelConfigTest, GenerationConfigDecidesWhereTextEnds) {
   EXPECT_THAT([&] { load(); }, ThrowsMessage<CheckpointError>(HasSubstr("generation_config.json")));
 }
 
+TEST_F(ModelConfigTest, RefusesMoreLayersAndHeadsThanAnyModelHas) {
+  const auto refused = [&](const char* layers, const char* heads, const char* why) {
+    write(std::string(R"({"model_type":"bloom","hidden_size":1048576,"num_hidden_layers":)") +
+          layers + R"(,"num_attention_heads":)" + heads + R"(,"vocab_size":100})");
+    EXPECT_THAT([&] { load(); }, ThrowsMessage<CheckpointError>(HasSubstr(why))) << layers << heads;
+  };
+  refused("4097", "8", "expected a whole number from 1 to 4096");
+  refused("1099511627776", "8", "`num_hidden_layers` is `1099511627776`");
+  refused("2", "1048576", "`num_attention_heads` is `1048576`");
+}
+
 TEST_F(ModelConfigTest, NamesFileKeyAndValueOfWhatIsWrong) {
   expect_refused("", "not valid JSON");
   expect_refused("[1]", "a JSON object was expected");

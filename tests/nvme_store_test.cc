@@ -216,7 +216,7 @@ TEST_F(NvmeStoreTest, AFileThatLacksAUnitIsRefusedBeforeAnythingIsCopied) {
   fs::remove(path_);
   EXPECT_THAT(message_of<IoError>(
                   [&] { NvmeStore(device, path_, units_.key, units_.sizes(), units_.options()); }),
-              HasSubstr("not there any more"));
+              HasSubstr("is gone"));
 }
 
 TEST_F(NvmeStoreTest, ServesOnlyTheUnitsThatItWasGivenTheSizesOf) {

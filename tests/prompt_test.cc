@@ -259,7 +259,7 @@ TEST_F(PromptTest, RefusesASecondLineWithTheSameId) {
       "{\"prompt\": \"e\", \"id\": \"3\"}\n");
   EXPECT_THAT(texts(prompts), ElementsAre("a", "b", "e"));
   EXPECT_THAT(errors_,
-              ElementsAre(HasSubstr("in.jsonl:3: `id` `\"x\"` stands already in line 1"),
+              ElementsAre(HasSubstr("in.jsonl:3: `id` `\"x\"` is already used in line 1"),
                           testing::AllOf(HasSubstr("in.jsonl:4: `id` `3` (the line's number"),
                                          HasSubstr("is already used in line 2"))));
 }

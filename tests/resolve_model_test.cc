@@ -73,6 +73,19 @@ TEST_F(ResolveModelTest, LooksIntoTheCacheThatTheEnvironmentNames) {
   find_in("HF_HUB_CACHE", root() / "hub", root() / "hub");
 }
 
+TEST_F(ResolveModelTest, ExpandsTheEnvironmentAsTheHubsClientDoes) {
+  const fs::path snapshot = add_snapshot(root() / "home/hf/hub", "abc123");
+  set("HOME", root() / "home");
+  set("ZI_TEST_PART", "hf");
+  for (const char* const value :
+       {"~/hf", "$HOME/hf", "${HOME}/$ZI_TEST_PART", "~/${ZI_TEST_PART}"}) {
+    set("HF_HOME", value);
+    EXPECT_EQ(resolve_model("bigscience/bloom"), snapshot) << value;
+  }
+  set("HF_HOME", "~no-such-user/$ZI_TEST_NOT_SET");  // both stay as they are
+  EXPECT_THROW(resolve_model("bigscience/bloom"), CheckpointError);
+}
+
 TEST_F(ResolveModelTest, TakesTheSnapshotOfMain) {
   set("HF_HUB_CACHE", root());
   add_snapshot(root(), "aaa");

@@ -219,7 +219,7 @@ TEST_F(SharedDisk, WhatIsNoPlainFileIsRefusedAtOnce) {
       fs::remove(lock());
       if (!kind.make(place, elsewhere)) continue;  // a device: only root can
       const auto refused = AllOf(HasSubstr(place.string() + " " + kind.text),
-                                 HasSubstr("a plain file is wanted"), HasSubstr("remove it"));
+                                 HasSubstr("a plain file is needed"), HasSubstr("remove it"));
       EXPECT_THAT(message_of_child([&] { units_.prepare(directory()); }, 10), refused);
       if (place == path()) {
         EXPECT_THAT(message_of_child([&] { OpenShardFile::open(path()); }, 10), refused);
@@ -231,7 +231,7 @@ TEST_F(SharedDisk, WhatIsNoPlainFileIsRefusedAtOnce) {
 TEST_F(SharedDisk, AFolderInThePlaceOfAFileIsRefused) {
   fs::create_directories(path());
   set_mode(folder(), 0700);
-  EXPECT_THAT(failure_of_prepare(), HasSubstr("rank-1.shard is a folder, a plain file is wanted"));
+  EXPECT_THAT(failure_of_prepare(), HasSubstr("rank-1.shard is a folder, a plain file is needed"));
 }
 
 TEST_F(SharedDisk, WhatIsNoFolderIsRefusedAtOnce) {
@@ -242,7 +242,7 @@ TEST_F(SharedDisk, WhatIsNoFolderIsRefusedAtOnce) {
     fs::remove(folder());
     if (!kind.make(folder(), elsewhere)) continue;
     const auto refused = AllOf(HasSubstr(folder().string() + " " + kind.text),
-                               HasSubstr("a folder is wanted"), HasSubstr("remove it"));
+                               HasSubstr("a folder is needed"), HasSubstr("remove it"));
     EXPECT_THAT(message_of_child([&] { units_.prepare(directory()); }, 10), refused);
     EXPECT_THAT(message_of_child([&] { OpenShardFile::open(path()); }, 10), refused);
   }

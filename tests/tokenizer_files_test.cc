@@ -289,7 +289,7 @@ TEST(TokenizerFiles, ThatAreNotUnderstoodAreRefusedByName) {
       {{.map = R"({"pad_token": {"id": 3}})"},
        "special_tokens_map.json: an added token has no `content`"},
       {{.map = R"({"pad_token": {"content": "<x>", "normalized": 1}})"},
-       "`normalized` is 1 and not true or false"},
+       "`normalized` is 1, not true or false"},
       {{.map = R"({"additional_special_tokens": "<x>"})"},
        "`additional_special_tokens` is \"<x>\"; a list of tokens was expected"},
       {{.config = R"({"added_tokens_decoder": null})"}, "`added_tokens_decoder` is null"},

@@ -24,7 +24,8 @@ constexpr std::size_t kMaxConfigBytes = std::size_t{16} << 20;
 constexpr std::size_t kMaxConfigDepth = 64;
 // Upper limits far above any model, so that products of two sizes stay far below 2^63.
 constexpr std::int64_t kMostHidden = std::int64_t{1} << 24;
-constexpr std::int64_t kMostLayers = std::int64_t{1} << 20;
+constexpr std::int64_t kMostLayers = 4096;
+constexpr std::int64_t kMostHeads = 4096;
 constexpr std::int64_t kMostFfn = std::int64_t{1} << 28;
 constexpr std::int64_t kMostVocabulary = std::numeric_limits<std::int32_t>::max();
 
@@ -148,7 +149,7 @@ ModelConfig ModelConfig::load(const fs::path& directory) {
   config.family = keys.text("model_type");
   config.hidden = keys.size({"n_embed", "hidden_size"}, kMostHidden);
   config.layers = keys.size({"n_layer", "num_hidden_layers"}, kMostLayers);
-  config.heads = keys.size({"n_head", "num_attention_heads"}, kMostHidden);
+  config.heads = keys.size({"n_head", "num_attention_heads"}, kMostHeads);
   config.ffn = keys.optional_size({"n_inner"}, kMostFfn).value_or(4 * config.hidden);
   config.vocabulary = keys.size({"vocab_size"}, kMostVocabulary);
   config.norm_epsilon = keys.positive("layer_norm_epsilon", config.norm_epsilon);

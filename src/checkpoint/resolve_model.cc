@@ -1,11 +1,14 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <pwd.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cctype>
 #include <cstdlib>
 #include <optional>
-#include <string_view>
+#include <regex>
+#include <string>
 #include <vector>
 
 #include "base/json_file.h"
@@ -19,14 +22,51 @@ namespace fs = std::filesystem;
 
 constexpr std::size_t kMaxRefBytes = 4096;
 
-/// An environment variable that is set and not empty, `~/` expanded as the hub's own tools do.
+/// The home directory of a user, or of this one where `user` is empty; nothing when there is none.
+std::optional<std::string> home_of(const std::string& user) {
+  const char* const home = std::getenv("HOME");
+  if (user.empty() && home != nullptr) return home;
+  std::vector<char> memory(1 << 14);
+  passwd entry{};
+  passwd* found = nullptr;
+  const int error = user.empty()
+                        ? ::getpwuid_r(::getuid(), &entry, memory.data(), memory.size(), &found)
+                        : ::getpwnam_r(user.c_str(), &entry, memory.data(), memory.size(), &found);
+  if (error != 0 || found == nullptr) return std::nullopt;
+  return std::string(entry.pw_dir);
+}
+
+/// `~` and `~user` at the start become a home directory, as Python's os.path.expanduser does it; an
+/// unknown user stays as it is.
+std::string with_home(const std::string& text) {
+  if (!text.starts_with('~')) return text;
+  const std::size_t end = std::min(text.find('/'), text.size());
+  const std::optional<std::string> home = home_of(text.substr(1, end - 1));
+  return home ? *home + text.substr(end) : text;
+}
+
+/// `$NAME` and `${NAME}` become the variable's value, as Python's os.path.expandvars does it;
+/// variables that are not set stay as they are.
+std::string with_variables(const std::string& text) {
+  static const std::regex variable(R"(\$(?:(\w+)|\{([^}]*)\}))");
+  std::string expanded;
+  auto rest = text.cbegin();
+  for (std::sregex_iterator match(text.begin(), text.end(), variable), end; match != end; ++match) {
+    const std::smatch& m = *match;
+    const char* const value = std::getenv((m[1].matched ? m[1] : m[2]).str().c_str());
+    expanded.append(rest, m[0].first);
+    expanded += value != nullptr ? std::string(value) : m[0].str();
+    rest = m[0].second;
+  }
+  return expanded.append(rest, text.cend());
+}
+
+/// An environment variable that is set and not empty, expanded as huggingface_hub does:
+/// `os.path.expandvars(os.path.expanduser(value))`.
 std::optional<fs::path> environment_path(const char* name) {
   const char* value = std::getenv(name);
   if (value == nullptr || *value == '\0') return std::nullopt;
-  const std::string_view text(value);
-  const char* home = std::getenv("HOME");
-  if (text.starts_with("~/") && home != nullptr) return fs::path(home) / text.substr(2);
-  return fs::path(text);
+  return fs::path(with_variables(with_home(value)));
 }
 
 /// The hub cache, by the precedence of huggingface_hub.

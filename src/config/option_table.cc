@@ -239,19 +239,23 @@ std::vector<Option> generation_options() {
   };
 }
 
+/// Whether sampling can use it: it computes in float32, and divides by it.
+bool computes(double x) { return x >= 1e-30 && x <= 1e30; }
+
 std::vector<Option> sampling_options() {
   return {
       real(
-          "temperature", &RunConfig::temperature, [](double x) { return x >= 0; },
-          "finite and at least 0", "0: greedy, always the best token"),
+          "temperature", &RunConfig::temperature, [](double x) { return x == 0 || computes(x); },
+          "0, or from 1e-30 to 1e30", "0: greedy, always the best token"),
       count("top-k", &RunConfig::top_k, 0, kMostCount,
             "sample from the N best tokens; 0: from all"),
       real(
-          "top-p", &RunConfig::top_p, [](double x) { return x > 0 && x <= 1; },
-          "above 0 and at most 1", "sample from the best tokens whose probabilities add up to X"),
+          "top-p", &RunConfig::top_p, [](double x) { return x <= 1 && computes(x); },
+          "from 1e-30 to 1", "sample from the best tokens whose probabilities add up to X"),
       real(
-          "repetition-penalty", &RunConfig::repetition_penalty, [](double x) { return x > 0; },
-          "finite and above 0", "above 1 makes tokens that have occurred less likely"),
+          "repetition-penalty", &RunConfig::repetition_penalty,
+          [](double x) { return computes(x); }, "from 1e-30 to 1e30",
+          "above 1 makes tokens that have occurred less likely"),
       seed(),
   };
 }

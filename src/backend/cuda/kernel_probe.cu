@@ -10,7 +10,7 @@ namespace {
 constexpr cudaError_t kNoCode[] = {cudaErrorNoKernelImageForDevice, cudaErrorInvalidDeviceFunction,
                                    cudaErrorInvalidKernelImage,     cudaErrorInvalidPtx,
                                    cudaErrorUnsupportedPtxVersion,  cudaErrorJitCompilerNotFound,
-                                   cudaErrorJitCompilationDisabled};
+                                   cudaErrorJitCompilationDisabled, cudaErrorInvalidResourceHandle};
 
 __global__ void probe_kernel() {}
 
