@@ -18,7 +18,7 @@ namespace fs = std::filesystem;
 
 bool is_closed(int fd) { return ::fcntl(fd, F_GETFD) < 0 && errno == EBADF; }
 
-/// an mpirun whose standard input is closed opens a pipe of its own as descriptor 0, and reads it
+/// An mpirun whose standard input is closed opens a pipe of its own as descriptor 0, and reads it
 /// for rank 0 forever. It is recognised by having the other end as well.
 bool launcher_reads_itself() {
   if (std::getenv("OMPI_COMM_WORLD_RANK") == nullptr) return false;

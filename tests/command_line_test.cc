@@ -179,7 +179,7 @@ TEST(CommandLine, RefusesAMalformedOrMissingValue) {
   EXPECT_EQ(refusal_with({"--seed", "x"}),
             "--seed: `x` is not a whole number from 0 to 18446744073709551615");
   EXPECT_EQ(refusal_with({"--temperature", "-1"}),
-            "--temperature: must be finite and at least 0, not -1");
+            "--temperature: must be 0, or from 1e-30 to 1e30, not -1");
   EXPECT_EQ(refusal_with({"--resume=maybe"}), "--resume: `maybe` is neither true nor false");
   EXPECT_THAT(refusal_with({"--seed"}), StartsWith("--seed: needs a value"));
   EXPECT_THAT(refusal_with({"--kv-budget", "3\nQ"}), StartsWith("--kv-budget: `3 Q` is not"));

@@ -161,7 +161,7 @@ TEST_F(Yaml, NamesTheLineOfAValueOfTheWrongShape) {
 
 TEST_F(Yaml, NamesTheLineOfAValueOutOfRange) {
   EXPECT_EQ(refusal_of("model: m\ntop_p: 1.5\n"),
-            "run.yaml:2: top_p: must be above 0 and at most 1, not 1.5");
+            "run.yaml:2: top_p: must be from 1e-30 to 1, not 1.5");
   EXPECT_THAT(refusal_of("\nbatch_size: [1,\n  0]\n"),
               AllOf(StartsWith("run.yaml:2: batch_size: must be from 1"), HasSubstr("not 0")));
 }
