@@ -124,8 +124,10 @@ class ShardWriter {
                                                         std::min(kMostThreads, tasks_.size()));
     {
       std::vector<std::jthread> helpers;
-      for (std::size_t i = 1; i < threads; ++i) {
-        helpers.emplace_back([&] { work(file); });
+      try {
+        for (std::size_t i = 1; i < threads; ++i) helpers.emplace_back([&] { work(file); });
+      } catch (const std::system_error&) {
+        // No more threads are to be had: those that there are write all of it.
       }
       work(file);
     }  // joins
