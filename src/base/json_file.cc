@@ -64,7 +64,8 @@ json parse_json_object(std::string_view text, const std::string& file, std::size
 
 std::string read_text_file(const std::filesystem::path& path, std::size_t max_bytes) {
   const std::string name = path.string();
-  // Without O_NONBLOCK a pipe of this name would be waited for; it changes nothing for a file.
+  // Without O_NONBLOCK, opening a pipe of this name would wait for a writer; for a file it changes
+  // nothing.
   const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   if (!file.is_open()) {
     const int error = errno;

@@ -36,7 +36,7 @@ constexpr std::size_t kConversionBytes = std::size_t{256} << 10;
 /// Ranges of this size and more are read past the page cache; where that is refused, the kernel is
 /// told of the whole range before its parts are read.
 constexpr std::size_t kLargeBytes = std::size_t{128} << 10;
-/// Reads in flight of a rank that samples: each is a wait for the disk and nearly no work.
+/// Reads in flight of a rank that samples: each one mostly waits for the disk.
 constexpr int kSampleThreads = 16;
 constexpr std::uint64_t kUpperHalf = ~std::uint64_t{0} << 32;
 
