@@ -451,6 +451,34 @@ TEST_P(OpsTest, SampleTakesLongHistories) {
   expect_samples_of_the_host(*this, logits, vocabulary, vocabulary, rows, 2);
 }
 
+TEST_P(OpsTest, SampleDrawsAsTheHostDoesAtTheLimitsOfWhatIsAccepted) {
+  // The options' limits are 1e-30 and 1e30, and 0 for the temperature.
+  const std::int64_t vocabulary = 5003;
+  const std::vector<std::int32_t> history = {0, 7, 7, 30, 700, 5002};
+  std::vector<SampleRow> rows;
+  for (const float temperature : {0.0f, 1e-30f, 1.0f, 1e30f}) {
+    for (const float penalty : {1.0f, 1e-30f, 1e30f}) {
+      for (const float top_p : {1.0f, 1e-30f}) {
+        for (const int top_k : {0, 3}) {
+          rows.push_back({.temperature = temperature,
+                          .top_k = top_k,
+                          .top_p = top_p,
+                          .repetition_penalty = penalty,
+                          .seed = 5,
+                          .sequence = rows.size(),
+                          .history = history});
+        }
+      }
+    }
+  }
+  // With the second scale the penalty leaves float32.
+  for (const float scale : {3.0f, 3e9f}) {
+    auto logits = floats(static_cast<std::int64_t>(rows.size()) * vocabulary, 1);
+    for (float& x : logits) x *= scale;
+    expect_samples_of_the_host(*this, logits, vocabulary, vocabulary, rows, 0);
+  }
+}
+
 TEST_P(OpsTest, SampleGivesNoIdToARowThatIsNotOfNumbers) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), kInfinity, -kInfinity}) {

@@ -176,6 +176,22 @@ TEST(Sampler, PenalisesEachRepeatedIdOnce) {
   EXPECT_EQ(sample({-1.0f, -1.2f, -1.1f, -1.4f}, row).id, 3);
 }
 
+TEST(Sampler, TakesTheBestWhereThePenaltyLeavesFloat32) {
+  // 2e9 / 1e-30 is beyond float32. Weights relative to infinity would be no numbers, and id 0,
+  // which is <unk> in many vocabularies, was drawn.
+  const std::vector<std::int32_t> history = {1, 2};
+  const std::vector<float> logits = {1, 2e9f, -2e9f, 3};
+  for (const float temperature : {0.0f, 1e-30f, 1.0f, 1e30f}) {
+    for (const float top_p : {1.0f, 0.5f}) {
+      SampleRow row{.temperature = temperature, .top_p = top_p, .history = history};
+      row.repetition_penalty = 1e-30f;
+      EXPECT_EQ(sample(logits, row).id, 1);
+      row.repetition_penalty = 1e30f;  // -2e9 * 1e30 is -infinity, which has no weight
+      EXPECT_NE(sample(logits, row).id, 2);
+    }
+  }
+}
+
 TEST(Sampler, IgnoresIdsOfTheHistoryBeyondTheVocabulary) {
   const std::vector<std::int32_t> history = {-1, 2, 2147483647, 1};
   EXPECT_EQ(sample({1.0f, 1.1f}, {.repetition_penalty = 2, .history = history}).id, 0);

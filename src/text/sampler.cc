@@ -168,7 +168,9 @@ Sampled sample_row(std::span<const float> logits, const SampleRow& row,
     std::vector<float> changed(logits.begin(), logits.end());
     apply_repetition_penalty(row.history, row.repetition_penalty, logits, changed);
     const float best = max_of(changed);
-    sampled.id = row.temperature > 0 ? draw(changed, best, row) : first_of(changed, best);
+    // A penalty may take the logits beyond float32: then nothing but the best is left.
+    const bool draws = row.temperature > 0 && std::isfinite(best);
+    sampled.id = draws ? draw(changed, best, row) : first_of(changed, best);
   }
   sampled.logprob = static_cast<float>(logits[static_cast<std::size_t>(sampled.id)] - log_sum);
   return sampled;
