@@ -158,6 +158,33 @@ TEST_F(ModelConfigTest, RefusesMoreLayersAndHeadsThanAnyModelHas) {
   refused("2", "1048576", "`num_attention_heads` is `1048576`");
 }
 
+TEST_F(ModelConfigTest, RefusesSizesThatMultiplyToMoreThanAnyModelHas) {
+  // Each is within its own limit. Their bytes would not fit 64 bits: a sum of them could be small.
+  expect_refused(
+      R"({"model_type":"bloom","hidden_size":1048576,"num_hidden_layers":4096,"n_head":4096,)"
+      R"("n_inner":16777216,"vocab_size":2147483647})",
+      "are about 1.7e+17 parameters; models of up to 1e+15 are supported");
+  expect_refused(with(R"("n_inner":16777217,)"), "a whole number from 1 to 16777216");
+  expect_refused(R"({"model_type":"bloom","hidden_size":1048577,"n_layer":1,"n_head":1,)"
+                 R"("vocab_size":1})",
+                 "a whole number from 1 to 1048576");
+  // A hundred times the largest published model.
+  EXPECT_EQ(load(R"({"model_type":"bloom","hidden_size":131072,"n_layer":500,"n_head":1024,)"
+                 R"("vocab_size":1000000})")
+                .ffn,
+            524288);
+}
+
+TEST_F(ModelConfigTest, RefusesMoreEndsOfTextThanCanBeLookedAt) {
+  const auto list = [](int count) {
+    std::string ids = "1";
+    for (int i = 1; i < count; ++i) ids += ",1";
+    return R"("eos_token_id":[)" + ids + "],";
+  };
+  EXPECT_EQ(load(with(list(1024))).eos_ids.size(), 1024u);
+  expect_refused(with(list(1025)), "`eos_token_id` has 1025 token ids; 1024 at most");
+}
+
 TEST_F(ModelConfigTest, NamesFileKeyAndValueOfWhatIsWrong) {
   expect_refused("", "not valid JSON");
   expect_refused("[1]", "a JSON object was expected");

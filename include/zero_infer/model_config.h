@@ -2,7 +2,9 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace zi {
@@ -31,8 +33,13 @@ struct ModelConfig {
 
   /// Reads `directory`/config.json and, for the end-of-text ids, generation_config.json where there
   /// is one. Throws CheckpointError naming file, key and value: missing or not JSON, a key that is
-  /// missing, of the wrong type, not positive or not finite, heads that do not divide hidden.
+  /// missing, of the wrong type, not positive or not finite, heads that do not divide hidden, and
+  /// sizes that no model has: all bytes of the model can be counted in 63 bits.
   static ModelConfig load(const std::filesystem::path& directory);
+  /// The same from the files' texts; `directory` stands in messages.
+  static ModelConfig parse(std::string_view config_json,
+                           const std::optional<std::string>& generation_config_json,
+                           const std::filesystem::path& directory);
 
   /// All members, always the same keys in the same order: two configs are equal where all values
   /// are.

@@ -7,6 +7,7 @@
 #include <initializer_list>
 #include <limits>
 #include <optional>
+#include <string_view>
 #include <utility>
 
 #include "base/json_file.h"
@@ -22,19 +23,22 @@ using Names = std::initializer_list<const char*>;
 
 constexpr std::size_t kMaxConfigBytes = std::size_t{16} << 20;
 constexpr std::size_t kMaxConfigDepth = 64;
-// Upper limits far above any model, so that products of two sizes stay far below 2^63.
-constexpr std::int64_t kMostHidden = std::int64_t{1} << 24;
+// Upper limits far above any model: whatever a config.json says, the bytes of the whole model stay
+// far below 2^63 (each is looked at once and can be summed up in peace), and lists by layer, by
+// head or of ids stay short.
+constexpr std::int64_t kMostHidden = std::int64_t{1} << 20;
 constexpr std::int64_t kMostLayers = 4096;
 constexpr std::int64_t kMostHeads = 4096;
-constexpr std::int64_t kMostFfn = std::int64_t{1} << 28;
+constexpr std::int64_t kMostFfn = std::int64_t{1} << 24;
 constexpr std::int64_t kMostVocabulary = std::numeric_limits<std::int32_t>::max();
+constexpr double kMostParameters = 1e15;
+constexpr std::size_t kMostIds = 1024;
 
 /// Reads typed keys of one JSON file; a message names file, key and value.
 class KeyReader {
  public:
-  explicit KeyReader(const fs::path& path)
-      : file_(path.string()),
-        root_(parse_json_object(read_text_file(path, kMaxConfigBytes), file_, kMaxConfigDepth)) {}
+  KeyReader(std::string_view text, std::string file)
+      : file_(std::move(file)), root_(parse_json_object(text, file_, kMaxConfigDepth)) {}
 
   std::string text(const char* key) const {
     const json* value = find({key});
@@ -88,6 +92,10 @@ class KeyReader {
   std::vector<std::int32_t> ids(const char* key) const {
     const json* value = find({key});
     if (value == nullptr) return {};
+    if (value->is_array() && value->size() > kMostIds) {
+      throw CheckpointError(fmt::format("{}: `{}` has {} token ids; {} at most are supported",
+                                        file_, key, value->size(), kMostIds));
+    }
     std::vector<std::int32_t> ids;
     for (const json& item : value->is_array() ? *value : json::array({*value})) {
       const bool fits = item.is_number_integer() &&
@@ -132,6 +140,19 @@ class KeyReader {
   json root_;
 };
 
+/// Sizes that are each within their limits can still multiply to a model that nobody has.
+void check_size(const ModelConfig& c, const std::string& file) {
+  const auto hidden = static_cast<double>(c.hidden);
+  const double block = hidden * (4 * hidden + 2 * static_cast<double>(c.ffn));
+  const double parameters =
+      static_cast<double>(c.layers) * block + 2 * hidden * static_cast<double>(c.vocabulary);
+  if (parameters <= kMostParameters) return;
+  throw CheckpointError(fmt::format(
+      "{}: {} layers of a hidden size of {} and an MLP of {}, with {} tokens, are about {:.1e} "
+      "parameters; models of up to {:.0e} are supported: the file is damaged",
+      file, c.layers, c.hidden, c.ffn, c.vocabulary, parameters, kMostParameters));
+}
+
 }  // namespace
 
 ModelConfig ModelConfig::load(const fs::path& directory) {
@@ -139,12 +160,22 @@ ModelConfig ModelConfig::load(const fs::path& directory) {
   if (!fs::is_directory(directory, code)) {
     throw CheckpointError(fmt::format("{} is not a directory", directory.string()));
   }
-  if (!fs::exists(directory / "config.json", code) && !code) {
+  const fs::path config = directory / "config.json";
+  if (!fs::exists(config, code) && !code) {
     throw CheckpointError(fmt::format(
         "{} has no config.json; give the directory of a model as Hugging Face publishes it",
         directory.string()));
   }
-  const KeyReader keys(directory / "config.json");
+  const fs::path generation = directory / "generation_config.json";
+  std::optional<std::string> text;
+  if (fs::exists(generation, code)) text = read_text_file(generation, kMaxConfigBytes);
+  return parse(read_text_file(config, kMaxConfigBytes), text, directory);
+}
+
+ModelConfig ModelConfig::parse(std::string_view config_json,
+                               const std::optional<std::string>& generation_config_json,
+                               const fs::path& directory) {
+  const KeyReader keys(config_json, (directory / "config.json").string());
   ModelConfig config;
   config.family = keys.text("model_type");
   config.hidden = keys.size({"n_embed", "hidden_size"}, kMostHidden);
@@ -164,12 +195,13 @@ ModelConfig ModelConfig::load(const fs::path& directory) {
                                       config.heads, config.hidden));
   }
   config.head_dim = config.hidden / config.heads;
-
-  const fs::path generation = directory / "generation_config.json";
-  if (fs::exists(generation, code)) {
+  check_size(config, keys.file());
+  if (generation_config_json) {
     // The ids at which the model's authors want generation to stop take precedence over those of
     // training.
-    std::vector<std::int32_t> ids = KeyReader(generation).ids("eos_token_id");
+    const KeyReader generation(*generation_config_json,
+                               (directory / "generation_config.json").string());
+    std::vector<std::int32_t> ids = generation.ids("eos_token_id");
     if (!ids.empty()) config.eos_ids = std::move(ids);
   }
   return config;
