@@ -1,6 +1,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <pwd.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include <map>
 #include <optional>
@@ -82,6 +84,22 @@ TEST_F(ResolveModelTest, ExpandsTheEnvironmentAsTheHubsClientDoes) {
     set("HF_HOME", value);
     EXPECT_EQ(resolve_model("bigscience/bloom"), snapshot) << value;
   }
+  set("ZI_TEST_TWICE", "~/$ZI_TEST_PART");  // the client expands the cache's place once more
+  set("HF_HOME", "$ZI_TEST_TWICE");
+  EXPECT_EQ(resolve_model("bigscience/bloom"), snapshot);
+  set("HF_HUB_CACHE", "${HOME}/hf/${ZI_TEST_NOT_SET}/../hub");
+  EXPECT_THAT([] { resolve_model("bigscience/bloom"); },
+              ThrowsMessage<CheckpointError>(HasSubstr("/home/hf/${ZI_TEST_NOT_SET}/../hub")));
+  set("HF_HUB_CACHE", "$ZI_TEST_TWICE/hub");  // but not this one
+  EXPECT_THAT([] { resolve_model("bigscience/bloom"); },
+              ThrowsMessage<CheckpointError>(HasSubstr("as ~/$ZI_TEST_PART/hub/models--")));
+  if (const passwd* const user = ::getpwuid(::getuid())) {
+    set("HF_HUB_CACHE", std::string("~") + user->pw_name + "/zi-no-cache");
+    EXPECT_THAT([] { resolve_model("bigscience/bloom"); },
+                ThrowsMessage<CheckpointError>(
+                    HasSubstr(std::string(user->pw_dir) + "/zi-no-cache/models--")));
+  }
+  ::unsetenv("HF_HUB_CACHE");
   set("HF_HOME", "~no-such-user/$ZI_TEST_NOT_SET");  // both stay as they are
   EXPECT_THROW(resolve_model("bigscience/bloom"), CheckpointError);
 }

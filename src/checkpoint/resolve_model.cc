@@ -61,22 +61,30 @@ std::string with_variables(const std::string& text) {
   return expanded.append(rest, text.cend());
 }
 
-/// An environment variable that is set and not empty, expanded as huggingface_hub does:
-/// `os.path.expandvars(os.path.expanduser(value))`.
-std::optional<fs::path> environment_path(const char* name) {
+/// An environment variable that is set and not empty.
+std::optional<std::string> environment(const char* name) {
   const char* value = std::getenv(name);
   if (value == nullptr || *value == '\0') return std::nullopt;
-  return fs::path(with_variables(with_home(value)));
+  return value;
 }
 
-/// The hub cache, by the precedence of huggingface_hub.
+/// Where huggingface_hub keeps models, by its precedence. It expands what HF_HOME and the like say
+/// by `os.path.expandvars(os.path.expanduser(value))`, and then the place of the cache once more.
 std::optional<fs::path> hub_cache() {
-  if (auto path = environment_path("HF_HUB_CACHE")) return path;
-  if (auto path = environment_path("HUGGINGFACE_HUB_CACHE")) return path;
-  if (auto path = environment_path("HF_HOME")) return *path / "hub";
-  if (auto path = environment_path("XDG_CACHE_HOME")) return *path / "huggingface" / "hub";
-  if (auto path = environment_path("HOME")) return *path / ".cache" / "huggingface" / "hub";
-  return std::nullopt;
+  const auto expanded = [](const std::string& text) { return with_variables(with_home(text)); };
+  if (const auto cache = environment("HF_HUB_CACHE")) return expanded(*cache);
+  if (const auto cache = environment("HUGGINGFACE_HUB_CACHE")) return expanded(*cache);
+  std::string home;
+  if (const auto hub = environment("HF_HOME")) {
+    home = *hub;
+  } else if (const auto caches = environment("XDG_CACHE_HOME")) {
+    home = *caches + "/huggingface";
+  } else if (const auto user = environment("HOME")) {
+    home = *user + "/.cache/huggingface";
+  } else {
+    return std::nullopt;
+  }
+  return expanded(expanded(home) + "/hub");
 }
 
 /// `name` or `organisation/name` as the hub allows them; anything else is a path.
