@@ -19,9 +19,11 @@
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <exception>
 #include <functional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -104,8 +106,9 @@ inline void refuse_unnamed_files() {
 
 enum class Killed { kYes, kEndedBefore, kNotTraced };
 
-/// Runs the call, which starts no threads, in a child that is killed (SIGKILL) as it enters its
-/// system call number `count`, the first being 0.
+/// Runs the call in a child that is killed (SIGKILL) as it enters its system call number `count`,
+/// the first being 0; those of threads that it starts are not counted. A signal that comes
+/// meanwhile is delivered and not counted. Throws when the call throws or a signal ends it.
 inline Killed kill_at_call(int count, const std::function<void()>& call) {
   const pid_t child = ::fork();
   if (child == 0) {
@@ -113,7 +116,8 @@ inline Killed kill_at_call(int count, const std::function<void()>& call) {
     ::raise(SIGSTOP);
     try {
       call();
-    } catch (...) {
+    } catch (const std::exception& failure) {
+      std::fprintf(stderr, "%s\n", failure.what());
       std::_Exit(1);
     }
     std::_Exit(0);
@@ -121,10 +125,23 @@ inline Killed kill_at_call(int count, const std::function<void()>& call) {
   int status = 0;
   ::waitpid(child, &status, 0);
   if (WIFEXITED(status)) return Killed::kNotTraced;
-  for (int stops = 0; stops <= 2 * count; ++stops) {  // one as a call begins, one as it ends
-    if (::ptrace(PTRACE_SYSCALL, child, nullptr, nullptr) != 0) break;
+  // A stop at a system call is then told from one for a signal.
+  ::ptrace(PTRACE_SETOPTIONS, child, nullptr, PTRACE_O_TRACESYSGOOD);
+  for (int entered = 0, signal = 0; entered <= count;) {
+    if (::ptrace(PTRACE_SYSCALL, child, nullptr, signal) != 0) break;
     ::waitpid(child, &status, 0);
-    if (!WIFSTOPPED(status)) return Killed::kEndedBefore;
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return Killed::kEndedBefore;
+    if (!WIFSTOPPED(status)) {
+      throw std::runtime_error("before its system call " + std::to_string(count) +
+                               " the child ended with wait status " + std::to_string(status));
+    }
+    const bool at_call = WSTOPSIG(status) == (SIGTRAP | 0x80);
+    signal = at_call ? 0 : WSTOPSIG(status);
+    __ptrace_syscall_info info{};
+    if (at_call && ::ptrace(PTRACE_GET_SYSCALL_INFO, child, sizeof info, &info) > 0 &&
+        info.op == PTRACE_SYSCALL_INFO_ENTRY) {
+      ++entered;
+    }
   }
   ::kill(child, SIGKILL);
   ::waitpid(child, &status, 0);
