@@ -12,7 +12,7 @@
 #include <string_view>
 #include <vector>
 
-#include "base/system_error.h"
+#include "base/standard_output.h"
 #include "engine/engine.h"
 #include "launch/job_files.h"
 #include "launch/signals.h"
@@ -34,12 +34,6 @@ namespace {
 constexpr int kFailed = 1;         // while running: the job was ended
 constexpr int kBadInput = 2;       // nothing ran
 constexpr int kPromptsFailed = 3;  // all others ran
-
-void print(const std::string& text) {
-  if (std::fputs(text.c_str(), stdout) < 0 || std::fflush(stdout) != 0) {
-    throw IoError(fmt::format("cannot write to standard output: {}", system_message(errno)));
-  }
-}
 
 const char* name_of_signal(int signal) { return signal == SIGINT ? "SIGINT" : "SIGTERM"; }
 

@@ -36,7 +36,8 @@ class OutputFile {
   OutputFile& operator=(const OutputFile&) = delete;
 
   /// Writes all of it; it is on its way to the disk when this returns. Throws IoError naming the
-  /// path (disk full, ..): the file is then as it was before.
+  /// path (disk full, ..): the file is then as it was before. The first write of kReplace promises
+  /// that only for a disk without room, on file systems that reserve it (fallocate).
   void write(std::string_view text);
 
   /// An empty file is a result too: it stays when nothing is written.

@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "base/printable_text.h"
-#include "base/system_error.h"
+#include "base/standard_output.h"
 #include "zero_infer/error.h"
 
 namespace zi {
@@ -23,12 +23,6 @@ struct EventHeader {
 
 std::string title(std::uint64_t index, int rank) {
   return fmt::format("[prompt {}, rank {}] ", index, rank);
-}
-
-void print(const std::string& text) {
-  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
-    throw IoError(fmt::format("cannot write to standard output: {}", system_message(errno)));
-  }
 }
 
 std::string score_line(const Result& r, const std::string& prompt) {

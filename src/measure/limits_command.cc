@@ -10,7 +10,7 @@
 
 #include "base/file_roles.h"
 #include "base/output_file.h"
-#include "base/system_error.h"
+#include "base/standard_output.h"
 #include "measure/limits_text.h"
 #include "measure/machine_probe.h"
 #include "plan/kept_limits.h"
@@ -21,12 +21,6 @@ namespace zi {
 namespace {
 
 constexpr int kFailedLate = 1;  // measured, but not printed
-
-void print(const std::string& text) {
-  if (std::fputs(text.c_str(), stdout) < 0 || std::fflush(stdout) != 0) {
-    throw IoError(system_error_text("standard output", "cannot be written", errno));
-  }
-}
 
 /// On rank 0. A cache that cannot be written is not a failure: the result has been printed.
 void tell(const MachineLimits& limits, bool json_alone, OutputFile* output) {
