@@ -15,6 +15,7 @@ using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 using ::testing::ThrowsMessage;
 
 /// A source with any names; each tensor holds one value everywhere.
@@ -105,6 +106,14 @@ TEST_F(CheckpointFit, WarnsOfBlocksBeyondTheModelsWithTheNumbers) {
   EXPECT_THAT(check(),
               ElementsAre(AllOf(HasSubstr("asks for 2 blocks (n_layer), the checkpoint holds 3"),
                                 HasSubstr("from block 2 on"), HasSubstr("set n_layer to 3"))));
+}
+
+TEST_F(CheckpointFit, AdvisesNoMoreBlocksThanThereAreBeforeAGap) {
+  config_.layers = 1;
+  std::erase_if(source_.values,
+                [](const auto& v) { return v.first.find(".h.1.") != std::string::npos; });
+  EXPECT_THAT(check(), ElementsAre(AllOf(HasSubstr("from block 2 on are not used"),
+                                         Not(HasSubstr("set n_layer")))));
 }
 
 TEST_F(CheckpointFit, RefusesBlocksThatAreMissingWithTheNumbers) {

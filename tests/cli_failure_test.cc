@@ -178,6 +178,20 @@ TEST(BadInput, RanksWithDifferentSettingsAreRefusedByTheName) {
   }
 }
 
+TEST(BadInput, RanksWithStopsThatOnlyLookAlikeAreRefused) {
+  const auto expect_refused = [](const std::vector<std::string>& first,
+                                 const std::vector<std::string>& second) {
+    std::vector<std::string> arguments = with_prompt(model(), first);
+    for (const char* word : {":", "-np", "1", ZI_BINARY}) arguments.emplace_back(word);
+    for (const std::string& word : with_prompt(model(), second)) arguments.push_back(word);
+    const Ended ended = run_job(1, arguments);
+    EXPECT_EQ(ended.code, 2) << ended.err;
+    EXPECT_THAT(ended.err, HasSubstr("the generation options"));
+  };
+  expect_refused({"--stop", "a|b"}, {"--stop", "a", "--stop", "b"});
+  expect_refused({"--stop", "\xff"}, {"--stop", "\xfe"});
+}
+
 TEST(BadInput, UnusablePromptsAreNamedAndTheOthersRun) {
   const TemporaryFolder folder;
   write_file(folder / "in.jsonl",

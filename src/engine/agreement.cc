@@ -2,11 +2,16 @@
 
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
-
+#include "base/printable_text.h"
+#include "text/wire.h"
 #include "zero_infer/error.h"
 
 namespace zi {
+namespace {
+
+constexpr char kValues = 'A';  // of the message
+
+}  // namespace
 
 std::vector<Agreed> model_agreement(const OpenModel& open, const Tokenizer& tokenizer) {
   std::vector<Agreed> agreed;
@@ -22,22 +27,20 @@ std::vector<Agreed> model_agreement(const OpenModel& open, const Tokenizer& toke
 }
 
 void check_agreement(World& world, const std::vector<Agreed>& mine) {
-  nlohmann::json values = nlohmann::json::array();
-  for (const Agreed& a : mine) values.push_back(a.value);
-  // A stop text may hold any bytes.
-  const std::string ours = values.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-  const std::string theirs = world.broadcast(ours, 0);
+  WireWriter values(kValues);  // exact: a stop text may hold any bytes
+  for (const Agreed& a : mine) values.put(a.value);
+  const std::string theirs = world.broadcast(values.take(), 0);
   world.all_or_none([&] {
-    if (ours == theirs) return;
-    const auto here = nlohmann::json::parse(ours);
-    const auto there = nlohmann::json::parse(theirs);
-    std::size_t i = 0;
-    while (here.at(i) == there.at(i)) ++i;
-    throw ConfigError(fmt::format(
-        "{} must be the same on every rank: rank 0 has `{}`, rank {} on {} has `{}`; give all "
-        "ranks the same flags, config file and checkpoint",
-        mine[i].name, there.at(i).get<std::string>(), world.rank(), world.host(),
-        here.at(i).get<std::string>()));
+    WireReader reader(kValues, theirs);
+    for (const Agreed& a : mine) {
+      const std::string there = reader.text();
+      if (there == a.value) continue;
+      throw ConfigError(fmt::format(
+          "{} must be the same on every rank: rank 0 has {}, rank {} on {} has {}; give all ranks "
+          "the same flags, config file and checkpoint",
+          a.name, in_quotes(there), world.rank(), world.host(), in_quotes(a.value)));
+    }
+    reader.finish();
   });
 }
 

@@ -48,11 +48,15 @@ void check_blocks(const ModelSpec& spec, const WeightSource& source,
         source.describe(), wanted, held.size(), block));
   }
   if (*held.rbegin() < wanted) return;
-  warnings.push_back(
-      fmt::format("{}: config.json asks for {} blocks (n_layer), the checkpoint holds {}: those "
-                  "from block {} on are not used, and answers are those of the shorter model; set "
-                  "n_layer to {} to use all",
-                  source.describe(), wanted, held.size(), *held.lower_bound(wanted), held.size()));
+  std::int64_t whole = wanted;  // that a model can have: up to the first gap
+  while (held.contains(whole)) ++whole;
+  warnings.push_back(fmt::format(
+      "{}: config.json asks for {} blocks (n_layer), the checkpoint holds {}: those from block {} "
+      "on are not used, and answers are those of the shorter model{}",
+      source.describe(), wanted, held.size(), *held.lower_bound(wanted),
+      whole > wanted ? fmt::format("; set n_layer to {} to use {}", whole,
+                                   whole == std::ssize(held) ? "all" : "those before the first gap")
+                     : ""));
 }
 
 /// Whether two tensors of one shape hold the same values, by stretches spread over them.
@@ -60,8 +64,8 @@ bool look_alike(const WeightSource& source, const TensorSpec& a, const TensorSpe
   constexpr std::int64_t kStretches = 64;
   constexpr std::int64_t kValues = 1024;
   const std::int64_t count = std::min(kValues, a.elements());
-  std::vector<float> here(static_cast<std::size_t>(count));
-  std::vector<float> there(here);
+  std::vector<std::uint32_t> here(static_cast<std::size_t>(count));  // bits: NaN equals itself
+  std::vector<std::uint32_t> there(here);
   for (std::int64_t i = 0; i < kStretches; ++i) {
     const std::int64_t first = (a.elements() - count) / (kStretches - 1) * i;
     source.read(a, first, count, DType::kFloat32, here.data());

@@ -169,19 +169,21 @@ void Engine::make_memory_plan() {
 std::vector<Agreed> Engine::agreement() const {
   std::string tiers;
   for (Tier tier : plan_->tiers) tiers += name_of(tier).front();
+  std::string stops;  // each with its length: `a|b` is not `a` and `b`
+  for (const std::string& stop : config_.stop) stops += fmt::format("{}:{} ", stop.size(), stop);
   const SampleRow s = GenerationOptions::from(config_).sampling;
-  return {{"--compute-dtype", std::string(name_of(plan_->compute_dtype))},
-          {"the tiers of the blocks", tiers},
-          {"--batch-size", fmt::format("{}", fmt::join(config_.batch_size, ","))},
-          {"the plan",
-           fmt::format("{} rows a pass, {} of logits, {} KV pages, {} slots", plan_->pass_tokens,
-                       plan_->head_rows, plan_->kv_pages, plan_->slot_count)},
-          {"--score, --benchmark, --logprobs",
-           fmt::format("{} {} {}", config_.score, config_.benchmark, config_.logprobs)},
-          {"the generation options",
-           fmt::format("{} {} {} {} {} {} {} {}", s.temperature, s.top_k, s.top_p,
-                       s.repetition_penalty, s.seed, config_.max_new_tokens, config_.ignore_eos,
-                       fmt::join(config_.stop, "|"))}};
+  return {
+      {"--compute-dtype", std::string(name_of(plan_->compute_dtype))},
+      {"the tiers of the blocks", tiers},
+      {"--batch-size", fmt::format("{}", fmt::join(config_.batch_size, ","))},
+      {"the plan",
+       fmt::format("{} rows a pass, {} of logits, {} KV pages, {} slots", plan_->pass_tokens,
+                   plan_->head_rows, plan_->kv_pages, plan_->slot_count)},
+      {"--score, --benchmark, --logprobs",
+       fmt::format("{} {} {}", config_.score, config_.benchmark, config_.logprobs)},
+      {"the generation options",
+       fmt::format("{} {} {} {} {} {} {} {}", s.temperature, s.top_k, s.top_p, s.repetition_penalty,
+                   s.seed, config_.max_new_tokens, config_.ignore_eos, stops)}};
 }
 
 GenerationOptions Engine::generation_options() const {
