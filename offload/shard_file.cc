@@ -168,15 +168,15 @@ std::vector<OtherShards> other_shards(const std::filesystem::path& directory,
 std::string other_shards_text(const std::filesystem::path& directory, const ShardFileKey& key) {
   const std::vector<OtherShards> others = other_shards(directory, key);
   if (others.empty()) return "";
-  std::string text = fmt::format("{} also holds shard files of {} that this job does not use: ",
+  std::string text = fmt::format("{} also holds shard files of {} that this rank does not use: ",
                                  directory.string(), name_in_folders(key.model_name));
   for (std::size_t i = 0; i < std::min(others.size(), kMostNamesInText); ++i) {
     text += fmt::format(
         "{}{} ({}{})", i == 0 ? "" : ", ", others[i].folder,
         others[i].bytes ? format_bytes(static_cast<double>(*others[i].bytes)) : "cannot be read",
         others[i].same_content
-            ? ", written before the checkpoint's files were copied, fetched again or changed: "
-              "samples of the weights are the same, but a small change would not show"
+            ? ": samples of the weights are the same, but the checkpoint's files had other times; "
+              "they were copied, fetched again or changed, and a small change would not show"
             : "");
   }
   if (others.size() > kMostNamesInText) {
