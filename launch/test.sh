@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 quick=${1:-}
 
 launch/install_packages.sh --tests
+tests/reference_packages.sh build-reference || echo "tests that compare with reference packages will be skipped"
 jobs=$(nproc)
 if [ "$(id -u)" -eq 0 ]; then
   export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Installs the reference implementations that some tests compare with, once, into DIRECTORY:
+#   tests/reference_packages.sh build-reference     (where the tests look)
+# DIRECTORY/venv has `tokenizers`, Jinja2 and `gguf`; DIRECTORY/llama.cpp/models has vocabularies with their golden
+# ids and the chat templates, from the source package of llama-cpp-python. Without network it fails with the reason,
+# and the tests say that they are skipped.
+set -euo pipefail
+directory=${1:?usage: tests/reference_packages.sh DIRECTORY}
+source_package=llama_cpp_python-0.3.36
+
+mkdir -p "$directory"
+cd "$directory"
+[ -e done-3 ] && exit 0
+python3 -m venv venv
+venv/bin/pip install --quiet --disable-pip-version-check tokenizers==0.23.3 Jinja2==3.1.6 gguf==0.19.0
+# pip would build the package's metadata, which takes minutes: the archive alone is wanted.
+venv/bin/python - "$source_package.tar.gz" <<'PYTHON'
+import hashlib, os, re, sys, urllib.parse, urllib.request
+name = sys.argv[1]
+index = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple").rstrip("/") + "/llama-cpp-python/"
+page = urllib.request.urlopen(index, timeout=60).read().decode()
+link = next(l for l in re.findall(r'href="([^"]+)"', page) if urllib.parse.urlparse(l).path.endswith("/" + name))
+url = urllib.parse.urljoin(index, link)
+data = urllib.request.urlopen(url, timeout=300).read()
+wanted = urllib.parse.urlparse(url).fragment.removeprefix("sha256=")
+if wanted and hashlib.sha256(data).hexdigest() != wanted:
+    sys.exit(f"{name}: its SHA-256 is not that of the index")
+with open(name, "wb") as file:
+    file.write(data)
+PYTHON
+tar --extract --gzip --file "$source_package.tar.gz" --wildcards "$source_package/vendor/llama.cpp/models/*" \
+  "$source_package/vendor/llama.cpp/LICENSE"
+rm -rf llama.cpp "$source_package.tar.gz"
+mv "$source_package/vendor/llama.cpp" llama.cpp
+rm -rf "$source_package"
+touch done-3
