@@ -116,7 +116,8 @@ void Attention(benchmark::State& state) {
   std::vector<float> q(static_cast<std::size_t>(batch.tokens) * 1024, 0.5f);
   std::vector<std::uint16_t> out(q.size());
   for (auto _ : state) {
-    bench.ops->attention(q.data(), batch, kv, nullptr, out.data(), DType::kBFloat16, *bench.stream);
+    bench.ops->attention(q.data(), 16, batch, kv, nullptr, out.data(), DType::kBFloat16,
+                         *bench.stream);
     bench.stream->synchronize();
   }
   state.SetBytesProcessed(state.iterations() * sequences * pages *
@@ -132,8 +133,8 @@ void LayerNorm(benchmark::State& state) {
   const std::vector<float> gamma(static_cast<std::size_t>(cols), 1);
   std::vector<std::uint16_t> y(x.size());
   for (auto _ : state) {
-    bench.ops->layer_norm(x.data(), gamma.data(), gamma.data(), 1e-5f, rows, cols, y.data(),
-                          DType::kBFloat16, *bench.stream);
+    bench.ops->normalize(x.data(), {gamma.data(), gamma.data()}, rows, cols, y.data(),
+                         DType::kBFloat16, *bench.stream);
     bench.stream->synchronize();
   }
   state.SetBytesProcessed(state.iterations() * rows * cols * 6);

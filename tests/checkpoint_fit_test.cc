@@ -52,6 +52,7 @@ class CheckpointFit : public ::testing::Test {
     config_.hidden = 64;
     config_.layers = 3;
     config_.heads = 4;
+    config_.kv_heads = 4;
     config_.head_dim = 16;
     config_.ffn = 256;
     config_.vocabulary = 100;
@@ -104,8 +105,8 @@ TEST_F(CheckpointFit, TellsAStoredHeadFromATiedOneByItsValues) {
 TEST_F(CheckpointFit, WarnsOfBlocksBeyondTheModelsWithTheNumbers) {
   config_.layers = 2;
   EXPECT_THAT(check(),
-              ElementsAre(AllOf(HasSubstr("asks for 2 blocks (n_layer), the checkpoint holds 3"),
-                                HasSubstr("from block 2 on"), HasSubstr("set n_layer to 3"))));
+              ElementsAre(AllOf(HasSubstr("asks for 2 blocks (n_layer or num_hidden_layers), the checkpoint holds 3"),
+                                HasSubstr("from block 2 on"), HasSubstr("set it to 3"))));
 }
 
 TEST_F(CheckpointFit, AdvisesNoMoreBlocksThanThereAreBeforeAGap) {
@@ -113,14 +114,14 @@ TEST_F(CheckpointFit, AdvisesNoMoreBlocksThanThereAreBeforeAGap) {
   std::erase_if(source_.values,
                 [](const auto& v) { return v.first.find(".h.1.") != std::string::npos; });
   EXPECT_THAT(check(), ElementsAre(AllOf(HasSubstr("from block 2 on are not used"),
-                                         Not(HasSubstr("set n_layer")))));
+                                         Not(HasSubstr("set it to")))));
 }
 
 TEST_F(CheckpointFit, RefusesBlocksThatAreMissingWithTheNumbers) {
   config_.layers = 5;
   EXPECT_THAT([&] { check(); },
               ThrowsMessage<CheckpointError>(
-                  HasSubstr("asks for 5 blocks (n_layer), the checkpoint holds 3; block 3 is")));
+                  HasSubstr("asks for 5 blocks (n_layer or num_hidden_layers), the checkpoint holds 3; block 3 is")));
   config_.layers = 3;
   std::erase_if(source_.values,
                 [](const auto& v) { return v.first.find(".h.1.") != std::string::npos; });

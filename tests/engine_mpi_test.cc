@@ -3,60 +3,29 @@
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
-#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <span>
 
-#include "engine/engine.h"
-#include "mpi_world.h"
+#include "engine_harness.h"
 #include "nan_checkpoint.h"
-#include "recording_ops.h"
 #include "zero_infer/error.h"
 
 namespace zi::test {
 namespace {
 
-/// The bundled model; $ZI_TEST_DATA names another copy of the data, on a host without the sources.
-std::string model_path() {
-  const char* const given = std::getenv("ZI_TEST_DATA");
-  return std::string(given != nullptr ? given : ZI_TEST_DATA) + "/bloom-kjv";
-}
-const std::string kModel = model_path();
+const std::string kModel = data_path("bloom-kjv");
 
-/// CPU logits must be equal bit by bit; a GPU's products depend on how many rows they have.
-bool exact_bits() { return !wants_cuda(); }
-
-RunConfig test_config() {
-  RunConfig config;
-  config.model = kModel;
-  config.quiet = true;
-  config.backend = wants_cuda() ? BackendChoice::kCuda : BackendChoice::kCpu;
-  return config;
-}
-
-/// Collective. Why the backend cannot be had here; empty when it can.
-std::string missing_backend() {
-  try {
-    make_backend(world(), test_config());
-    return "";
-  } catch (const PeerError&) {
-    return "another rank cannot have it";
-  } catch (const ConfigError& error) {
-    return error.what();
-  }
-}
+RunConfig test_config() { return test::test_config(kModel); }
 
 /// A test that needs the backend.
 struct EngineTest : testing::Test {
   void SetUp() override {
-    if (const std::string why = missing_backend(); !why.empty()) GTEST_SKIP() << why;
+    if (const std::string why = missing_backend(kModel); !why.empty()) GTEST_SKIP() << why;
   }
 };
 
@@ -80,96 +49,18 @@ std::vector<Golden> read_golden() {
   return out;
 }
 
-/// Where shards rest in a run.
-struct Placement {
-  std::string name;
-  bool cpu_offload = false;
-  bool nvme = false;
-  std::optional<std::size_t> device_budget;
-  std::optional<std::size_t> host_budget;
-};
-
-const Placement kDeviceOnly{"device", false, false, {}, {}};
-
-/// All ranks of a test share a folder; rank 0 makes it and takes it away.
-class SharedFolder {
- public:
-  SharedFolder() {
-    if (world().rank() == 0) {
-      std::string name = std::filesystem::temp_directory_path() / "zero-infer-XXXXXX";
-      path_ = mkdtemp(name.data());
-    }
-    path_ = world().broadcast(path_, 0);
-  }
-  ~SharedFolder() {
-    world().barrier();
-    if (world().rank() == 0) std::filesystem::remove_all(path_);
-  }
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
-
-struct Played {
-  std::vector<Result> results;  // of all ranks, on rank 0
-  RecordingOps::Record logits;  // of all ranks, on rank 0
-  Engine::Outcome outcome;
-};
-
-RecordingOps::Record gather_records(const RecordingOps::Record& mine) {
-  std::string bytes;
-  const auto put = [&bytes](const void* p, std::size_t n) {
-    bytes.append(static_cast<const char*>(p), n);
-  };
-  for (const auto& [key, row] : mine) {
-    const std::uint64_t head[3] = {key.first, key.second, row.size()};
-    put(head, sizeof(head));
-    put(row.data(), row.size() * sizeof(float));
-  }
-  RecordingOps::Record all;
-  for (const std::string& part : world().gather(bytes, 0)) {
-    for (std::size_t at = 0; at < part.size();) {
-      std::uint64_t head[3];
-      std::memcpy(head, part.data() + at, sizeof(head));
-      std::vector<float> row(head[2]);
-      std::memcpy(row.data(), part.data() + at + sizeof(head), row.size() * sizeof(float));
-      at += sizeof(head) + row.size() * sizeof(float);
-      all[{head[0], head[1]}] = std::move(row);
-    }
-  }
-  return all;
-}
-
 Played play(const std::vector<std::string>& prompts, const Placement& placement, DType dtype,
             std::int64_t batch, const std::string& folder, std::int64_t pass_tokens = 512,
             std::optional<std::size_t> kv_budget = std::nullopt) {
-  RunConfig config = test_config();
+  RunConfig config = placed(test_config(), placement, folder);
   config.prompt = prompts;
   config.compute_dtype = dtype;
   config.batch_size = {batch};
   config.max_new_tokens = 48;
   config.max_pass_tokens = std::max(pass_tokens, batch);
-  config.cpu_offload = placement.cpu_offload;
-  if (placement.nvme) config.nvme_offload_path = folder;
-  config.gpu_weight_budget = placement.device_budget;
-  config.cpu_weight_budget = placement.host_budget;
   config.kv_budget = kv_budget;
-
-  RecordingOps::Record record;
-  Backend backend = make_backend(world(), config);
-  backend.ops = std::make_unique<RecordingOps>(*backend.device, std::move(backend.ops), &record);
-  Engine engine(world(), std::move(backend), config);
   const auto source = prompts_from_flags(prompts);
-  MemorySink sink;
-  Played out;
-  out.outcome = engine.generate({.source = source.get(),
-                                 .sink = &sink,
-                                 .lanes = batch,
-                                 .options = engine.generation_options()});
-  out.results = std::move(sink.results);
-  out.logits = gather_records(record);
-  return out;
+  return test::play(config, source.get());
 }
 
 std::vector<std::string> texts(const std::vector<Golden>& golden) {
@@ -178,13 +69,9 @@ std::vector<std::string> texts(const std::vector<Golden>& golden) {
   return out;
 }
 
+/// Blocks of the bundled model have 2.46 MB; a rank's shard 1/n of it.
 std::vector<Placement> placements() {
-  // Blocks of the bundled model have 2.46 MB; a rank's shard 1/n of it.
-  const std::size_t shard = 2'460'000 / static_cast<std::size_t>(world().size()) + 8192;
-  const std::size_t two = 2 * shard;
-  return {{"device", false, false, {}, {}},      {"host", true, false, {}, {}},
-          {"nvme", false, true, {}, {}},         {"device+host", true, false, 3 * shard, {}},
-          {"device+nvme", false, true, two, {}}, {"device+host+nvme", true, true, two, two}};
+  return test::placements(2'460'000 / static_cast<std::size_t>(world().size()) + 8192);
 }
 
 /// On rank 0: ids equal the reference's where no two best logits nearly tie.
@@ -237,13 +124,7 @@ void expect_same_logits(const Played& a, const Played& b, const std::vector<Gold
     }
     return;
   }
-  ASSERT_EQ(a.logits.size(), b.logits.size()) << what;
-  for (const auto& [key, row] : a.logits) {
-    const auto other = b.logits.find(key);
-    ASSERT_NE(other, b.logits.end()) << what;
-    ASSERT_EQ(0, std::memcmp(row.data(), other->second.data(), row.size() * sizeof(float)))
-        << what << ": prompt " << key.first << ", position " << key.second;
-  }
+  expect_same_bits(a.logits, b.logits, what);
 }
 
 /// What a run gave for its first prompts.
@@ -432,20 +313,7 @@ TEST_F(NotFinite, PromptsThatGiveNanFailAndTheOthersOnTheirPagesKeepTheirBits) {
     // Nine pages: each is soon used again.
     config.kv_budget = 9 * 6 * 2 * 320 * kKvPageTokens * size_of(dtype);
     const auto run = [&](std::unique_ptr<PromptSource> source) {
-      Played out;
-      RecordingOps::Record record;
-      Backend backend = make_backend(world(), config);
-      backend.ops =
-          std::make_unique<RecordingOps>(*backend.device, std::move(backend.ops), &record);
-      Engine engine(world(), std::move(backend), config);
-      MemorySink sink;
-      out.outcome = engine.generate({.source = source.get(),
-                                     .sink = &sink,
-                                     .lanes = config.batch_size.front(),
-                                     .options = engine.generation_options()});
-      out.results = std::move(sink.results);
-      out.logits = gather_records(record);
-      return out;
+      return test::play(config, source.get());
     };
     const auto fail = [](const std::string& message) { ADD_FAILURE() << message; };
     const std::string path = prompts_with_nan(folder, golden);

@@ -16,32 +16,32 @@ class ForwardingOps : public Ops {
   explicit ForwardingOps(std::unique_ptr<Ops> inner) : inner_(std::move(inner)) {}
 
   bool recordable() const override { return inner_->recordable(); }
-  void layer_norm(const float* x, const float* gamma, const float* beta, float epsilon,
-                  std::int64_t rows, std::int64_t cols, void* y, DType y_dtype,
-                  Stream& stream) override {
-    forward({"layer_norm"}, stream,
-            [&] { inner_->layer_norm(x, gamma, beta, epsilon, rows, cols, y, y_dtype, stream); });
+  void normalize(const float* x, const Norm& norm, std::int64_t rows, std::int64_t cols, void* y,
+                 DType y_dtype, Stream& stream) override {
+    forward({"normalize"}, stream,
+            [&] { inner_->normalize(x, norm, rows, cols, y, y_dtype, stream); });
   }
-  void matmul(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w, float* y,
+  void matmul(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w, float* y,
               Stream& stream) override {
     forward({"matmul", rows, &w}, stream, [&] { inner_->matmul(a, a_dtype, rows, w, y, stream); });
   }
-  void matmul_gelu(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w,
-                   const float* bias, float* product, void* y, DType y_dtype,
-                   Stream& stream) override {
-    forward({"matmul_gelu", rows, &w}, stream,
-            [&] { inner_->matmul_gelu(a, a_dtype, rows, w, bias, product, y, y_dtype, stream); });
+  void matmul_activate(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w,
+                       const Activate& activate, float* product, void* y, DType y_dtype,
+                       Stream& stream) override {
+    forward({"matmul_activate", rows, &w}, stream, [&] {
+      inner_->matmul_activate(a, a_dtype, rows, w, activate, product, y, y_dtype, stream);
+    });
   }
-  void matmul_qkv(const void* a, DType a_dtype, const RowBlockMatrix& w, const float* bias,
+  void matmul_qkv(const void* a, DType a_dtype, const Matrices& w, const QkvSplit& split,
                   const RaggedBatch& batch, const KvLayer& kv, float* product, float* q,
                   Stream& stream) override {
     forward({"matmul_qkv", batch.tokens, &w}, stream,
-            [&] { inner_->matmul_qkv(a, a_dtype, w, bias, batch, kv, product, q, stream); });
+            [&] { inner_->matmul_qkv(a, a_dtype, w, split, batch, kv, product, q, stream); });
   }
-  void bias_gelu(const float* x, std::int64_t ld, const float* bias, std::int64_t rows,
-                 std::int64_t cols, void* y, DType y_dtype, Stream& stream) override {
-    forward({"bias_gelu"}, stream,
-            [&] { inner_->bias_gelu(x, ld, bias, rows, cols, y, y_dtype, stream); });
+  void activate(const float* x, std::int64_t ld, const Activate& activate, std::int64_t rows,
+                std::int64_t cols, void* y, DType y_dtype, Stream& stream) override {
+    forward({"activate"}, stream,
+            [&] { inner_->activate(x, ld, activate, rows, cols, y, y_dtype, stream); });
   }
   void bias_residual(const float* x, std::int64_t ld, const float* bias, std::int64_t rows,
                      std::int64_t cols, float* residual, Stream& stream) override {
@@ -49,21 +49,31 @@ class ForwardingOps : public Ops {
             [&] { inner_->bias_residual(x, ld, bias, rows, cols, residual, stream); });
   }
   void bias_residual_norm(const float* x, std::int64_t ld, const float* bias, float* residual,
-                          const float* gamma, const float* beta, float epsilon, std::int64_t rows,
-                          std::int64_t cols, void* y, DType y_dtype, Stream& stream) override {
+                          const Norm& norm, std::int64_t rows, std::int64_t cols, void* y,
+                          DType y_dtype, Stream& stream) override {
     forward({"bias_residual_norm"}, stream, [&] {
-      inner_->bias_residual_norm(x, ld, bias, residual, gamma, beta, epsilon, rows, cols, y,
-                                 y_dtype, stream);
+      inner_->bias_residual_norm(x, ld, bias, residual, norm, rows, cols, y, y_dtype, stream);
     });
   }
-  void split_qkv(const float* qkv, std::int64_t ld, const float* bias, const RaggedBatch& batch,
-                 const KvLayer& kv, float* q, Stream& stream) override {
-    forward({"split_qkv"}, stream, [&] { inner_->split_qkv(qkv, ld, bias, batch, kv, q, stream); });
+  void add_positions(const float* table, std::int64_t first, const RaggedBatch& batch,
+                     std::int64_t cols, float* x, Stream& stream) override {
+    forward({"add_positions"}, stream,
+            [&] { inner_->add_positions(table, first, batch, cols, x, stream); });
   }
-  void attention(const float* q, const RaggedBatch& batch, const KvLayer& kv, const float* slopes,
-                 void* out, DType out_dtype, Stream& stream) override {
+  void rotations(const float* frequencies, int pairs, float scale, const RaggedBatch& batch,
+                 float* out, Stream& stream) override {
+    forward({"rotations"}, stream,
+            [&] { inner_->rotations(frequencies, pairs, scale, batch, out, stream); });
+  }
+  void split_qkv(const float* qkv, std::int64_t ld, const QkvSplit& split, const RaggedBatch& batch,
+                 const KvLayer& kv, float* q, Stream& stream) override {
+    forward({"split_qkv"}, stream,
+            [&] { inner_->split_qkv(qkv, ld, split, batch, kv, q, stream); });
+  }
+  void attention(const float* q, int heads, const RaggedBatch& batch, const KvLayer& kv,
+                 const float* slopes, void* out, DType out_dtype, Stream& stream) override {
     forward({"attention"}, stream,
-            [&] { inner_->attention(q, batch, kv, slopes, out, out_dtype, stream); });
+            [&] { inner_->attention(q, heads, batch, kv, slopes, out, out_dtype, stream); });
   }
   void gather_rows(const void* x, DType dtype, const std::int32_t* rows, std::int64_t count,
                    std::int64_t cols, float* out, Stream& stream) override {
@@ -96,7 +106,7 @@ class ForwardingOps : public Ops {
   struct Call {
     const char* op;
     std::int64_t rows = 0;
-    const RowBlockMatrix* weights = nullptr;
+    const Matrices* weights = nullptr;
   };
   /// Called before and after each operation is enqueued.
   virtual void before(const Call&, Stream&) {}

@@ -22,6 +22,7 @@ ModelConfig shape(std::int64_t hidden, std::int64_t layers, std::int64_t heads) 
   c.hidden = hidden;
   c.layers = layers;
   c.heads = heads;
+  c.kv_heads = heads;
   c.head_dim = hidden / heads;
   c.ffn = 4 * hidden;
   c.vocabulary = 250880;

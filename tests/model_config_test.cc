@@ -111,12 +111,17 @@ TEST_F(ModelConfigTest, ValuesListEveryMember) {
   const std::vector<ConfigValue> values = base.values();
   // Does not compile when a member is added: change it below too.
   ModelConfig c = base;
-  auto& [family, hidden, layers, heads, head_dim, ffn, vocabulary, norm_epsilon,
-         residual_after_norm, tied_head, eos_ids, bos_id, pad_id] = c;
+  auto& [family, hidden, layers, heads, kv_heads, head_dim, ffn, vocabulary, max_positions, rotary,
+         activation, norm_epsilon, attention_bias, output_bias, mlp_bias, residual_after_norm,
+         tied_head, eos_ids, bos_id, pad_id] = c;
   const auto changes = std::to_array<std::function<void()>>(
       {[&] { family = "other"; }, [&] { ++hidden; }, [&] { ++layers; }, [&] { ++heads; },
-       [&] { ++head_dim; }, [&] { ++ffn; }, [&] { ++vocabulary; },
+       [&] { ++kv_heads; }, [&] { ++head_dim; }, [&] { ++ffn; }, [&] { ++vocabulary; },
+       [&] { ++max_positions; }, [&] { rotary.theta = std::nextafter(rotary.theta, 0); },
+       [&] { activation = Activation::kRelu; },
        [&] { norm_epsilon = std::nextafter(norm_epsilon, 1.0f); },
+       [&] { attention_bias = !attention_bias; }, [&] { output_bias = !output_bias; },
+       [&] { mlp_bias = !mlp_bias; },
        [&] { residual_after_norm = !residual_after_norm; }, [&] { tied_head = !tied_head; },
        [&] {
          eos_ids = {2, 3};

@@ -32,11 +32,12 @@ struct AttentionTest : OpsInputsTest {
   /// to the reference. Slots that no sequence has written hold NaN.
   void match_the_reference(const std::vector<std::pair<int, int>>& lengths,
                            const std::vector<std::vector<std::int32_t>>& pages,
-                           const std::vector<float>& slopes, int head_dim, DType dtype) {
-    SCOPED_TRACE(fmt::format("head_dim {} {}", head_dim, name_of(dtype)));
+                           const std::vector<float>& slopes, int head_dim, DType dtype,
+                           int group = 1) {
+    SCOPED_TRACE(fmt::format("head_dim {} {}, groups of {}", head_dim, name_of(dtype), group));
     const TestBatch b = batch(lengths, pages);
     const std::size_t heads = slopes.size();
-    KvLayer kv{nullptr, dtype, static_cast<int>(heads), head_dim};
+    KvLayer kv{nullptr, dtype, static_cast<int>(heads) / group, head_dim};
     std::int32_t last_page = 0;
     for (const auto& list : pages) {
       for (const std::int32_t page : list) last_page = std::max(last_page, page);
@@ -48,7 +49,7 @@ struct AttentionTest : OpsInputsTest {
     for (std::size_t s = 0; s < lengths.size(); ++s) {
       for (int p = 0; p < lengths[s].second; ++p) {
         const auto page = static_cast<std::size_t>(pages[s][static_cast<std::size_t>(p / 16)]);
-        for (std::size_t h = 0; h < heads; ++h) {
+        for (std::size_t h = 0; h < heads / static_cast<std::size_t>(group); ++h) {
           const std::size_t at =
               page * kv.page_bytes() + (h * 16 + static_cast<std::size_t>(p % 16)) *
                                            static_cast<std::size_t>(head_dim) * size_of(dtype);
@@ -67,13 +68,14 @@ struct AttentionTest : OpsInputsTest {
     const Buffer q = upload(host_q);
     const Buffer device_slopes = upload(slopes);
     kv.data = host_kv.data();
-    const auto want = test::attention(host_q.data(), b.host, kv, slopes.data());
-    const auto plain = test::attention(host_q.data(), b.host, kv, nullptr);
+    const auto want = test::attention(host_q.data(), static_cast<int>(heads), b.host, kv, slopes.data());
+    const auto plain =
+        test::attention(host_q.data(), static_cast<int>(heads), b.host, kv, nullptr);
     kv.data = device_kv.data();
     for (const bool alibi : {true, false}) {
       const auto got = run(want.size() * size_of(dtype), [&](std::byte* out) {
-        ops->attention(q.as<float>(), b.device, kv, alibi ? device_slopes.as<float>() : nullptr,
-                       out, dtype, *stream);
+        ops->attention(q.as<float>(), static_cast<int>(heads), b.device, kv,
+                       alibi ? device_slopes.as<float>() : nullptr, out, dtype, *stream);
       });
       // Scores up to 50 carry 50 * 2^-23 into the exponent: 1e-5 of values of about 1.
       expect_near(got, dtype, alibi ? want : plain, 1e-5,
@@ -101,7 +103,7 @@ struct AttentionTest : OpsInputsTest {
     const auto got = run(page_count * kv.page_bytes(), [&](std::byte* data) {
       kv.data = data;
       q = run(static_cast<std::size_t>(b.host.tokens) * hidden * 4, [&](std::byte* out) {
-        ops->split_qkv(qkv.as<float>(), ld, device_bias.as<float>(), b.device, kv,
+        ops->split_qkv(qkv.as<float>(), ld, interleaved(kv, device_bias.as<float>()), b.device, kv,
                        reinterpret_cast<float*>(out), *stream);
       });
     });
@@ -202,12 +204,30 @@ TEST_P(AttentionTest, MatchesTheReferenceAfterAnyNumberOfEarlierKeys) {
   match_the_reference(lengths, shuffled_pages(lengths), {0.015625f}, 8, DType::kFloat16);
 }
 
+TEST_P(AttentionTest, QueriesOfAGroupShareTheirKeysAndValues) {
+  // Prompts, single rows with few and with many keys, and both together.
+  for (const auto& lengths : std::vector<std::vector<std::pair<int, int>>>{
+           {{3, 18}, {0, 7}, {40, 90}}, {{1, 1}, {1, 33}, {1, 700}}, {{1, 20}, {70, 130}}}) {
+    const auto pages = shuffled_pages(lengths);
+    for (const auto& [group, heads] : {std::pair{2, 6}, {4, 8}, {8, 8}, {3, 9}, {5, 5}}) {
+      std::vector<float> slopes;
+      for (int h = 0; h < heads; ++h) slopes.push_back(0.25f / static_cast<float>(h + 1));
+      for (const int head_dim : {64, 20, 128}) {
+        match_the_reference(lengths, pages, slopes, head_dim, DType::kBFloat16, group);
+      }
+      match_the_reference(lengths, pages, slopes, 40, DType::kFloat32, group);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
 TEST_P(AttentionTest, NoRowsAreNoWork) {
   const TestBatch b = batch({{0, 5}}, {{0}});
   const KvLayer kv{nullptr, DType::kBFloat16, 2, 16};
   run(0, [&](std::byte* out) {
-    ops->split_qkv(nullptr, 96, nullptr, b.device, kv, reinterpret_cast<float*>(out), *stream);
-    ops->attention(nullptr, b.device, kv, nullptr, out, DType::kBFloat16, *stream);
+    ops->split_qkv(nullptr, 96, interleaved(kv, nullptr), b.device, kv,
+                   reinterpret_cast<float*>(out), *stream);
+    ops->attention(nullptr, 2, b.device, kv, nullptr, out, DType::kBFloat16, *stream);
   });
 }
 
@@ -263,9 +283,10 @@ TEST_P(AttentionTest, RowsHaveTheSameBitsInEveryBatchAndChunk) {
       const Buffer device_qkv = upload(qkv);
       Buffer q = device->allocate(static_cast<std::size_t>(b.host.tokens) * row_bytes);
       const auto out = run(static_cast<std::size_t>(b.host.tokens) * row_bytes, [&](std::byte* y) {
-        ops->split_qkv(device_qkv.as<float>(), 3 * hidden, device_bias.as<float>(), b.device, kv,
-                       q.as<float>(), *stream);
-        ops->attention(q.as<float>(), b.device, kv, slopes.as<float>(), y, DType::kFloat32,
+        ops->split_qkv(device_qkv.as<float>(), 3 * hidden,
+                       interleaved(kv, device_bias.as<float>()), b.device, kv, q.as<float>(),
+                       *stream);
+        ops->attention(q.as<float>(), heads, b.device, kv, slopes.as<float>(), y, DType::kFloat32,
                        *stream);
       });
       result.insert(result.end(), out.begin() + skip * static_cast<std::int64_t>(row_bytes),

@@ -18,31 +18,34 @@ struct FusedTest : OpsInputsTest {
   }
 
   /// The last `padding` rows of the matrix are those of its last blocks.
-  void match_gelu(std::int64_t rows, TestMatrix& m, std::int64_t padding, DType a_dtype,
-                  DType y_dtype) {
+  void match_activate(std::int64_t rows, TestMatrix& m, std::int64_t padding, DType a_dtype,
+                  DType y_dtype, Activation activation = Activation::kGeluTanh,
+                  bool biased = true) {
     m.device.rows = m.device.padded_rows() - padding;
-    SCOPED_TRACE(fmt::format("gelu of {} {} rows, {} ({}, {}) to {}", rows, name_of(a_dtype),
+    SCOPED_TRACE(fmt::format("{} of {} {} rows, {} ({}, {}) to {}",
+                             name_of(activation), rows, name_of(a_dtype),
                              name_of(m.device.dtype), m.device.rows, m.device.cols,
                              name_of(y_dtype)));
     const Buffer a = upload(as(floats(rows * m.device.cols, 0.2f), a_dtype));
     const Buffer bias = upload(floats(m.device.rows));
+    const Activate activate{activation, biased ? bias.as<float>() : nullptr};
     const Buffer product = scratch(rows, m);
     const auto bytes = static_cast<std::size_t>(rows * m.device.rows) * size_of(y_dtype);
     const auto fused = run(bytes, [&](std::byte* y) {
-      ops->matmul_gelu(a.data(), a_dtype, rows, m.device, bias.as<float>(), product.as<float>(), y,
-                       y_dtype, *stream);
+      ops->matmul_activate(a.data(), a_dtype, rows, m.device, activate, product.as<float>(), y,
+                           y_dtype, *stream);
     });
     const auto apart = run(bytes, [&](std::byte* y) {
       ops->matmul(a.data(), a_dtype, rows, m.device, product.as<float>(), *stream);
-      ops->bias_gelu(product.as<float>(), m.device.padded_rows(), bias.as<float>(), rows,
-                     m.device.rows, y, y_dtype, *stream);
+      ops->activate(product.as<float>(), m.device.padded_rows(), activate, rows, m.device.rows, y,
+                    y_dtype, *stream);
     });
     ASSERT_EQ(fused, apart);
   }
 
   /// Any pages that no sequence has stay as they were.
   void match_qkv(const std::vector<std::pair<int, int>>& lengths, int heads, int head_dim,
-                 std::int64_t cols, int blocks, DType dtype, DType kv_dtype) {
+                 std::int64_t cols, int blocks, DType dtype, DType kv_dtype, bool biased = true) {
     SCOPED_TRACE(fmt::format("qkv of {} sequences, {} heads of {}, {} cols in {} blocks, {} {}",
                              lengths.size(), heads, head_dim, cols, blocks, name_of(dtype),
                              name_of(kv_dtype)));
@@ -56,6 +59,7 @@ struct FusedTest : OpsInputsTest {
     KvLayer kv{nullptr, kv_dtype, heads, head_dim};
     const Buffer a = upload(as(floats(b.host.tokens * cols, 0.2f), dtype));
     const Buffer bias = upload(floats(out));
+    const float* const given = biased ? bias.as<float>() : nullptr;
     const Buffer product = scratch(b.host.tokens, m);
     const auto q_bytes = static_cast<std::size_t>(b.host.tokens * heads * head_dim) * 4;
     const auto both = [&](const auto& work) {
@@ -67,13 +71,13 @@ struct FusedTest : OpsInputsTest {
       return std::pair{q, kv_bytes};
     };
     const auto fused = both([&](float* q) {
-      ops->matmul_qkv(a.data(), dtype, m.device, bias.as<float>(), b.device, kv,
+      ops->matmul_qkv(a.data(), dtype, m.device, interleaved(kv, given), b.device, kv,
                       product.as<float>(), q, *stream);
     });
     const auto apart = both([&](float* q) {
       ops->matmul(a.data(), dtype, b.host.tokens, m.device, product.as<float>(), *stream);
-      ops->split_qkv(product.as<float>(), m.device.padded_rows(), bias.as<float>(), b.device, kv, q,
-                     *stream);
+      ops->split_qkv(product.as<float>(), m.device.padded_rows(), interleaved(kv, given), b.device,
+                     kv, q, *stream);
     });
     ASSERT_EQ(fused.first, apart.first);
     ASSERT_EQ(fused.second, apart.second);
@@ -92,8 +96,21 @@ TEST_P(FusedTest, GeluEqualsProductAndGelu) {
                                                             {72, 34000, 1, 0}}) {
       TestMatrix m = matrix(block_rows, blocks, cols, dtype);
       for (const std::int64_t rows : {0, 1, 8, 9, 16, 17, 32, 33, 64, 65}) {
-        match_gelu(rows, m, padding, dtype, dtype);
+        match_activate(rows, m, padding, dtype, dtype);
         if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+TEST_P(FusedTest, EveryActivationEqualsProductAndActivation) {
+  TestMatrix m = matrix(108, 2, 264, DType::kBFloat16);
+  for (const Activation activation :
+       {Activation::kGelu, Activation::kGeluTanh, Activation::kRelu, Activation::kSilu}) {
+    for (const bool biased : {true, false}) {
+      for (const std::int64_t rows : {1, 13, 40, 70}) {
+        match_activate(rows, m, 4, DType::kBFloat16, DType::kBFloat16, activation, biased);
+        match_activate(rows, m, 3, DType::kBFloat16, DType::kBFloat16, activation, biased);
       }
     }
   }
@@ -103,7 +120,7 @@ TEST_P(FusedTest, GeluTakesEveryType) {
   for (const DType w : kDTypes) {
     TestMatrix m = matrix(20, 2, 40, w);
     for (const DType a : kDTypes) {
-      for (const DType y : kDTypes) match_gelu(3, m, 1, a, y);
+      for (const DType y : kDTypes) match_activate(3, m, 1, a, y);
     }
   }
 }
@@ -116,6 +133,7 @@ TEST_P(FusedTest, QkvEqualsProductAndSplit) {
     for (int s = 0; s < sequences; ++s) lengths.emplace_back(1, 1 + s * 7 % 40);
     for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
       match_qkv(lengths, 2, 20, 64, 1, dtype, dtype);
+      match_qkv(lengths, 2, 20, 64, 1, dtype, dtype, false);
       match_qkv(lengths, 3, 5, 72, 4, dtype, dtype);      // odd rows, and padding
       match_qkv(lengths, 9, 128, 1032, 4, dtype, dtype);  // columns shared by a cluster
       if (HasFatalFailure()) return;
@@ -174,30 +192,29 @@ TEST_P(FusedTest, AChainOfOpsNeedsNoWaitBetweenThem) {
       const auto next = [&] {
         if (wait) stream->synchronize();
       };
-      ops->layer_norm(x.as<float>(), gamma.as<float>(), beta.as<float>(), 1e-5f, rows, kHidden,
-                      normed.data(), kType, *stream);
+      const Norm norm{gamma.as<float>(), beta.as<float>()};
+      ops->normalize(x.as<float>(), norm, rows, kHidden, normed.data(), kType, *stream);
       for (int block = 0; block < 4; ++block) {
         next();
-        ops->matmul_qkv(normed.data(), kType, qkv.device, bias.as<float>(), b.device, kv,
-                        product.as<float>(), q.as<float>(), *stream);
+        ops->matmul_qkv(normed.data(), kType, qkv.device, interleaved(kv, bias.as<float>()),
+                        b.device, kv, product.as<float>(), q.as<float>(), *stream);
         next();
-        ops->attention(q.as<float>(), b.device, kv, slopes.as<float>(), normed.data(), kType,
-                       *stream);
+        ops->attention(q.as<float>(), kHeads, b.device, kv, slopes.as<float>(), normed.data(),
+                       kType, *stream);
         next();
         ops->matmul(normed.data(), kType, rows, dense.device, product.as<float>(), *stream);
         next();
         ops->bias_residual_norm(product.as<float>(), kHidden, bias.as<float>(), x.as<float>(),
-                                gamma.as<float>(), beta.as<float>(), 1e-5f, rows, kHidden,
-                                normed.data(), kType, *stream);
+                                norm, rows, kHidden, normed.data(), kType, *stream);
         next();
-        ops->matmul_gelu(normed.data(), kType, rows, up.device, bias.as<float>(),
-                         product.as<float>(), ffn.data(), kType, *stream);
+        ops->matmul_activate(normed.data(), kType, rows, up.device,
+                             {Activation::kGeluTanh, bias.as<float>()}, product.as<float>(),
+                             ffn.data(), kType, *stream);
         next();
         ops->matmul(ffn.data(), kType, rows, down.device, product.as<float>(), *stream);
         next();
         ops->bias_residual_norm(product.as<float>(), kHidden, bias.as<float>(), x.as<float>(),
-                                gamma.as<float>(), beta.as<float>(), 1e-5f, rows, kHidden,
-                                normed.data(), kType, *stream);
+                                norm, rows, kHidden, normed.data(), kType, *stream);
       }
       std::vector<float> result(start.size());
       device->copy(result.data(), x.data(), result.size() * sizeof(float), *stream);

@@ -97,4 +97,13 @@ struct OpsInputsTest : OpsTest {
   }
 };
 
+/// The split of a product whose columns are (heads, 3, head_dim), with its biases or null.
+inline QkvSplit interleaved(const KvLayer& kv, const float* bias) {
+  const std::int64_t d = kv.head_dim;
+  const auto part = [&](std::int64_t first) {
+    return HeadColumns{first, 3 * d, bias == nullptr ? nullptr : bias + first};
+  };
+  return {.q = part(0), .k = part(d), .v = part(2 * d), .heads = kv.heads};
+}
+
 }  // namespace zi

@@ -110,8 +110,8 @@ TEST_P(OpsTest, LayerNormMatchesTheReference) {
       for (const DType dtype : kDTypes) {
         SCOPED_TRACE(fmt::format("({}, {}) {}", rows, cols, name_of(dtype)));
         const auto got = run(want.size() * size_of(dtype), [&](std::byte* y) {
-          ops->layer_norm(x.as<float>(), g.as<float>(), b.as<float>(), 1e-5f, rows, cols, y, dtype,
-                          *stream);
+          ops->normalize(x.as<float>(), {g.as<float>(), b.as<float>()}, rows, cols, y, dtype,
+                         *stream);
         });
         // float32 sums of values up to 10: a few units of 2^-24 of the row's size, times gamma (<
         // 5).
@@ -150,8 +150,7 @@ TEST_P(OpsTest, BiasResidualNormKeepsTheSumAndItsNorm) {
         residual = run(host_residual.size() * 4, [&](std::byte* r) {
           device->copy(r, host_residual.data(), host_residual.size() * 4, *stream);
           ops->bias_residual_norm(x.as<float>(), ld, b.as<float>(), reinterpret_cast<float*>(r),
-                                  g.as<float>(), be.as<float>(), 1e-5f, rows, cols, y, dtype,
-                                  *stream);
+                                  {g.as<float>(), be.as<float>()}, rows, cols, y, dtype, *stream);
         });
       });
       expect_near(got, dtype, want, 2e-6, 1e-5);
@@ -171,8 +170,8 @@ TEST_P(OpsTest, LayerNormWorksInPlace) {
   const auto got = run(x.size() * 4, [&](std::byte* y) {
     device->copy(y, start.data(), x.size() * 4, *stream);
     auto* rows = reinterpret_cast<float*>(y);
-    ops->layer_norm(rows, gamma.as<float>(), beta.as<float>(), 1e-5f, 5, 40, rows, DType::kFloat32,
-                    *stream);
+    ops->normalize(rows, {gamma.as<float>(), beta.as<float>()}, 5, 40, rows, DType::kFloat32,
+                   *stream);
   });
   expect_near(got, DType::kFloat32, want, 2e-6, 1e-5);
 }
@@ -191,7 +190,8 @@ TEST_P(OpsTest, BiasGeluMatchesTheReferenceOverItsWholeRange) {
   const Buffer b = upload(bias);
   for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
     const auto got = run(want.size() * size_of(dtype), [&](std::byte* y) {
-      ops->bias_gelu(x.as<float>(), ld, b.as<float>(), rows, cols, y, dtype, *stream);
+      ops->activate(x.as<float>(), ld, {Activation::kGeluTanh, b.as<float>()}, rows, cols, y, dtype,
+                    *stream);
     });
     // 1e-6 of the value, but for |x| beyond 6 on the left, where the argument's rounding is
     // multiplied by itself: e^-2u with u up to 15 loses 15 * 2^-23 of values below 1e-9.
@@ -236,11 +236,12 @@ TEST_P(OpsTest, SmallOpsGiveARowTheSameBitsInEveryBatch) {
   const auto both = [&](const float* start, std::int64_t count) {
     const std::size_t bytes = static_cast<std::size_t>(count * cols) * 4;
     auto result = run(bytes, [&](std::byte* y) {
-      ops->layer_norm(start, gamma.as<float>(), beta.as<float>(), 1e-5f, count, cols, y,
-                      DType::kFloat32, *stream);
+      ops->normalize(start, {gamma.as<float>(), beta.as<float>()}, count, cols, y, DType::kFloat32,
+                     *stream);
     });
     const auto gelu = run(bytes, [&](std::byte* y) {
-      ops->bias_gelu(start, cols, beta.as<float>(), count, cols, y, DType::kFloat32, *stream);
+      ops->activate(start, cols, {Activation::kGeluTanh, beta.as<float>()}, count, cols, y,
+                    DType::kFloat32, *stream);
     });
     return std::pair{result, gelu};
   };
@@ -501,10 +502,14 @@ TEST_P(OpsTest, SampleGivesNoIdToARowThatIsNotOfNumbers) {
   }
 }
 
-TEST_P(OpsTest, RefuseHeadsThatAreTooWide) {
+TEST_P(OpsTest, RefuseHeadsThatAreTooWideOrDoNotDivide) {
   const KvLayer kv{nullptr, DType::kFloat32, 1, 257};
   EXPECT_THROW(
-      ops->attention(nullptr, RaggedBatch{}, kv, nullptr, nullptr, DType::kFloat32, *stream),
+      ops->attention(nullptr, 1, RaggedBatch{}, kv, nullptr, nullptr, DType::kFloat32, *stream),
+      ConfigError);
+  const KvLayer three{nullptr, DType::kFloat32, 3, 16};
+  EXPECT_THROW(
+      ops->attention(nullptr, 4, RaggedBatch{}, three, nullptr, nullptr, DType::kFloat32, *stream),
       ConfigError);
 }
 

@@ -96,20 +96,21 @@ std::vector<double> page_row(const RaggedBatch& batch, const KvLayer& kv, int se
 
 }  // namespace
 
-std::vector<double> attention(const float* q, const RaggedBatch& batch, const KvLayer& kv,
-                              const float* slopes) {
+std::vector<double> attention(const float* q, int heads, const RaggedBatch& batch,
+                              const KvLayer& kv, const float* slopes) {
   const auto head_dim = static_cast<std::size_t>(kv.head_dim);
-  const std::size_t hidden = static_cast<std::size_t>(kv.heads) * head_dim;
+  const std::size_t hidden = static_cast<std::size_t>(heads) * head_dim;
   std::vector<double> out(static_cast<std::size_t>(batch.tokens) * hidden);
   for (int s = 0; s < batch.sequences; ++s) {
     for (int row = batch.row_begin[s]; row < batch.row_begin[s + 1]; ++row) {
       const int position = batch.context[s] - batch.row_begin[s + 1] + row;
-      for (int head = 0; head < kv.heads; ++head) {
+      for (int head = 0; head < heads; ++head) {
+        const int kv_head = head / (heads / kv.heads);
         const std::size_t start =
             static_cast<std::size_t>(row) * hidden + static_cast<std::size_t>(head) * head_dim;
         std::vector<double> scores;
         for (int key = 0; key <= position; ++key) {
-          const std::vector<double> k = page_row(batch, kv, s, key, head, false);
+          const std::vector<double> k = page_row(batch, kv, s, key, kv_head, false);
           double score = 0;
           for (std::size_t d = 0; d < head_dim; ++d) score += q[start + d] * k[d];
           score /= std::sqrt(static_cast<double>(head_dim));
@@ -120,7 +121,7 @@ std::vector<double> attention(const float* q, const RaggedBatch& batch, const Kv
         double total = 0;
         for (double& score : scores) total += score = std::exp(score - best);
         for (int key = 0; key <= position; ++key) {
-          const std::vector<double> v = page_row(batch, kv, s, key, head, true);
+          const std::vector<double> v = page_row(batch, kv, s, key, kv_head, true);
           for (std::size_t d = 0; d < head_dim; ++d) {
             out[start + d] += scores[static_cast<std::size_t>(key)] / total * v[d];
           }

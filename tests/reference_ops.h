@@ -24,7 +24,7 @@ std::vector<double> bias_gelu(const float* x, std::int64_t ld, const float* bias
                               std::int64_t cols);
 
 /// (tokens, heads * head_dim), reading keys and values from the pages.
-std::vector<double> attention(const float* q, const RaggedBatch& batch, const KvLayer& kv,
-                              const float* slopes);
+std::vector<double> attention(const float* q, int heads, const RaggedBatch& batch,
+                              const KvLayer& kv, const float* slopes);
 
 }  // namespace zi::test

@@ -20,9 +20,8 @@ struct UnitView {
   std::span<const float* const> vectors;
 };
 
-/// The forward pass of a model family, written as operations on one device. A family is added by
-/// one class that names its tensors and enqueues its block; partition, tiers, batching and the head
-/// are the engine's.
+/// The forward pass of a model, written as operations on one device. Partition, tiers, batching and
+/// the head are the engine's.
 class Model {
  public:
   virtual ~Model() = default;
@@ -41,10 +40,10 @@ class Model {
                     std::int64_t row_multiple, std::span<const float* const> vectors,
                     Device& device, Stream& stream) = 0;
 
-  /// Starts a pass from the tokens' rows of an embedding of type `dtype`, `rows` (tokens) in device
-  /// memory; or, when that is null, from the embedding's first rows.
+  /// Starts a pass from the batch's rows of an embedding of type `dtype`, `rows` (batch.tokens) in
+  /// device memory; or, when that is null, from the embedding's first rows.
   virtual void embed(const void* embedding, DType dtype, const std::int32_t* rows,
-                     std::int64_t tokens, Stream& stream) = 0;
+                     const RaggedBatch& batch, Stream& stream) = 0;
 
   /// Runs block `block` on the rows of the batch; k and v go to the pages of `kv`.
   virtual void run_block(int block, const UnitView& weights, const RaggedBatch& batch,
@@ -58,7 +57,12 @@ class Model {
 };
 
 /// The model of config.family. `has_lm_head`: the checkpoint stores a head of its own. Throws
-/// CheckpointError for a family that is not supported, and lists those that are.
+/// CheckpointError for a family that is not supported, and for shapes that no backend computes.
 std::unique_ptr<Model> make_model(const ModelConfig& config, bool has_lm_head);
+
+/// One layer's part of a model's KV cache, without memory.
+KvLayer kv_layer(const ModelConfig& config, DType dtype);
+/// Bytes that a token takes in all layers of the KV cache.
+std::size_t kv_token_bytes(const ModelConfig& config, DType dtype);
 
 }  // namespace zi

@@ -23,7 +23,7 @@ struct TensorSpec {
 struct UnitSpec {
   std::string name;                  // `block 3`, `head`
   std::vector<TensorSpec> matrices;  // 2-D, in the order of their use
-  std::vector<TensorSpec> vectors;   // 1-D, kept in float32 on every rank
+  std::vector<TensorSpec> vectors;   // kept in float32 on every rank; 1-D but for positions
 };
 
 /// Everything that a model family needs from a checkpoint. Block units are gathered; the head stays
@@ -35,7 +35,7 @@ struct ModelSpec {
   std::vector<UnitSpec> blocks;
   UnitSpec head;                    // one matrix (vocabulary, hidden) and the final norm's vectors
   TensorSpec embedding;             // (vocabulary, hidden)
-  std::vector<TensorSpec> vectors;  // of the model itself: the embedding's norm
+  std::vector<TensorSpec> vectors;  // of the model itself: the embedding's norm, learned positions
 };
 
 }  // namespace zi

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <span>
 
+#include "zero_infer/activation.h"
 #include "zero_infer/device.h"
 #include "zero_infer/dtype.h"
 #include "zero_infer/partition_layout.h"
@@ -13,8 +14,12 @@ namespace zi {
 /// Tokens of one page of the KV cache.
 inline constexpr int kKvPageTokens = 16;
 
+/// Elements of an attention head at most.
+inline constexpr int kMostHeadDim = 256;
+
 /// One layer's part of the paged KV cache, in device memory. Page p holds
-/// K (heads, kKvPageTokens, head_dim), then V in the same shape, at p * page_bytes.
+/// K (heads, kKvPageTokens, head_dim), then V in the same shape, at p * page_bytes. `heads` are
+/// those of keys and values.
 struct KvLayer {
   std::byte* data = nullptr;
   DType dtype = DType::kBFloat16;
@@ -39,6 +44,46 @@ struct RaggedBatch {
   int max_pages = 0;
   std::span<const std::int32_t> host_row_begin;  // the same values on the host, to choose shapes
   std::span<const std::int32_t> host_context;
+};
+
+/// LayerNorm (Ba et al. 2016) where `centred`, else RMSNorm (Zhang and Sennrich 2019): the row, less
+/// its mean if centred, over the root of its mean square plus epsilon, times gamma, plus beta.
+struct Norm {
+  const float* gamma = nullptr;  // (cols)
+  const float* beta = nullptr;   // (cols), or null: none
+  float epsilon = 1e-5f;
+  bool centred = true;
+};
+
+/// What is done between the products of an MLP: act(x + bias), or with a gate
+/// act(x + bias) * (up + up_bias), where `up` is the column of the product at which the second
+/// matrix's start.
+struct Activate {
+  Activation activation = Activation::kGeluTanh;
+  const float* bias = nullptr;     // (cols), or null: none
+  std::int64_t up = -1;            // -1: no gate
+  const float* up_bias = nullptr;  // (cols), or null: none
+};
+
+/// Where the heads of a projection stand in a product: head h's columns start at first + h * step,
+/// its biases at h * step.
+struct HeadColumns {
+  std::int64_t first = 0;
+  std::int64_t step = 0;
+  const float* bias = nullptr;  // null: none
+};
+
+/// How the product of a token's row becomes its queries, keys and values.
+struct QkvSplit {
+  HeadColumns q = {};
+  HeadColumns k = {};
+  HeadColumns v = {};
+  int heads = 0;                       // of queries; KvLayer has those of keys and values
+  const float* q_norm = nullptr;       // (head_dim): an RMSNorm of each query, or null: none
+  const float* k_norm = nullptr;       // (head_dim): the same of each key
+  float norm_epsilon = 1e-6f;
+  const float* rotations = nullptr;  // (tokens, rotary / 2, 2), see Ops::rotations; null: none
+  int rotary = 0;                    // elements of a head that are rotated, from the first on
 };
 
 /// What to draw from one row of logits.
@@ -72,7 +117,7 @@ struct SampleResults {
 /// depends on the other rows of the batch: on the CPU backend not in one bit.
 ///
 /// A GPU may read some operands while the stream's last kernels still run: weights, vectors (gamma,
-/// beta, bias, slopes) and the tables of a batch. They must have been written by a copy, or by work
+/// beta, bias, slopes, frequencies) and the tables of a batch. They must have been written by a copy, or by work
 /// from before the stream last waited for an event or was synchronized; not by an op enqueued since
 /// then.
 ///
@@ -85,60 +130,72 @@ class Ops {
   /// Whether all operations except `sample` may be recorded in a Graph.
   virtual bool recordable() const { return false; }
 
-  /// y = (x - mean) / sqrt(variance + epsilon) * gamma + beta, row by row. x (rows, cols) float32;
-  /// y (rows, cols) of type `y_dtype`; y may be x when that is float32.
-  virtual void layer_norm(const float* x, const float* gamma, const float* beta, float epsilon,
-                          std::int64_t rows, std::int64_t cols, void* y, DType y_dtype,
-                          Stream& stream) = 0;
+  /// y (rows, cols) of type `y_dtype` = the norm of x (rows, cols) float32, row by row; y may be x
+  /// when that is float32.
+  virtual void normalize(const float* x, const Norm& norm, std::int64_t rows, std::int64_t cols,
+                         void* y, DType y_dtype, Stream& stream) = 0;
 
-  /// y (rows, ld) = a (rows, w.cols) . w^T, accumulated in float32; ld = w.padded_rows(). `a` has
+  /// y (rows, ld) = a (rows, w.cols()) . w^T, accumulated in float32; ld = w.padded_rows(). `a` has
   /// type `a_dtype`; weights of another type take part with their stored values.
-  virtual void matmul(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w,
-                      float* y, Stream& stream) = 0;
+  virtual void matmul(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w, float* y,
+                      Stream& stream) = 0;
 
-  /// y (rows, cols) of `y_dtype` = gelu(x + bias), the tanh form; x (rows, ld) float32.
-  virtual void bias_gelu(const float* x, std::int64_t ld, const float* bias, std::int64_t rows,
-                         std::int64_t cols, void* y, DType y_dtype, Stream& stream) = 0;
+  /// y (rows, cols) of `y_dtype` = what `activate` says of x (rows, ld) float32.
+  virtual void activate(const float* x, std::int64_t ld, const Activate& activate,
+                        std::int64_t rows, std::int64_t cols, void* y, DType y_dtype,
+                        Stream& stream) = 0;
 
-  /// bias_gelu of matmul: y (rows, w.rows) of `y_dtype` = gelu(a . w^T + bias). `product` (rows,
-  /// w.padded_rows()) is scratch memory, which may or may not be written. `a` and y do not overlap.
-  virtual void matmul_gelu(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w,
-                           const float* bias, float* product, void* y, DType y_dtype,
-                           Stream& stream) {
+  /// activate of matmul: y (rows, w[0].rows) of `y_dtype`. w is one matrix, or the gate and `up`
+  /// with activate.up = w.first(1). `product` (rows, w.padded_rows()) is scratch memory, which may
+  /// or may not be written. `a` and y do not overlap.
+  virtual void matmul_activate(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w,
+                               const Activate& activate, float* product, void* y, DType y_dtype,
+                               Stream& stream) {
     matmul(a, a_dtype, rows, w, product, stream);
-    bias_gelu(product, w.padded_rows(), bias, rows, w.rows, y, y_dtype, stream);
+    this->activate(product, w.padded_rows(), activate, rows, w[0].rows, y, y_dtype, stream);
   }
 
-  /// residual (rows, cols) += x + bias; y (rows, cols) of `y_dtype` = the LayerNorm of that.
+  /// residual (rows, cols) += x + bias; y (rows, cols) of `y_dtype` = the norm of that. x (rows, ld)
+  /// float32; bias may be null.
   virtual void bias_residual_norm(const float* x, std::int64_t ld, const float* bias,
-                                  float* residual, const float* gamma, const float* beta,
-                                  float epsilon, std::int64_t rows, std::int64_t cols, void* y,
-                                  DType y_dtype, Stream& stream) = 0;
+                                  float* residual, const Norm& norm, std::int64_t rows,
+                                  std::int64_t cols, void* y, DType y_dtype, Stream& stream) = 0;
 
-  /// residual (rows, cols) += x + bias; x (rows, ld) float32.
+  /// residual (rows, cols) += x + bias; x (rows, ld) float32; bias may be null.
   virtual void bias_residual(const float* x, std::int64_t ld, const float* bias, std::int64_t rows,
                              std::int64_t cols, float* residual, Stream& stream) = 0;
 
-  /// Adds `bias` to the fused projection qkv (tokens, ld), whose columns are (heads, 3, head_dim);
-  /// writes q (tokens, heads * head_dim) float32, and k and v into the pages of each row's
-  /// position.
-  virtual void split_qkv(const float* qkv, std::int64_t ld, const float* bias,
+  /// x (batch.tokens, cols) += table[first + position of the row]; table (any, cols) float32.
+  virtual void add_positions(const float* table, std::int64_t first, const RaggedBatch& batch,
+                             std::int64_t cols, float* x, Stream& stream) = 0;
+
+  /// The rotations of the rows' positions (RoPE, Su et al. 2021): out (batch.tokens, pairs, 2) =
+  /// scale * (cos, sin) of position * frequencies[pair]; frequencies (pairs) float32.
+  virtual void rotations(const float* frequencies, int pairs, float scale, const RaggedBatch& batch,
+                         float* out, Stream& stream) = 0;
+
+  /// Adds the biases to the product qkv (tokens, ld), norms and rotates queries and keys where the
+  /// split says so, writes q (tokens, heads * head_dim) float32, and k and v into the pages of each
+  /// row's position. Element i < rotary / 2 of a head is rotated with element i + rotary / 2.
+  virtual void split_qkv(const float* qkv, std::int64_t ld, const QkvSplit& split,
                          const RaggedBatch& batch, const KvLayer& kv, float* q, Stream& stream) = 0;
 
-  /// split_qkv of matmul: q, and the pages of each row's position, from a (batch.tokens, w.cols).
-  /// w.rows is 3 * heads * head_dim; `product` (batch.tokens, w.padded_rows()) is scratch memory,
-  /// which may or may not be written. `a` and q do not overlap.
-  virtual void matmul_qkv(const void* a, DType a_dtype, const RowBlockMatrix& w, const float* bias,
+  /// split_qkv of matmul: q, and the pages of each row's position, from a (batch.tokens, w.cols()).
+  /// `product` (batch.tokens, w.padded_rows()) is scratch memory, which may or may not be written.
+  /// `a` and q do not overlap.
+  virtual void matmul_qkv(const void* a, DType a_dtype, const Matrices& w, const QkvSplit& split,
                           const RaggedBatch& batch, const KvLayer& kv, float* product, float* q,
                           Stream& stream) {
     matmul(a, a_dtype, batch.tokens, w, product, stream);
-    split_qkv(product, w.padded_rows(), bias, batch, kv, q, stream);
+    split_qkv(product, w.padded_rows(), split, batch, kv, q, stream);
   }
 
   /// Causal attention of each row over its sequence's keys: scores = q.k / sqrt(head_dim) +
   /// slopes[head] * key position (ALiBi, Press et al. 2021; slopes may be null), softmax in
-  /// float32. out (tokens, heads * head_dim) of `out_dtype`. head_dim up to 256, any value.
-  virtual void attention(const float* q, const RaggedBatch& batch, const KvLayer& kv,
+  /// float32. kv.heads divides `heads`: heads / kv.heads queries in a row share a head of keys and
+  /// values (Ainslie et al. 2023). q (tokens, heads * head_dim), out the same of `out_dtype`.
+  /// head_dim up to kMostHeadDim, any value.
+  virtual void attention(const float* q, int heads, const RaggedBatch& batch, const KvLayer& kv,
                          const float* slopes, void* out, DType out_dtype, Stream& stream) = 0;
 
   /// out (count, cols) float32 = x[rows[i]], x (any, cols) of `dtype`; `rows` (count) in device

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "zero_infer/dtype.h"
@@ -26,6 +28,29 @@ struct RowBlockMatrix {
   std::size_t bytes() const {
     return static_cast<std::size_t>(padded_rows() * cols) * size_of(dtype);
   }
+};
+
+/// Up to kMost matrices of equal columns and type that are multiplied side by side: the product's
+/// columns of matrix i start at `first(i)`.
+class Matrices {
+ public:
+  static constexpr std::size_t kMost = 3;
+
+  Matrices(const RowBlockMatrix& one) : matrices_{one}, size_(1) {}  // a product takes either
+  /// Throws Error for none, for more than kMost, and for matrices that differ in columns or type.
+  explicit Matrices(std::span<const RowBlockMatrix> matrices);
+
+  std::size_t size() const { return size_; }
+  const RowBlockMatrix& operator[](std::size_t i) const { return matrices_[i]; }
+  std::int64_t cols() const { return matrices_[0].cols; }
+  DType dtype() const { return matrices_[0].dtype; }
+  std::int64_t first(std::size_t i) const;
+  /// Columns of the product: those of all matrices, padding included.
+  std::int64_t padded_rows() const { return first(size_); }
+
+ private:
+  std::array<RowBlockMatrix, kMost> matrices_;
+  std::size_t size_;
 };
 
 /// How one unit is cut over the ranks, by output rows. A pure value: the same arguments give the

@@ -19,19 +19,22 @@ constexpr float kHalfWidth = 0.034641016f;
 
 enum class Kind { kMatrix, kOnes, kZeros };
 
-Kind kind_of(std::string_view name) {
-  if (name.ends_with("layernorm.weight") || name.ends_with("ln_f.weight")) return Kind::kOnes;
-  return name.ends_with(".bias") ? Kind::kZeros : Kind::kMatrix;
+Kind kind_of(const TensorSpec& tensor) {
+  if (tensor.shape.size() != 1) return Kind::kMatrix;
+  return tensor.name.ends_with(".bias") ? Kind::kZeros : Kind::kOnes;
 }
 
 class DummyWeights final : public WeightSource {
  public:
-  DummyWeights(std::uint64_t seed, DType stored) : seed_(seed), stored_(stored) {}
+  DummyWeights(std::uint64_t seed, DType stored, bool own_head)
+      : seed_(seed), stored_(stored), own_head_(own_head) {}
 
   void read(const TensorSpec& tensor, std::int64_t first, std::int64_t count, DType to,
             void* dst) const override;
   std::optional<UniformValues> uniform(const TensorSpec& tensor) const override;
-  bool contains(const std::string& name) const override { return name != "lm_head.weight"; }
+  bool contains(const std::string& name) const override {
+    return own_head_ || name != "lm_head.weight";
+  }
   DType stored_dtype(const std::string& name) const override {
     check_present(name);
     return stored_;
@@ -53,6 +56,7 @@ class DummyWeights final : public WeightSource {
 
   std::uint64_t seed_;
   DType stored_;
+  bool own_head_;
 };
 
 void DummyWeights::read(const TensorSpec& tensor, std::int64_t first, std::int64_t count, DType to,
@@ -68,7 +72,7 @@ void DummyWeights::read(const TensorSpec& tensor, std::int64_t first, std::int64
     fill_uniform(*values, first, count, dst, to);
     return;
   }
-  const float constant = kind_of(tensor.name) == Kind::kOnes ? 1.0f : 0.0f;
+  const float constant = kind_of(tensor) == Kind::kOnes ? 1.0f : 0.0f;
   auto* out = static_cast<std::byte*>(dst);
   for (std::int64_t i = 0; i < count; ++i, out += size_of(to)) {
     convert(&constant, DType::kFloat32, out, to, 1);
@@ -76,7 +80,7 @@ void DummyWeights::read(const TensorSpec& tensor, std::int64_t first, std::int64
 }
 
 std::optional<UniformValues> DummyWeights::uniform(const TensorSpec& tensor) const {
-  if (kind_of(tensor.name) != Kind::kMatrix) return std::nullopt;
+  if (kind_of(tensor) != Kind::kMatrix) return std::nullopt;
   // random_bits(seed, xxh3(name), index / 4) with what does not change taken out of the loop.
   return UniformValues{
       .key = mix64(mix64(seed_) ^ XXH3_64bits(tensor.name.data(), tensor.name.size())),
@@ -86,8 +90,8 @@ std::optional<UniformValues> DummyWeights::uniform(const TensorSpec& tensor) con
 
 }  // namespace
 
-std::unique_ptr<WeightSource> make_dummy_weights(std::uint64_t seed, DType stored) {
-  return std::make_unique<DummyWeights>(seed, stored);
+std::unique_ptr<WeightSource> make_dummy_weights(std::uint64_t seed, DType stored, bool own_head) {
+  return std::make_unique<DummyWeights>(seed, stored, own_head);
 }
 
 }  // namespace zi

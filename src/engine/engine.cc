@@ -189,6 +189,7 @@ std::vector<Agreed> Engine::agreement() const {
 GenerationOptions Engine::generation_options() const {
   GenerationOptions options = GenerationOptions::from(config_);
   options.vocabulary = open_.model->config().vocabulary;
+  options.max_positions = open_.model->config().max_positions;
   if (!config_.ignore_eos) options.eos_ids = open_.model->config().eos_ids;
   return options;
 }

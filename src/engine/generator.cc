@@ -110,17 +110,26 @@ void Generator::admit(Prompt prompt) {
   }
 }
 
-std::vector<std::int32_t> Generator::tokens_of(const Prompt& prompt, std::int64_t most) const {
+Generator::Room Generator::room() const {
+  const std::int64_t cached = scheduler_.max_sequence_tokens();
+  if (options_.max_positions > 0 && options_.max_positions <= cached) {
+    return {options_.max_positions, "the model's positions", ""};
+  }
+  return {cached, "the KV cache", "raise --kv-budget, or "};
+}
+
+std::vector<std::int32_t> Generator::tokens_of(const Prompt& prompt, const Room& room,
+                                               std::int64_t new_tokens) const {
   if (!prompt.text) return *prompt.ids;
   // Before it is cut into tokens, which may take long: n tokens cannot hold more bytes than this.
+  const std::int64_t most = room.tokens - new_tokens;
   const std::size_t longest = tokenizer_->longest_token_bytes();
   const std::size_t most_bytes = static_cast<std::size_t>(most) * longest;
   if (prompt.text->size() > most_bytes) {
     throw PromptError(fmt::format(
-        "the prompt has {} bytes, and the {} tokens that the KV cache can hold next to the new "
-        "ones cover {} at most, {} each; raise --kv-budget, or shorten the prompt or "
-        "--max-new-tokens",
-        prompt.text->size(), most, most_bytes, longest));
+        "the prompt has {} bytes, and the {} tokens that {} can hold next to the new ones cover {} "
+        "at most, {} each; {}shorten the prompt or --max-new-tokens",
+        prompt.text->size(), most, room.of, most_bytes, longest, room.what));
   }
   return tokenizer_->encode(*prompt.text);
 }
@@ -129,14 +138,14 @@ std::unique_ptr<Sequence> Generator::make_sequence(Prompt prompt) const {
   auto s = std::make_unique<Sequence>(std::move(prompt), *tokenizer_);
   s->max_new_tokens =
       options_.score ? 0 : s->prompt.max_new_tokens.value_or(options_.max_new_tokens);
-  const std::int64_t most = scheduler_.max_sequence_tokens();
-  if (s->max_new_tokens >= most) {
-    throw PromptError(fmt::format(
-        "{} new tokens leave no room for a prompt in the KV cache of {} tokens; raise --kv-budget "
-        "or lower --max-new-tokens",
-        s->max_new_tokens, most));
+  const Room most = room();
+  if (s->max_new_tokens >= most.tokens) {
+    throw PromptError(
+        fmt::format("{} new tokens leave no room for a prompt in {} ({} tokens); {}lower "
+                    "--max-new-tokens",
+                    s->max_new_tokens, most.of, most.tokens, most.what));
   }
-  s->tokens = tokens_of(s->prompt, most - s->max_new_tokens);
+  s->tokens = tokens_of(s->prompt, most, s->max_new_tokens);
   // The tokenizer's as well: it may know more tokens than the model has rows.
   for (std::int32_t id : s->tokens) {
     if (id >= 0 && id < options_.vocabulary) continue;
@@ -149,11 +158,11 @@ std::unique_ptr<Sequence> Generator::make_sequence(Prompt prompt) const {
   s->prompt_text = s->prompt.text ? *s->prompt.text : tokenizer_->decode(s->tokens);
   if (s->tokens.empty()) throw PromptError("the prompt is empty; give at least one token");
   s->prompt_tokens = static_cast<std::int64_t>(s->tokens.size());
-  if (s->prompt_tokens > most - s->max_new_tokens) {
+  if (s->prompt_tokens > most.tokens - s->max_new_tokens) {
     throw PromptError(fmt::format(
-        "{} prompt tokens and {} new ones do not fit the KV cache of {} tokens; raise --kv-budget, "
-        "or shorten the prompt or --max-new-tokens",
-        s->prompt_tokens, s->max_new_tokens, most));
+        "{} prompt tokens and {} new ones do not fit {} ({} tokens); {}shorten the prompt or "
+        "--max-new-tokens",
+        s->prompt_tokens, s->max_new_tokens, most.of, most.tokens, most.what));
   }
   return s;
 }

@@ -23,7 +23,8 @@ struct GenerationOptions {
   std::vector<std::string> stop;
   std::int64_t logprobs = 0;
   bool score = false;
-  std::int64_t vocabulary = 0;  // valid prompt ids are below this
+  std::int64_t vocabulary = 0;     // valid prompt ids are below this
+  std::int64_t max_positions = 0;  // tokens of a sequence at most; 0: the model has no limit
   bool stream_text = false;     // rank 0's sink wants text as it comes
 
   static GenerationOptions from(const RunConfig& config);
@@ -62,8 +63,16 @@ class Generator {
 
  private:
   void admit(Prompt prompt);
-  /// Its ids. Throws PromptError for a text that `most` tokens cannot hold.
-  std::vector<std::int32_t> tokens_of(const Prompt& prompt, std::int64_t most) const;
+  /// How long a sequence can be, and why.
+  struct Room {
+    std::int64_t tokens;
+    const char* of;    // what holds that many tokens
+    const char* what;  // to do for more
+  };
+  Room room() const;
+  /// Its ids. Throws PromptError for a text that does not fit next to the new tokens.
+  std::vector<std::int32_t> tokens_of(const Prompt& prompt, const Room& room,
+                                      std::int64_t new_tokens) const;
   /// Throws PromptError when it cannot be used.
   std::unique_ptr<Sequence> make_sequence(Prompt prompt) const;
   /// Whether the next pass is the last one of every active sequence, whatever is drawn.

@@ -87,11 +87,8 @@ std::size_t kv_room(const MemoryPlan& plan, const PlanInput& in, const RunConfig
 /// KV memory: what was asked for, else room for 2048 tokens a lane as far as `room` goes.
 void plan_kv(MemoryPlan& plan, const PlanInput& in, const RunConfig& config, std::size_t room) {
   const ModelConfig& c = in.model->config();
-  const KvLayer layer{.data = nullptr,
-                      .dtype = plan.compute_dtype,
-                      .heads = static_cast<int>(c.heads),
-                      .head_dim = static_cast<int>(c.head_dim)};
-  const std::size_t page = layer.page_bytes() * static_cast<std::size_t>(c.layers);
+  const std::size_t page =
+      kv_layer(c, plan.compute_dtype).page_bytes() * static_cast<std::size_t>(c.layers);
   std::size_t pages;
   if (config.kv_budget) {
     pages = *config.kv_budget / page;
@@ -102,8 +99,10 @@ void plan_kv(MemoryPlan& plan, const PlanInput& in, const RunConfig& config, std
           format_memory(static_cast<double>(page))));
     }
   } else {
-    const auto wanted =
-        static_cast<std::size_t>(plan.lanes * ceil_div(kDefaultLaneTokens, kKvPageTokens));
+    const std::int64_t tokens = c.max_positions == 0
+                                    ? kDefaultLaneTokens
+                                    : std::min(kDefaultLaneTokens, c.max_positions);
+    const auto wanted = static_cast<std::size_t>(plan.lanes * ceil_div(tokens, kKvPageTokens));
     pages = std::clamp<std::size_t>(room / page, 1, wanted);
   }
   plan.kv_pages = static_cast<std::int64_t>(pages);

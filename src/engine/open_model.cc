@@ -43,7 +43,7 @@ OpenModel open_model(const RunConfig& config, MissingWeights missing) {
   open.assumed = !dummy && missing == MissingWeights::kAssume && !holds_weights(open.directory);
   if (dummy || open.assumed) {
     const DType stored = dummy ? config.compute_dtype.value_or(DType::kBFloat16) : DType::kBFloat16;
-    open.source = make_dummy_weights(config.seed, stored);
+    open.source = make_dummy_weights(config.seed, stored, !model_config.tied_head);
   } else {
     open.source = open_checkpoint(open.directory, prefix);
   }

@@ -79,11 +79,9 @@ void PassRunner::upload(const Request& request) {
 
 void PassRunner::embed() {
   if (embedding_ != nullptr) {
-    model_->embed(embedding_, plan_->weight_dtype, inputs_.ids(), inputs_.batch().tokens,
-                  *compute_);
+    model_->embed(embedding_, plan_->weight_dtype, inputs_.ids(), inputs_.batch(), *compute_);
   } else {
-    model_->embed(inputs_.embedding_rows(), plan_->weight_dtype, nullptr, inputs_.batch().tokens,
-                  *compute_);
+    model_->embed(inputs_.embedding_rows(), plan_->weight_dtype, nullptr, inputs_.batch(), *compute_);
   }
 }
 
@@ -115,13 +113,9 @@ void PassRunner::run_block(int unit, const UnitWeights& weights) {
   for (std::size_t i = 0; i < weights.layout->matrices().size(); ++i) {
     matrices_.push_back(weights.matrix(i));
   }
-  const ModelConfig& config = model_->config();
-  KvLayer kv{.data = kv_.data(),
-             .dtype = plan_->compute_dtype,
-             .heads = static_cast<int>(config.heads),
-             .head_dim = static_cast<int>(config.head_dim)};
+  KvLayer kv = kv_layer(model_->config(), plan_->compute_dtype);
   const std::size_t layer_bytes = kv.page_bytes() * static_cast<std::size_t>(plan_->kv_pages);
-  kv.data += static_cast<std::size_t>(unit) * layer_bytes;
+  kv.data = kv_.data() + static_cast<std::size_t>(unit) * layer_bytes;
   model_->run_block(unit, {matrices_, weights_->block_vectors(unit)}, inputs_.batch(), kv,
                     *compute_);
 }

@@ -1,17 +1,24 @@
 #include "zero_infer/model.h"
 
-#include <fmt/format.h>
-
-#include "base/printable_text.h"
-#include "model/bloom.h"
-#include "zero_infer/error.h"
+#include "model/decoder.h"
+#include "model/family.h"
 
 namespace zi {
 
 std::unique_ptr<Model> make_model(const ModelConfig& config, bool has_lm_head) {
-  if (config.family == "bloom") return std::make_unique<Bloom>(config, has_lm_head);
-  throw CheckpointError(fmt::format(
-      "models of type {} are not supported; this version runs `bloom`", in_quotes(config.family)));
+  return std::make_unique<Decoder>(config, family_of(config), has_lm_head);
+}
+
+KvLayer kv_layer(const ModelConfig& config, DType dtype) {
+  return {.data = nullptr,
+          .dtype = dtype,
+          .heads = static_cast<int>(config.kv_heads),
+          .head_dim = static_cast<int>(config.head_dim)};
+}
+
+std::size_t kv_token_bytes(const ModelConfig& config, DType dtype) {
+  return kv_layer(config, dtype).page_bytes() / kKvPageTokens *
+         static_cast<std::size_t>(config.layers);
 }
 
 }  // namespace zi

@@ -27,6 +27,24 @@ void check_matrix(const TensorSpec& tensor) {
 
 }  // namespace
 
+Matrices::Matrices(std::span<const RowBlockMatrix> matrices) : size_(matrices.size()) {
+  if (size_ == 0 || size_ > kMost) {
+    throw Error(fmt::format("{} matrices side by side: 1 to {} are multiplied", size_, kMost));
+  }
+  for (std::size_t i = 0; i < size_; ++i) {
+    matrices_[i] = matrices[i];
+    if (matrices[i].cols != cols() || matrices[i].dtype != dtype()) {
+      throw Error("matrices side by side have the same columns and type");
+    }
+  }
+}
+
+std::int64_t Matrices::first(std::size_t i) const {
+  std::int64_t columns = 0;
+  for (std::size_t before = 0; before < i; ++before) columns += matrices_[before].padded_rows();
+  return columns;
+}
+
 PartitionLayout::PartitionLayout(const UnitSpec& unit, DType dtype, int world)
     : world_(world), dtype_(dtype) {
   if (world < 1) {

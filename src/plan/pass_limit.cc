@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "zero_infer/model.h"
+
 namespace zi {
 namespace {
 
@@ -25,9 +27,8 @@ PerLink<double> traffic_of(const MemoryPlan& plan, const ModelConfig& model,
   const double exchange =
       rows * (static_cast<double>(model.hidden) * static_cast<double>(size_of(plan.compute_dtype)) +
               slice * sizeof(float));
-  const double kv = rows * static_cast<double>(shape.tokens) * 2 *
-                    static_cast<double>(model.hidden * model.layers) *
-                    static_cast<double>(size_of(plan.compute_dtype));
+  const double kv = rows * static_cast<double>(shape.tokens) *
+                    static_cast<double>(kv_token_bytes(model, plan.compute_dtype));
 
   PerLink<double> traffic;
   traffic[Link::kGather] = peers * (shards + exchange);

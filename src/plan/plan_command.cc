@@ -23,7 +23,7 @@ OpenModel open_for_plan(const RunConfig& config) {
   } catch (const CheckpointError& error) {
     if (std::filesystem::is_directory(config.model)) throw;
     throw CheckpointError(std::string(error.what()) +
-                          ". A plan needs only a config.json: config/models has those of BLOOM, "
+                          ". A plan needs only a config.json: config/models has some, "
                           "such as --model config/models/bloom-176b");
   }
 }
@@ -68,8 +68,7 @@ std::string plan_text(const RunConfig& config, const PlanOptions& options) {
   for (const std::string& note : report.plan.notes) report.notes.push_back(note);
   if (auto note = planner.needless_offload(report.plan, config)) report.notes.push_back(*note);
   const ModelConfig& shape = open.model->config();
-  report.kv_token_bytes = static_cast<std::size_t>(2 * shape.hidden * shape.layers) *
-                          size_of(report.plan.compute_dtype);
+  report.kv_token_bytes = kv_token_bytes(shape, report.plan.compute_dtype);
   report.pass = planner.limit(report.plan, report.plan.lanes);
   report.batches = planner.batches(config);
   report.advice = advice_for(planner, open, config, report.plan, report.pass);

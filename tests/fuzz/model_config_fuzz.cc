@@ -45,7 +45,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   try {
     const auto c = zi::ModelConfig::parse(bytes.substr(0, end), generation, "fuzz");
     if (c.hidden < 1 || c.layers < 1 || c.heads < 1 || c.ffn < 1 || c.vocabulary < 1) std::abort();
-    if (c.heads * c.head_dim != c.hidden || c.layers > 4096 || c.heads > 4096) std::abort();
+    if (c.head_dim < 1 || c.kv_heads < 1 || c.heads % c.kv_heads != 0) std::abort();
+    if (c.layers > 4096 || c.heads > 4096) std::abort();
     if (c.eos_ids.size() > 1024) std::abort();
     for (const std::int32_t id : c.eos_ids) {
       if (id < 0) std::abort();

@@ -6,13 +6,13 @@
 #include <limits>
 
 #include "backend/cpu/simd.h"
+#include "backend/host/attention_shape.h"
 #include "zero_infer/bytes.h"
 
 namespace zi {
 namespace {
 
 constexpr int kTileRows = 32;
-constexpr int kMaxHeadDim = 256;
 /// Keys times columns below which one thread is done before a second has woken up.
 constexpr std::int64_t kParallelWork = 1 << 16;
 constexpr std::int64_t kLanes = simd::kLanes;
@@ -20,10 +20,10 @@ static_assert(kKvPageTokens == kLanes, "the keys of a page are the lanes of its 
 
 /// The state of a tile's rows; head dimensions are padded to whole vectors with zeros.
 struct TileState {
-  alignas(64) float q[kTileRows * kMaxHeadDim];
-  alignas(64) float sum[kTileRows * kMaxHeadDim];  // of weights * v
-  alignas(64) float k_page[kKvPageTokens * kMaxHeadDim];
-  alignas(64) float v_page[kKvPageTokens * kMaxHeadDim];
+  alignas(64) float q[kTileRows * kMostHeadDim];
+  alignas(64) float sum[kTileRows * kMostHeadDim];  // of weights * v
+  alignas(64) float k_page[kKvPageTokens * kMostHeadDim];
+  alignas(64) float v_page[kKvPageTokens * kMostHeadDim];
   float maximum[kTileRows];
   float total[kTileRows];  // of weights
 };
@@ -89,7 +89,7 @@ void widen(const std::byte* src, DType dtype, int count, int head_dim, int vecto
 
 }  // namespace
 
-void CpuAttention::run(const float* q, const RaggedBatch& batch, const KvLayer& kv,
+void CpuAttention::run(const float* q, int heads, const RaggedBatch& batch, const KvLayer& kv,
                        const float* slopes, void* out, DType out_dtype) {
   tiles_.clear();
   for (int s = 0; s < batch.sequences; ++s) {
@@ -100,7 +100,7 @@ void CpuAttention::run(const float* q, const RaggedBatch& batch, const KvLayer& 
       tiles_.push_back({s, row, std::min(kTileRows, end - row), first_position + (row - begin)});
     }
   }
-  const int heads = kv.heads;
+  const int group = heads / kv.heads;  // queries that share keys and values
   const int head_dim = kv.head_dim;
   const int vectors = static_cast<int>(ceil_div(head_dim, kLanes));
   const std::int64_t padded = vectors * kLanes;
@@ -132,7 +132,7 @@ void CpuAttention::run(const float* q, const RaggedBatch& batch, const KvLayer& 
     for (int first_key = 0; first_key <= last; first_key += kKvPageTokens) {
       const std::byte* page =
           kv.data + static_cast<std::size_t>(pages[first_key / kKvPageTokens]) * kv.page_bytes() +
-          static_cast<std::size_t>(head) * head_bytes;
+          static_cast<std::size_t>(head / group) * head_bytes;
       const int present = std::min(kKvPageTokens, last - first_key + 1);
       widen(page, kv.dtype, present, head_dim, vectors, state.k_page);
       widen(page + kv.page_bytes() / 2, kv.dtype, present, head_dim, vectors, state.v_page);

@@ -16,8 +16,8 @@ class CpuAttention {
   explicit CpuAttention(ThreadPool& pool) : pool_(&pool) {}
 
   /// See Ops::attention. Blocks until it is done; one thread at a time.
-  void run(const float* q, const RaggedBatch& batch, const KvLayer& kv, const float* slopes,
-           void* out, DType out_dtype);
+  void run(const float* q, int heads, const RaggedBatch& batch, const KvLayer& kv,
+           const float* slopes, void* out, DType out_dtype);
 
  private:
   struct Tile {

@@ -179,9 +179,11 @@ struct CpuMatmul::State {
   void prepare(Plan& plan);
   bool multiplies_bfloat16();
   void run_group(Plan& plan, const void* a, DType a_dtype, std::int64_t rows,
-                 const RowBlockMatrix& w, bool bfloat16, std::int64_t height, float* y);
+                 const RowBlockMatrix& w, bool bfloat16, std::int64_t height, float* y,
+                 std::int64_t ld);
   dnnl_status_t run_chunk(Plan& plan, int thread, std::int64_t rows, const RowBlockMatrix& w,
-                          bool bfloat16, std::int64_t height, const Chunk& chunk, float* y);
+                          bool bfloat16, std::int64_t height, const Chunk& chunk, float* y,
+                          std::int64_t ld);
 
   ThreadPool* pool = nullptr;
   int threads = 1;
@@ -247,7 +249,8 @@ void CpuMatmul::State::prepare(Plan& plan) {
 
 dnnl_status_t CpuMatmul::State::run_chunk(Plan& plan, int thread, std::int64_t rows,
                                           const RowBlockMatrix& w, bool bfloat16,
-                                          std::int64_t height, const Chunk& chunk, float* y) {
+                                          std::int64_t height, const Chunk& chunk, float* y,
+                                          std::int64_t ld) {
   auto& own = scratch[static_cast<std::size_t>(thread)];
   auto& arguments = plan.threads[static_cast<std::size_t>(thread)];
   const auto row_bytes = static_cast<std::size_t>(w.cols) * size_of(w.dtype);
@@ -260,7 +263,6 @@ dnnl_status_t CpuMatmul::State::run_chunk(Plan& plan, int thread, std::int64_t r
   }
   arguments.source.set_data_handle(const_cast<std::byte*>(source));
   const auto* product = reinterpret_cast<const float*>(own.product.data());
-  const std::int64_t ld = w.padded_rows();
   for (std::int64_t row = 0; row < rows; row += kTileRows) {
     arguments.weights.set_data_handle(plan.packed.data() +
                                       static_cast<std::size_t>(row / kTileRows) * plan.tile_bytes);
@@ -285,7 +287,7 @@ dnnl_status_t CpuMatmul::State::run_chunk(Plan& plan, int thread, std::int64_t r
 
 void CpuMatmul::State::run_group(Plan& plan, const void* a, DType a_dtype, std::int64_t rows,
                                  const RowBlockMatrix& w, bool bfloat16, std::int64_t height,
-                                 float* y) {
+                                 float* y, std::int64_t ld) {
   const std::int64_t chunks_per_block = ceil_div(w.rows_per_block, height);
   const std::int64_t chunks = chunks_per_block * w.blocks;
   const auto row_bytes = static_cast<std::size_t>(w.cols) * size_of(a_dtype);
@@ -309,7 +311,7 @@ void CpuMatmul::State::run_group(Plan& plan, const void* a, DType a_dtype, std::
     // sums.
     const std::int64_t keep = index % chunks_per_block * height;
     const Chunk chunk{index / chunks_per_block, std::min(keep, w.rows_per_block - height), keep};
-    const dnnl_status_t status = run_chunk(plan, thread, rows, w, bfloat16, height, chunk, y);
+    const dnnl_status_t status = run_chunk(plan, thread, rows, w, bfloat16, height, chunk, y, ld);
     if (status != dnnl_success) {
       throw Error(fmt::format("oneDNN failed in a product ({}, {}) x ({}, {}): {}", w.padded_rows(),
                               w.cols, w.cols, rows, dnnl_status2str(status)));
@@ -329,7 +331,7 @@ CpuMatmul::CpuMatmul(ThreadPool& pool) : state_(std::make_unique<State>()) {
 CpuMatmul::~CpuMatmul() = default;
 
 void CpuMatmul::run(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w,
-                    float* y) try {
+                    float* y, std::int64_t ld) try {
   if (rows == 0 || w.padded_rows() == 0) return;
   const OneThread one_thread;
   const bool bfloat16 =
@@ -354,7 +356,7 @@ void CpuMatmul::run(const void* a, DType a_dtype, std::int64_t rows, const RowBl
                       static_cast<const std::byte*>(a) +
                           static_cast<std::size_t>(row * w.cols) * size_of(a_dtype),
                       a_dtype, std::min(group_rows, rows - row), w, bfloat16, height,
-                      y + row * w.padded_rows());
+                      y + row * ld, ld);
   }
 } catch (const dnnl::error& error) {
   throw Error(fmt::format("oneDNN failed in a product ({}, {}) x ({}, {}): {}", w.padded_rows(),

@@ -21,9 +21,10 @@ class CpuMatmul {
   explicit CpuMatmul(ThreadPool& pool);
   ~CpuMatmul();
 
-  /// y (rows, w.padded_rows()) = a (rows, w.cols) . w^T; see Ops::matmul. Blocks until it is done;
-  /// one thread at a time. Throws Error with oneDNN's reason.
-  void run(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w, float* y);
+  /// The first w.padded_rows() columns of y (rows, ld) = a (rows, w.cols) . w^T; see Ops::matmul.
+  /// Blocks until it is done; one thread at a time. Throws Error with oneDNN's reason.
+  void run(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w, float* y,
+           std::int64_t ld);
 
  private:
   struct State;

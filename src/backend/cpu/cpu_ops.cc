@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <memory>
 #include <mutex>
@@ -10,6 +11,7 @@
 #include "backend/cpu/row_kernels.h"
 #include "backend/cpu/simd.h"
 #include "backend/cpu/thread_pool.h"
+#include "backend/host/attention_shape.h"
 #include "zero_infer/backend.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/cpu_stream.h"
@@ -21,7 +23,6 @@ namespace {
 
 /// Fewer elements than this are faster on one thread.
 constexpr std::int64_t kParallelElements = 16384;
-constexpr int kMaxHeadDim = 256;
 
 std::byte* at(void* data, DType dtype, std::int64_t index) {
   return static_cast<std::byte*>(data) + static_cast<std::size_t>(index) * size_of(dtype);
@@ -56,33 +57,66 @@ struct Kernels {
   CpuAttention attention;
 };
 
-void write_kv(const float* qkv, std::int64_t ld, const float* bias, const RaggedBatch& batch,
-              const KvLayer& kv, float* q, ThreadPool& pool) {
+/// The sequence that owns a row of the batch, and the row's position in it.
+struct RowPlace {
+  RowPlace(const RaggedBatch& batch, std::int64_t row)
+      : sequence(std::upper_bound(batch.row_begin, batch.row_begin + batch.sequences + 1, row) -
+                 batch.row_begin - 1),
+        position(batch.context[sequence] - batch.row_begin[sequence + 1] + row) {}
+  std::int64_t sequence;
+  std::int64_t position;
+};
+
+void write_qkv(const float* qkv, std::int64_t ld, const QkvSplit& split, const RaggedBatch& batch,
+               const KvLayer& kv, float* q, ThreadPool& pool) {
   const std::int64_t head_dim = kv.head_dim;
-  const std::int64_t hidden = kv.heads * head_dim;
-  const std::size_t width = static_cast<std::size_t>(head_dim) * size_of(kv.dtype);
+  const auto elements = static_cast<std::size_t>(head_dim);
+  const std::size_t width = elements * size_of(kv.dtype);
+  const std::int64_t pairs = split.rotations == nullptr ? 0 : split.rotary / 2;
   const auto write_row = [&](std::int64_t row, int) {
-    float sum[kMaxHeadDim];
-    const std::int32_t* end = batch.row_begin + batch.sequences + 1;
-    const auto sequence = std::upper_bound(batch.row_begin, end, row) - batch.row_begin - 1;
-    const std::int64_t position = batch.context[sequence] - batch.row_begin[sequence + 1] + row;
+    float sum[kMostHeadDim];
+    const auto take = [&](const HeadColumns& columns, std::int64_t head, const float* norm,
+                          bool rotated, float* out) {
+      const float* bias = columns.bias == nullptr ? nullptr : columns.bias + head * columns.step;
+      row::add(qkv + row * ld + columns.first + head * columns.step, bias, head_dim, out);
+      if (norm != nullptr) {
+        row::normalize(out, {norm, nullptr, split.norm_epsilon, false}, head_dim, out);
+      }
+      if (rotated && pairs > 0) {
+        row::rotate(out, split.rotations + row * pairs * 2, pairs);
+      }
+    };
+    const RowPlace place(batch, row);
     const std::int64_t page =
-        batch.block_tables[sequence * batch.max_pages + position / kKvPageTokens];
+        batch.block_tables[place.sequence * batch.max_pages + place.position / kKvPageTokens];
     std::byte* keys = kv.data + static_cast<std::size_t>(page) * kv.page_bytes();
     std::byte* values = keys + kv.page_bytes() / 2;
+    for (std::int64_t head = 0; head < split.heads; ++head) {
+      take(split.q, head, split.q_norm, true, q + (row * split.heads + head) * head_dim);
+    }
     for (std::int64_t head = 0; head < kv.heads; ++head) {
-      const std::int64_t column = head * 3 * head_dim;
-      const float* x = qkv + row * ld + column;
-      row::add(x, bias + column, head_dim, q + row * hidden + head * head_dim);
       const std::size_t slot =
-          static_cast<std::size_t>(head * kKvPageTokens + position % kKvPageTokens) * width;
-      row::add(x + head_dim, bias + column + head_dim, head_dim, sum);
-      simd::from_float(sum, keys + slot, kv.dtype, static_cast<std::size_t>(head_dim));
-      row::add(x + 2 * head_dim, bias + column + 2 * head_dim, head_dim, sum);
-      simd::from_float(sum, values + slot, kv.dtype, static_cast<std::size_t>(head_dim));
+          static_cast<std::size_t>(head * kKvPageTokens + place.position % kKvPageTokens) * width;
+      take(split.k, head, split.k_norm, true, sum);
+      simd::from_float(sum, keys + slot, kv.dtype, elements);
+      take(split.v, head, nullptr, false, sum);
+      simd::from_float(sum, values + slot, kv.dtype, elements);
     }
   };
-  pool.run(batch.tokens, write_row, batch.tokens * hidden >= kParallelElements);
+  pool.run(batch.tokens, write_row,
+           batch.tokens * (split.heads + 2 * kv.heads) * head_dim >= kParallelElements);
+}
+
+void make_rotations(const float* frequencies, std::int64_t pairs, float scale,
+                    const RaggedBatch& batch, float* out) {
+  for (std::int64_t row = 0; row < batch.tokens; ++row) {
+    const auto position = static_cast<float>(RowPlace(batch, row).position);
+    for (std::int64_t i = 0; i < pairs; ++i, out += 2) {
+      const float angle = position * frequencies[i];
+      out[0] = std::cos(angle) * scale;
+      out[1] = std::sin(angle) * scale;
+    }
+  }
 }
 
 /// SampleRows that own their histories: the host's lists grow while the stream runs.
@@ -115,26 +149,29 @@ class CpuOps final : public Ops {
  public:
   explicit CpuOps(int threads) : kernels_(std::make_shared<Kernels>(threads)) {}
 
-  void layer_norm(const float* x, const float* gamma, const float* beta, float epsilon,
-                  std::int64_t rows, std::int64_t cols, void* y, DType y_dtype,
-                  Stream& stream) override {
+  void normalize(const float* x, const Norm& norm, std::int64_t rows, std::int64_t cols, void* y,
+                 DType y_dtype, Stream& stream) override {
     enqueue(stream, [=](Kernels& kernels) {
       for_rows_into(y, y_dtype, rows, cols, kernels.pool, [&](std::int64_t row, float* out) {
-        row::layer_norm(x + row * cols, gamma, beta, epsilon, cols, out);
+        row::normalize(x + row * cols, norm, cols, out);
       });
     });
   }
 
-  void matmul(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w, float* y,
+  void matmul(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w, float* y,
               Stream& stream) override {
-    enqueue(stream, [=](Kernels& kernels) { kernels.matmul.run(a, a_dtype, rows, w, y); });
+    enqueue(stream, [=](Kernels& kernels) {
+      for (std::size_t i = 0; i < w.size(); ++i) {
+        kernels.matmul.run(a, a_dtype, rows, w[i], y + w.first(i), w.padded_rows());
+      }
+    });
   }
 
-  void bias_gelu(const float* x, std::int64_t ld, const float* bias, std::int64_t rows,
-                 std::int64_t cols, void* y, DType y_dtype, Stream& stream) override {
+  void activate(const float* x, std::int64_t ld, const Activate& activate, std::int64_t rows,
+                std::int64_t cols, void* y, DType y_dtype, Stream& stream) override {
     enqueue(stream, [=](Kernels& kernels) {
       for_rows_into(y, y_dtype, rows, cols, kernels.pool, [&](std::int64_t row, float* out) {
-        row::bias_gelu(x + row * ld, bias, cols, out);
+        row::activate(x + row * ld, activate, cols, out);
       });
     });
   }
@@ -150,29 +187,45 @@ class CpuOps final : public Ops {
   }
 
   void bias_residual_norm(const float* x, std::int64_t ld, const float* bias, float* residual,
-                          const float* gamma, const float* beta, float epsilon, std::int64_t rows,
-                          std::int64_t cols, void* y, DType y_dtype, Stream& stream) override {
+                          const Norm& norm, std::int64_t rows, std::int64_t cols, void* y,
+                          DType y_dtype, Stream& stream) override {
     enqueue(stream, [=](Kernels& kernels) {
       for_rows_into(y, y_dtype, rows, cols, kernels.pool, [&](std::int64_t row, float* out) {
         float* const sum = residual + row * cols;
         row::bias_residual(x + row * ld, bias, cols, sum);
-        row::layer_norm(sum, gamma, beta, epsilon, cols, out);
+        row::normalize(sum, norm, cols, out);
       });
     });
   }
 
-  void split_qkv(const float* qkv, std::int64_t ld, const float* bias, const RaggedBatch& batch,
-                 const KvLayer& kv, float* q, Stream& stream) override {
-    enqueue(stream, [=](Kernels& kernels) { write_kv(qkv, ld, bias, batch, kv, q, kernels.pool); });
+  void add_positions(const float* table, std::int64_t first, const RaggedBatch& batch,
+                     std::int64_t cols, float* x, Stream& stream) override {
+    enqueue(stream, [=](Kernels& kernels) {
+      const auto add_row = [&](std::int64_t row, int) {
+        const std::int64_t position = RowPlace(batch, row).position;
+        row::bias_residual(table + (first + position) * cols, nullptr, cols, x + row * cols);
+      };
+      kernels.pool.run(batch.tokens, add_row, batch.tokens * cols >= kParallelElements);
+    });
   }
 
-  void attention(const float* q, const RaggedBatch& batch, const KvLayer& kv, const float* slopes,
-                 void* out, DType out_dtype, Stream& stream) override {
-    if (kv.head_dim > kMaxHeadDim) {
-      throw ConfigError("attention heads of more than 256 elements are not supported");
-    }
+  void rotations(const float* frequencies, int pairs, float scale, const RaggedBatch& batch,
+                 float* out, Stream& stream) override {
+    enqueue(stream, [=](Kernels&) { make_rotations(frequencies, pairs, scale, batch, out); });
+  }
+
+  void split_qkv(const float* qkv, std::int64_t ld, const QkvSplit& split, const RaggedBatch& batch,
+                 const KvLayer& kv, float* q, Stream& stream) override {
     enqueue(stream,
-            [=](Kernels& kernels) { kernels.attention.run(q, batch, kv, slopes, out, out_dtype); });
+            [=](Kernels& kernels) { write_qkv(qkv, ld, split, batch, kv, q, kernels.pool); });
+  }
+
+  void attention(const float* q, int heads, const RaggedBatch& batch, const KvLayer& kv,
+                 const float* slopes, void* out, DType out_dtype, Stream& stream) override {
+    check_attention_shape(heads, kv);
+    enqueue(stream, [=](Kernels& kernels) {
+      kernels.attention.run(q, heads, batch, kv, slopes, out, out_dtype);
+    });
   }
 
   void gather_rows(const void* x, DType dtype, const std::int32_t* rows, std::int64_t count,

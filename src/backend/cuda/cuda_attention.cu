@@ -5,7 +5,7 @@
 
 namespace zi {
 
-void cuda_attention(const float* q, const RaggedBatch& batch, const KvLayer& kv,
+void cuda_attention(const float* q, int heads, const RaggedBatch& batch, const KvLayer& kv,
                     const float* slopes, void* out, DType out_dtype, std::span<std::byte> scratch,
                     cudaStream_t stream) {
   if (batch.tokens == 0 || batch.sequences == 0) return;
@@ -17,7 +17,8 @@ void cuda_attention(const float* q, const RaggedBatch& batch, const KvLayer& kv,
                               batch.max_pages,
                               kv.data,
                               static_cast<std::uint32_t>(kv.page_bytes()),
-                              kv.heads,
+                              heads,
+                              heads / kv.heads,
                               kv.head_dim,
                               slopes,
                               out,

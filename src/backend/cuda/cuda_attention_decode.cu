@@ -111,8 +111,9 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
   // most, carry the smallest rounding.
   const float slope = a.slopes == nullptr ? 0.0f : a.slopes[head] * kLog2E;
   const std::size_t row_bytes = static_cast<std::size_t>(a.head_dim) * sizeof(T);
-  const std::byte* const own = a.kv + static_cast<std::size_t>(head) * kKvPageTokens * row_bytes +
-                               static_cast<std::size_t>(member) * sizeof(Load);
+  const std::byte* const own =
+      a.kv + static_cast<std::size_t>(head / a.group) * kKvPageTokens * row_bytes +
+      static_cast<std::size_t>(member) * sizeof(Load);
   const std::uint32_t half_page = a.page_bytes / 2;
   const std::int32_t* const table =
       a.block_tables + static_cast<std::int64_t>(sequence) * a.max_pages;

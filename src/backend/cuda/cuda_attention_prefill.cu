@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(kThreads, kDim <= 128 ? 3 : 1)
   const int slot = thread / kLanes;
   const int place = thread % kLanes;
   const std::byte* own = a.kv +
-                         (static_cast<std::size_t>(head) * kKvPageTokens + slot) *
+                         (static_cast<std::size_t>(head / a.group) * kKvPageTokens + slot) *
                              static_cast<std::size_t>(a.head_dim) * sizeof(T) +
                          place * 16;
   ptx::make_whole(own);

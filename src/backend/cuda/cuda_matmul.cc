@@ -47,10 +47,10 @@ CudaMatmul::CudaMatmul(std::span<std::byte> workspace, std::span<std::byte> scra
 CudaMatmul::~CudaMatmul() { cublas_library().destroy(handle_); }
 
 void CudaMatmul::run(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w,
-                     float* y, cudaStream_t stream) {
+                     float* y, std::int64_t ld, cudaStream_t stream) {
   if (rows == 0) return;
   // can_stream bounds padded_rows.
-  const SumsOutput sums{y, static_cast<int>(w.padded_rows())};
+  const SumsOutput sums{y, ld, static_cast<int>(w.padded_rows())};
   if (run_streamed(a, a_dtype, rows, w, sums, stream)) return;
   if (stream != stream_) {
     ZI_CUBLAS(cublas_library().set_stream(handle_, stream));
@@ -59,9 +59,9 @@ void CudaMatmul::run(const void* a, DType a_dtype, std::int64_t rows, const RowB
     stream_ = stream;
   }
   if (a_dtype == w.dtype) {
-    product(a, cuda_type(a_dtype), rows, w, y, w.padded_rows());
+    product(a, cuda_type(a_dtype), rows, w, y, ld);
   } else {
-    product_in_float32(a, a_dtype, rows, w, y, stream);
+    product_in_float32(a, a_dtype, rows, w, y, ld, stream);
   }
 }
 
@@ -101,7 +101,8 @@ void CudaMatmul::product(const void* a, cudaDataType_t type, std::int64_t rows,
 }
 
 void CudaMatmul::product_in_float32(const void* a, DType a_dtype, std::int64_t rows,
-                                    const RowBlockMatrix& w, float* y, cudaStream_t stream) {
+                                    const RowBlockMatrix& w, float* y, std::int64_t ld,
+                                    cudaStream_t stream) {
   const std::size_t half = scratch_.size() / 2 / kMatrixAlignment * kMatrixAlignment;
   const std::size_t row_bytes = static_cast<std::size_t>(w.cols) * sizeof(float);
   const auto most = static_cast<std::int64_t>(half / row_bytes);
@@ -136,7 +137,7 @@ void CudaMatmul::product_in_float32(const void* a, DType a_dtype, std::int64_t r
           piece.data = reinterpret_cast<const std::byte*>(w_piece);
         }
         product(a_float, CUDA_R_32F, count, piece,
-                y + row * w.padded_rows() + block * w.rows_per_block + first, w.padded_rows());
+                y + row * ld + block * w.rows_per_block + first, ld);
       }
     }
   }

@@ -25,8 +25,9 @@ class CudaMatmul {
   CudaMatmul(const CudaMatmul&) = delete;
   CudaMatmul& operator=(const CudaMatmul&) = delete;
 
+  /// The first w.padded_rows() columns of y (rows, ld).
   void run(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w, float* y,
-           cudaStream_t stream);
+           std::int64_t ld, cudaStream_t stream);
 
   /// Does a product of few rows and finishes its sums as `output` says, by SkinnyMatmul or
   /// WideMatmul; returns false and does nothing where neither fits.
@@ -38,7 +39,7 @@ class CudaMatmul {
   void product(const void* a, cudaDataType_t type, std::int64_t rows, const RowBlockMatrix& w,
                float* y, std::int64_t ld);
   void product_in_float32(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w,
-                          float* y, cudaStream_t stream);
+                          float* y, std::int64_t ld, cudaStream_t stream);
 
   SkinnyMatmul skinny_;
   WideMatmul wide_;

@@ -1,8 +1,10 @@
 #include "backend/cuda/cuda_attention.h"
 #include "backend/cuda/cuda_matmul.h"
+#include "backend/cuda/cuda_positions.h"
 #include "backend/cuda/cuda_sampler.h"
 #include "backend/cuda/cuda_support.h"
 #include "backend/cuda/row_kernels.h"
+#include "backend/host/attention_shape.h"
 #include "zero_infer/error.h"
 
 namespace zi {
@@ -13,7 +15,6 @@ constexpr std::size_t kCublasBytes = std::size_t{32} << 20;
 /// Partial results of attention, or converted pieces of float32 products: one at a time.
 constexpr std::size_t kScratchBytes = std::size_t{64} << 20;
 static_assert(kScratchBytes >= kAttentionScratchBytes);
-constexpr int kMaxHeadDim = 256;
 
 class CudaOps final : public Ops {
  public:
@@ -24,37 +25,38 @@ class CudaOps final : public Ops {
 
   bool recordable() const override { return true; }
 
-  void layer_norm(const float* x, const float* gamma, const float* beta, float epsilon,
-                  std::int64_t rows, std::int64_t cols, void* y, DType y_dtype,
-                  Stream& stream) override {
-    cuda_layer_norm(x, gamma, beta, epsilon, rows, cols, y, y_dtype, cuda_stream(stream));
+  void normalize(const float* x, const Norm& norm, std::int64_t rows, std::int64_t cols, void* y,
+                 DType y_dtype, Stream& stream) override {
+    cuda_normalize(x, norm, rows, cols, y, y_dtype, cuda_stream(stream));
   }
 
-  void matmul(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w, float* y,
+  void matmul(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w, float* y,
               Stream& stream) override {
-    matmul_.run(a, a_dtype, rows, w, y, cuda_stream(stream));
+    for (std::size_t i = 0; i < w.size(); ++i) {
+      matmul_.run(a, a_dtype, rows, w[i], y + w.first(i), w.padded_rows(), cuda_stream(stream));
+    }
   }
 
-  void bias_gelu(const float* x, std::int64_t ld, const float* bias, std::int64_t rows,
-                 std::int64_t cols, void* y, DType y_dtype, Stream& stream) override {
-    cuda_bias_gelu(x, ld, bias, rows, cols, y, y_dtype, cuda_stream(stream));
+  void activate(const float* x, std::int64_t ld, const Activate& activate, std::int64_t rows,
+                std::int64_t cols, void* y, DType y_dtype, Stream& stream) override {
+    cuda_activate(x, ld, activate, rows, cols, y, y_dtype, cuda_stream(stream));
   }
 
-  void matmul_gelu(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w,
-                   const float* bias, float* product, void* y, DType y_dtype,
-                   Stream& stream) override {
-    const GeluOutput output{bias, y, static_cast<int>(w.rows)};
-    if (y_dtype == w.dtype &&
-        matmul_.run_streamed(a, a_dtype, rows, w, output, cuda_stream(stream))) {
+  void matmul_activate(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w,
+                       const Activate& activate, float* product, void* y, DType y_dtype,
+                       Stream& stream) override {
+    const auto output = activate_output(activate, y, w);
+    if (output && y_dtype == w.dtype() &&
+        matmul_.run_streamed(a, a_dtype, rows, w[0], *output, cuda_stream(stream))) {
       return;
     }
-    Ops::matmul_gelu(a, a_dtype, rows, w, bias, product, y, y_dtype, stream);
+    Ops::matmul_activate(a, a_dtype, rows, w, activate, product, y, y_dtype, stream);
   }
 
   void bias_residual_norm(const float* x, std::int64_t ld, const float* bias, float* residual,
-                          const float* gamma, const float* beta, float epsilon, std::int64_t rows,
-                          std::int64_t cols, void* y, DType y_dtype, Stream& stream) override {
-    cuda_bias_residual_norm(x, ld, bias, residual, gamma, beta, epsilon, rows, cols, y, y_dtype,
+                          const Norm& norm, std::int64_t rows, std::int64_t cols, void* y,
+                          DType y_dtype, Stream& stream) override {
+    cuda_bias_residual_norm(x, ld, bias, residual, norm, rows, cols, y, y_dtype,
                             cuda_stream(stream));
   }
 
@@ -63,28 +65,36 @@ class CudaOps final : public Ops {
     cuda_bias_residual(x, ld, bias, rows, cols, residual, cuda_stream(stream));
   }
 
-  void split_qkv(const float* qkv, std::int64_t ld, const float* bias, const RaggedBatch& batch,
-                 const KvLayer& kv, float* q, Stream& stream) override {
-    cuda_split_qkv(qkv, ld, bias, batch, kv, q, cuda_stream(stream));
+  void add_positions(const float* table, std::int64_t first, const RaggedBatch& batch,
+                     std::int64_t cols, float* x, Stream& stream) override {
+    cuda_add_positions(table, first, batch, cols, x, cuda_stream(stream));
   }
 
-  void matmul_qkv(const void* a, DType a_dtype, const RowBlockMatrix& w, const float* bias,
+  void rotations(const float* frequencies, int pairs, float scale, const RaggedBatch& batch,
+                 float* out, Stream& stream) override {
+    cuda_rotations(frequencies, pairs, scale, batch, out, cuda_stream(stream));
+  }
+
+  void split_qkv(const float* qkv, std::int64_t ld, const QkvSplit& split, const RaggedBatch& batch,
+                 const KvLayer& kv, float* q, Stream& stream) override {
+    cuda_split_qkv(qkv, ld, split, batch, kv, q, cuda_stream(stream));
+  }
+
+  void matmul_qkv(const void* a, DType a_dtype, const Matrices& w, const QkvSplit& split,
                   const RaggedBatch& batch, const KvLayer& kv, float* product, float* q,
                   Stream& stream) override {
-    const auto output = qkv_output(bias, batch, kv, q);
-    if (output && kv.dtype == w.dtype &&
-        matmul_.run_streamed(a, a_dtype, batch.tokens, w, *output, cuda_stream(stream))) {
+    const auto output = qkv_output(w, split, batch, kv, q);
+    if (output && kv.dtype == w.dtype() &&
+        matmul_.run_streamed(a, a_dtype, batch.tokens, w[0], *output, cuda_stream(stream))) {
       return;
     }
-    Ops::matmul_qkv(a, a_dtype, w, bias, batch, kv, product, q, stream);
+    Ops::matmul_qkv(a, a_dtype, w, split, batch, kv, product, q, stream);
   }
 
-  void attention(const float* q, const RaggedBatch& batch, const KvLayer& kv, const float* slopes,
-                 void* out, DType out_dtype, Stream& stream) override {
-    if (kv.head_dim > kMaxHeadDim) {
-      throw ConfigError("attention heads of more than 256 elements are not supported");
-    }
-    cuda_attention(q, batch, kv, slopes, out, out_dtype, scratch(), cuda_stream(stream));
+  void attention(const float* q, int heads, const RaggedBatch& batch, const KvLayer& kv,
+                 const float* slopes, void* out, DType out_dtype, Stream& stream) override {
+    check_attention_shape(heads, kv);
+    cuda_attention(q, heads, batch, kv, slopes, out, out_dtype, scratch(), cuda_stream(stream));
   }
 
   void gather_rows(const void* x, DType dtype, const std::int32_t* rows, std::int64_t count,

@@ -4,36 +4,66 @@
 #include "backend/cuda/cuda_attention_kernels.cuh"
 #include "backend/cuda/cuda_support.h"
 #include "backend/cuda/launch.cuh"
+#include "backend/cuda/product_output.h"
+#include "backend/host/attention_shape.h"
 #include "zero_infer/bytes.h"
 
 namespace zi {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / 32;
 constexpr int kPerThread = 4;  // loads in flight
 
-struct SplitArgs {
-  const float* qkv = nullptr;
-  std::int64_t ld = 0;
-  const float* bias = nullptr;
-  const std::int32_t* row_begin = nullptr;
-  const std::int32_t* context = nullptr;
-  const std::int32_t* block_tables = nullptr;
-  int sequences = 0;
-  int max_pages = 0;
-  std::byte* kv = nullptr;
-  std::size_t page_bytes = 0;
-  int heads = 0;
-  int head_dim = 0;
-  float* q = nullptr;
+struct BatchArgs {
+  const std::int32_t* row_begin;
+  const std::int32_t* context;
+  const std::int32_t* block_tables;
+  int sequences;
+  int max_pages;
+  std::byte* kv;
+  std::size_t page_bytes;
+};
+
+/// Columns (heads, 3, head_dim) without norms and rotations.
+struct InterleavedArgs : BatchArgs {
+  const float* qkv;
+  std::int64_t ld;
+  const float* bias;  // or null
+  int heads;
+  int head_dim;
+  float* q;
+};
+
+struct SplitArgs : BatchArgs {
+  const float* qkv;
+  std::int64_t ld;
+  QkvSplit split;
+  int kv_heads;
+  int head_dim;
+  float* q;
 };
 
 template <int kWidth>
 using Floats = std::conditional_t<kWidth == 4, float4, float>;
 
 __device__ inline float add(float a, float b) { return a + b; }
-__device__ inline float4 add(float4 a, float4 b) {
-  return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
+__device__ inline float4 add(float4 a, float4 b) { return add_four(a, b); }
+
+/// Where a row's keys and values go. Called by all threads of a block together; null for a row that
+/// no sequence owns.
+struct RowInPage {
+  std::byte* page;
+  int slot;
+};
+
+__device__ inline RowInPage find_row(const BatchArgs& a, int row) {
+  const int sequence = sequence_of_row(a.row_begin, a.sequences, row);
+  if (sequence >= a.sequences) return {nullptr, 0};
+  const int position = a.context[sequence] - a.row_begin[sequence + 1] + row;
+  const std::int32_t page =
+      a.block_tables[static_cast<std::int64_t>(sequence) * a.max_pages + position / kKvPageTokens];
+  return {a.kv + static_cast<std::size_t>(page) * a.page_bytes, position % kKvPageTokens};
 }
 
 template <typename T>
@@ -48,7 +78,7 @@ __device__ inline void store(T* at, float4 value) {
 
 /// One block for each row and kThreads * kPerThread of its columns, taken kWidth at a time.
 template <typename T, int kWidth>
-__global__ void __launch_bounds__(kThreads) split_kernel(const SplitArgs a) {
+__global__ void __launch_bounds__(kThreads) interleaved_kernel(const InterleavedArgs a) {
   wait_for_previous();
   const auto row = static_cast<int>(blockIdx.x);
   const int columns = 3 * a.heads * a.head_dim / kWidth;
@@ -59,16 +89,13 @@ __global__ void __launch_bounds__(kThreads) split_kernel(const SplitArgs a) {
 #pragma unroll
   for (int i = 0; i < kPerThread; ++i) {
     const int column = first + i * kThreads;
-    if (column < columns) values[i] = add(in[column], bias[column]);
+    if (column >= columns) continue;
+    values[i] = a.bias == nullptr ? in[column] : add(in[column], bias[column]);
   }
   // The loads above are under way while the row finds its sequence.
-  const int sequence = sequence_of_row(a.row_begin, a.sequences, row);
-  if (sequence >= a.sequences) return;
-  const int position = a.context[sequence] - a.row_begin[sequence + 1] + row;
-  const std::int32_t page =
-      a.block_tables[static_cast<std::int64_t>(sequence) * a.max_pages + position / kKvPageTokens];
-  const int slot = position % kKvPageTokens;
-  T* const in_page = reinterpret_cast<T*>(a.kv + static_cast<std::size_t>(page) * a.page_bytes);
+  const auto [page, slot] = find_row(a, row);
+  if (page == nullptr) return;
+  T* const in_page = reinterpret_cast<T*>(page);
   float* const q = a.q + static_cast<std::int64_t>(row) * a.heads * a.head_dim;
 #pragma unroll
   for (int i = 0; i < kPerThread; ++i) {
@@ -83,8 +110,94 @@ __global__ void __launch_bounds__(kThreads) split_kernel(const SplitArgs a) {
   }
 }
 
+/// A warp for each head of a row: first of queries, then of keys, then of values. Lane l holds
+/// elements l, l + 32, .. of the first half of what is rotated and their partners in the second, or
+/// of the rest of the head.
 template <typename T>
-void launch(const SplitArgs& args, int tokens, cudaStream_t stream) {
+__global__ void __launch_bounds__(kThreads) split_kernel(const SplitArgs a) {
+  constexpr int kMost = kMostHeadDim / 32;
+  wait_for_previous();
+  const auto row = static_cast<int>(blockIdx.x);
+  const auto [page, slot] = find_row(a, row);
+  if (page == nullptr) return;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  int head = static_cast<int>(blockIdx.y) * kWarps + static_cast<int>(threadIdx.x) / 32;
+  int part = 0;  // q, k, v
+  for (; part < 3; ++part) {
+    const int heads = part == 0 ? a.split.heads : a.kv_heads;
+    if (head < heads) break;
+    head -= heads;
+  }
+  if (part == 3) return;
+  const HeadColumns& columns = part == 0 ? a.split.q : part == 1 ? a.split.k : a.split.v;
+  const float* const norm = part == 0 ? a.split.q_norm : part == 1 ? a.split.k_norm : nullptr;
+  const float* const from = a.qkv + row * a.ld + columns.first + head * columns.step;
+  const float* const bias = columns.bias == nullptr ? nullptr : columns.bias + head * columns.step;
+
+  float values[kMost];
+  float squares = 0;
+#pragma unroll
+  for (int i = 0; i < kMost; ++i) {
+    const int dim = i * 32 + lane;
+    values[i] = 0;
+    if (dim >= a.head_dim) continue;
+    values[i] = bias == nullptr ? from[dim] : from[dim] + bias[dim];
+    squares += values[i] * values[i];
+  }
+  if (norm != nullptr) {
+#pragma unroll
+    for (int lanes = 16; lanes > 0; lanes /= 2) {
+      squares += __shfl_xor_sync(0xffffffffu, squares, lanes);
+    }
+    const float scale =
+        rsqrtf(squares / static_cast<float>(a.head_dim) + a.split.norm_epsilon);
+#pragma unroll
+    for (int i = 0; i < kMost; ++i) {
+      const int dim = i * 32 + lane;
+      if (dim < a.head_dim) values[i] *= scale * norm[dim];
+    }
+  }
+  if (part < 2 && a.split.rotations != nullptr) {
+    // Partners lie in any lane: they meet in shared memory.
+    __shared__ float exchanged[kWarps][kMostHeadDim];
+    float* const mine = exchanged[threadIdx.x / 32];
+#pragma unroll
+    for (int i = 0; i < kMost; ++i) {
+      if (i * 32 + lane < a.head_dim) mine[i * 32 + lane] = values[i];
+    }
+    __syncwarp();
+    const int pairs = a.split.rotary / 2;
+    const auto* const rotations =
+        reinterpret_cast<const float2*>(a.split.rotations) + static_cast<std::int64_t>(row) * pairs;
+#pragma unroll
+    for (int i = 0; i < kMost; ++i) {
+      const int dim = i * 32 + lane;
+      if (dim >= 2 * pairs) continue;
+      const bool second = dim >= pairs;
+      const float2 rotation = rotations[second ? dim - pairs : dim];
+      const float partner = mine[second ? dim - pairs : dim + pairs];
+      values[i] = values[i] * rotation.x + (second ? partner : -partner) * rotation.y;
+    }
+  }
+  if (part == 0) {
+    float* const q = a.q + (static_cast<std::int64_t>(row) * a.split.heads + head) * a.head_dim;
+#pragma unroll
+    for (int i = 0; i < kMost; ++i) {
+      if (i * 32 + lane < a.head_dim) q[i * 32 + lane] = values[i];
+    }
+    return;
+  }
+  const int before = head + (part == 2 ? a.kv_heads : 0);
+  T* const to = reinterpret_cast<T*>(page) +
+                (static_cast<std::int64_t>(before) * kKvPageTokens + slot) * a.head_dim;
+#pragma unroll
+  for (int i = 0; i < kMost; ++i) {
+    if (i * 32 + lane < a.head_dim) to[i * 32 + lane] = from_float<T>(values[i]);
+  }
+}
+
+template <typename T>
+void launch_interleaved(const InterleavedArgs& args, int tokens, cudaStream_t stream) {
   const bool four = args.head_dim % 4 == 0 && args.ld % 4 == 0 && is_aligned(args.qkv, 16) &&
                     is_aligned(args.bias, 16) && is_aligned(args.q, 16) &&
                     is_aligned(args.kv, 4 * sizeof(T));
@@ -92,31 +205,34 @@ void launch(const SplitArgs& args, int tokens, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(tokens),
                   static_cast<unsigned>(ceil_div(columns, kThreads * kPerThread)));
   if (four) {
-    launch_early(split_kernel<T, 4>, grid, kThreads, 0, stream, args);
+    launch_early(interleaved_kernel<T, 4>, grid, kThreads, 0, stream, args);
   } else {
-    launch_early(split_kernel<T, 1>, grid, kThreads, 0, stream, args);
+    launch_early(interleaved_kernel<T, 1>, grid, kThreads, 0, stream, args);
   }
+}
+
+template <typename T>
+void launch_split(const SplitArgs& args, int tokens, cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>(tokens),
+                  static_cast<unsigned>(ceil_div(args.split.heads + 2 * args.kv_heads, kWarps)));
+  launch_early(split_kernel<T>, grid, kThreads, 0, stream, args);
 }
 
 }  // namespace
 
-void cuda_split_qkv(const float* qkv, std::int64_t ld, const float* bias, const RaggedBatch& batch,
-                    const KvLayer& kv, float* q, cudaStream_t stream) {
+void cuda_split_qkv(const float* qkv, std::int64_t ld, const QkvSplit& split,
+                    const RaggedBatch& batch, const KvLayer& kv, float* q, cudaStream_t stream) {
   if (batch.tokens == 0 || batch.sequences == 0) return;
-  const SplitArgs args = {qkv,
-                          ld,
-                          bias,
-                          batch.row_begin,
-                          batch.context,
-                          batch.block_tables,
-                          batch.sequences,
-                          batch.max_pages,
-                          kv.data,
-                          kv.page_bytes(),
-                          kv.heads,
-                          kv.head_dim,
-                          q};
-  with_type(kv.dtype, [&](auto element) { launch<decltype(element)>(args, batch.tokens, stream); });
+  const BatchArgs rows = {batch.row_begin, batch.context, batch.block_tables, batch.sequences,
+                          batch.max_pages, kv.data,       kv.page_bytes()};
+  with_type(kv.dtype, [&]<typename T>(T) {
+    if (is_interleaved(split, kv)) {
+      launch_interleaved<T>({rows, qkv, ld, split.q.bias, kv.heads, kv.head_dim, q}, batch.tokens,
+                            stream);
+    } else {
+      launch_split<T>({rows, qkv, ld, split, kv.heads, kv.head_dim, q}, batch.tokens, stream);
+    }
+  });
 }
 
 }  // namespace zi

@@ -10,6 +10,7 @@
 
 #include "zero_infer/dtype.h"
 #include "zero_infer/error.h"
+#include "zero_infer/ops.h"
 
 namespace zi {
 
@@ -39,10 +40,21 @@ struct alignas(4 * sizeof(T)) Four {
   T v[4];
 };
 
-/// The tanh form: 0.5 x (1 + tanh(u)) = x / (1 + e^-2u).
-__device__ __forceinline__ float gelu(float x) {
-  const float u = 0.79788456f * x * (1.0f + 0.044715f * x * x);
-  return x / (1.0f + expf(-2.0f * u));
+/// x / (1 + e^-2u) is 0.5 x (1 + tanh(u)), the tanh form of GELU.
+__device__ __forceinline__ float activated(Activation activation, float x) {
+  switch (activation) {
+    case Activation::kGeluTanh: {
+      const float u = 0.79788456f * x * (1.0f + 0.044715f * x * x);
+      return x / (1.0f + expf(-2.0f * u));
+    }
+    case Activation::kGelu:
+      return 0.5f * x * (1.0f + erff(x * 0.70710678f));
+    case Activation::kRelu:
+      return x < 0.0f ? 0.0f : x;  // NaN stays NaN
+    case Activation::kSilu:
+      return x / (1.0f + expf(-x));
+  }
+  return x;
 }
 
 /// kWidth neighbouring elements, loaded at once.
@@ -82,6 +94,15 @@ template <typename T>
 __device__ inline void store_four(T* to, float4 v) {
   *reinterpret_cast<Four<T>*>(to) = {
       {from_float<T>(v.x), from_float<T>(v.y), from_float<T>(v.z), from_float<T>(v.w)}};
+}
+
+/// Zeros for null.
+__device__ inline float4 four_at(const float* from, std::int64_t at) {
+  return from == nullptr ? make_float4(0, 0, 0, 0) : *reinterpret_cast<const float4*>(from + at);
+}
+
+__device__ inline float4 add_four(float4 a, float4 b) {
+  return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
 }
 
 __host__ __device__ inline bool is_aligned(const void* pointer, std::size_t bytes) {

@@ -24,12 +24,14 @@ class OutputStores<T, kRows, SumsOutput> {
   __device__ OutputStores(const SumsOutput& out, Shared&) : out_(out) {}
 
   __device__ void prepare(int, int) const {}
-  __device__ bool takes_fours() const { return out_.ld % 4 == 0 && is_aligned(out_.y, 16); }
+  __device__ bool takes_fours() const {
+    return out_.cols % 4 == 0 && out_.ld % 4 == 0 && is_aligned(out_.y, 16);
+  }
   __device__ void store(int row, int column, float sum) const {
-    if (column < out_.ld) *at(row, column) = sum;
+    if (column < out_.cols) *at(row, column) = sum;
   }
   __device__ void store_four(int row, int column, float4 sum) const {
-    if (column < out_.ld) *reinterpret_cast<float4*>(at(row, column)) = sum;
+    if (column < out_.cols) *reinterpret_cast<float4*>(at(row, column)) = sum;
   }
 
  private:
@@ -41,26 +43,29 @@ class OutputStores<T, kRows, SumsOutput> {
 };
 
 template <typename T, int kRows>
-class OutputStores<T, kRows, GeluOutput> {
+class OutputStores<T, kRows, ActivateOutput> {
  public:
   struct Shared {};
 
-  __device__ OutputStores(const GeluOutput& out, Shared&) : out_(out) {}
+  __device__ OutputStores(const ActivateOutput& out, Shared&) : out_(out) {}
 
   __device__ void prepare(int, int column) const {
-    if (column < out_.cols) fetch_to_l2(out_.bias + column);
+    if (out_.bias != nullptr && column < out_.cols) fetch_to_l2(out_.bias + column);
   }
   __device__ bool takes_fours() const {
     return out_.cols % 4 == 0 && is_aligned(out_.y, 4 * sizeof(T)) && is_aligned(out_.bias, 16);
   }
   __device__ void store(int row, int column, float sum) const {
-    if (column < out_.cols) *at(row, column) = from_float<T>(gelu(sum + out_.bias[column]));
+    if (column >= out_.cols) return;
+    const float bias = out_.bias == nullptr ? 0.0f : out_.bias[column];
+    *at(row, column) = from_float<T>(activated(out_.activation, sum + bias));
   }
   __device__ void store_four(int row, int column, float4 sum) const {
     if (column >= out_.cols) return;
-    const float4 bias = *reinterpret_cast<const float4*>(out_.bias + column);
-    zi::store_four(at(row, column), make_float4(gelu(sum.x + bias.x), gelu(sum.y + bias.y),
-                                                gelu(sum.z + bias.z), gelu(sum.w + bias.w)));
+    const float4 x = add_four(sum, four_at(out_.bias, column));
+    zi::store_four(at(row, column),
+                   make_float4(activated(out_.activation, x.x), activated(out_.activation, x.y),
+                               activated(out_.activation, x.z), activated(out_.activation, x.w)));
   }
 
  private:
@@ -68,7 +73,7 @@ class OutputStores<T, kRows, GeluOutput> {
     return static_cast<T*>(out_.y) + static_cast<std::size_t>(row) * out_.cols + column;
   }
 
-  const GeluOutput& out_;
+  const ActivateOutput& out_;
 };
 
 template <typename T, int kRows>
@@ -82,7 +87,9 @@ class OutputStores<T, kRows, QkvOutput> {
   __device__ OutputStores(const QkvOutput& out, Shared& shared) : out_(out), shared_(shared) {}
 
   __device__ void prepare(int rows, int column) const {
-    if (column < 3 * out_.heads * out_.head_dim) fetch_to_l2(out_.bias + column);
+    if (out_.bias != nullptr && column < 3 * out_.heads * out_.head_dim) {
+      fetch_to_l2(out_.bias + column);
+    }
     const auto row = static_cast<int>(threadIdx.x);
     if (row >= rows) return;
     const int position = out_.context[row] - 1;
@@ -98,7 +105,7 @@ class OutputStores<T, kRows, QkvOutput> {
   }
   __device__ void store(int row, int column, float sum) const {
     if (column >= 3 * out_.heads * out_.head_dim) return;
-    const float value = sum + out_.bias[column];
+    const float value = out_.bias == nullptr ? sum : sum + out_.bias[column];
     const QkvColumn of(column, out_.head_dim);
     if (of.part == 0) {
       *q_at(row, of) = value;
@@ -108,9 +115,7 @@ class OutputStores<T, kRows, QkvOutput> {
   }
   __device__ void store_four(int row, int column, float4 sum) const {
     if (column >= 3 * out_.heads * out_.head_dim) return;
-    const float4 bias = *reinterpret_cast<const float4*>(out_.bias + column);
-    const float4 value =
-        make_float4(sum.x + bias.x, sum.y + bias.y, sum.z + bias.z, sum.w + bias.w);
+    const float4 value = add_four(sum, four_at(out_.bias, column));
     const QkvColumn of(column, out_.head_dim);
     if (of.part == 0) {
       *reinterpret_cast<float4*>(q_at(row, of)) = value;

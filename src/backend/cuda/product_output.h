@@ -11,21 +11,24 @@ namespace zi {
 
 /// Float32 sums, as Ops::matmul.
 struct SumsOutput {
-  float* y;  // (rows, ld)
-  int ld;
+  float* y;         // (rows, ld)
+  std::int64_t ld;  // of y
+  int cols;         // of the product
 };
 
-/// gelu(sum + bias) in the weights' type, as Ops::matmul_gelu.
-struct GeluOutput {
-  const float* bias;  // (cols)
+/// act(sum + bias) in the weights' type, as Ops::matmul_activate without a gate.
+struct ActivateOutput {
+  Activation activation;
+  const float* bias;  // (cols), or null
   void* y;            // (rows, cols)
   int cols;
 };
 
-/// Queries, and keys and values in the weights' type in their pages, as Ops::matmul_qkv; each row
-/// is the only one of its sequence.
+/// Queries, and keys and values in the weights' type in their pages, as Ops::matmul_qkv of one
+/// matrix whose columns are (heads, 3, head_dim), without norms and rotations; each row is the only
+/// one of its sequence.
 struct QkvOutput {
-  const float* bias;  // (3 * heads * head_dim)
+  const float* bias;  // (3 * heads * head_dim), or null
   float* q;           // (rows, heads * head_dim)
   const std::int32_t* context;
   const std::int32_t* block_tables;
@@ -37,25 +40,16 @@ struct QkvOutput {
 };
 
 /// What is done with the sums of a product of few rows.
-using ProductOutput = std::variant<SumsOutput, GeluOutput, QkvOutput>;
+using ProductOutput = std::variant<SumsOutput, ActivateOutput, QkvOutput>;
 
-/// None for a batch in which some sequence has more than one row.
-inline std::optional<QkvOutput> qkv_output(const float* bias, const RaggedBatch& batch,
-                                           const KvLayer& kv, float* q) {
-  const auto& begin = batch.host_row_begin;
-  if (batch.tokens != batch.sequences) return std::nullopt;
-  for (std::size_t s = 0; s + 1 < begin.size(); ++s) {
-    if (begin[s + 1] - begin[s] != 1) return std::nullopt;
-  }
-  return QkvOutput{bias,
-                   q,
-                   batch.context,
-                   batch.block_tables,
-                   batch.max_pages,
-                   kv.data,
-                   kv.page_bytes(),
-                   kv.heads,
-                   kv.head_dim};
-}
+/// None with a gate.
+std::optional<ActivateOutput> activate_output(const Activate& activate, void* y, const Matrices& w);
+
+/// Whether the columns are (heads, 3, head_dim): query, key and value of a head side by side.
+bool is_interleaved(const QkvSplit& split, const KvLayer& kv);
+
+/// None where QkvOutput does not do it.
+std::optional<QkvOutput> qkv_output(const Matrices& w, const QkvSplit& split,
+                                    const RaggedBatch& batch, const KvLayer& kv, float* q);
 
 }  // namespace zi

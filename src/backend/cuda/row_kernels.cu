@@ -37,8 +37,8 @@ __device__ float block_sum(float value, float (&warp_sums)[kWarp]) {
 struct NormInput {
   const float* x;
   std::int64_t ld;
-  const float* bias;  // with `residual`: the row is residual + x + bias, and written back there
-  float* residual;
+  const float* bias;  // or null
+  float* residual;    // or null; else the row is residual + x + bias, and written back there
 };
 
 /// A block normalises a row, kept in registers: kFours * 4 values a thread; the variance is taken
@@ -47,8 +47,7 @@ struct NormInput {
 /// registers hold them.
 template <typename T, int kFours, bool kVector>
 __global__ void __launch_bounds__(kMostNormThreads)
-    norm_kernel(NormInput in, const float* gamma, const float* beta, float epsilon,
-                std::int64_t cols, T* y) {
+    norm_kernel(NormInput in, Norm norm, std::int64_t cols, T* y) {
   constexpr int kWidth = kVector ? 4 : 1;
   constexpr int kCount = kVector ? kFours : kFours * 4;
   constexpr bool kEarly = kFours == 1;
@@ -74,9 +73,9 @@ __global__ void __launch_bounds__(kMostNormThreads)
     for (int i = 0; i < kCount; ++i) {
       const std::int64_t col = column(i);
       if (col >= cols) continue;
-      gammas[i] = load(gamma + col);
-      betas[i] = load(beta + col);
-      if (in.residual != nullptr) biases[i] = load(in.bias + col);
+      gammas[i] = load(norm.gamma + col);
+      if (norm.beta != nullptr) betas[i] = load(norm.beta + col);
+      if (in.bias != nullptr) biases[i] = load(in.bias + col);
     }
   }
   wait_for_previous();
@@ -92,7 +91,9 @@ __global__ void __launch_bounds__(kMostNormThreads)
     if (in.residual != nullptr) {
       float* const residual = in.residual + row * cols + col;
       const Values rest = load(residual);
-      const Values bias = kEarly ? biases[i % kHeld] : load(in.bias + col);
+      const Values bias = kEarly                 ? biases[i % kHeld]
+                          : in.bias == nullptr ? Values{}
+                                               : load(in.bias + col);
 #pragma unroll
       for (int j = 0; j < kWidth; ++j) values[i].v[j] = rest.v[j] + (values[i].v[j] + bias.v[j]);
       if constexpr (kVector) {
@@ -104,7 +105,8 @@ __global__ void __launch_bounds__(kMostNormThreads)
 #pragma unroll
     for (int j = 0; j < kWidth; ++j) sum += values[i].v[j];
   }
-  const float mean = block_sum(sum, sums_of_values) / static_cast<float>(cols);
+  const float mean =
+      norm.centred ? block_sum(sum, sums_of_values) / static_cast<float>(cols) : 0.0f;
   float squares = 0;
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
@@ -116,13 +118,15 @@ __global__ void __launch_bounds__(kMostNormThreads)
     }
   }
   const float scale =
-      rsqrtf(block_sum(squares, sums_of_squares) / static_cast<float>(cols) + epsilon);
+      rsqrtf(block_sum(squares, sums_of_squares) / static_cast<float>(cols) + norm.epsilon);
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
     const std::int64_t col = column(i);
     if (col >= cols) continue;
-    const Values g = kEarly ? gammas[i % kHeld] : load(gamma + col);
-    const Values b = kEarly ? betas[i % kHeld] : load(beta + col);
+    const Values g = kEarly ? gammas[i % kHeld] : load(norm.gamma + col);
+    const Values b = kEarly                  ? betas[i % kHeld]
+                     : norm.beta == nullptr ? Values{}
+                                            : load(norm.beta + col);
     Four<T> out;
 #pragma unroll
     for (int j = 0; j < kWidth; ++j) {
@@ -138,37 +142,35 @@ __global__ void __launch_bounds__(kMostNormThreads)
 }
 
 template <typename T, int kFours>
-void launch_norm(const NormInput& in, const float* gamma, const float* beta, float epsilon,
-                 std::int64_t rows, std::int64_t cols, T* y, cudaStream_t stream) {
+void launch_norm(const NormInput& in, const Norm& norm, std::int64_t rows, std::int64_t cols, T* y,
+                 cudaStream_t stream) {
   const auto per_thread = static_cast<std::int64_t>(kFours) * 4;
   const auto threads =
       static_cast<unsigned>((cols + per_thread * kWarp - 1) / (per_thread * kWarp)) * kWarp;
-  const bool vector =
-      cols % 4 == 0 && in.ld % 4 == 0 && is_aligned(in.x, 16) && is_aligned(gamma, 16) &&
-      is_aligned(beta, 16) && is_aligned(y, 4 * sizeof(T)) &&
-      (in.residual == nullptr || (is_aligned(in.residual, 16) && is_aligned(in.bias, 16)));
+  const bool vector = cols % 4 == 0 && in.ld % 4 == 0 && is_aligned(in.x, 16) &&
+                      is_aligned(norm.gamma, 16) && is_aligned(norm.beta, 16) &&
+                      is_aligned(y, 4 * sizeof(T)) && is_aligned(in.residual, 16) &&
+                      is_aligned(in.bias, 16);
   const auto blocks = static_cast<unsigned>(rows);
   if (vector) {
-    launch_early(norm_kernel<T, kFours, true>, blocks, threads, 0, stream, in, gamma, beta, epsilon,
-                 cols, y);
+    launch_early(norm_kernel<T, kFours, true>, blocks, threads, 0, stream, in, norm, cols, y);
   } else {
-    launch_early(norm_kernel<T, kFours, false>, blocks, threads, 0, stream, in, gamma, beta,
-                 epsilon, cols, y);
+    launch_early(norm_kernel<T, kFours, false>, blocks, threads, 0, stream, in, norm, cols, y);
   }
 }
 
-void norm(const NormInput& in, const float* gamma, const float* beta, float epsilon,
-          std::int64_t rows, std::int64_t cols, void* y, DType y_dtype, cudaStream_t stream) {
+void normalize(const NormInput& in, const Norm& norm, std::int64_t rows, std::int64_t cols, void* y,
+               DType y_dtype, cudaStream_t stream) {
   if (rows == 0) return;
   with_type(y_dtype, [&]<typename T>(T) {
     T* const out = static_cast<T*>(y);
     // Few values a thread keep a decoding pass's single row fast, up to 1024 threads of them.
     if (cols <= 4096) {
-      launch_norm<T, 1>(in, gamma, beta, epsilon, rows, cols, out, stream);
+      launch_norm<T, 1>(in, norm, rows, cols, out, stream);
     } else if (cols <= 16384) {
-      launch_norm<T, 4>(in, gamma, beta, epsilon, rows, cols, out, stream);
+      launch_norm<T, 4>(in, norm, rows, cols, out, stream);
     } else if (cols <= 65536) {
-      launch_norm<T, 16>(in, gamma, beta, epsilon, rows, cols, out, stream);
+      launch_norm<T, 16>(in, norm, rows, cols, out, stream);
     } else {
       throw ConfigError("the CUDA backend normalises rows of up to 65536 elements");
     }
@@ -176,22 +178,42 @@ void norm(const NormInput& in, const float* gamma, const float* beta, float epsi
 }
 
 template <typename T, int kWidth>
-__global__ void bias_gelu_kernel(const float* x, std::int64_t ld, const float* bias,
-                                 std::int64_t rows, std::int64_t cols, T* y) {
+__global__ void activate_kernel(const float* x, std::int64_t ld, Activate activate,
+                                std::int64_t rows, std::int64_t cols, T* y) {
   wait_for_previous();
   const std::int64_t col =
       (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * kWidth;
   if (col >= cols) return;
-  for (std::int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
+  using Values = Four<float>;
+  const auto load = [](const float* from) {
+    Values v{};
+    if (from == nullptr) return v;
     if constexpr (kWidth == 4) {
-      const Four<float> v = *reinterpret_cast<const Four<float>*>(x + row * ld + col);
-      const Four<float> b = *reinterpret_cast<const Four<float>*>(bias + col);
-      Four<T> out;
-#pragma unroll
-      for (int j = 0; j < 4; ++j) out.v[j] = from_float<T>(gelu(v.v[j] + b.v[j]));
-      *reinterpret_cast<Four<T>*>(y + row * cols + col) = out;
+      v = *reinterpret_cast<const Values*>(from);
     } else {
-      y[row * cols + col] = from_float<T>(gelu(x[row * ld + col] + bias[col]));
+      v.v[0] = *from;
+    }
+    return v;
+  };
+  const auto at = [&](const float* vector) { return vector == nullptr ? nullptr : vector + col; };
+  const Values bias = load(at(activate.bias));
+  const Values up_bias = load(at(activate.up_bias));
+  for (std::int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
+    const float* const from = x + row * ld + col;
+    const Values v = load(from);
+    const Values up = load(activate.up < 0 ? nullptr : from + activate.up);
+    Four<T> out;
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) {
+      float value = activated(activate.activation, v.v[j] + bias.v[j]);
+      if (activate.up >= 0) value *= up.v[j] + up_bias.v[j];
+      out.v[j] = from_float<T>(value);
+    }
+    T* const to = y + row * cols + col;
+    if constexpr (kWidth == 4) {
+      *reinterpret_cast<Four<T>*>(to) = out;
+    } else {
+      *to = out.v[0];
     }
   }
 }
@@ -207,13 +229,14 @@ __global__ void bias_residual_kernel(const float* x, std::int64_t ld, const floa
     float* const r = residual + row * cols + col;
     if constexpr (kWidth == 4) {
       const Four<float> v = *reinterpret_cast<const Four<float>*>(x + row * ld + col);
-      const Four<float> b = *reinterpret_cast<const Four<float>*>(bias + col);
+      Four<float> b{};
+      if (bias != nullptr) b = *reinterpret_cast<const Four<float>*>(bias + col);
       Four<float> sum = *reinterpret_cast<const Four<float>*>(r);
 #pragma unroll
       for (int j = 0; j < 4; ++j) sum.v[j] += v.v[j] + b.v[j];
       *reinterpret_cast<Four<float>*>(r) = sum;
     } else {
-      *r += x[row * ld + col] + bias[col];
+      *r += bias == nullptr ? x[row * ld + col] : x[row * ld + col] + bias[col];
     }
   }
 }
@@ -293,32 +316,31 @@ unsigned blocks_of(std::int64_t count) {
 
 }  // namespace
 
-void cuda_layer_norm(const float* x, const float* gamma, const float* beta, float epsilon,
-                     std::int64_t rows, std::int64_t cols, void* y, DType y_dtype,
-                     cudaStream_t stream) {
-  norm({x, cols, nullptr, nullptr}, gamma, beta, epsilon, rows, cols, y, y_dtype, stream);
+void cuda_normalize(const float* x, const Norm& norm, std::int64_t rows, std::int64_t cols, void* y,
+                    DType y_dtype, cudaStream_t stream) {
+  normalize({x, cols, nullptr, nullptr}, norm, rows, cols, y, y_dtype, stream);
 }
 
 void cuda_bias_residual_norm(const float* x, std::int64_t ld, const float* bias, float* residual,
-                             const float* gamma, const float* beta, float epsilon,
-                             std::int64_t rows, std::int64_t cols, void* y, DType y_dtype,
-                             cudaStream_t stream) {
-  norm({x, ld, bias, residual}, gamma, beta, epsilon, rows, cols, y, y_dtype, stream);
+                             const Norm& norm, std::int64_t rows, std::int64_t cols, void* y,
+                             DType y_dtype, cudaStream_t stream) {
+  normalize({x, ld, bias, residual}, norm, rows, cols, y, y_dtype, stream);
 }
 
-void cuda_bias_gelu(const float* x, std::int64_t ld, const float* bias, std::int64_t rows,
-                    std::int64_t cols, void* y, DType y_dtype, cudaStream_t stream) {
+void cuda_activate(const float* x, std::int64_t ld, const Activate& activate, std::int64_t rows,
+                   std::int64_t cols, void* y, DType y_dtype, cudaStream_t stream) {
   if (rows == 0) return;
   with_type(y_dtype, [&]<typename T>(T) {
     T* const out = static_cast<T*>(y);
-    const bool vector = cols % 4 == 0 && ld % 4 == 0 && is_aligned(x, 16) && is_aligned(bias, 16) &&
-                        is_aligned(y, 4 * sizeof(T));
+    const bool vector = cols % 4 == 0 && ld % 4 == 0 && (activate.up < 0 || activate.up % 4 == 0) &&
+                        is_aligned(x, 16) && is_aligned(activate.bias, 16) &&
+                        is_aligned(activate.up_bias, 16) && is_aligned(y, 4 * sizeof(T));
     if (vector) {
-      launch_early(bias_gelu_kernel<T, 4>, grid_of(rows, cols, 4), kElementThreads, 0, stream, x,
-                   ld, bias, rows, cols, out);
+      launch_early(activate_kernel<T, 4>, grid_of(rows, cols, 4), kElementThreads, 0, stream, x, ld,
+                   activate, rows, cols, out);
     } else {
-      launch_early(bias_gelu_kernel<T, 1>, grid_of(rows, cols, 1), kElementThreads, 0, stream, x,
-                   ld, bias, rows, cols, out);
+      launch_early(activate_kernel<T, 1>, grid_of(rows, cols, 1), kElementThreads, 0, stream, x, ld,
+                   activate, rows, cols, out);
     }
   });
 }

@@ -10,15 +10,13 @@ namespace zi {
 
 /// The ops of Ops that work row by row or element by element, as launches on a CUDA stream; the
 /// arguments are those of Ops.
-void cuda_layer_norm(const float* x, const float* gamma, const float* beta, float epsilon,
-                     std::int64_t rows, std::int64_t cols, void* y, DType y_dtype,
-                     cudaStream_t stream);
+void cuda_normalize(const float* x, const Norm& norm, std::int64_t rows, std::int64_t cols, void* y,
+                    DType y_dtype, cudaStream_t stream);
 void cuda_bias_residual_norm(const float* x, std::int64_t ld, const float* bias, float* residual,
-                             const float* gamma, const float* beta, float epsilon,
-                             std::int64_t rows, std::int64_t cols, void* y, DType y_dtype,
-                             cudaStream_t stream);
-void cuda_bias_gelu(const float* x, std::int64_t ld, const float* bias, std::int64_t rows,
-                    std::int64_t cols, void* y, DType y_dtype, cudaStream_t stream);
+                             const Norm& norm, std::int64_t rows, std::int64_t cols, void* y,
+                             DType y_dtype, cudaStream_t stream);
+void cuda_activate(const float* x, std::int64_t ld, const Activate& activate, std::int64_t rows,
+                   std::int64_t cols, void* y, DType y_dtype, cudaStream_t stream);
 void cuda_bias_residual(const float* x, std::int64_t ld, const float* bias, std::int64_t rows,
                         std::int64_t cols, float* residual, cudaStream_t stream);
 void cuda_gather_rows(const void* x, DType dtype, const std::int32_t* rows, std::int64_t count,

@@ -341,7 +341,7 @@ WideMatmul::WideMatmul() {
     return;
   }
   prepare_kernels<SumsOutput>();
-  prepare_kernels<GeluOutput>();
+  prepare_kernels<ActivateOutput>();
   prepare_kernels<QkvOutput>();
   for (int blocks = 1; blocks <= kMostSplits; blocks *= 2) {
     cudaLaunchAttribute attribute{};

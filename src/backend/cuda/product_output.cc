@@ -1,0 +1,41 @@
+#include "backend/cuda/product_output.h"
+
+namespace zi {
+
+std::optional<ActivateOutput> activate_output(const Activate& activate, void* y,
+                                              const Matrices& w) {
+  if (w.size() != 1 || activate.up >= 0) return std::nullopt;
+  return ActivateOutput{activate.activation, activate.bias, y, static_cast<int>(w[0].rows)};
+}
+
+bool is_interleaved(const QkvSplit& split, const KvLayer& kv) {
+  const std::int64_t d = kv.head_dim;
+  const auto stands_at = [&](const HeadColumns& part, std::int64_t first) {
+    const float* const bias = split.q.bias == nullptr ? nullptr : split.q.bias + first;
+    return part.first == first && part.step == 3 * d && part.bias == bias;
+  };
+  return split.heads == kv.heads && split.q_norm == nullptr && split.k_norm == nullptr &&
+         split.rotations == nullptr && stands_at(split.q, 0) && stands_at(split.k, d) &&
+         stands_at(split.v, 2 * d);
+}
+
+std::optional<QkvOutput> qkv_output(const Matrices& w, const QkvSplit& split,
+                                    const RaggedBatch& batch, const KvLayer& kv, float* q) {
+  if (w.size() != 1 || !is_interleaved(split, kv)) return std::nullopt;
+  const auto& begin = batch.host_row_begin;
+  if (batch.tokens != batch.sequences) return std::nullopt;
+  for (std::size_t s = 0; s + 1 < begin.size(); ++s) {
+    if (begin[s + 1] - begin[s] != 1) return std::nullopt;
+  }
+  return QkvOutput{split.q.bias,
+                   q,
+                   batch.context,
+                   batch.block_tables,
+                   batch.max_pages,
+                   kv.data,
+                   kv.page_bytes(),
+                   kv.heads,
+                   kv.head_dim};
+}
+
+}  // namespace zi
