@@ -168,7 +168,7 @@ TEST_F(ModelConfigTest, RefusesSizesThatMultiplyToMoreThanAnyModelHas) {
   expect_refused(
       R"({"model_type":"bloom","hidden_size":1048576,"num_hidden_layers":4096,"n_head":4096,)"
       R"("n_inner":16777216,"vocab_size":2147483647})",
-      "are about 1.7e+17 parameters; models of up to 1e+15 are supported");
+      "are about 2.4e+17 parameters; models of up to 1e+15 are supported");
   expect_refused(with(R"("n_inner":16777217,)"), "a whole number from 1 to 16777216");
   expect_refused(R"({"model_type":"bloom","hidden_size":1048577,"n_layer":1,"n_head":1,)"
                  R"("vocab_size":1})",

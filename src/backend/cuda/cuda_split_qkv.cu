@@ -5,7 +5,6 @@
 #include "backend/cuda/cuda_support.h"
 #include "backend/cuda/launch.cuh"
 #include "backend/cuda/product_output.h"
-#include "backend/host/attention_shape.h"
 #include "zero_infer/bytes.h"
 
 namespace zi {

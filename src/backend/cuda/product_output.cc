@@ -2,10 +2,20 @@
 
 namespace zi {
 
-std::optional<ActivateOutput> activate_output(const Activate& activate, void* y,
-                                              const Matrices& w) {
+std::optional<ProductOutput> activate_output(const Activate& activate, void* y,
+                                             const Matrices& w) {
   if (w.size() != 1 || activate.up >= 0) return std::nullopt;
-  return ActivateOutput{activate.activation, activate.bias, y, static_cast<int>(w[0].rows)};
+  const auto cols = static_cast<int>(w[0].rows);
+  switch (activate.activation) {
+    case Activation::kGeluTanh:
+      return ActivateOutput<Activation::kGeluTanh>{activate.bias, y, cols};
+    case Activation::kRelu:
+      return ActivateOutput<Activation::kRelu>{activate.bias, y, cols};
+    case Activation::kGelu:
+    case Activation::kSilu:
+      break;
+  }
+  return std::nullopt;
 }
 
 bool is_interleaved(const QkvSplit& split, const KvLayer& kv) {
@@ -19,8 +29,8 @@ bool is_interleaved(const QkvSplit& split, const KvLayer& kv) {
          stands_at(split.v, 2 * d);
 }
 
-std::optional<QkvOutput> qkv_output(const Matrices& w, const QkvSplit& split,
-                                    const RaggedBatch& batch, const KvLayer& kv, float* q) {
+std::optional<ProductOutput> qkv_output(const Matrices& w, const QkvSplit& split,
+                                        const RaggedBatch& batch, const KvLayer& kv, float* q) {
   if (w.size() != 1 || !is_interleaved(split, kv)) return std::nullopt;
   const auto& begin = batch.host_row_begin;
   if (batch.tokens != batch.sequences) return std::nullopt;

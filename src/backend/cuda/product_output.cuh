@@ -42,12 +42,14 @@ class OutputStores<T, kRows, SumsOutput> {
   const SumsOutput& out_;
 };
 
-template <typename T, int kRows>
-class OutputStores<T, kRows, ActivateOutput> {
+template <typename T, int kRows, Activation kActivation>
+class OutputStores<T, kRows, ActivateOutput<kActivation>> {
+  using Output = ActivateOutput<kActivation>;
+
  public:
   struct Shared {};
 
-  __device__ OutputStores(const ActivateOutput& out, Shared&) : out_(out) {}
+  __device__ OutputStores(const Output& out, Shared&) : out_(out) {}
 
   __device__ void prepare(int, int column) const {
     if (out_.bias != nullptr && column < out_.cols) fetch_to_l2(out_.bias + column);
@@ -58,14 +60,14 @@ class OutputStores<T, kRows, ActivateOutput> {
   __device__ void store(int row, int column, float sum) const {
     if (column >= out_.cols) return;
     const float bias = out_.bias == nullptr ? 0.0f : out_.bias[column];
-    *at(row, column) = from_float<T>(activated(out_.activation, sum + bias));
+    *at(row, column) = from_float<T>(activated(kActivation, sum + bias));
   }
   __device__ void store_four(int row, int column, float4 sum) const {
     if (column >= out_.cols) return;
     const float4 x = add_four(sum, four_at(out_.bias, column));
     zi::store_four(at(row, column),
-                   make_float4(activated(out_.activation, x.x), activated(out_.activation, x.y),
-                               activated(out_.activation, x.z), activated(out_.activation, x.w)));
+                   make_float4(activated(kActivation, x.x), activated(kActivation, x.y),
+                               activated(kActivation, x.z), activated(kActivation, x.w)));
   }
 
  private:
@@ -73,7 +75,7 @@ class OutputStores<T, kRows, ActivateOutput> {
     return static_cast<T*>(out_.y) + static_cast<std::size_t>(row) * out_.cols + column;
   }
 
-  const ActivateOutput& out_;
+  const Output& out_;
 };
 
 template <typename T, int kRows>

@@ -341,7 +341,8 @@ WideMatmul::WideMatmul() {
     return;
   }
   prepare_kernels<SumsOutput>();
-  prepare_kernels<ActivateOutput>();
+  prepare_kernels<ActivateOutput<Activation::kGeluTanh>>();
+  prepare_kernels<ActivateOutput<Activation::kRelu>>();
   prepare_kernels<QkvOutput>();
   for (int blocks = 1; blocks <= kMostSplits; blocks *= 2) {
     cudaLaunchAttribute attribute{};
