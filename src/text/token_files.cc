@@ -281,13 +281,17 @@ Named read_names(const TokenizerFiles& files) {
 
 }  // namespace
 
-TokenizerFiles read_tokenizer_files(const fs::path& tokenizer_json) {
-  const fs::path directory = tokenizer_json.parent_path();
+TokenizerFiles read_tokenizer_files(const fs::path& file) {
+  const fs::path directory = file.parent_path();
   TokenizerFiles files;
-  files.tokenizer = {tokenizer_json.string(), read_text_file(tokenizer_json, kMostFileBytes)};
+  files.tokenizer = {file.string(), read_text_file(file, kMostFileBytes)};
   files.config = read_if_there(directory / "tokenizer_config.json");
   files.special_tokens_map = read_if_there(directory / "special_tokens_map.json");
   files.added_tokens = read_if_there(directory / "added_tokens.json");
+  if (file.filename() == "vocab.json") {
+    const fs::path merges = directory / "merges.txt";
+    files.merges = {merges.string(), read_text_file(merges, kMostFileBytes)};
+  }
   return files;
 }
 
@@ -307,7 +311,7 @@ std::vector<NamedToken> tokens_beside(const TokenizerFiles& files, const AddedVo
     if (there != nullptr && !named.by_config) {
       token.special = there->special;
       token.normalized = there->normalized;
-      token.unsupported = there->unsupported;
+      token.reach = there->reach;
     }
     token.special = token.special || named.names.is_named(token.content);
     append(std::move(token));
