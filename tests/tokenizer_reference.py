@@ -9,6 +9,7 @@ answers:
   ids.jsonl      {"ids", "decoded"}: lists of random ids
   golden.jsonl   {"text", "ids"}: texts and ids that come with the vocabulary, where it has them
 """
+import itertools
 import json
 import random
 import sys
@@ -101,9 +102,10 @@ def added(content, number, **flags):
             **{key: flags.get(key, False) for key in ("single_word", "lstrip", "rstrip", "normalized", "special")}}
 
 
-def more_tokens(first):
+def more_tokens(vocab, first):
     """Added tokens with every flag; some overlap each other."""
-    return [added(content, first + i, **flags) for i, (content, flags) in enumerate([
+    numbers = itertools.count(first)
+    return [added(content, vocab[content] if content in vocab else next(numbers), **flags) for content, flags in [
         ("<|special|>", {"special": True}),
         ("<|left|>", {"lstrip": True, "special": True}),
         ("<|right|>", {"rstrip": True}),
@@ -113,7 +115,7 @@ def more_tokens(first):
         ("q q", {"normalized": True}),
         ("\u00dcn\u00ef", {"normalized": True}),
         ("  >>", {"rstrip": True, "normalized": True}),
-        ("\u795e", {"single_word": True, "lstrip": True})])]
+        ("\u795e", {"single_word": True, "lstrip": True})]]
 
 
 def make(kind, models):
@@ -132,7 +134,9 @@ def make(kind, models):
             "post_processor": byte_level(), "decoder": byte_level()}
     special = list(source.special)
     if source.merges:
-        model["vocab"] = source.vocab(without=set(special))
+        # Special tokens behind all others are not part of the model, as in published files.
+        behind = itertools.takewhile(lambda token: token in special, reversed(source.tokens))
+        model["vocab"] = source.vocab(without=set(behind))
         model["merges"] = source.merges
     else:
         without = set() if not kind.startswith("unknown") else {f"<0x{byte:02X}>" for byte in range(256)}
@@ -194,7 +198,7 @@ def make(kind, models):
     number = {token: i for i, token in enumerate(source.tokens)}
     root["added_tokens"] = [added(t, number[t], special=True) for t in special]
     if kind != "opt":
-        root["added_tokens"] += more_tokens(len(source.tokens))
+        root["added_tokens"] += more_tokens(model["vocab"], len(source.tokens))
     return root, source, models / f"ggml-vocab-{gguf_name}.gguf" if apply_golden else None
 
 

@@ -60,8 +60,9 @@ Gpt2Files read_gpt2_files(const TokenizerFiles& files) {
       made.special = {token};
     }
     if (flag(config, "add_bos_token", false)) {
+      const bool is_named = config.contains("bos_token") || map.contains("bos_token");
       made.put_before = named(config.contains("bos_token") ? config : map, "bos_token");
-      if (!made.put_before && !made.special.empty()) made.put_before = kDefaultToken;
+      if (!is_named && !made.special.empty()) made.put_before = kDefaultToken;
       if (!made.put_before) refuse("`add_bos_token` is true, and no file names the `bos_token`");
     }
     made.root = {
