@@ -83,18 +83,20 @@ class Gguf:
         self.merges = [m.split(" ") for m in texts("merges")] if "tokenizer.ggml.merges" in fields else []
 
     def vocab(self, without=()):
-        return {token: i for i, token in enumerate(self.tokens) if token not in without}
+        """Numbered without a gap: tokens that are added get the ids from its size on."""
+        return {token: i for i, token in enumerate(t for t in self.tokens if t not in without)}
 
     def merges_by_score(self, vocab):
         """Merges in the order of their scores, as SentencePiece vocabularies are converted."""
         merges = []
-        for token, number in vocab.items():
+        score = dict(zip(self.tokens, self.scores))
+        for token in vocab:
             pairs = [(token[:i], token[i:]) for i in range(1, len(token))]
             pairs = [p for p in pairs if p[0] in vocab and p[1] in vocab]
             pairs.sort(key=lambda p: (vocab[p[0]], vocab[p[1]]))
-            merges += [(p, self.scores[number]) for p in pairs]
+            merges += [(p, score[token]) for p in pairs]
         merges.sort(key=lambda m: m[1], reverse=True)
-        return [list(pair) for pair, score in merges]
+        return [list(pair) for pair, _ in merges]
 
 
 def added(content, number, **flags):
@@ -198,7 +200,7 @@ def make(kind, models):
     number = {token: i for i, token in enumerate(source.tokens)}
     root["added_tokens"] = [added(t, number[t], special=True) for t in special]
     if kind != "opt":
-        root["added_tokens"] += more_tokens(model["vocab"], len(source.tokens))
+        root["added_tokens"] += more_tokens(model["vocab"], max(len(model["vocab"]), *[t["id"] + 1 for t in root["added_tokens"]]))
     return root, source, models / f"ggml-vocab-{gguf_name}.gguf" if apply_golden else None
 
 

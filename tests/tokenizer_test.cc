@@ -365,6 +365,7 @@ TEST(Tokenizer, NamesWhatIsInconsistent) {
       {"no `model`", [](json& f) { f.erase("model"); }},
       {"no `vocab`", [](json& f) { f["model"].erase("vocab"); }},
       {"no `merges`", [](json& f) { f["model"].erase("merges"); }},
+      {"no token for the byte 0xf4", [](json& f) { f["model"]["vocab"].erase("ô"); }},
       {"no token for the byte 0x20", [](json& f) { f["model"]["vocab"].erase("Ġ"); }},
       {"the id 5 is given twice", [](json& f) { f["model"]["vocab"]["the"] = 5; }},
       {"has the id -1", [](json& f) { f["model"]["vocab"]["the"] = -1; }},
@@ -401,6 +402,13 @@ TEST(Tokenizer, NamesWhatIsInconsistent) {
        }},
   };
   for (const auto& [message, change] : cases) EXPECT_THAT(refusal(change), HasSubstr(message));
+}
+
+TEST(Tokenizer, NeedsNoTokensForBytesThatNoTextHas) {
+  const Tokenizer tokenizer = changed([](json& f) {
+    for (const char* letter : {"À", "Á", "õ", "ÿ"}) f["model"]["vocab"].erase(letter);
+  });
+  EXPECT_EQ(tokenizer.encode("\u00FF"), bundled().encode("\u00FF"));
 }
 
 TEST(Tokenizer, NamesAFileThatIsMissingOrNotJson) {

@@ -169,14 +169,16 @@ void Builder::read_vocabulary(const json& model) {
   }
 }
 
-/// Byte-level: each byte has a token of its own, so that no text has an unknown part.
+/// Byte-level: each byte has a token of its own, so that no text has an unknown part. (Some
+/// published vocabularies lack those that no UTF-8 has.)
 void Builder::read_bytes() {
   for (std::size_t byte = 0; byte < 256; ++byte) {
     const auto it = vocabulary_.find(alphabet_.character(byte));
-    if (it == vocabulary_.end()) {
+    const bool in_utf8 = byte < 0xC0 || (byte > 0xC1 && byte < 0xF5);
+    if (it == vocabulary_.end() && in_utf8) {
       refuse("`vocab` has no token for the byte 0x{:02x} (`{}`)", byte, alphabet_.character(byte));
     }
-    data_->bpe.byte_ids[byte] = it->second;
+    data_->bpe.byte_ids[byte] = it == vocabulary_.end() ? -1 : it->second;
   }
 }
 

@@ -12,7 +12,7 @@ namespace zi {
 /// The normalization forms of Unicode Standard Annex 15.
 enum class UnicodeForm { kNfc, kNfd, kNfkc, kNfkd };
 
-/// Characters that came after Unicode 12.1 are left alone, as the reference leaves them. n log n.
+/// Characters that came after Unicode 9 are left alone, as the reference leaves them. n log n.
 std::string unicode_form(std::string_view text, UnicodeForm form);
 
 /// The property White_Space.
