@@ -125,7 +125,7 @@ def make(kind, models):
     gguf_name, apply_golden = {
         "gpt2": ("gpt-2", True), "gpt2_prefix": ("gpt-2", False), "smollm": ("gpt-2", False), "opt": ("gpt-2", False),
         "llama3": ("llama-bpe", True), "qwen2": ("qwen2", True), "tekken": ("qwen2", False),
-        "deepseek": ("deepseek-llm", True), "starcoder": ("starcoder", True), "refact": ("refact", True),
+        "deepseek": ("deepseek-llm", True),
         "llama2": ("llama-spm", True), "mistral": ("llama-spm", False), "metaspace": ("llama-spm", False),
         "metaspace_old": ("llama-spm", False), "gemma": ("llama-spm", False), "unknown": ("llama-spm", False),
         "unknown_each": ("llama-spm", False)}[kind]
@@ -155,11 +155,10 @@ def make(kind, models):
         root["pre_tokenizer"] = byte_level(prefix=True, regex=True)
         root["post_processor"] = {"type": "RobertaProcessing", "sep": ["!", 0], "cls": ["#", 2], "trim_offsets": True,
                                   "add_prefix_space": True}
-    elif kind in ("smollm", "starcoder", "refact"):
+    elif kind == "smollm":
         root["pre_tokenizer"] = sequence("pretokenizers", {"type": "Digits", "individual_digits": True},
                                          byte_level(regex=True))
-        if kind == "smollm":
-            root["post_processor"] = {"type": "BertProcessing", "sep": ["!", 0], "cls": ["#", 2]}
+        root["post_processor"] = {"type": "BertProcessing", "sep": ["!", 0], "cls": ["#", 2]}
     elif kind == "llama3":
         root["pre_tokenizer"] = gpt2_like
         model["ignore_merges"] = True
@@ -200,7 +199,8 @@ def make(kind, models):
     number = {token: i for i, token in enumerate(source.tokens)}
     root["added_tokens"] = [added(t, number[t], special=True) for t in special]
     if kind != "opt":
-        root["added_tokens"] += more_tokens(model["vocab"], max(len(model["vocab"]), *[t["id"] + 1 for t in root["added_tokens"]]))
+        first = max(len(model["vocab"]), *[t["id"] + 1 for t in root["added_tokens"]])
+        root["added_tokens"] += more_tokens(model["vocab"], first)
     return root, source, models / f"ggml-vocab-{gguf_name}.gguf" if apply_golden else None
 
 
@@ -221,7 +221,8 @@ def characters():
 
 WORDS = ("the In He's I'll DON'T we've def return for(int i=0; => != ++ // /* */ <s> </s> <unk> <pad> <0x41> <0xFF> "
          "zebra zeb zebras q\u00a0q \ufffd \\xff \\u0000 \u2581 \u2581\u2581 e\u0301 U\u0308ni\u0308 \u00dcn\u00ef "
-         "\u1e9b\u0323 \ufb01 \u00bd \u2460 1234567 3.14 ... !? $x \u4f60\u597d \u795e \u0928\u092e\u0938\u094d\u0924\u0947 "
+         "\u1e9b\u0323 \ufb01 \u00bd \u2460 1234567 3.14 ... !? $x \u4f60\u597d \u795e "
+         "\u0928\u092e\u0938\u094d\u0924\u0947 "
          "\u0645\u0631\u062d\u0628\u0627 \U0001f469\u200d\U0001f469\u200d\U0001f467 http://a.b/c?d=e#f "
          "AbcDef camelCase SNAKE_CASE").split(" ") + ["q q", "  >>", "q q q", "\r\n", "\n\n", "\t"]
 

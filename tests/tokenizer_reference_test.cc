@@ -8,6 +8,8 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -77,7 +79,10 @@ TEST_P(TokenizerReference, GivesTheSameIdsAndTexts) {
     wrong += HasFailure() ? 1 : 0;
     ASSERT_LE(wrong, 5) << "and so on";
   }
-  for (const json& expected : lines_of(folder() / "golden.jsonl")) {
+  const std::vector<json> golden = lines_of(folder() / "golden.jsonl");
+  const std::set<std::string> with_golden = {"gpt2", "llama3", "qwen2", "llama2", "deepseek"};
+  EXPECT_EQ(golden.size() > 40, with_golden.contains(GetParam())) << golden.size();
+  for (const json& expected : golden) {
     EXPECT_EQ(tokenizer->encode(expected["text"].get<std::string>()), expected["ids"].get<Ids>())
         << expected["text"];
   }
@@ -85,9 +90,8 @@ TEST_P(TokenizerReference, GivesTheSameIdsAndTexts) {
 
 INSTANTIATE_TEST_SUITE_P(, TokenizerReference,
                          testing::Values("gpt2", "gpt2_prefix", "smollm", "opt", "llama3", "qwen2",
-                                         "tekken", "deepseek", "starcoder", "refact", "llama2",
-                                         "mistral", "metaspace", "metaspace_old", "gemma",
-                                         "unknown", "unknown_each"),
+                                         "tekken", "deepseek", "llama2", "mistral", "metaspace",
+                                         "metaspace_old", "gemma", "unknown", "unknown_each"),
                          [](const auto& kind) { return kind.param; });
 
 }  // namespace
