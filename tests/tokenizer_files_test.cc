@@ -320,6 +320,22 @@ TEST(TokenizerFiles, SayHowFarATokenReaches) {
             tokenizer_with({.added = R"({"<x>": 4096})"}).encode("In<x>the"));
 }
 
+TEST(TokenizerFiles, AreWarnedOfWhereTheyDisagreeOnAFirstToken) {
+  const auto warning = [](const std::string& config, const json& post_processor) {
+    json file = json::parse(bundled_text());
+    file["post_processor"] = post_processor;
+    ::testing::internal::CaptureStderr();
+    Tokenizer::parse(files_of(file.dump(), {.config = config}));
+    return ::testing::internal::GetCapturedStderr();
+  };
+  const json around = {{"type", "BertProcessing"}, {"cls", {"<s>", 1}}, {"sep", {"</s>", 2}}};
+  EXPECT_THAT(warning(R"({"add_bos_token": true})", nullptr), HasSubstr("puts no token in front"));
+  EXPECT_THAT(warning(R"({"add_bos_token": false})", around), HasSubstr("puts a token in front"));
+  EXPECT_EQ(warning(R"({"add_bos_token": false})", nullptr), "");
+  EXPECT_EQ(warning(R"({"add_bos_token": true})", around), "");
+  EXPECT_EQ(warning("{}", around), "");
+}
+
 TEST(TokenizerFiles, CannotSteerTheTerminalByAMessage) {
   const std::string evil = "\\u001b[2J\\u009b\\u202e" + std::string(1000, 'x');
   for (const Beside& beside :

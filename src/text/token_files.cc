@@ -13,6 +13,7 @@
 
 #include "base/json_file.h"
 #include "text/json_members.h"
+#include "zero_infer/log.h"
 
 namespace zi {
 namespace {
@@ -293,6 +294,18 @@ TokenizerFiles read_tokenizer_files(const fs::path& file) {
     files.merges = {merges.string(), read_text_file(merges, kMostFileBytes)};
   }
   return files;
+}
+
+void compare_first_token(const TokenizerFiles& files, bool puts_one_before) {
+  if (!files.config) return;
+  const std::string& name = files.config->name;
+  const json config = parse_json_object(files.config->text, name, kMostNesting);
+  const bool wanted = in_file(name, [&] { return flag(config, "add_bos_token", puts_one_before); });
+  if (wanted == puts_one_before) return;
+  log_warning(fmt::format(
+      "{} has `add_bos_token` {}, and the post_processor of tokenizer.json puts {} in front of a "
+      "text; it is done as tokenizer.json says",
+      name, wanted, puts_one_before ? "a token" : "no token"));
 }
 
 std::vector<NamedToken> tokens_beside(const TokenizerFiles& files, const AddedVocabulary& known) {

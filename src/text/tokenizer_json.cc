@@ -345,6 +345,7 @@ TokenizerData parse_tokenizer(const TokenizerFiles& files) {
     }
     builder.finish();
   });
+  if (!files.merges) compare_first_token(files, !data.post_processor.before.empty());
   data.fingerprint = hash_of(files);
   return data;
 }
