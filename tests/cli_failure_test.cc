@@ -166,6 +166,7 @@ TEST(BadInput, RanksWithDifferentSettingsAreRefusedByTheName) {
       {{"--load-format", "dummy"}, "the model's weights"},
       {{"--cpu-offload"}, "the tiers of the blocks"},
       {{"--temperature", "1"}, "the generation options"},
+      {{"--no-special-tokens"}, "--no-special-tokens"},
       {{"--score"}, "must be the same on every rank"}};
   for (const auto& [flags, name] : cases) {
     std::vector<std::string> arguments = with_prompt(model());

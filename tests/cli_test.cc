@@ -233,6 +233,39 @@ TEST(Cli, DummyWeightsAreTheSameOnAnyNumberOfRanks) {
   EXPECT_EQ(tokens[0], tokens[2]);
 }
 
+TEST(Cli, PutsTheTokenizersSpecialTokensAroundTextsUnlessToldNotTo) {
+  const TemporaryFolder folder;
+  const std::string copy = copy_of_model(folder);
+  auto file = nlohmann::json::parse(read_file(copy + "/tokenizer.json"));
+  file["post_processor"] = {{"type", "BertProcessing"}, {"cls", {"<s>", 1}}, {"sep", {"<pad>", 3}}};
+  write_file(copy + "/tokenizer.json", file.dump());
+  write_file(folder / "in.jsonl",
+             "{\"prompt\": \"the LORD\"}\n{\"prompt_ids\": [1, 260, 72, 3]}\n"
+             "{\"prompt_ids\": [260, 72]}\n");
+  const auto scores = [&](const std::vector<std::string>& flags) {
+    std::vector<std::string> arguments = {"--model",  copy, "--prompts", folder / "in.jsonl",
+                                          "--output", "-",  "--score",   "--quiet"};
+    arguments.insert(arguments.end(), flags.begin(), flags.end());
+    const Ended ended = run_job(0, arguments);
+    EXPECT_EQ(ended.code, 0) << ended.err;
+    std::map<std::string, std::pair<nlohmann::json, nlohmann::json>> by_id;
+    for (const auto& line : json_lines(ended.out)) {
+      by_id[line.at("id").dump()] = {line.at("prompt_tokens"), line.at("token_logprobs")};
+    }
+    return by_id;
+  };
+  const auto with = scores({});
+  const auto without = scores({"--no-special-tokens"});
+  ASSERT_EQ(with.size(), 3u);
+  const std::string text = with.begin()->first;
+  const int plain = without.at(text).first.get<int>();
+  EXPECT_EQ(with.at(text).first, plain + 2);
+  // Ids are taken as they are.
+  for (auto it = std::next(with.begin()); it != with.end(); ++it) {
+    EXPECT_EQ(it->second, without.at(it->first));
+  }
+}
+
 class StopSignal : public testing::TestWithParam<int> {};
 
 TEST_P(StopSignal, EndsCleanlyWithFinishedSequencesKept) {

@@ -55,6 +55,7 @@ TEST(CommandLine, ReadsEveryFlag) {
                                   "--stop",
                                   "-b",
                                   "--ignore-eos",
+                                  "--no-special-tokens",
                                   "--logprobs",
                                   "5",
                                   "--compute-dtype",
@@ -88,6 +89,7 @@ TEST(CommandLine, ReadsEveryFlag) {
   EXPECT_EQ(config.seed, 11u);
   EXPECT_THAT(config.stop, ElementsAre("a", "-b"));
   EXPECT_TRUE(config.ignore_eos);
+  EXPECT_TRUE(config.no_special_tokens);
   EXPECT_EQ(config.logprobs, 5);
   EXPECT_EQ(config.compute_dtype, DType::kFloat16);
   EXPECT_EQ(config.backend, BackendChoice::kCuda);
@@ -127,6 +129,7 @@ TEST(CommandLine, ShowsEveryFlagWithItsDefaultUnderItsGroup) {
                            "--load-format",
                            "--prompt ",
                            "--prompts",
+                           "--no-special-tokens",
                            "--output",
                            "--resume",
                            "--max-new-tokens",

@@ -8,7 +8,7 @@ cd "$1"
 failed=0
 
 # No public header names a vendor type.
-vendor='<(mpi|cuda|cublas|nccl|liburing|yaml-cpp|oneapi|oniguruma|nlohmann|CLI|spdlog|fmt|hwloc|xxhash)'
+vendor='<(mpi|cuda|cublas|nccl|liburing|yaml-cpp|oneapi|oniguruma|nlohmann|CLI|spdlog|fmt|hwloc|utf8proc|xxhash)'
 if grep -nE "#include $vendor" include/zero_infer/*.h; then
   echo "a public header includes a vendor header" >&2
   failed=1
@@ -55,7 +55,8 @@ only '(cuda|cublas|nvtx)' src/backend/cuda/
 only 'nccl' src/comm/
 only 'liburing' offload/io_uring_reader
 only 'yaml-cpp' src/config/
-only 'oniguruma' src/text/pre_tokenizer.cc
+only 'oniguruma' src/text/pattern.cc
+only 'utf8proc' src/text/unicode.cc
 only 'oneapi' src/backend/cpu/
 only 'hwloc' src/backend/
 

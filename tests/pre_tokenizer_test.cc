@@ -22,7 +22,8 @@ std::vector<std::string> isolate(const std::string& pattern, std::string_view te
                                  milliseconds most = milliseconds(10000)) {
   SplitBudget budget(most, text.size());
   std::vector<std::string> pieces;
-  Regex(pattern).isolate(text, budget, [&](std::string_view piece) { pieces.emplace_back(piece); });
+  split_by(Pattern::regex(pattern), SplitBehavior::kIsolated, false, text, budget,
+           [&](std::string_view piece) { pieces.emplace_back(piece); });
   return pieces;
 }
 
@@ -68,6 +69,42 @@ TEST(Regex, EndsWhereASearchBacktracksWithoutEnd) {
 TEST(Regex, QuotesAPatternThatItRefuses) {
   EXPECT_THAT([&] { Regex(std::string("[\x1b") + std::string(500, 'x')); },
               ThrowsMessage<CheckpointError>(HasSubstr("the regular expression `[\uFFFDxxx")));
+}
+
+std::vector<std::string> split(const Pattern& pattern, SplitBehavior behavior,
+                               std::string_view text, bool invert = false) {
+  SplitBudget budget = SplitBudget::for_text(text.size());
+  std::vector<std::string> pieces;
+  split_by(pattern, behavior, invert, text, budget,
+           [&](std::string_view piece) { pieces.emplace_back(piece); });
+  return pieces;
+}
+
+TEST(Split, PutsMatchesWhereTheBehaviorSays) {
+  const Pattern dash = Pattern::literal("-");
+  using enum SplitBehavior;
+  const char* const text = "the-final--countdown";
+  EXPECT_THAT(split(dash, kIsolated, text),
+              ElementsAre("the", "-", "final", "-", "-", "countdown"));
+  EXPECT_THAT(split(dash, kRemoved, text), ElementsAre("the", "final", "countdown"));
+  EXPECT_THAT(split(dash, kMergedWithPrevious, text),
+              ElementsAre("the-", "final-", "-", "countdown"));
+  EXPECT_THAT(split(dash, kMergedWithNext, text), ElementsAre("the", "-final", "-", "-countdown"));
+  EXPECT_THAT(split(dash, kContiguous, text), ElementsAre("the", "-", "final", "--", "countdown"));
+  EXPECT_THAT(split(Pattern::regex("[a-z]+"), kRemoved, text, true),
+              ElementsAre("the", "final", "countdown"));
+}
+
+TEST(Split, FindsALiteralTextWhereverItIsAndEndsWhereThatTakesTooLong) {
+  const std::string gap(50000, 'x');
+  const Pattern literal = Pattern::literal("xy");
+  EXPECT_THAT(split(literal, SplitBehavior::kIsolated, gap + "y" + gap + "y"),
+              ElementsAre(gap.substr(1), "xy", gap.substr(1), "xy"));
+  const std::string text(std::size_t{1} << 26, 'x');
+  SplitBudget budget(milliseconds(20), text.size());
+  EXPECT_THROW(split_by(Pattern::literal(std::string(1000, 'x') + "y"), SplitBehavior::kIsolated,
+                        false, text, budget, [](std::string_view) {}),
+               PromptError);
 }
 
 TEST(SplitBudget, CountsSearchesForAddedTokensToo) {

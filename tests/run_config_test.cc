@@ -57,6 +57,7 @@ model: bigscience/bloom
 load_format: dummy
 prompt: [one, "two: three"]
 output: out.jsonl
+no_special_tokens: true
 resume: true
 max_new_tokens: 7
 batch_size: 3
@@ -84,6 +85,7 @@ verbose: true
   EXPECT_EQ(config.load_format, LoadFormat::kDummy);
   EXPECT_THAT(config.prompt, ElementsAre("one", "two: three"));
   EXPECT_EQ(config.output, "out.jsonl");
+  EXPECT_TRUE(config.no_special_tokens);
   EXPECT_TRUE(config.resume);
   EXPECT_EQ(config.max_new_tokens, 7);
   EXPECT_THAT(config.batch_size, ElementsAre(3));

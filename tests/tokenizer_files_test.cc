@@ -299,14 +299,41 @@ TEST(TokenizerFiles, ThatAreNotUnderstoodAreRefusedByName) {
        "`added_tokens_decoder` has `4096x`"},
       {{.config = R"({"added_tokens_decoder": {"99999999999": {"content": "<x>"}}})"},
        "`added_tokens_decoder` has `99999999999`"},
-      {{.config = R"({"added_tokens_decoder": {"4096": {"content": "<x>", "lstrip": true}}})"},
-       "tokenizer_config.json: the added token `<x>` has `lstrip`, which is not supported"},
       {{.config = R"({"split_special_tokens": true})"},
        "tokenizer_config.json: `split_special_tokens` is not supported"},
   };
   for (const auto& [beside, message] : cases) {
     EXPECT_THAT(refusal(beside), HasSubstr(message));
   }
+}
+
+TEST(TokenizerFiles, SayHowFarATokenReaches) {
+  // Ids of the reference (transformers 5.24): the white space before the token is its own.
+  const Tokenizer tokenizer = tokenizer_with(
+      {.config = R"({"added_tokens_decoder": {"4096": {"content": "<x>", "lstrip": true}}})"});
+  EXPECT_EQ(tokenizer.encode("In  <x> the"), (Ids{3495, 4096, 262}));
+  // What tokenizer.json says of it counts where an added_tokens.json has its id.
+  const std::string file =
+      with_added({{"id", 4096}, {"content", "<x>"}, {"special", false}, {"rstrip", true}});
+  const Tokenizer both = Tokenizer::parse(files_of(file, {.added = R"({"<x>": 4096})"}));
+  EXPECT_EQ(both.encode("In<x>  the"),
+            tokenizer_with({.added = R"({"<x>": 4096})"}).encode("In<x>the"));
+}
+
+TEST(TokenizerFiles, AreWarnedOfWhereTheyDisagreeOnAFirstToken) {
+  const auto warning = [](const std::string& config, const json& post_processor) {
+    json file = json::parse(bundled_text());
+    file["post_processor"] = post_processor;
+    ::testing::internal::CaptureStderr();
+    Tokenizer::parse(files_of(file.dump(), {.config = config}));
+    return ::testing::internal::GetCapturedStderr();
+  };
+  const json around = {{"type", "BertProcessing"}, {"cls", {"<s>", 1}}, {"sep", {"</s>", 2}}};
+  EXPECT_THAT(warning(R"({"add_bos_token": true})", nullptr), HasSubstr("puts no token in front"));
+  EXPECT_THAT(warning(R"({"add_bos_token": false})", around), HasSubstr("puts a token in front"));
+  EXPECT_EQ(warning(R"({"add_bos_token": false})", nullptr), "");
+  EXPECT_EQ(warning(R"({"add_bos_token": true})", around), "");
+  EXPECT_EQ(warning("{}", around), "");
 }
 
 TEST(TokenizerFiles, CannotSteerTheTerminalByAMessage) {

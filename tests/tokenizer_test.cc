@@ -323,39 +323,37 @@ TEST(Tokenizer, FindsTheLongestAddedTokenAndVerbatimOnesFirst) {
 
 TEST(Tokenizer, RefusesByNameWhatWouldChangeIds) {
   const std::vector<std::pair<std::string, std::function<void(json&)>>> cases = {
-      {"normalizer `NFC`",
+      {"normalizer `Lowercase`",
        [](json& f) {
-         f["normalizer"] = {{"type", "NFC"}};
+         f["normalizer"] = {{"type", "Lowercase"}};
        }},
       {"model \"WordPiece\"", [](json& f) { f["model"]["type"] = "WordPiece"; }},
-      {"`byte_fallback`", [](json& f) { f["model"]["byte_fallback"] = true; }},
       {"`dropout` 0.1", [](json& f) { f["model"]["dropout"] = 0.1; }},
       {"`end_of_word_suffix` \"</w>\"", [](json& f) { f["model"]["end_of_word_suffix"] = "</w>"; }},
       {"`continuing_subword_prefix`",
        [](json& f) { f["model"]["continuing_subword_prefix"] = "##"; }},
-      {"pre_tokenizer `Metaspace`",
+      {"pre_tokenizer `Whitespace`",
        [](json& f) {
-         f["pre_tokenizer"] = {{"type", "Metaspace"}};
+         f["pre_tokenizer"] = {{"type", "Whitespace"}};
        }},
       {"not ByteLevel", [](json& f) { f["pre_tokenizer"]["pretokenizers"].erase(1); }},
       {"`Split` after ByteLevel",
        [](json& f) {
          std::swap(f["pre_tokenizer"]["pretokenizers"][0], f["pre_tokenizer"]["pretokenizers"][1]);
        }},
-      {"behavior \"Removed\"",
-       [](json& f) { f["pre_tokenizer"]["pretokenizers"][0]["behavior"] = "Removed"; }},
+      {"behavior \"Doubled\"",
+       [](json& f) { f["pre_tokenizer"]["pretokenizers"][0]["behavior"] = "Doubled"; }},
       {"`[z-` is not",
        [](json& f) { f["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "[z-"; }},
-      {"post_processor `TemplateProcessing`",
+      {"post_processor `Pairs`",
        [](json& f) {
-         f["post_processor"] = {{"type", "TemplateProcessing"}};
+         f["post_processor"] = {{"type", "Pairs"}};
        }},
-      {"decoder `Metaspace`",
+      {"decoder `WordPiece`",
        [](json& f) {
-         f["decoder"] = {{"type", "Metaspace"}};
+         f["decoder"] = {{"type", "WordPiece"}};
        }},
-      {"has `lstrip`", [](json& f) { f["added_tokens"][0]["lstrip"] = true; }},
-      {"has `single_word`", [](json& f) { f["added_tokens"][0]["single_word"] = true; }},
+      {"decoder `null`", [](json& f) { f["decoder"] = nullptr; }},
   };
   for (const auto& [message, change] : cases) {
     EXPECT_THAT(refusal(change), testing::AllOf(HasSubstr(message), HasSubstr("changed.json: ")));
@@ -367,6 +365,7 @@ TEST(Tokenizer, NamesWhatIsInconsistent) {
       {"no `model`", [](json& f) { f.erase("model"); }},
       {"no `vocab`", [](json& f) { f["model"].erase("vocab"); }},
       {"no `merges`", [](json& f) { f["model"].erase("merges"); }},
+      {"no token for the byte 0xf4", [](json& f) { f["model"]["vocab"].erase("ô"); }},
       {"no token for the byte 0x20", [](json& f) { f["model"]["vocab"].erase("Ġ"); }},
       {"the id 5 is given twice", [](json& f) { f["model"]["vocab"]["the"] = 5; }},
       {"has the id -1", [](json& f) { f["model"]["vocab"]["the"] = -1; }},
@@ -403,6 +402,13 @@ TEST(Tokenizer, NamesWhatIsInconsistent) {
        }},
   };
   for (const auto& [message, change] : cases) EXPECT_THAT(refusal(change), HasSubstr(message));
+}
+
+TEST(Tokenizer, NeedsNoTokensForBytesThatNoTextHas) {
+  const Tokenizer tokenizer = changed([](json& f) {
+    for (const char* letter : {"À", "Á", "õ", "ÿ"}) f["model"]["vocab"].erase(letter);
+  });
+  EXPECT_EQ(tokenizer.encode("\u00FF"), bundled().encode("\u00FF"));
 }
 
 TEST(Tokenizer, NamesAFileThatIsMissingOrNotJson) {

@@ -8,15 +8,6 @@
 namespace zi {
 namespace {
 
-/// `character` is one whole UTF-8 character.
-std::uint32_t code_point(std::string_view character) {
-  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(character[i]); };
-  if (character.size() == 1) return byte(0);
-  std::uint32_t code = byte(0) & (0x7fu >> character.size());
-  for (std::size_t i = 1; i < character.size(); ++i) code = code << 6 | (byte(i) & 0x3fu);
-  return code;
-}
-
 bool is_control(std::uint32_t code) { return code < 0x20 || (code >= 0x7f && code < 0xa0); }
 
 /// What ends a line or changes the order in which what follows is shown.

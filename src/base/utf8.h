@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -23,6 +24,9 @@ Utf8Front utf8_front(std::string_view text);
 
 /// Offset of the first byte that is not part of a whole character.
 std::optional<std::size_t> first_invalid_utf8(std::string_view text);
+
+/// The value of one whole character.
+std::uint32_t code_point(std::string_view character);
 
 inline constexpr std::string_view kReplacementCharacter = "\xEF\xBF\xBD";
 

@@ -216,6 +216,8 @@ std::vector<Option> prompt_options() {
                                    "one prompt per line: {\"prompt\": ..} or {\"prompt_ids\": "
                                    "[..]},\nwith optional id and max_new_tokens")),
           "prompt"),
+      toggle("no-special-tokens", &RunConfig::no_special_tokens,
+             "prompts without the tokens that the tokenizer puts around a\ntext (such as <s>)"),
   };
 }
 

@@ -110,20 +110,19 @@ void Engine::make_runner(Buffer slots) {
 
 void Engine::open() {
   open_ = open_model(config_);
-  const auto tokenizer_file = open_.directory / "tokenizer.json";
   const bool first = world_->rank() == 0;
   for (const std::string& line : open_.warnings) {
     if (first) log_warning(line);
   }
-  if (std::filesystem::exists(tokenizer_file)) {
-    tokenizer_ = Tokenizer::load(tokenizer_file);
-  } else if (config_.load_format == LoadFormat::kDummy) {
+  tokenizer_ = Tokenizer::in_directory(open_.directory);
+  if (!tokenizer_ && config_.load_format == LoadFormat::kDummy) {
     if (first) {
       log_warning(fmt::format("{} has no tokenizer.json: each byte of a prompt is one token",
                               open_.directory.string()));
     }
     tokenizer_ = Tokenizer::bytes();
-  } else {
+  }
+  if (!tokenizer_) {
     throw CheckpointError(
         fmt::format("{} has no tokenizer.json; download it together with the weights",
                     open_.directory.string()));
@@ -181,6 +180,7 @@ std::vector<Agreed> Engine::agreement() const {
                    plan_->head_rows, plan_->kv_pages, plan_->slot_count)},
       {"--score, --benchmark, --logprobs",
        fmt::format("{} {} {}", config_.score, config_.benchmark, config_.logprobs)},
+      {"--no-special-tokens", fmt::format("{}", config_.no_special_tokens)},
       {"the generation options",
        fmt::format("{} {} {} {} {} {} {} {}", s.temperature, s.top_k, s.top_p, s.repetition_penalty,
                    s.seed, config_.max_new_tokens, config_.ignore_eos, stops)}};

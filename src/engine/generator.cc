@@ -40,6 +40,7 @@ GenerationOptions GenerationOptions::from(const RunConfig& c) {
   o.stop = c.stop;
   o.logprobs = c.logprobs;
   o.score = c.score;
+  o.special_tokens = !c.no_special_tokens;
   return o;
 }
 
@@ -122,16 +123,17 @@ std::vector<std::int32_t> Generator::tokens_of(const Prompt& prompt, const Room&
                                                std::int64_t new_tokens) const {
   if (!prompt.text) return *prompt.ids;
   // Before it is cut into tokens, which may take long: n tokens cannot hold more bytes than this.
+  // (Where there is no such limit, the tokens are counted afterwards.)
   const std::int64_t most = room.tokens - new_tokens;
-  const std::size_t longest = tokenizer_->longest_token_bytes();
+  const std::size_t longest = tokenizer_->longest_token_bytes().value_or(0);
   const std::size_t most_bytes = static_cast<std::size_t>(most) * longest;
-  if (prompt.text->size() > most_bytes) {
+  if (longest > 0 && prompt.text->size() > most_bytes) {
     throw PromptError(fmt::format(
         "the prompt has {} bytes, and the {} tokens that {} can hold next to the new ones cover {} "
         "at most, {} each; {}shorten the prompt or --max-new-tokens",
         prompt.text->size(), most, room.of, most_bytes, longest, room.what));
   }
-  return tokenizer_->encode(*prompt.text);
+  return tokenizer_->encode(*prompt.text, options_.special_tokens);
 }
 
 std::unique_ptr<Sequence> Generator::make_sequence(Prompt prompt) const {

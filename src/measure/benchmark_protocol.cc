@@ -86,8 +86,8 @@ class Benchmark {
     if (run_->on_ready) run_->on_ready();
     ready_ = seconds(Clock::now() - run_->start);
     for (const std::string& prompt : prompts_of_cycle()) {
-      prompt_tokens_.push_back(
-          static_cast<std::int64_t>(engine_->tokenizer().encode(prompt).size()));
+      const auto ids = engine_->tokenizer().encode(prompt, !config_.no_special_tokens);
+      prompt_tokens_.push_back(static_cast<std::int64_t>(ids.size()));
     }
   }
 

@@ -4,8 +4,48 @@
 #include <utility>
 
 #include "text/json_members.h"
+#include "text/unicode.h"
 
 namespace zi {
+namespace {
+
+/// The last character before `end`, which is not 0.
+std::string_view character_before(std::string_view text, std::size_t end) {
+  std::size_t begin = end - 1;
+  while (begin > 0 && (static_cast<unsigned char>(text[begin]) & 0xC0) == 0x80) --begin;
+  return text.substr(begin, end - begin);
+}
+
+std::string_view character_at(std::string_view text, std::size_t begin) {
+  return text.substr(begin, utf8_front(text.substr(begin)).bytes);
+}
+
+bool touches_a_word(std::string_view text, std::size_t begin, std::size_t end) {
+  return (begin > 0 && is_word(code_point(character_before(text, begin)))) ||
+         (end < text.size() && is_word(code_point(character_at(text, end))));
+}
+
+/// Where the white space that ends at `end` begins, but not before `least`.
+std::size_t spaces_before(std::string_view text, std::size_t end, std::size_t least) {
+  while (end > least) {
+    const std::string_view character = character_before(text, end);
+    if (!is_white_space(code_point(character))) break;
+    end -= character.size();
+  }
+  return end;
+}
+
+/// Where the white space that begins at `begin` ends.
+std::size_t spaces_after(std::string_view text, std::size_t begin) {
+  while (begin < text.size()) {
+    const std::string_view character = character_at(text, begin);
+    if (!is_white_space(code_point(character))) break;
+    begin += character.size();
+  }
+  return begin;
+}
+
+}  // namespace
 
 AddedTokens::AddedTokens(std::vector<Token> tokens) : any_(!tokens.empty()) {
   std::ranges::stable_sort(tokens, std::ranges::greater(),
@@ -27,8 +67,10 @@ void AddedTokens::split(std::string_view text, SplitBudget& budget,
                         const std::function<void(std::string_view)>& on_text,
                         const std::function<void(std::int32_t)>& on_token) const {
   constexpr std::size_t kBytesBetweenChecks = 1024;
-  std::size_t begin = 0;
+  std::size_t given = 0;  // what is before has been given out
   std::size_t checked = 0;
+  std::size_t spaces_begin = 0;  // of the white space that was looked through last
+  std::size_t spaces_end = 0;
   for (std::size_t i = 0; any_ && i < text.size();) {
     if (i - checked >= kBytesBetweenChecks) {
       budget.check();
@@ -39,12 +81,23 @@ void AddedTokens::split(std::string_view text, SplitBudget& budget,
       ++i;
       continue;
     }
-    if (i > begin) on_text(text.substr(begin, i - begin));
+    std::size_t begin = i;
+    std::size_t end = i + token->content.size();
+    i = end;  // also where the match does not count: the reference looks for no shorter one
+    if (token->reach.single_word && touches_a_word(text, begin, end)) continue;
+    if (token->reach.lstrip) begin = spaces_before(text, begin, given);
+    if (token->reach.rstrip) {
+      if (end < spaces_begin || end > spaces_end) {
+        spaces_begin = end;
+        spaces_end = spaces_after(text, end);
+      }
+      end = spaces_end;
+    }
+    if (begin > given) on_text(text.substr(given, begin - given));
     on_token(token->id);
-    i += token->content.size();
-    begin = i;
+    given = end;
   }
-  if (begin < text.size()) on_text(text.substr(begin));
+  if (given < text.size()) on_text(text.substr(given));
 }
 
 NamedToken named_token(const nlohmann::json& value, const std::string& file) {
@@ -55,9 +108,9 @@ NamedToken named_token(const nlohmann::json& value, const std::string& file) {
   token.file = file;
   token.special = flag(value, "special", false);
   if (!member(value, "normalized").is_null()) token.normalized = flag(value, "normalized", true);
-  for (const char* key : {"single_word", "lstrip", "rstrip"}) {
-    if (flag(value, key, false)) token.unsupported = key;
-  }
+  token.reach = {.single_word = flag(value, "single_word", false),
+                 .lstrip = flag(value, "lstrip", false),
+                 .rstrip = flag(value, "rstrip", false)};
   return token;
 }
 
@@ -66,13 +119,18 @@ const NamedToken* AddedVocabulary::find(const std::string& content) const {
   return found == by_content_.end() ? nullptr : &entries_[found->second].token;
 }
 
-std::int32_t AddedVocabulary::id_of(const NamedToken& token) const {
-  if (const auto found = by_content_.find(token.content); found != by_content_.end()) {
+std::optional<std::int32_t> AddedVocabulary::known_id(const std::string& content) const {
+  if (const auto found = by_content_.find(content); found != by_content_.end()) {
     return entries_[found->second].id;
   }
-  const auto known = vocabulary_->find(token.content);
+  const auto known = vocabulary_->find(content);
   if (known != vocabulary_->end()) return known->second;
-  return std::max(largest_ + 1, static_cast<std::int32_t>(vocabulary_->size()));
+  return std::nullopt;
+}
+
+std::int32_t AddedVocabulary::id_of(const NamedToken& token) const {
+  const auto next = std::max(largest_ + 1, static_cast<std::int32_t>(vocabulary_->size()));
+  return known_id(token.content).value_or(next);
 }
 
 void AddedVocabulary::add(const NamedToken& token) {
@@ -83,10 +141,6 @@ void AddedVocabulary::add(const NamedToken& token) {
         "{}: the added token {} has the id {}, but {} {}; put the ids of the published model there",
         token.file, in_quotes(token.content), *token.id, id,
         known ? "in tokenizer.json" : "is the next free one, which the reference gives it");
-  }
-  if (!token.unsupported.empty()) {
-    refuse("{}: the added token {} has `{}`, which is not supported", token.file,
-           in_quotes(token.content), token.unsupported);
   }
   const auto [at, is_new] = by_content_.emplace(token.content, entries_.size());
   if (is_new) {

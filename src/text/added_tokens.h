@@ -14,19 +14,29 @@
 
 namespace zi {
 
+/// How far a token that is found in a text reaches, and where it counts.
+struct TokenReach {
+  bool single_word = false;  // not where it touches another character of a word
+  bool lstrip = false;       // with the white space before it,
+  bool rstrip = false;       // and after it
+
+  bool operator==(const TokenReach&) const = default;
+};
+
 /// Tokens that are found in the text itself, before it is cut into pieces.
 class AddedTokens {
  public:
   struct Token {
     std::string content;
     std::int32_t id;
+    TokenReach reach{};
   };
   AddedTokens() = default;
   explicit AddedTokens(std::vector<Token> tokens);
 
   /// Calls `on_token` for each match (leftmost, the longest of those) and `on_text` for each
-  /// maximal, non-empty stretch between matches, in order. Throws PromptError when the budget is
-  /// spent.
+  /// maximal, non-empty stretch between matches, in order. `text` is valid UTF-8. Throws
+  /// PromptError when the budget is spent.
   void split(std::string_view text, SplitBudget& budget,
              const std::function<void(std::string_view)>& on_text,
              const std::function<void(std::int32_t)>& on_token) const;
@@ -46,8 +56,8 @@ struct NamedToken {
   std::optional<std::int32_t> id;  // where the file says it
   bool special = false;            // left out of decoded text
   std::optional<bool> normalized;  // searched after those that are not; absent: if not special
-  std::string unsupported;         // `lstrip` or the like, where the file asks for it
-  std::string file;                // for messages
+  TokenReach reach;
+  std::string file;  // for messages
 
   bool is_normalized() const { return normalized.value_or(!special); }
 };
@@ -71,6 +81,8 @@ class AddedVocabulary {
   explicit AddedVocabulary(const Vocabulary& vocabulary) : vocabulary_(&vocabulary) {}
 
   bool contains(const std::string& content) const { return by_content_.contains(content); }
+  /// The id of a token, named or of the vocabulary.
+  std::optional<std::int32_t> known_id(const std::string& content) const;
   /// Null where it was not named.
   const NamedToken* find(const std::string& content) const;
   /// Throws CheckpointError with the token's file.

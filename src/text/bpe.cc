@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
+#include "base/utf8.h"
 #include "zero_infer/error.h"
 #include "zero_infer/random.h"
 
@@ -24,6 +26,36 @@ void Bpe::push_candidate(std::uint32_t left, Scratch& scratch) const {
   }
 }
 
+bool Bpe::add_bytes(std::string_view character, Scratch& scratch) const {
+  const auto id_of = [&](char byte) { return byte_ids[static_cast<unsigned char>(byte)]; };
+  if (!std::ranges::all_of(character, [&](char byte) { return id_of(byte) >= 0; })) return false;
+  for (const char byte : character) scratch.symbols.push_back({id_of(byte), kNone, kNone});
+  return true;
+}
+
+void Bpe::add_units(std::string_view piece, Scratch& scratch) const {
+  if (units == Units::kBytes) {
+    add_bytes(piece, scratch);
+    return;
+  }
+  bool pending = false;  // an unknown token that is still to be put down
+  const auto put_pending = [&] {
+    if (std::exchange(pending, false)) scratch.symbols.push_back({*unknown, kNone, kNone});
+  };
+  while (!piece.empty()) {
+    scratch.key = piece.substr(0, utf8_front(piece).bytes);
+    piece.remove_prefix(scratch.key.size());
+    if (const auto known = characters.find(scratch.key); known != characters.end()) {
+      put_pending();
+      scratch.symbols.push_back({known->second, kNone, kNone});
+    } else if (!add_bytes(scratch.key, scratch) && unknown) {  // bytes overtake one that is pending
+      if (!fuse_unknown) put_pending();
+      pending = true;
+    }
+  }
+  put_pending();
+}
+
 void Bpe::encode(std::string_view piece, Scratch& scratch, std::vector<std::int32_t>& ids) const {
   if (piece.empty()) return;
   if (piece.size() >= kNone) throw PromptError("a text of 4 GiB or more cannot be tokenized");
@@ -36,9 +68,12 @@ void Bpe::encode(std::string_view piece, Scratch& scratch, std::vector<std::int3
   auto& symbols = scratch.symbols;
   symbols.clear();
   scratch.heap.clear();
-  for (std::uint32_t i = 0; i < piece.size(); ++i) {
-    symbols.push_back({byte_ids[static_cast<unsigned char>(piece[i])], i == 0 ? kNone : i - 1,
-                       i + 1 == piece.size() ? kNone : i + 1});
+  add_units(piece, scratch);
+  if (symbols.empty()) return;
+  const auto count = static_cast<std::uint32_t>(symbols.size());
+  for (std::uint32_t i = 0; i < count; ++i) {
+    symbols[i].previous = i == 0 ? kNone : i - 1;
+    symbols[i].next = i + 1 == count ? kNone : i + 1;
   }
   for (std::uint32_t i = 0; i + 1 < symbols.size(); ++i) push_candidate(i, scratch);
 

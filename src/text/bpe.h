@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -9,11 +10,21 @@
 
 namespace zi {
 
-/// Byte-pair encoding by merge rank (Sennrich et al. 2016) over bytes. Immutable once filled.
+/// Byte-pair encoding by merge rank (Sennrich et al. 2016) over bytes or characters. Immutable once
+/// filled.
 class Bpe {
  public:
-  /// Ids of the 256 single bytes.
+  enum class Units { kBytes, kCharacters };
+  Units units = Units::kBytes;
+  /// Ids of the 256 single bytes. For characters: of those that stand for the bytes of a character
+  /// that has no id, below 0 where there is none.
   std::array<std::int32_t, 256> byte_ids{};
+  /// Ids of the characters, each by its UTF-8 bytes.
+  std::unordered_map<std::string, std::int32_t> characters;
+  /// What a character becomes that has no id and no bytes.
+  std::optional<std::int32_t> unknown;
+  /// One unknown token for neighbours of them.
+  bool fuse_unknown = false;
   /// Whole pieces that are one token whatever the merges say (`ignore_merges`); mostly empty.
   std::unordered_map<std::string, std::int32_t> whole;
 
@@ -28,7 +39,7 @@ class Bpe {
   struct Scratch;
 
   /// Appends the ids of one piece: lowest rank first, leftmost first among equals. n log n for n
-  /// bytes.
+  /// bytes. The piece is valid UTF-8 where the units are characters.
   void encode(std::string_view piece, Scratch& scratch, std::vector<std::int32_t>& ids) const;
 
  private:
@@ -44,6 +55,8 @@ class Bpe {
     const auto it = merges_.find(key(left, right));
     return it == merges_.end() ? nullptr : &it->second;
   }
+  void add_units(std::string_view piece, Scratch& scratch) const;
+  bool add_bytes(std::string_view character, Scratch& scratch) const;
   void push_candidate(std::uint32_t left, Scratch& scratch) const;
 
   struct Mix {
@@ -69,6 +82,7 @@ struct Bpe::Scratch {
   };
   std::vector<Symbol> symbols;
   std::vector<Candidate> heap;
+  std::string key;  // of a look-up
 };
 
 }  // namespace zi

@@ -1,6 +1,5 @@
 #include <string>
 #include <string_view>
-#include <utility>
 
 #include "base/utf8.h"
 #include "text/tokenizer.h"
@@ -8,7 +7,12 @@
 namespace zi {
 
 std::string TextStream::push(std::int32_t id) {
-  pending_ += tokenizer_->token_bytes(id);
+  if (!tokenizer_->in_text(id)) return {};
+  decoder_.push(tokenizer_->token_bytes(id), pending_);
+  return take_whole_characters();
+}
+
+std::string TextStream::take_whole_characters() {
   std::string out;
   std::string_view rest = pending_;
   while (!rest.empty()) {
@@ -23,8 +27,12 @@ std::string TextStream::push(std::int32_t id) {
 }
 
 std::string TextStream::finish() {
-  // At most the beginning of one character is ever held back.
-  return std::exchange(pending_, {}).empty() ? std::string() : std::string(kReplacementCharacter);
+  decoder_.finish(pending_);
+  std::string out = take_whole_characters();
+  // At most the beginning of one character is left.
+  if (!pending_.empty()) out += kReplacementCharacter;
+  pending_.clear();
+  return out;
 }
 
 }  // namespace zi

@@ -13,6 +13,7 @@
 
 #include "base/json_file.h"
 #include "text/json_members.h"
+#include "zero_infer/log.h"
 
 namespace zi {
 namespace {
@@ -281,14 +282,30 @@ Named read_names(const TokenizerFiles& files) {
 
 }  // namespace
 
-TokenizerFiles read_tokenizer_files(const fs::path& tokenizer_json) {
-  const fs::path directory = tokenizer_json.parent_path();
+TokenizerFiles read_tokenizer_files(const fs::path& file) {
+  const fs::path directory = file.parent_path();
   TokenizerFiles files;
-  files.tokenizer = {tokenizer_json.string(), read_text_file(tokenizer_json, kMostFileBytes)};
+  files.tokenizer = {file.string(), read_text_file(file, kMostFileBytes)};
   files.config = read_if_there(directory / "tokenizer_config.json");
   files.special_tokens_map = read_if_there(directory / "special_tokens_map.json");
   files.added_tokens = read_if_there(directory / "added_tokens.json");
+  if (file.filename() == "vocab.json") {
+    const fs::path merges = directory / "merges.txt";
+    files.merges = {merges.string(), read_text_file(merges, kMostFileBytes)};
+  }
   return files;
+}
+
+void compare_first_token(const TokenizerFiles& files, bool puts_one_before) {
+  if (!files.config) return;
+  const std::string& name = files.config->name;
+  const json config = parse_json_object(files.config->text, name, kMostNesting);
+  const bool wanted = in_file(name, [&] { return flag(config, "add_bos_token", puts_one_before); });
+  if (wanted == puts_one_before) return;
+  log_warning(fmt::format(
+      "{} has `add_bos_token` {}, and the post_processor of tokenizer.json puts {} in front of a "
+      "text; it is done as tokenizer.json says",
+      name, wanted, puts_one_before ? "a token" : "no token"));
 }
 
 std::vector<NamedToken> tokens_beside(const TokenizerFiles& files, const AddedVocabulary& known) {
@@ -307,7 +324,7 @@ std::vector<NamedToken> tokens_beside(const TokenizerFiles& files, const AddedVo
     if (there != nullptr && !named.by_config) {
       token.special = there->special;
       token.normalized = there->normalized;
-      token.unsupported = there->unsupported;
+      token.reach = there->reach;
     }
     token.special = token.special || named.names.is_named(token.content);
     append(std::move(token));

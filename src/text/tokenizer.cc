@@ -20,8 +20,19 @@ Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 Tokenizer::~Tokenizer() = default;
 
-Tokenizer Tokenizer::load(const std::filesystem::path& tokenizer_json) {
-  return parse(read_tokenizer_files(tokenizer_json));
+Tokenizer Tokenizer::load(const std::filesystem::path& file) {
+  return parse(read_tokenizer_files(file));
+}
+
+std::optional<Tokenizer> Tokenizer::in_directory(const std::filesystem::path& directory) {
+  namespace fs = std::filesystem;
+  for (const char* name : {"tokenizer.json", "vocab.json"}) {
+    const bool there = fs::exists(directory / name);
+    const bool usable =
+        std::string_view(name) != "vocab.json" || fs::exists(directory / "merges.txt");
+    if (there && usable) return load(directory / name);
+  }
+  return std::nullopt;
 }
 
 Tokenizer Tokenizer::parse(const TokenizerFiles& files) {
@@ -34,33 +45,51 @@ Tokenizer Tokenizer::bytes() {
   for (int byte = 0; byte < 256; ++byte) {
     state->token_bytes.emplace_back(1, static_cast<char>(byte));
   }
+  state->in_text.assign(256, true);
   return Tokenizer(std::move(state));
 }
 
-std::vector<std::int32_t> Tokenizer::encode(std::string_view text) const {
+std::vector<std::int32_t> Tokenizer::encode(std::string_view text, bool add_special_tokens) const {
   if (const auto offset = first_invalid_utf8(text)) {
     throw PromptError(fmt::format("the text is not valid UTF-8 at byte {} (0x{:02x})", *offset,
                                   static_cast<unsigned char>(text[*offset])));
   }
+  const PostProcessor& around = state_->post_processor;
   std::vector<std::int32_t> ids;
+  if (add_special_tokens) ids = around.before;
   SplitBudget budget = SplitBudget::for_text(text.size());
   Bpe::Scratch scratch;
   const auto token = [&](std::int32_t id) { ids.push_back(id); };
   const auto piece = [&](std::string_view part) { state_->bpe.encode(part, scratch, ids); };
-  const auto plain = [&](std::string_view part) {
-    pre_tokenize(state_->pre_tokenizer, part, budget, piece);
-  };
-  const auto rest = [&](std::string_view part) {
-    state_->normalized.split(part, budget, plain, token);
-  };
-  state_->verbatim.split(text, budget, rest, token);
+  state_->verbatim.split(
+      text, budget,
+      [&](std::string_view raw) {
+        std::string changed;
+        const bool at_front = raw.data() == text.data();
+        if (!state_->normalizer.empty()) {
+          changed = normalize(state_->normalizer, raw, budget);
+          raw = changed;
+        }
+        const auto plain = [&](std::string_view part) {
+          const bool first = at_front && part.data() == raw.data();
+          pre_tokenize(state_->pre_tokenizer, part, first, budget, piece);
+        };
+        state_->normalized.split(raw, budget, plain, token);
+      },
+      token);
+  if (add_special_tokens) ids.insert(ids.end(), around.after.begin(), around.after.end());
   return ids;
 }
 
 std::string Tokenizer::decode(std::span<const std::int32_t> ids) const {
+  TextStream stream(*this);
   std::string text;
-  for (const std::int32_t id : ids) text += token_bytes(id);
-  return text;
+  for (const std::int32_t id : ids) text += stream.push(id);
+  return text + stream.finish();
+}
+
+bool Tokenizer::in_text(std::int32_t id) const {
+  return id >= 0 && id < size() && state_->in_text[static_cast<std::size_t>(id)];
 }
 
 std::string_view Tokenizer::token_bytes(std::int32_t id) const {
@@ -77,7 +106,11 @@ std::int32_t Tokenizer::size() const {
   return static_cast<std::int32_t>(state_->token_bytes.size());
 }
 
-std::size_t Tokenizer::longest_token_bytes() const { return state_->longest_token_bytes; }
+std::optional<std::size_t> Tokenizer::longest_token_bytes() const {
+  return state_->longest_token_bytes;
+}
+
+const Decoder& Tokenizer::decoder() const { return state_->decoder; }
 
 std::uint64_t Tokenizer::fingerprint() const { return state_->fingerprint; }
 

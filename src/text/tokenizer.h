@@ -3,25 +3,30 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "text/decoder.h"
 #include "text/tokenizer_files.h"
 
 namespace zi {
 
-/// A byte-level BPE tokenizer read from tokenizer.json as Hugging Face tokenizers write it: special
-/// tokens are matched in the text, what is between them is split by a regex (Oniguruma), its bytes
-/// become letters of a byte-level alphabet, and pairs of these are merged by rank. Tokens that only
-/// the files beside it name get the ids that Hugging Face's loader gives them, or are refused.
-/// Immutable: any thread may use it.
+/// A byte-pair tokenizer as Hugging Face tokenizers write it in tokenizer.json, or as vocab.json
+/// and merges.txt hold GPT-2's: added tokens are found in the text, what is between them is
+/// normalized, cut into pieces, and merged by rank from bytes or characters; the post-processor
+/// puts special tokens around the whole. Tokens that only the files beside it name get the ids that
+/// Hugging Face's loader gives them, or are refused. Immutable: any thread may use it.
 class Tokenizer {
  public:
-  /// Throws CheckpointError naming the file and what it does not support or lacks, and IoError.
-  static Tokenizer load(const std::filesystem::path& tokenizer_json);
-  /// The same from the files' texts.
+  /// From tokenizer.json, or from vocab.json with the merges.txt next to it. Throws CheckpointError
+  /// naming the file and what it does not support or lacks, and IoError.
+  static Tokenizer load(const std::filesystem::path& file);
+  /// From the one of these files that is there; nothing where none is.
+  static std::optional<Tokenizer> in_directory(const std::filesystem::path& directory);
+  /// From the files' texts.
   static Tokenizer parse(const TokenizerFiles& files);
   /// One token a byte, ids 0..255: for dummy weights without a tokenizer.json.
   static Tokenizer bytes();
@@ -30,14 +35,20 @@ class Tokenizer {
   Tokenizer& operator=(Tokenizer&&) noexcept;
   ~Tokenizer();
 
-  /// Ids of UTF-8 text, with nothing added before or after. Throws PromptError for invalid UTF-8
-  /// (with the byte's offset), and where the tokenizer's patterns take too long.
-  std::vector<std::int32_t> encode(std::string_view text) const;
+  /// Ids of UTF-8 text, with `add_special_tokens` between those that the post-processor adds (such
+  /// as one for the beginning of a text). Throws PromptError for invalid UTF-8 (with the byte's
+  /// offset), and where the tokenizer's patterns take too long.
+  std::vector<std::int32_t> encode(std::string_view text, bool add_special_tokens = false) const;
 
-  /// The bytes of the tokens, special ones left out; ids without a token give nothing.
+  /// The text of the tokens, special ones left out; ids without a token give nothing, and bytes
+  /// that are no UTF-8 become U+FFFD.
   std::string decode(std::span<const std::int32_t> ids) const;
-  /// The bytes of one token: possibly a part of a UTF-8 character. Empty for special tokens.
+  /// One token as the decoder takes it. With a byte-level decoder its bytes: possibly a part of a
+  /// UTF-8 character. Empty for special tokens.
   std::string_view token_bytes(std::int32_t id) const;
+  /// Whether it is a token, and not a special one.
+  bool in_text(std::int32_t id) const;
+  const Decoder& decoder() const;
 
   /// The text that means the token in a prompt, also for a special one; empty where there is no
   /// such token.
@@ -46,7 +57,8 @@ class Tokenizer {
   /// Ids from here on have no token and must never be sampled.
   std::int32_t size() const;
   /// No token covers more bytes of a text than this: n tokens cover at most n times as many.
-  std::size_t longest_token_bytes() const;
+  /// Nothing where there is no limit (a token may take all white space around it, say).
+  std::optional<std::size_t> longest_token_bytes() const;
   /// A hash of all bytes that were read: equal for equal files.
   std::uint64_t fingerprint() const;
 
@@ -56,17 +68,23 @@ class Tokenizer {
   std::unique_ptr<State> state_;
 };
 
-/// Turns tokens into text as they come: returns whole UTF-8 characters only and holds back an
-/// incomplete one. Bytes that can never become valid UTF-8 come out as U+FFFD.
+/// Turns tokens into text as they come. All that has come out after `finish` is what `decode` makes
+/// of the same tokens. Only whole UTF-8 characters come out: an incomplete one is held back, and so
+/// is a run of byte tokens (`<0xE2>`), which counts as a whole. Bytes that can never become valid
+/// UTF-8 come out as U+FFFD.
 class TextStream {
  public:
-  explicit TextStream(const Tokenizer& tokenizer) : tokenizer_(&tokenizer) {}
+  explicit TextStream(const Tokenizer& tokenizer)
+      : tokenizer_(&tokenizer), decoder_(tokenizer.decoder()) {}
   std::string push(std::int32_t id);
-  /// What is still held back, as U+FFFD where incomplete.
+  /// What is still held back, as U+FFFD where incomplete; the next token begins another text.
   std::string finish();
 
  private:
+  std::string take_whole_characters();
+
   const Tokenizer* tokenizer_;
+  DecoderStream decoder_;
   std::string pending_;
 };
 

@@ -1,15 +1,19 @@
+#include <fmt/format.h>
 #include <xxhash.h>
 
 #include <algorithm>
-#include <array>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <unordered_set>
 #include <utility>
 
 #include "base/utf8.h"
+#include "text/byte_alphabet.h"
+#include "text/gpt2_files.h"
 #include "text/json_members.h"
 #include "text/token_files.h"
 #include "text/tokenizer_data.h"
+#include "text/tokenizer_parts.h"
 #include "zero_infer/log.h"
 
 namespace zi {
@@ -17,130 +21,38 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kMostNesting = 8;
-constexpr std::size_t kMostSteps = 32;
+/// The texts of all tokens, as the decoder takes them.
+constexpr std::size_t kMostDecodedBytes = std::size_t{256} << 20;
 
-/// The byte-level alphabet: each byte has a printable character of its own (below U+0180).
-class Alphabet {
+/// What is needed to fill the tables of a tokenizer.
+class Builder {
  public:
-  Alphabet() {
-    bytes_.fill(-1);
-    std::uint32_t next = 256;
-    for (std::uint32_t byte = 0; byte < 256; ++byte) {
-      const bool itself = (byte >= 33 && byte <= 126) || (byte >= 161 && byte != 173);
-      const std::uint32_t character = itself ? byte : next++;
-      bytes_[character] = static_cast<int>(byte);
-      std::string& text = characters_[byte];
-      if (character < 0x80) {
-        text.push_back(static_cast<char>(character));
-      } else {
-        text.push_back(static_cast<char>(0xC0 | character >> 6));
-        text.push_back(static_cast<char>(0x80 | (character & 0x3F)));
-      }
-    }
-  }
-  const std::string& character(std::size_t byte) const { return characters_[byte]; }
+  Builder(const json& root, TokenizerData& data);
 
-  /// The bytes of a token; nothing when one of its characters is not of the alphabet. (JSON text
-  /// has been checked to be UTF-8 by its parser.)
-  std::optional<std::string> bytes(std::string_view token) const {
-    std::string out;
-    for (std::size_t i = 0; i < token.size();) {
-      const std::size_t length = utf8_front(token.substr(i)).bytes;
-      const auto lead = static_cast<unsigned char>(token[i]);
-      std::size_t character = lead;
-      if (length == 2) {
-        character = (lead & 0x1Fu) << 6 | (static_cast<unsigned char>(token[i + 1]) & 0x3Fu);
-      }
-      if (length > 2 || character >= bytes_.size() || bytes_[character] < 0) return std::nullopt;
-      out += static_cast<char>(bytes_[character]);
-      i += length;
-    }
-    return out;
-  }
-
-  /// As the reference decodes: a token with any other character means its own UTF-8 bytes.
-  std::string decoded(const std::string& token) const { return bytes(token).value_or(token); }
+  const Vocabulary& vocabulary() const { return vocabulary_; }
+  /// Puts the added tokens into the table of ids, and where text is searched for them.
+  void take(const AddedVocabulary& added);
+  /// Checks what depends on all tokens.
+  void finish();
 
  private:
-  std::array<int, 0x180> bytes_;
-  std::array<std::string, 256> characters_;
+  void read_vocabulary(const json& model);
+  void read_bytes();
+  void read_characters(const json& model);
+  void set_token(std::int32_t id, const std::string& token, std::string bytes);
+  std::string decoded(const std::string& token);
+
+  TokenizerData* data_;
+  DecoderPart decoder_;
+  bool byte_level_ = false;
+  ByteAlphabet alphabet_;
+  Vocabulary vocabulary_;
+  std::vector<bool> used_;  // ids
+  SplitBudget budget_;      // of what is made of all tokens
+  std::size_t decoded_bytes_ = 0;
+  std::size_t longest_ = 1;
+  bool limited_ = true;  // no token stands for any number of bytes
 };
-
-std::string type_of(const json& object, const char* what) {
-  if (!object.is_object()) refuse("{} is {}, not an object", what, shown(object));
-  const json& type = member(object, "type");
-  if (!type.is_string()) refuse("{} has no `type`", what);
-  return type.get<std::string>();
-}
-
-void parse_pre_tokenizer(const json& node, int depth, bool& byte_level, PreTokenizer& steps) {
-  const std::string type = type_of(node, "pre_tokenizer");
-  if (depth > kMostNesting || steps.size() >= kMostSteps) {
-    refuse("pre_tokenizer has more than {} levels or {} steps", kMostNesting, kMostSteps);
-  }
-  if (type == "Sequence") {
-    const json& inner = member(node, "pretokenizers");
-    if (!inner.is_array()) refuse("the pre_tokenizer Sequence has no array `pretokenizers`");
-    for (const json& step : inner) parse_pre_tokenizer(step, depth + 1, byte_level, steps);
-    return;
-  }
-  if (byte_level) {
-    refuse("the pre_tokenizer {} after ByteLevel is not supported", in_quotes(type));
-  }
-  PreTokenizerStep step;
-  if (type == "ByteLevel") {
-    byte_level = true;
-    step.prefix_space = flag(node, "add_prefix_space", true);
-    if (flag(node, "use_regex", true)) step.split = std::make_unique<Regex>(kGpt2Pattern);
-  } else if (type == "Split") {
-    // `invert` swaps matches and gaps, which makes no difference where both become pieces.
-    const json& behavior = member(node, "behavior");
-    if (behavior != "Isolated") {
-      refuse("the pre_tokenizer Split with behavior {} is not supported (only \"Isolated\")",
-             shown(behavior));
-    }
-    const json& pattern = member(node, "pattern");
-    const json& regex = pattern.is_object() ? member(pattern, "Regex") : pattern;
-    const json& literal = pattern.is_object() ? member(pattern, "String") : pattern;
-    if (regex.is_string()) {
-      step.split = std::make_unique<Regex>(regex.get<std::string>());
-    } else if (literal.is_string() && !literal.get_ref<const std::string&>().empty()) {
-      step.literal = literal.get<std::string>();
-    } else {
-      refuse("the pre_tokenizer Split has neither a `Regex` nor a `String` as its pattern");
-    }
-  } else {
-    refuse("the pre_tokenizer {} is not supported (only Sequence, Split and ByteLevel)",
-           in_quotes(type));
-  }
-  steps.push_back(std::move(step));
-}
-
-/// Everything around the model that could change ids or text is either supported or refused by
-/// name.
-void check_surroundings(const json& root) {
-  if (const json& normalizer = member(root, "normalizer"); !normalizer.is_null()) {
-    refuse("the normalizer {} is not supported (only null)",
-           in_quotes(type_of(normalizer, "normalizer")));
-  }
-  if (const json& post = member(root, "post_processor"); !post.is_null()) {
-    const std::string type = type_of(post, "post_processor");
-    if (type != "ByteLevel") {
-      refuse("the post_processor {} may add tokens, which is not supported (only ByteLevel)",
-             in_quotes(type));
-    }
-  }
-  const json& decoder = member(root, "decoder");
-  const std::string type = decoder.is_null() ? "null" : type_of(decoder, "decoder");
-  if (type != "ByteLevel") {
-    refuse("the decoder {} is not supported (only ByteLevel)", in_quotes(type));
-  }
-  // Every call of the Python reference sets both again, so what the file says has no effect there.
-  if (!member(root, "truncation").is_null() || !member(root, "padding").is_null()) {
-    log_warning("the tokenizer's `truncation` and `padding` are not applied to prompts");
-  }
-}
 
 void check_model_options(const json& model) {
   if (const json& type = member(model, "type"); !type.is_null() && type != "BPE") {
@@ -154,48 +66,6 @@ void check_model_options(const json& model) {
       refuse("`{}` {} is not supported", key, shown(affix));
     }
   }
-  // `unk_token` has no effect: that each byte has a token is checked.
-  if (flag(model, "byte_fallback", false)) refuse("`byte_fallback` is not supported");
-}
-
-void set_token(TokenizerData& data, std::vector<bool>& used, std::int32_t id,
-               const std::string& token, std::string bytes) {
-  const auto i = static_cast<std::size_t>(id);
-  if (i >= used.size()) {
-    used.resize(i + 1);
-    data.token_bytes.resize(i + 1);
-  }
-  if (used[i]) {
-    refuse("the id {} is given twice, the second time to the token {}", id, in_quotes(token));
-  }
-  used[i] = true;
-  data.token_bytes[i] = std::move(bytes);
-}
-
-Vocabulary parse_vocabulary(const json& model, const Alphabet& alphabet, std::vector<bool>& used,
-                            TokenizerData& data) {
-  const json& entries = member(model, "vocab");
-  if (!entries.is_object() || entries.empty()) refuse("the model has no `vocab`");
-  const bool ignore_merges = flag(model, "ignore_merges", false);
-  Vocabulary vocabulary;
-  vocabulary.reserve(entries.size());
-  for (const auto& [token, value] : entries.items()) {
-    const std::int32_t id = token_id(value, token);
-    vocabulary.emplace(token, id);
-    std::string text = alphabet.decoded(token);
-    data.longest_token_bytes = std::max(data.longest_token_bytes, text.size());
-    set_token(data, used, id, token, std::move(text));
-    if (!ignore_merges) continue;
-    if (auto bytes = alphabet.bytes(token)) data.bpe.whole.emplace(*std::move(bytes), id);
-  }
-  for (std::size_t byte = 0; byte < 256; ++byte) {
-    const auto it = vocabulary.find(alphabet.character(byte));
-    if (it == vocabulary.end()) {
-      refuse("`vocab` has no token for the byte 0x{:02x} (`{}`)", byte, alphabet.character(byte));
-    }
-    data.bpe.byte_ids[byte] = it->second;
-  }
-  return vocabulary;
 }
 
 /// A merge is `"a b"` or `["a", "b"]`, by the version that wrote the file.
@@ -236,6 +106,111 @@ void parse_merges(const json& model, const Vocabulary& vocabulary, Bpe& bpe) {
   }
 }
 
+Builder::Builder(const json& root, TokenizerData& data)
+    : data_(&data), budget_(SplitBudget::for_text(std::size_t{1} << 20)) {
+  const json& model = member(root, "model");
+  if (!model.is_object()) refuse("it has no `model`");
+  check_model_options(model);
+  data.normalizer = parse_normalizer(member(root, "normalizer"));
+  PreTokenizerPart pre_tokenizer = parse_pre_tokenizer(member(root, "pre_tokenizer"));
+  data.pre_tokenizer = std::move(pre_tokenizer.steps);
+  byte_level_ = pre_tokenizer.byte_level;
+  data.post_processor = parse_post_processor(member(root, "post_processor"));
+  decoder_ = parse_decoder(member(root, "decoder"));
+  data.decoder = decoder_.steps;
+  read_vocabulary(model);
+  if (byte_level_) {
+    read_bytes();
+  } else {
+    read_characters(model);
+  }
+  parse_merges(model, vocabulary_, data.bpe);
+  for (const PreTokenizerStep& step : data.pre_tokenizer) {
+    if (step.split && step.behavior == SplitBehavior::kRemoved) limited_ = false;
+  }
+}
+
+std::string Builder::decoded(const std::string& token) {
+  std::string text = decoded_token(decoder_, alphabet_, token, budget_);
+  decoded_bytes_ += text.size();
+  if (decoded_bytes_ > kMostDecodedBytes) {
+    refuse("the decoder makes more than {} MiB of the tokens", kMostDecodedBytes >> 20);
+  }
+  return text;
+}
+
+void Builder::set_token(std::int32_t id, const std::string& token, std::string bytes) {
+  const auto i = static_cast<std::size_t>(id);
+  if (i >= used_.size()) {
+    used_.resize(i + 1);
+    data_->token_bytes.resize(i + 1);
+    data_->in_text.resize(i + 1);
+  }
+  if (used_[i]) {
+    refuse("the id {} is given twice, the second time to the token {}", id, in_quotes(token));
+  }
+  used_[i] = true;
+  data_->token_bytes[i] = std::move(bytes);
+  data_->in_text[i] = true;
+}
+
+void Builder::read_vocabulary(const json& model) {
+  const json& entries = member(model, "vocab");
+  if (!entries.is_object() || entries.empty()) refuse("the model has no `vocab`");
+  const bool ignore_merges = flag(model, "ignore_merges", false);
+  vocabulary_.reserve(entries.size());
+  for (const auto& [token, value] : entries.items()) {
+    const std::int32_t id = token_id(value, token);
+    vocabulary_.emplace(token, id);
+    set_token(id, token, decoded(token));
+    const auto bytes = byte_level_ ? alphabet_.bytes(token) : std::optional(token);
+    longest_ = std::max(longest_, bytes.value_or(token).size());
+    if (ignore_merges && bytes) data_->bpe.whole.emplace(*bytes, id);
+  }
+}
+
+/// Byte-level: each byte has a token of its own, so that no text has an unknown part. (Some
+/// published vocabularies lack those that no UTF-8 has.)
+void Builder::read_bytes() {
+  for (std::size_t byte = 0; byte < 256; ++byte) {
+    const auto it = vocabulary_.find(alphabet_.character(byte));
+    const bool in_utf8 = byte < 0xC0 || (byte > 0xC1 && byte < 0xF5);
+    if (it == vocabulary_.end() && in_utf8) {
+      refuse("`vocab` has no token for the byte 0x{:02x} (`{}`)", byte, alphabet_.character(byte));
+    }
+    data_->bpe.byte_ids[byte] = it == vocabulary_.end() ? -1 : it->second;
+  }
+}
+
+void Builder::read_characters(const json& model) {
+  Bpe& bpe = data_->bpe;
+  bpe.units = Bpe::Units::kCharacters;
+  for (const auto& [token, id] : vocabulary_) {
+    if (!token.empty() && utf8_front(token).bytes == token.size())
+      bpe.characters.emplace(token, id);
+  }
+  bpe.byte_ids.fill(-1);
+  const bool fallback = flag(model, "byte_fallback", false);
+  for (std::size_t byte = 0; fallback && byte < 256; ++byte) {
+    const auto it = vocabulary_.find(fmt::format("<0x{:02X}>", byte));
+    if (it != vocabulary_.end()) bpe.byte_ids[byte] = it->second;
+  }
+  if (std::ranges::find(bpe.byte_ids, -1) == bpe.byte_ids.end()) return;  // nothing is unknown
+  const json& unknown = member(model, "unk_token");
+  const auto it =
+      unknown.is_string() ? vocabulary_.find(unknown.get<std::string>()) : vocabulary_.end();
+  if (it == vocabulary_.end()) {
+    refuse(
+        "its pre_tokenizer is not ByteLevel, and a character without a token has neither "
+        "`byte_fallback` to the tokens of all bytes nor an `unk_token` of the vocabulary: {}",
+        shown(unknown));
+  }
+  bpe.unknown = it->second;
+  bpe.fuse_unknown = flag(model, "fuse_unk", false);
+  limited_ = limited_ && !bpe.fuse_unknown;
+  longest_ = std::max<std::size_t>(longest_, 4);
+}
+
 /// The `added_tokens` of tokenizer.json.
 void add_own_tokens(const json& root, const std::string& file, AddedVocabulary& added) {
   const json& tokens = member(root, "added_tokens");
@@ -255,25 +230,48 @@ void add_own_tokens(const json& root, const std::string& file, AddedVocabulary& 
   }
 }
 
-/// Puts the added tokens into the table of ids, and where text is searched for them.
-void take_added_tokens(const AddedVocabulary& added, const Alphabet& alphabet,
-                       const Vocabulary& vocabulary, std::vector<bool>& used, TokenizerData& data) {
+void Builder::take(const AddedVocabulary& added) {
   std::vector<AddedTokens::Token> verbatim;
   std::vector<AddedTokens::Token> normalized;
+  std::unordered_set<std::string> forms;
   for (const auto& [id, token] : added.entries()) {
     const std::string& content = token.content;
-    std::string bytes = token.special ? std::string() : alphabet.decoded(content);
-    if (vocabulary.contains(content)) {
-      data.token_bytes[static_cast<std::size_t>(id)] = std::move(bytes);
-    } else {
-      set_token(data, used, id, content, std::move(bytes));
+    // What the text is compared with; the reference decodes it, too.
+    const std::string form = token.is_normalized() && !data_->normalizer.empty()
+                                 ? normalize(data_->normalizer, content, budget_)
+                                 : content;
+    if (form.empty()) refuse("the normalizer leaves nothing of the token {}", in_quotes(content));
+    if (token.is_normalized() && !forms.insert(form).second) {
+      refuse("the normalizer makes the same of the token {} as of another", in_quotes(content));
     }
-    data.longest_token_bytes = std::max(data.longest_token_bytes, content.size());
-    data.added_text.emplace(id, content);
-    (token.is_normalized() ? normalized : verbatim).push_back({content, id});
+    std::string bytes = token.special ? std::string() : decoded(form);
+    if (vocabulary_.contains(content)) {
+      data_->token_bytes[static_cast<std::size_t>(id)] = std::move(bytes);
+    } else {
+      set_token(id, content, std::move(bytes));
+    }
+    data_->in_text[static_cast<std::size_t>(id)] = !token.special;
+    longest_ = std::max({longest_, content.size(), form.size()});
+    limited_ = limited_ && !token.reach.lstrip && !token.reach.rstrip;
+    data_->added_text.emplace(id, content);
+    (token.is_normalized() ? normalized : verbatim).push_back({form, id, token.reach});
   }
-  data.verbatim = AddedTokens(std::move(verbatim));
-  data.normalized = AddedTokens(std::move(normalized));
+  data_->verbatim = AddedTokens(std::move(verbatim));
+  data_->normalized = AddedTokens(std::move(normalized));
+}
+
+void Builder::finish() {
+  for (const auto* ids : {&data_->post_processor.before, &data_->post_processor.after}) {
+    for (const std::int32_t id : *ids) {
+      const auto i = static_cast<std::size_t>(id);
+      if (i >= used_.size() || !used_[i]) {
+        refuse("the post_processor adds the id {}, which no token has", id);
+      }
+    }
+  }
+  const std::optional<std::size_t> shrinking = most_shrinking(data_->normalizer);
+  data_->longest_token_bytes.reset();
+  if (limited_ && shrinking) data_->longest_token_bytes = longest_ * *shrinking;
 }
 
 json parse_root(const TextFile& file) {
@@ -294,42 +292,60 @@ std::uint64_t hash_of(const TokenizerFiles& files) {
     hashes.push_back(XXH3_64bits(text.data(), text.size()));
   };
   add(files.tokenizer.text);
-  for (const auto* file : {&files.config, &files.special_tokens_map, &files.added_tokens}) {
+  for (const auto* file :
+       {&files.config, &files.special_tokens_map, &files.added_tokens, &files.merges}) {
     hashes.push_back(file->has_value() ? 1 : 0);
     if (file->has_value()) add((*file)->text);
   }
   return XXH3_64bits(hashes.data(), hashes.size() * sizeof(hashes.front()));
 }
 
+/// Calls `work`; a budget that is spent while tokens are prepared is the file's fault.
+template <typename Work>
+auto prepared(const std::string& file, Work work) {
+  return in_file(file, [&] {
+    try {
+      return work();
+    } catch (const PromptError& error) {
+      refuse("its own tokens cannot be prepared: {}", error.what());
+    }
+  });
+}
+
+void warn_of_unused(const json& root) {
+  // Every call of the Python reference sets both again, so what the file says has no effect there.
+  if (!member(root, "truncation").is_null() || !member(root, "padding").is_null()) {
+    log_warning("the tokenizer's `truncation` and `padding` are not applied to prompts");
+  }
+}
+
 }  // namespace
 
 TokenizerData parse_tokenizer(const TokenizerFiles& files) {
   const std::string& name = files.tokenizer.name;
-  const Alphabet alphabet;
   TokenizerData data;
-  std::vector<bool> used;
-  Vocabulary vocabulary;
-  const json root = in_file(name, [&] {
-    json parsed = parse_root(files.tokenizer);
-    const json& model = member(parsed, "model");
-    if (!model.is_object()) refuse("it has no `model`");
-    check_surroundings(parsed);
-    check_model_options(model);
-    bool byte_level = false;
-    if (const json& steps = member(parsed, "pre_tokenizer"); !steps.is_null()) {
-      parse_pre_tokenizer(steps, 0, byte_level, data.pre_tokenizer);
-    }
-    if (!byte_level) {
-      refuse("its pre_tokenizer is not ByteLevel; other alphabets are not supported");
-    }
-    vocabulary = parse_vocabulary(model, alphabet, used, data);
-    parse_merges(model, vocabulary, data.bpe);
-    return parsed;
-  });
-  AddedVocabulary added(vocabulary);
-  add_own_tokens(root, name, added);
+  Gpt2Files gpt2;
+  if (files.merges) {
+    gpt2 = read_gpt2_files(files);
+  } else {
+    gpt2.root = in_file(name, [&] { return parse_root(files.tokenizer); });
+    warn_of_unused(gpt2.root);
+  }
+  Builder builder = prepared(name, [&] { return Builder(gpt2.root, data); });
+  AddedVocabulary added(builder.vocabulary());
+  add_own_tokens(gpt2.root, name, added);
+  for (const NamedToken& token : gpt2.special) added.add(token);
   for (const NamedToken& token : tokens_beside(files, added)) added.add(token);
-  in_file(name, [&] { take_added_tokens(added, alphabet, vocabulary, used, data); });
+  prepared(name, [&] {
+    builder.take(added);
+    if (gpt2.put_before) {
+      const auto id = added.known_id(*gpt2.put_before);
+      if (!id) refuse("`bos_token` {} is no token", in_quotes(*gpt2.put_before));
+      data.post_processor.before = {*id};
+    }
+    builder.finish();
+  });
+  if (!files.merges) compare_first_token(files, !data.post_processor.before.empty());
   data.fingerprint = hash_of(files);
   return data;
 }
