@@ -179,8 +179,9 @@ std::vector<Agreed> Engine::agreement() const {
       {"the plan",
        fmt::format("{} rows a pass, {} of logits, {} KV pages, {} slots", plan_->pass_tokens,
                    plan_->head_rows, plan_->kv_pages, plan_->slot_count)},
-      {"--score, --benchmark, --logprobs",
-       fmt::format("{} {} {}", config_.score, config_.benchmark, config_.logprobs)},
+      {"--score, --benchmark, --logprobs, --chat",
+       fmt::format("{} {} {} {}", config_.score, config_.benchmark, config_.logprobs,
+                   config_.chat)},
       {"the generation options",
        fmt::format("{} {} {} {} {} {} {} {}", s.temperature, s.top_k, s.top_p, s.repetition_penalty,
                    s.seed, config_.max_new_tokens, config_.ignore_eos, stops)}};

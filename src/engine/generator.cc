@@ -284,6 +284,7 @@ void Generator::finish(Sequence& s) {
   r.rank = rank_;
   r.prompt = done->prompt_text;
   r.prompt_ids = std::move(done->prompt.ids);
+  r.chat_hash = std::move(done->prompt.chat_hash);
   r.prompt_tokens = done->prompt_tokens;
   r.text = std::move(done->text);
   r.token_ids.assign(done->tokens.begin() + done->prompt_tokens, done->tokens.end());
