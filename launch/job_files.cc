@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/file_roles.h"
+#include "chat/chat_template.h"
 #include "checkpoint/checkpoint_files.h"
 #include "zero_infer/checkpoint.h"
 #include "zero_infer/error.h"
@@ -69,17 +70,21 @@ void JobFiles::open(const CommandLine& command, const ClosedDescriptors& closed)
   }
   if (config.trace) trace.emplace(*config.trace, "--trace", OutputFile::Mode::kReplace);
   if (config.benchmark) return;
+  chat_ = std::make_shared<const CheckpointChat>(resolve_model(config.model));
   source = open_prompts(config, true);
   if (config.resume) resume(config);
 }
 
 std::unique_ptr<PromptSource> JobFiles::open_prompts(const RunConfig& config, bool tell) {
-  if (!config.prompts) return prompts_from_flags(config.prompt);
-  return prompts_from_jsonl(*config.prompts, [this, tell](const std::string& message) {
-    if (!tell) return;
-    log_error(message);
-    ++bad_lines;
-  });
+  if (!config.prompts) return prompts_from_flags(config.prompt, config.chat ? chat_ : nullptr);
+  return prompts_from_jsonl(
+      *config.prompts,
+      [this, tell](const std::string& message) {
+        if (!tell) return;
+        log_error(message);
+        ++bad_lines;
+      },
+      chat_);
 }
 
 void JobFiles::resume(const RunConfig& config) {

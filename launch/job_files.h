@@ -12,6 +12,8 @@
 
 namespace zi {
 
+class CheckpointChat;
+
 /// Where a job's prompts come from and where its results go: on rank 0 alone.
 class JobFiles {
  public:
@@ -34,6 +36,8 @@ class JobFiles {
  private:
   std::unique_ptr<PromptSource> open_prompts(const RunConfig& config, bool tell);
   void resume(const RunConfig& config);
+
+  std::shared_ptr<const CheckpointChat> chat_;  // what makes messages a prompt
 };
 
 }  // namespace zi

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Holds the rooms apart (see include/zero_infer/README.md): which room may include which, that nothing includes
-# itself by a detour, and in which files the headers of CUDA, MPI, NCCL, liburing, yaml-cpp, Oniguruma and oneDNN may
-# stand.
+# itself by a detour, and in which files the headers of CUDA, MPI, NCCL, liburing, yaml-cpp, Oniguruma, ICU and oneDNN
+# may stand.
 #   tests/layers_test.sh ROOT
 set -euo pipefail
 cd "$1"
@@ -59,6 +59,7 @@ only 'oniguruma' src/text/pattern.cc
 only 'utf8proc' src/text/unicode.cc
 only 'oneapi' src/backend/cpu/
 only 'hwloc' src/backend/
+only 'unicode/' src/chat/python_case.cc
 
 # Whether a build has CUDA is known where the runtime is chosen, and nowhere else.
 if grep -rl 'ZI_HAVE_CUDA' src offload launch include --include='*.cc' --include='*.h' | grep -v '^src/engine/backend_choice.cc$'; then
@@ -96,7 +97,8 @@ never() {
   fi
 }
 never src/base '(config|checkpoint|partition|comm|backend|model|text|engine|plan|measure|offload|launch)/'
-for room in config checkpoint partition text; do
+never src/chat '(config|checkpoint|partition|text)/'
+for room in config checkpoint partition chat text; do
   never "src/$room" '(comm|backend|model|engine|plan|measure|offload|launch)/|zero_infer/(device|world|communicator|model)\.h'
 done
 never src/model '(comm|backend|engine|plan|measure|offload|launch|checkpoint)/|zero_infer/(world|communicator|weight_source|checkpoint)\.h'

@@ -1,4 +1,4 @@
-#include "text/prompt.h"
+#include "text/prompt_line.h"
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
@@ -107,8 +107,8 @@ TEST(PromptLine, SaysWhatIsWrong) {
       {"", "not JSON"},
       {"[1]", "not a JSON object"},
       {R"("prompt")", "not a JSON object"},
-      {R"({"text": "a"})", "neither `prompt` nor `prompt_ids`"},
-      {R"({"prompt": "a", "prompt_ids": [1]})", "both `prompt` and `prompt_ids`"},
+      {R"({"text": "a"})", "none of `prompt`, `prompt_ids` and `messages`"},
+      {R"({"prompt": "a", "prompt_ids": [1]})", "more than one of `prompt`, `prompt_ids` and `messages`"},
       {R"({"prompt": ""})", "empty prompt"},
       {R"({"prompt_ids": []})", "empty prompt"},
       {R"({"prompt": null})", "`prompt` is not a string"},

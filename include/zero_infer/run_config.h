@@ -19,6 +19,7 @@ struct RunConfig {
   std::string model;  // directory or name
   LoadFormat load_format = LoadFormat::kAuto;
   std::vector<std::string> prompt;     // texts
+  bool chat = false;                   // each is a message for the model's chat template
   std::optional<std::string> prompts;  // JSONL path or `-`
   std::optional<std::string> output;   // JSONL path or `-`
   bool no_special_tokens = false;  // without what the tokenizer's post-processor adds

@@ -213,9 +213,12 @@ std::vector<Option> prompt_options() {
                  "prompts"),
       with_rival(
           input_path(optional_text("prompts", &RunConfig::prompts, "FILE.jsonl|-",
-                                   "one prompt per line: {\"prompt\": ..} or {\"prompt_ids\": "
-                                   "[..]},\nwith optional id and max_new_tokens")),
+                                   "one prompt per line: {\"prompt\": ..}, {\"messages\": [..]}\n"
+                                   "or {\"prompt_ids\": [..]}, with optional id and "
+                                   "max_new_tokens")),
           "prompt"),
+      toggle("chat", &RunConfig::chat,
+             "each --prompt is a user's message, put into the model's chat\ntemplate"),
       toggle("no-special-tokens", &RunConfig::no_special_tokens,
              "prompts without the tokens that the tokenizer puts around a\ntext (such as <s>)"),
   };

@@ -143,6 +143,14 @@ void check_prompts(const RunConfig& config) {
         "--benchmark repeats a few prompts to fill the batch: give --prompt TEXT instead of "
         "--prompts, or neither for its own prompts");
   }
+  if (config.chat && config.prompts) {
+    refuse(
+        "--chat is for --prompt; in a --prompts file write {\"messages\": [{\"role\": \"user\", "
+        "\"content\": ..}]}");
+  }
+  if (config.chat && config.benchmark) {
+    refuse("--benchmark measures plain prompts, so --chat has no meaning; remove one of them");
+  }
   if (config.benchmark && config.resume) {
     refuse(
         "--benchmark always measures from the start, so --resume has no meaning; remove one of "

@@ -133,7 +133,8 @@ std::vector<std::int32_t> Generator::tokens_of(const Prompt& prompt, const Room&
         "at most, {} each; {}shorten the prompt or --max-new-tokens",
         prompt.text->size(), most, room.of, most_bytes, longest, room.what));
   }
-  return tokenizer_->encode(*prompt.text, options_.special_tokens);
+  return tokenizer_->encode(*prompt.text,
+                            options_.special_tokens && !prompt.no_special_tokens);
 }
 
 std::unique_ptr<Sequence> Generator::make_sequence(Prompt prompt) const {
@@ -295,6 +296,7 @@ void Generator::finish(Sequence& s) {
   r.rank = rank_;
   r.prompt = done->prompt_text;
   r.prompt_ids = std::move(done->prompt.ids);
+  r.chat_hash = std::move(done->prompt.chat_hash);
   r.prompt_tokens = done->prompt_tokens;
   r.text = std::move(done->text);
   r.token_ids.assign(done->tokens.begin() + done->prompt_tokens, done->tokens.end());

@@ -45,8 +45,12 @@ FinishedPrompt finished_prompt(const json& line) {
     }
     return FinishedPrompt::of_ids(ids->get<std::vector<std::int32_t>>());
   }
-  return FinishedPrompt::of_text(prompt->get_ref<const std::string&>(),
-                                 tokens->get<std::int64_t>());
+  FinishedPrompt finished = FinishedPrompt::of_text(prompt->get_ref<const std::string&>(),
+                                                    tokens->get<std::int64_t>());
+  if (const auto chat = line.find("chat_hash"); chat != line.end() && chat->is_string()) {
+    finished.chat_hash = chat->get<std::string>();
+  }
+  return finished;
 }
 
 /// --logprobs of the job that wrote a line.
@@ -95,7 +99,7 @@ class SkipDone : public PromptSource {
 }  // namespace
 
 FinishedPrompt FinishedPrompt::of_text(const std::string& text, std::int64_t prompt_tokens) {
-  return {.hash = hash_of(text), .prompt_tokens = prompt_tokens, .by_ids = false};
+  return {.hash = hash_of(text), .prompt_tokens = prompt_tokens, .by_ids = false, .chat_hash = {}};
 }
 
 FinishedPrompt FinishedPrompt::of_ids(const std::vector<std::int32_t>& ids) {
@@ -103,10 +107,12 @@ FinishedPrompt FinishedPrompt::of_ids(const std::vector<std::int32_t>& ids) {
                                ids.size() * sizeof(std::int32_t));
   return {.hash = hash_of(bytes),
           .prompt_tokens = static_cast<std::int64_t>(ids.size()),
-          .by_ids = true};
+          .by_ids = true,
+          .chat_hash = {}};
 }
 
 bool FinishedPrompt::answers(const Prompt& prompt) const {
+  if (!prompt.chat_hash.empty() || !chat_hash.empty()) return prompt.chat_hash == chat_hash;
   if (prompt.text) return !by_ids && hash == hash_of(*prompt.text);
   if (by_ids) return hash == of_ids(*prompt.ids).hash;
   return prompt_tokens == std::ssize(*prompt.ids);

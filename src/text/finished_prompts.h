@@ -18,6 +18,9 @@ struct FinishedPrompt {
   std::uint64_t hash = 0;  // of `prompt`, or of `prompt_ids` where the line has them
   std::int64_t prompt_tokens = 0;
   bool by_ids = false;  // it was asked with `prompt_ids`
+  /// Of messages, whose text may differ from day to day (strftime_now), where it was asked with
+  /// them.
+  std::string chat_hash;
 
   static FinishedPrompt of_text(const std::string& text, std::int64_t prompt_tokens);
   static FinishedPrompt of_ids(const std::vector<std::int32_t>& ids);

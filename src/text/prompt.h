@@ -15,15 +15,14 @@ struct Prompt {
   std::optional<std::string> text;
   std::optional<std::vector<std::int32_t>> ids;
   std::optional<std::int64_t> max_new_tokens;
-  std::string where;  // `prompts.jsonl:18` or `--prompt 2`, for messages
+  /// The text comes from a chat template, which writes the special tokens itself: none are added.
+  bool no_special_tokens = false;
+  std::string chat_hash;  // of the messages and the template, where there were any
+  std::string where;      // `prompts.jsonl:18` or `--prompt 2`, for messages
 
   /// Compact bytes for the trip between ranks, and back (throws Error when damaged).
   std::string serialize() const;
   static Prompt deserialize(std::string_view bytes);
 };
-
-/// Parses one line of a prompt file; `index` and `where` are left alone, and `id` is empty where
-/// the line has none. Throws PromptError with the reason (not the place).
-Prompt parse_prompt_line(std::string_view line);
 
 }  // namespace zi

@@ -21,7 +21,9 @@
 #include "base/printable_text.h"
 #include "base/system_error.h"
 #include "base/utf8.h"
+#include "text/chat_prompt.h"
 #include "text/line_reader.h"
+#include "text/prompt_line.h"
 #include "zero_infer/error.h"
 
 namespace zi {
@@ -35,7 +37,7 @@ constexpr std::chrono::milliseconds kMostWait(100);
 
 class FlagPrompts : public PromptSource {
  public:
-  explicit FlagPrompts(const std::vector<std::string>& texts) {
+  FlagPrompts(const std::vector<std::string>& texts, const CheckpointChat* chat) {
     for (std::size_t i = 0; i < texts.size(); ++i) {
       Prompt prompt;
       prompt.index = i;
@@ -46,6 +48,7 @@ class FlagPrompts : public PromptSource {
       if (const auto offset = first_invalid_utf8(texts[i])) {
         throw PromptError(fmt::format("{}: invalid UTF-8 at byte {}", prompt.where, *offset));
       }
+      if (chat != nullptr) render(prompt, *chat);
       prompts_.push_back(std::move(prompt));
     }
   }
@@ -60,6 +63,14 @@ class FlagPrompts : public PromptSource {
   std::optional<std::uint64_t> total() const override { return prompts_.size(); }
 
  private:
+  static void render(Prompt& prompt, const CheckpointChat& chat) {
+    try {
+      set_chat(prompt, ChatRequest::of_user(*prompt.text), chat);
+    } catch (const PromptError& error) {
+      throw PromptError(fmt::format("{}: {}", prompt.where, error.what()));
+    }
+  }
+
   std::vector<Prompt> prompts_;
   std::size_t next_ = 0;
 };
@@ -72,10 +83,12 @@ struct Item {
 
 class JsonlPrompts : public PromptSource {
  public:
-  JsonlPrompts(const std::filesystem::path& path, PromptErrorCallback on_error)
+  JsonlPrompts(const std::filesystem::path& path, PromptErrorCallback on_error,
+               std::shared_ptr<const CheckpointChat> chat)
       : path_(path),
         name_(path == "-" ? "standard input" : path.string()),
         on_error_(std::move(on_error)),
+        chat_(std::move(chat)),
         wake_(::eventfd(0, EFD_CLOEXEC)) {
     if (wake_.get() < 0) throw IoError(fmt::format("eventfd: {}", system_message(errno)));
     LineReader lines(open_for_reading(path), name_, kMostLineBytes, wake_.get());
@@ -109,6 +122,22 @@ class JsonlPrompts : public PromptSource {
       if (errors.empty() || !prompts.empty()) break;  // else: look again after the bad lines
     }
     return prompts;
+  }
+
+  /// Waits until the first line of a regular file is read. Throws where it says that no line can be
+  /// used: better now than when the model is loaded.
+  void check_start() {
+    struct stat status {};
+    if (path_ == "-" || ::stat(path_.c_str(), &status) != 0 || !S_ISREG(status.st_mode)) return;
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return !queue_.empty() || ended_; });
+    if (!queue_.empty() || !failure_) return;
+    try {
+      std::rethrow_exception(failure_);
+    } catch (const CheckpointError&) {
+      throw;
+    } catch (...) {  // a failed read: `take` tells
+    }
   }
 
   bool exhausted() override {
@@ -191,7 +220,7 @@ class JsonlPrompts : public PromptSource {
       if (line.too_long) {
         throw PromptError(fmt::format("longer than {} MiB", kMostLineBytes >> 20));
       }
-      Prompt prompt = parse_prompt_line(line.text);
+      Prompt prompt = parse_prompt_line(line.text, chat_.get());
       const bool own_id = !prompt.id.empty();
       if (!own_id) prompt.id = std::to_string(index);
       const auto [known, fresh] = line_of_id_.emplace(prompt.id, line.number);
@@ -226,6 +255,7 @@ class JsonlPrompts : public PromptSource {
   const std::filesystem::path path_;
   const std::string name_;
   const PromptErrorCallback on_error_;
+  const std::shared_ptr<const CheckpointChat> chat_;
   const FileDescriptor wake_;
   mutable bool counted_ = false;
   mutable std::optional<std::uint64_t> total_;
@@ -246,13 +276,17 @@ class JsonlPrompts : public PromptSource {
 
 }  // namespace
 
-std::unique_ptr<PromptSource> prompts_from_flags(const std::vector<std::string>& texts) {
-  return std::make_unique<FlagPrompts>(texts);
+std::unique_ptr<PromptSource> prompts_from_flags(const std::vector<std::string>& texts,
+                                                 std::shared_ptr<const CheckpointChat> chat) {
+  return std::make_unique<FlagPrompts>(texts, chat.get());
 }
 
 std::unique_ptr<PromptSource> prompts_from_jsonl(const std::filesystem::path& path,
-                                                 PromptErrorCallback on_error) {
-  return std::make_unique<JsonlPrompts>(path, std::move(on_error));
+                                                 PromptErrorCallback on_error,
+                                                 std::shared_ptr<const CheckpointChat> chat) {
+  auto source = std::make_unique<JsonlPrompts>(path, std::move(on_error), std::move(chat));
+  source->check_start();
+  return source;
 }
 
 }  // namespace zi

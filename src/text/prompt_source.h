@@ -13,6 +13,8 @@
 
 namespace zi {
 
+class CheckpointChat;
+
 /// Where prompts come from; used by rank 0 only.
 class PromptSource {
  public:
@@ -31,15 +33,20 @@ class PromptSource {
 
 using PromptErrorCallback = std::function<void(const std::string& message)>;
 
-/// Throws PromptError for an empty text and for invalid UTF-8.
-std::unique_ptr<PromptSource> prompts_from_flags(const std::vector<std::string>& texts);
-/// `path` may be `-` for standard input. One JSON object a line: {"prompt": ..} or {"prompt_ids":
-/// [..]}, optional `id` (string or integer), `max_new_tokens`; other keys are ignored; so are empty
-/// lines. A malformed line, or one with an id that an earlier line has, is reported with file, line
-/// and reason, and the others run; it keeps its index. Reads ahead on a thread of its own, with a
-/// bounded queue. Throws IoError when the file cannot be opened; `take` throws it when reading
-/// fails.
-std::unique_ptr<PromptSource> prompts_from_jsonl(const std::filesystem::path& path,
-                                                 PromptErrorCallback on_error);
+/// With `chat` each text is the message of a user. Throws PromptError for an empty text, for
+/// invalid UTF-8, and what the template refuses; CheckpointError where there is no template.
+std::unique_ptr<PromptSource> prompts_from_flags(
+    const std::vector<std::string>& texts, std::shared_ptr<const CheckpointChat> chat = nullptr);
+/// `path` may be `-` for standard input. One JSON object a line: {"prompt": ..}, {"prompt_ids":
+/// [..]} or {"messages": [..]}, which `chat` renders, optional `id` (string or integer),
+/// `max_new_tokens`; other keys are ignored; so are empty lines. A malformed line, or one with an
+/// id that an earlier line has, is reported with file, line and reason, and the others run; it
+/// keeps its index. Reads ahead on a thread of its own, with a bounded queue. Throws IoError when
+/// the file cannot be opened; `take` throws it when reading fails, and CheckpointError for messages
+/// without a template that can be used: already this function does, where the first line of a
+/// regular file has messages.
+std::unique_ptr<PromptSource> prompts_from_jsonl(
+    const std::filesystem::path& path, PromptErrorCallback on_error,
+    std::shared_ptr<const CheckpointChat> chat = nullptr);
 
 }  // namespace zi

@@ -55,6 +55,7 @@ std::string Result::to_json() const {
   object["rank"] = rank;
   object["prompt"] = prompt;
   if (prompt_ids) object["prompt_ids"] = *prompt_ids;
+  if (!chat_hash.empty()) object["chat_hash"] = chat_hash;
   object["prompt_tokens"] = prompt_tokens;
   if (token_logprobs) {
     Json values = Json::array();
@@ -77,6 +78,7 @@ std::string Result::serialize() const {
   out.put(rank);
   out.put(prompt);
   out.put(prompt_ids);
+  out.put(chat_hash);
   out.put(prompt_tokens);
   out.put(text);
   out.put(token_ids);
@@ -119,6 +121,7 @@ Result Result::deserialize(std::string_view bytes) {
   result.prompt = in.text();
   result.prompt_ids =
       in.optional([&] { return in.vector([&] { return in.get<std::int32_t>(); }); });
+  result.chat_hash = in.text();
   result.prompt_tokens = in.get<std::int64_t>();
   result.text = in.text();
   result.token_ids = in.vector([&] { return in.get<std::int32_t>(); });

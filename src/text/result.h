@@ -22,6 +22,7 @@ struct Result {
   int rank = 0;
   std::string prompt;                                   // the text; for prompt_ids its decoding
   std::optional<std::vector<std::int32_t>> prompt_ids;  // where the prompt was given by them
+  std::string chat_hash;  // where it was given as messages: see Prompt
   std::int64_t prompt_tokens = 0;
   std::string text;
   std::vector<std::int32_t> token_ids;

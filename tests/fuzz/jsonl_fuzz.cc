@@ -7,7 +7,8 @@
 #include <string>
 #include <string_view>
 
-#include "text/prompt.h"
+#include "text/chat_prompt.h"
+#include "text/prompt_line.h"
 #include "text/result.h"
 #include "zero_infer/error.h"
 
@@ -32,6 +33,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     result.id = prompt.id;
     result.text = prompt.text.value_or("");
     check(result.to_json().find('\n') == std::string::npos);
+  } catch (const zi::PromptError&) {
+  }
+  try {
+    if (bytes.starts_with("{")) zi::parse_chat_line(bytes);
   } catch (const zi::PromptError&) {
   }
   try {

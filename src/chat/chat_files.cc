@@ -1,0 +1,128 @@
+#include "chat/chat_files.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <nlohmann/json.hpp>
+#include <system_error>
+
+#include "base/json_file.h"
+#include "base/utf8.h"
+#include "zero_infer/error.h"
+
+namespace zi::chat {
+namespace {
+
+using nlohmann::json;
+namespace fs = std::filesystem;
+
+constexpr std::size_t kMostConfigBytes = std::size_t{64} << 20;
+constexpr std::size_t kMostTemplateBytes = std::size_t{1} << 20;  // the longest known have 20 kB
+constexpr std::size_t kMostNesting = 64;
+constexpr std::array kTokens = {"bos_token", "eos_token", "unk_token", "sep_token",
+                                "pad_token", "cls_token", "mask_token"};
+
+bool is_there(const fs::path& path) {
+  std::error_code code;
+  return fs::symlink_status(path, code).type() != fs::file_type::not_found;
+}
+
+void add(ChatFiles& files, const std::string& template_name, std::string file, std::string text) {
+  if (text.size() > kMostTemplateBytes) {
+    throw CheckpointError(fmt::format("{}: a chat template has at most {} bytes, this one has {}",
+                                      file, kMostTemplateBytes, text.size()));
+  }
+  if (const auto offset = first_invalid_utf8(text)) {
+    throw CheckpointError(fmt::format("{}: invalid UTF-8 at byte {}", file, *offset));
+  }
+  files.templates[template_name] = {std::move(file), std::move(text)};
+}
+
+std::optional<json> read_config(const fs::path& path) {
+  if (!is_there(path)) return std::nullopt;
+  return parse_json_object(read_text_file(path, kMostConfigBytes), path.string(), kMostNesting);
+}
+
+/// The text of a token: a text, or an object with `content`.
+std::optional<std::string> token_text(const json& value) {
+  if (value.is_string()) return value.get<std::string>();
+  if (!value.is_object()) return std::nullopt;
+  const auto content = value.find("content");
+  if (content == value.end() || !content->is_string()) return std::nullopt;
+  return content->get<std::string>();
+}
+
+void read_tokens(const json& config, std::map<std::string, Value>& tokens) {
+  for (const char* name : kTokens) {
+    const auto found = config.find(name);
+    if (found == config.end()) continue;
+    tokens.erase(name);
+    if (const auto text = token_text(*found)) tokens[name] = Value::text(*text);
+  }
+  const auto more = config.find("additional_special_tokens");
+  if (more == config.end() || !more->is_array() || more->empty()) return;
+  std::vector<Value> texts;
+  for (const json& token : *more) {
+    if (const auto text = token_text(token)) texts.push_back(Value::text(*text));
+  }
+  tokens["additional_special_tokens"] = Value::list(std::move(texts));
+}
+
+/// `chat_template` of tokenizer_config.json: a text, or a list of {"name", "template"}.
+void read_template(const json& config, const std::string& file, ChatFiles& files) {
+  const auto found = config.find("chat_template");
+  if (found == config.end() || found->is_null()) return;
+  const std::string name = file + ", chat_template";
+  if (found->is_string()) {
+    add(files, "default", name, found->get<std::string>());
+    return;
+  }
+  const auto is_text = [](const json& item, const char* key) {
+    const auto value = item.find(key);
+    return value != item.end() && value->is_string();
+  };
+  if (!found->is_array()) {
+    throw CheckpointError(
+        fmt::format("{}: `chat_template` is neither a text nor a list of named templates", file));
+  }
+  for (const json& item : *found) {
+    if (!item.is_object() || !is_text(item, "name") || !is_text(item, "template")) {
+      throw CheckpointError(
+          fmt::format("{}: a template of `chat_template` has no `name` and `template`", file));
+    }
+    const auto key = item.at("name").get<std::string>();
+    if (key != "default" && key != "tool_use") continue;  // the only ones that are ever chosen
+    add(files, key, fmt::format("{} `{}`", name, key), item.at("template").get<std::string>());
+  }
+}
+
+}  // namespace
+
+ChatFiles read_chat_files(const fs::path& directory) {
+  ChatFiles files;
+  const fs::path own = directory / "chat_template.jinja";
+  const fs::path tools = directory / "additional_chat_templates" / "tool_use.jinja";
+  for (const auto& [path, name] : {std::pair(own, "default"), std::pair(tools, "tool_use")}) {
+    if (is_there(path)) {
+      add(files, name, path.string(), read_text_file(path, kMostTemplateBytes));
+    }
+  }
+  std::map<std::string, Value> tokens;
+  const fs::path config_file = directory / "tokenizer_config.json";
+  const std::optional<json> config = read_config(config_file);
+  if (config) {
+    read_tokens(*config, tokens);
+    // The files of their own take the place of all templates here.
+    if (files.templates.empty()) read_template(*config, config_file.string(), files);
+  }
+  // The reference looks into the older file only where the config has no such list.
+  if (!config || !config->contains("added_tokens_decoder")) {
+    if (const auto map = read_config(directory / "special_tokens_map.json")) {
+      read_tokens(*map, tokens);
+    }
+  }
+  for (auto& [name, value] : tokens) files.tokens.set(Value::text(name), value);
+  return files;
+}
+
+}  // namespace zi::chat

@@ -1,0 +1,118 @@
+#include "chat/chat_template.h"
+
+#include <fmt/format.h>
+#include <xxhash.h>
+
+#include <ctime>
+
+#include "base/printable_text.h"
+#include "chat/budget.h"
+#include "chat/chat_files.h"
+#include "chat/interpreter.h"
+#include "chat/json_text.h"
+#include "chat/parser.h"
+#include "chat/template_error.h"
+#include "zero_infer/error.h"
+
+namespace zi {
+
+using chat::Dict;
+using chat::None;
+using chat::Value;
+
+ChatRequest ChatRequest::of_user(std::string_view text) {
+  Dict message;
+  message.set(Value::text("role"), Value::text("user"));
+  message.set(Value::text("content"), Value::text(std::string(text)));
+  ChatRequest request;
+  request.messages = Value::list({std::make_shared<const Dict>(std::move(message))});
+  return request;
+}
+
+ChatTemplate::ChatTemplate(std::string_view source, std::string name)
+    : source_(source), name_(std::move(name)) {
+  try {
+    body_ = chat::parse_template(source);
+  } catch (const chat::TemplateError& error) {
+    throw CheckpointError(fmt::format("{}:{}: {}", name_, error.line(), error.what()));
+  }
+}
+
+std::string ChatTemplate::render(const ChatRequest& request, const Dict& variables,
+                                 std::time_t now) const {
+  Dict all = variables;
+  all.set(Value::text("messages"), request.messages);
+  all.set(Value::text("tools"), request.tools);
+  all.set(Value::text("documents"), None{});
+  all.set(Value::text("add_generation_prompt"), true);
+  for (const auto& [key, value] : request.arguments.items()) all.set(key, value);
+  try {
+    return chat::render(body_, all, now);
+  } catch (const chat::RaisedByTemplate& raised) {
+    throw PromptError(
+        fmt::format("the chat template refuses these messages: {}", printable(raised.what())));
+  } catch (const chat::TemplateError& error) {
+    throw PromptError(
+        fmt::format("the chat template fails ({}:{}): {}", name_, error.line(), error.what()));
+  }
+}
+
+const CheckpointChat::Loaded& CheckpointChat::loaded() const {
+  std::call_once(once_, [this] {
+    try {
+      const chat::ChatFiles files = chat::read_chat_files(directory_);
+      auto made = std::make_unique<Loaded>();
+      made->tokens = files.tokens;
+      chat::Budget budget;
+      const Value tokens = std::make_shared<const Dict>(files.tokens);
+      made->identity = chat::to_json(tokens, {}, budget);
+      for (const auto& [name, source] : files.templates) {
+        made->templates.emplace(name, ChatTemplate(source.text, source.name));
+        made->identity += fmt::format("|{} {} ", name, source.text.size()) + source.text;
+      }
+      if (made->templates.empty()) {
+        throw CheckpointError(fmt::format(
+            "{} has no chat template (chat_template.jinja, or `chat_template` in "
+            "tokenizer_config.json), so it cannot answer `messages`; give its prompts as text",
+            directory_.string()));
+      }
+      loaded_ = std::move(made);
+    } catch (const Error& error) {
+      failure_ = error.what();
+    }
+  });
+  if (loaded_ == nullptr) throw CheckpointError(failure_);
+  return *loaded_;
+}
+
+void CheckpointChat::load() const { loaded(); }
+
+const ChatTemplate& CheckpointChat::chosen(const ChatRequest& request) const {
+  const auto& templates = loaded().templates;
+  const auto tools = templates.find("tool_use");
+  if (!request.tools.is_none() && tools != templates.end()) return tools->second;
+  const auto plain = templates.find("default");
+  if (plain == templates.end()) {
+    throw CheckpointError(fmt::format("{} has chat templates, but none with the name `default`",
+                                      directory_.string()));
+  }
+  return plain->second;
+}
+
+std::string CheckpointChat::render(const ChatRequest& request) const {
+  return chosen(request).render(request, loaded().tokens, std::time(nullptr));
+}
+
+std::string CheckpointChat::hash(const ChatRequest& request) const {
+  chat::Budget budget;
+  const Value arguments = std::make_shared<const Dict>(request.arguments);
+  const Value all = Value::list({request.messages, request.tools, arguments});
+  try {
+    const std::string bytes = loaded().identity + chat::to_json(all, {}, budget);
+    return fmt::format("{:016x}", XXH3_64bits(bytes.data(), bytes.size()));
+  } catch (const chat::TemplateError& error) {
+    throw PromptError(error.what());
+  }
+}
+
+}  // namespace zi

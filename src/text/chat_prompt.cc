@@ -1,0 +1,102 @@
+#include "text/chat_prompt.h"
+
+#include <fmt/format.h>
+
+#include "base/printable_text.h"
+#include "chat/json_text.h"
+#include "chat/template_error.h"
+#include "zero_infer/error.h"
+
+namespace zi {
+namespace {
+
+using chat::Dict;
+using chat::Value;
+
+constexpr int kMostNesting = 64;
+
+const chat::Series& list(const Value& value, std::string_view key) {
+  const chat::Series* const items = value.series();
+  if (items == nullptr) throw PromptError(fmt::format("`{}` is not a list", key));
+  return *items;
+}
+
+void check_content(const Value& content, std::size_t index) {
+  if (content.text() != nullptr || content.is_none()) return;
+  // A list of parts; a tool's answer may be an object.
+  if (content.series() == nullptr && content.dict() == nullptr) {
+    throw PromptError(
+        fmt::format("`messages`[{}]: `content` is neither a text nor a list of parts", index));
+  }
+  if (content.series() == nullptr) return;
+  for (const Value& part : content.series()->items) {
+    if (part.text() != nullptr) continue;
+    const Value* const type = part.dict() == nullptr ? nullptr : part.dict()->find("type");
+    if (type == nullptr || type->text() == nullptr) {
+      throw PromptError(fmt::format("`messages`[{}]: a part of `content` has no `type`", index));
+    }
+    if (type->text()->text != "text") {
+      throw PromptError(fmt::format(
+          "`messages`[{}]: a part of `content` is of the type {}; only text is supported", index,
+          in_quotes(type->text()->text)));
+    }
+  }
+}
+
+void check_messages(const Value& messages) {
+  const chat::Series& items = list(messages, "messages");
+  if (items.items.empty()) throw PromptError("`messages` is empty");
+  for (std::size_t i = 0; i < items.items.size(); ++i) {
+    const Dict* const message = items.items[i].dict();
+    if (message == nullptr) {
+      throw PromptError(fmt::format("`messages`[{}] is not an object", i));
+    }
+    const Value* const role = message->find("role");
+    if (role == nullptr || role->text() == nullptr) {
+      throw PromptError(fmt::format("`messages`[{}] has no `role`", i));
+    }
+    if (const Value* const content = message->find("content")) check_content(*content, i);
+  }
+}
+
+}  // namespace
+
+ChatRequest parse_chat_line(std::string_view line) {
+  Value object;
+  try {
+    object = chat::parse_json(line, kMostNesting);
+  } catch (const chat::TemplateError& error) {
+    throw PromptError(error.what());
+  }
+  if (object.dict() == nullptr) throw PromptError("not a JSON object");
+  const Dict& keys = *object.dict();
+  const Value* const messages = keys.find("messages");
+  if (messages == nullptr) throw PromptError("no `messages`");
+  check_messages(*messages);
+  ChatRequest request;
+  request.messages = *messages;
+  if (const Value* const tools = keys.find("tools"); tools != nullptr && !tools->is_none()) {
+    list(*tools, "tools");
+    request.tools = *tools;
+  }
+  if (const Value* const more = keys.find("chat_template_kwargs");
+      more != nullptr && !more->is_none()) {
+    if (more->dict() == nullptr) throw PromptError("`chat_template_kwargs` is not an object");
+    for (const std::string_view own : {"messages", "tools"}) {
+      if (more->dict()->find(own) == nullptr) continue;
+      throw PromptError(
+          fmt::format("`chat_template_kwargs` has `{}`, which is a key of the line", own));
+    }
+    request.arguments = *more->dict();
+  }
+  return request;
+}
+
+void set_chat(Prompt& prompt, const ChatRequest& request, const CheckpointChat& chat) {
+  prompt.text = chat.render(request);
+  prompt.no_special_tokens = true;
+  prompt.chat_hash = chat.hash(request);
+  if (prompt.text->empty()) throw PromptError("the chat template gives an empty prompt");
+}
+
+}  // namespace zi

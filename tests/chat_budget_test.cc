@@ -1,0 +1,187 @@
+// Templates come with a model: whatever one says, it ends soon, in bounded memory, with one line.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include <chrono>
+#include <string>
+
+#include "chat/interpreter.h"
+#include "chat/json_text.h"
+#include "chat/parser.h"
+#include "chat/template_error.h"
+
+namespace zi::chat {
+namespace {
+
+using testing::AnyOf;
+using testing::HasSubstr;
+
+constexpr double kMostSeconds = 20;  // on a busy machine, under a sanitizer; 1 or 2 otherwise
+
+double cpu_seconds() {
+  rusage used{};
+  ::getrusage(RUSAGE_SELF, &used);
+  return static_cast<double>(used.ru_utime.tv_sec) +
+         1e-6 * static_cast<double>(used.ru_utime.tv_usec);
+}
+
+std::string refusal(const std::string& source) {
+  const double start = cpu_seconds();
+  std::string message = "accepted";
+  try {
+    render(parse_template(source), {}, 0);
+  } catch (const TemplateError& error) {
+    message = error.what();
+  }
+  EXPECT_LT(cpu_seconds() - start, kMostSeconds) << source.substr(0, 200);
+  return message;
+}
+
+std::string repeated(const std::string& text, int count) {
+  std::string all;
+  for (int i = 0; i < count; ++i) all += text;
+  return all;
+}
+
+TEST(ChatBudget, EndsLoopsThatWouldNotEnd) {
+  const std::string loop = "{% for i in range(100000) %}";
+  EXPECT_THAT(refusal(repeated(loop, 4) + "x" + repeated("{% endfor %}", 4)), HasSubstr("steps"));
+  EXPECT_THAT(refusal("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}"),
+              HasSubstr("nested deeper"));
+  EXPECT_THAT(
+      refusal(
+          "{% macro a() %}{{ b() }}{% endmacro %}{% macro b() %}{{ a() }}{% endmacro %}{{ a() }}"),
+      HasSubstr("nested deeper"));
+  EXPECT_THAT(
+      refusal("{% macro m() %}{% call m() %}{% endcall %}{{ caller }}{% endmacro %}{{ m() }}"),
+      HasSubstr("nested deeper"));
+  EXPECT_THAT(refusal("{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}"),
+              HasSubstr("nested deeper"));
+  // Each call makes two more: no deep nesting is needed.
+  EXPECT_THAT(refusal("{% macro m(n) %}{% if n > 0 %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}"
+                      "{% endmacro %}{{ m(60) }}"),
+              HasSubstr("steps"));
+}
+
+TEST(ChatBudget, RefusesRangesAndRepeatsThatAreTooLong) {
+  EXPECT_THAT(refusal("{{ range(10**9) }}"), HasSubstr("more than 100000"));
+  EXPECT_THAT(refusal("{{ range(-9223372036854775807, 9223372036854775807) }}"),
+              HasSubstr("more than 100000"));
+  EXPECT_THAT(refusal("{{ 'a' * 10**12 }}"), HasSubstr("MiB of memory"));
+  EXPECT_THAT(refusal("{{ [1] * 10**12 }}"), HasSubstr("MiB of memory"));
+  EXPECT_THAT(refusal("{{ ([1] * 1000) * 10**9 }}"), HasSubstr("MiB of memory"));
+  EXPECT_THAT(refusal("{{ '%1000000000d' % 1 }}"), HasSubstr("width"));
+  EXPECT_THAT(refusal("{{ '{:>1000000000}'.format('a') }}"), HasSubstr("width"));
+  EXPECT_THAT(refusal("{{ 'a'.ljust(10**12) }}"), HasSubstr("MiB of memory"));
+  EXPECT_THAT(refusal("{{ 'a' | center(10**12) }}"), HasSubstr("center"));
+  EXPECT_THAT(refusal("{{ 'a' | indent(10**12) }}"), HasSubstr("indent"));
+  EXPECT_THAT(refusal("{{ [1] | tojson(indent=10**12) }}"), HasSubstr("indent"));
+  EXPECT_THAT(refusal("{{ [1] | batch(10**12, 0) | list }}"), HasSubstr("batch"));
+}
+
+TEST(ChatBudget, BoundsWhatGrowsByDoubling) {
+  const auto doubling = [](const std::string& step) {
+    return "{% set n = namespace(x='ab', y=['ab']) %}{% for i in range(64) %}{% set n." + step +
+           " %}{% endfor %}";
+  };
+  for (const char* step :
+       {"x = n.x + n.x", "x = n.x ~ n.x", "x = n.x * 2", "x = n.x.replace('a', 'aa')",
+        "y = n.y + n.y", "y = n.y * 2", "x = '%s%s' % (n.x, n.x)", "x = '{0}{0}'.format(n.x)",
+        "x = n.x.join(['', '', ''])", "x = [n.x, n.x] | join", "x = n.x | replace('a', 'aa')",
+        "x = n.x | tojson | tojson", "x = [n.x, n.x] | string"}) {
+    EXPECT_THAT(refusal(doubling(step)),
+                AnyOf(HasSubstr("MiB of memory"), HasSubstr("steps"), HasSubstr("nested deeper")))
+        << step;
+  }
+  EXPECT_THAT(
+      refusal("{% set n = namespace(x='ab') %}{% for i in range(64) %}{% set n.x %}{{ n.x }}"
+              "{{ n.x }}{% endset %}{% endfor %}"),
+      AnyOf(HasSubstr("MiB of memory"), HasSubstr("steps")));
+  EXPECT_THAT(refusal("{% for i in range(100000) %}" + std::string(100'000, 'x') + "{% endfor %}"),
+              AnyOf(HasSubstr("MiB of memory"), HasSubstr("steps")));
+}
+
+TEST(ChatBudget, BoundsValuesThatShareTheirParts) {
+  const auto shared = [](const std::string& open, const std::string& close,
+                         const std::string& use) {
+    return "{% set n = namespace(x=" + open + "1, 1" + close + ", y=" + open + "1, 1" + close +
+           ") %}{% for i in range(64) %}{% set n.x = " + open + "n.x, n.x" + close +
+           " %}{% set n.y = " + open + "n.y, n.y" + close + " %}{% endfor %}" + use;
+  };
+  for (const char* use : {"{{ n.x }}", "{{ n.x == n.y }}", "{{ n.x < n.y }}", "{{ n.x | tojson }}",
+                          "{{ n.x | string | length }}"}) {
+    EXPECT_THAT(refusal(shared("[", "]", use)), AnyOf(HasSubstr("steps"), HasSubstr("MiB"))) << use;
+  }
+  EXPECT_THAT(refusal(shared("(", ")", "{{ {n.x: 1} }}")), HasSubstr("cannot be a key"));
+  EXPECT_THAT(refusal(shared("(", ")", "{{ [n.x] | unique | list }}")),
+              HasSubstr("cannot be a key"));
+}
+
+TEST(ChatBudget, BoundsWhatIsQuadratic) {
+  const std::string texts = "{% set a = 'a' * 4000000 %}{% set b = 'a' * 2000000 + 'b' %}";
+  for (const char* use : {"b in a", "a.find(b)", "a.rfind('b' + b)", "a.count(b)", "a.split(b)",
+                          "a.replace(b, '')", "a | replace(b, '')", "a.partition(b)"}) {
+    EXPECT_THAT(refusal(texts + "{{ " + use + " }}"), HasSubstr("steps")) << use;
+  }
+  EXPECT_THAT(refusal(texts + "{{ a.strip(b) }}"), AnyOf(HasSubstr("steps"), HasSubstr("strip")));
+  EXPECT_THAT(refusal(texts + "{% for i in range(100000) %}{{ a[i] }}{{ a | length }}{% endfor %}"),
+              HasSubstr("steps"));
+}
+
+TEST(ChatBudget, RefusesTemplatesThatAreNestedTooDeeply) {
+  for (const auto& [open, close] :
+       std::vector<std::pair<std::string, std::string>>{{"{{ ", " }}"}, {"{{ (", ") }}"}}) {
+    const std::string deep = open + repeated("(", 100'000) + "1" + repeated(")", 100'000) + close;
+    EXPECT_THAT(refusal(deep), HasSubstr("nested deeper"));
+  }
+  EXPECT_THAT(refusal("{{ " + repeated("[", 100'000) + repeated("]", 100'000) + " }}"),
+              HasSubstr("nested deeper"));
+  EXPECT_THAT(refusal("{{ " + repeated("not ", 100'000) + "1 }}"), HasSubstr("nested deeper"));
+  EXPECT_THAT(refusal("{{ " + repeated("-", 100'000) + "1 }}"), HasSubstr("nested deeper"));
+  EXPECT_THAT(refusal("{{ 1" + repeated(" + 1", 100'000) + " }}"), HasSubstr("in a row"));
+  EXPECT_THAT(refusal("{{ x" + repeated(".y", 100'000) + " }}"), HasSubstr("in a row"));
+  EXPECT_THAT(refusal("{{ x" + repeated(" | trim", 100'000) + " }}"), HasSubstr("in a row"));
+  EXPECT_THAT(refusal("{{ x" + repeated("()", 100'000) + " }}"), HasSubstr("in a row"));
+  EXPECT_THAT(refusal("{{ 1" + repeated(" if 1", 100'000) + " }}"), HasSubstr("in a row"));
+  EXPECT_THAT(refusal("{{ 1" + repeated(" if 1 else 1", 100'000) + " }}"),
+              HasSubstr("nested deeper"));
+  EXPECT_THAT(refusal(repeated("{% if 1 %}", 100'000)), HasSubstr("nested deeper"));
+  EXPECT_THAT(refusal("{% set " + repeated("(", 100'000) + repeated(")", 100'000) + " %}"),
+              HasSubstr("nested deeper"));
+}
+
+TEST(ChatBudget, RefusesValuesThatAreNestedTooDeeply) {
+  EXPECT_THAT(refusal("{% set n = namespace(x=[]) %}{% for i in range(1000) %}{% set n.x = [n.x] %}"
+                      "{% endfor %}{{ n.x }}"),
+              HasSubstr("nested deeper than 100"));
+  EXPECT_THAT(refusal("{% set n = namespace(x={}) %}{% for i in range(1000) %}"
+                      "{% set n.x = {'a': n.x} %}{% endfor %}"),
+              HasSubstr("nested deeper than 100"));
+  EXPECT_THAT(refusal("{% set n = namespace(x=[1]) %}{% for i in range(1000) %}"
+                      "{% set n.x = n.x | map('string') %}{% endfor %}{{ n.x | list }}"),
+              HasSubstr("nested deeper than 100"));
+  EXPECT_THROW(parse_json(repeated("[", 100'000), 64), TemplateError);
+}
+
+TEST(ChatBudget, LeavesRoomForRealConversations) {
+  const std::string source =
+      "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] | trim + "
+      "'<|im_end|>' + '\\n' }}{% endfor %}";
+  std::vector<Value> messages;
+  std::size_t bytes = 0;
+  for (int i = 0; i < 4000; ++i) {
+    Dict message;
+    message.set(Value::text("role"), Value::text(i % 2 == 0 ? "user" : "assistant"));
+    message.set(Value::text("content"), Value::text(std::string(2000, 'x')));
+    bytes += 2000;
+    messages.push_back(std::make_shared<const Dict>(std::move(message)));
+  }
+  Dict variables;
+  variables.set(Value::text("messages"), Value::list(std::move(messages)));
+  EXPECT_GT(render(parse_template(source), variables, 0).size(), bytes);
+}
+
+}  // namespace
+}  // namespace zi::chat
