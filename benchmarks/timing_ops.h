@@ -52,8 +52,8 @@ class TimingOps final : public test::ForwardingOps {
     }
     std::string name = call.op;
     if (call.weights != nullptr) {
-      name += " " + std::to_string(call.rows) + " x " + std::to_string(call.weights->cols()) + " x " +
-              std::to_string(call.weights->padded_rows());
+      name += " " + std::to_string(call.rows) + " x " + std::to_string(call.weights->cols()) +
+              " x " + std::to_string(call.weights->padded_rows());
     }
     names_.push_back(std::move(name));
     stream.record(*spans_[used_].first);

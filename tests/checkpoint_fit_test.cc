@@ -104,9 +104,11 @@ TEST_F(CheckpointFit, TellsAStoredHeadFromATiedOneByItsValues) {
 
 TEST_F(CheckpointFit, WarnsOfBlocksBeyondTheModelsWithTheNumbers) {
   config_.layers = 2;
-  EXPECT_THAT(check(),
-              ElementsAre(AllOf(HasSubstr("asks for 2 blocks (n_layer or num_hidden_layers), the checkpoint holds 3"),
-                                HasSubstr("from block 2 on"), HasSubstr("set it to 3"))));
+  EXPECT_THAT(
+      check(),
+      ElementsAre(AllOf(
+          HasSubstr("asks for 2 blocks (n_layer or num_hidden_layers), the checkpoint holds 3"),
+          HasSubstr("from block 2 on"), HasSubstr("set it to 3"))));
 }
 
 TEST_F(CheckpointFit, AdvisesNoMoreBlocksThanThereAreBeforeAGap) {
@@ -119,9 +121,10 @@ TEST_F(CheckpointFit, AdvisesNoMoreBlocksThanThereAreBeforeAGap) {
 
 TEST_F(CheckpointFit, RefusesBlocksThatAreMissingWithTheNumbers) {
   config_.layers = 5;
-  EXPECT_THAT([&] { check(); },
-              ThrowsMessage<CheckpointError>(
-                  HasSubstr("asks for 5 blocks (n_layer or num_hidden_layers), the checkpoint holds 3; block 3 is")));
+  EXPECT_THAT(
+      [&] { check(); },
+      ThrowsMessage<CheckpointError>(HasSubstr(
+          "asks for 5 blocks (n_layer or num_hidden_layers), the checkpoint holds 3; block 3 is")));
   config_.layers = 3;
   std::erase_if(source_.values,
                 [](const auto& v) { return v.first.find(".h.1.") != std::string::npos; });

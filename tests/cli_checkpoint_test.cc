@@ -211,8 +211,12 @@ TEST(Contradictions, OfConfigAndWeightsAreRefusedOrSaidOnce) {
   };
   const std::vector<Case> cases = {
       {{{"tie_word_embeddings", false}}, 2, "the checkpoint has no lm_head.weight"},
-      {{{"n_layer", 8}}, 2, "asks for 8 blocks (n_layer or num_hidden_layers), the checkpoint holds 6"},
-      {{{"n_layer", 4}}, 0, "asks for 4 blocks (n_layer or num_hidden_layers), the checkpoint holds 6"},
+      {{{"n_layer", 8}},
+       2,
+       "asks for 8 blocks (n_layer or num_hidden_layers), the checkpoint holds 6"},
+      {{{"n_layer", 4}},
+       0,
+       "asks for 4 blocks (n_layer or num_hidden_layers), the checkpoint holds 6"},
       {{{"vocab_size", 4000}}, 2, "has the shape [4096, 320], config.json asks for [4000, 320]"}};
   for (const Case& c : cases) {
     const TemporaryFolder folder;

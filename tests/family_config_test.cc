@@ -21,18 +21,14 @@ using ::testing::HasSubstr;
 using ::testing::ThrowsMessage;
 
 json llama(const char* type = "llama") {
-  return {{"model_type", type},
-          {"hidden_size", 64},
-          {"num_hidden_layers", 2},
-          {"num_attention_heads", 4},
-          {"num_key_value_heads", 2},
-          {"intermediate_size", 96},
+  return {{"model_type", type},       {"hidden_size", 64},        {"num_hidden_layers", 2},
+          {"num_attention_heads", 4}, {"num_key_value_heads", 2}, {"intermediate_size", 96},
           {"vocab_size", 100}};
 }
 
 json opt() {
-  return {{"model_type", "opt"},         {"hidden_size", 64}, {"num_hidden_layers", 2},
-          {"num_attention_heads", 4},    {"ffn_dim", 96},     {"vocab_size", 100},
+  return {{"model_type", "opt"},      {"hidden_size", 64}, {"num_hidden_layers", 2},
+          {"num_attention_heads", 4}, {"ffn_dim", 96},     {"vocab_size", 100},
           {"word_embed_proj_dim", 64}};
 }
 
@@ -91,8 +87,11 @@ TEST(FamilyConfig, HeadsHaveTheirOwnSizeWhereTheConfigSaysSo) {
   expect_refused(llama(), {{"num_key_value_heads", 3}},
                  "3 heads of keys and values (`num_key_value_heads`) do not divide 4");
   expect_refused(llama(), {{"head_dim", 15}}, "heads of 15 elements cannot be rotated in pairs");
-  EXPECT_THAT([] { make_model(parse(llama(), {{"head_dim", 512}}), true); },
-              ThrowsMessage<CheckpointError>(HasSubstr("heads of 512 elements")));
+  EXPECT_THAT(
+      [] {
+        make_model(parse(llama(), {{"head_dim", 512}}), true);
+      },
+      ThrowsMessage<CheckpointError>(HasSubstr("heads of 512 elements")));
   json without = llama("qwen2");
   without.erase("num_key_value_heads");
   expect_refused(without, json::object(), "`num_key_value_heads` is missing");
@@ -127,8 +126,10 @@ TEST(FamilyConfig, ReadsScaledRotationsUnderBothNames) {
   const json more = {{"rope_scaling", {{"type", "yarn"}, {"factor", 4.0}}},
                      {"max_position_embeddings", 1000}};
   EXPECT_EQ(parse(llama(), more).max_positions, 4000) << "the length that it was scaled to";
-  const json llama3 = {{"rope_type", "llama3"},     {"factor", 8.0},
-                       {"low_freq_factor", 1.0},    {"high_freq_factor", 4.0},
+  const json llama3 = {{"rope_type", "llama3"},
+                       {"factor", 8.0},
+                       {"low_freq_factor", 1.0},
+                       {"high_freq_factor", 4.0},
                        {"original_max_position_embeddings", 8192}};
   EXPECT_EQ(parse(llama(), {{"rope_scaling", llama3}}).rotary.original_positions, 8192);
   for (const char* type : {"longrope", "su", "mrope"}) {
@@ -140,7 +141,9 @@ TEST(FamilyConfig, ReadsScaledRotationsUnderBothNames) {
                  "`rope_scaling.factor` is");
   expect_refused(llama(),
                  {{"rope_scaling",
-                   {{"rope_type", "llama3"}, {"factor", 8.0}, {"low_freq_factor", 4.0},
+                   {{"rope_type", "llama3"},
+                    {"factor", 8.0},
+                    {"low_freq_factor", 4.0},
                     {"high_freq_factor", 4.0}}}},
                  "`rope_scaling.high_freq_factor` is");
   expect_refused(llama(), {{"rope_theta", 1.0}}, "`rope_theta` is");
@@ -148,9 +151,9 @@ TEST(FamilyConfig, ReadsScaledRotationsUnderBothNames) {
 }
 
 TEST(FamilyConfig, FrequenciesAreFiniteAndFallForEveryScaling) {
-  for (const RotaryScaling scaling : {RotaryScaling::kNone, RotaryScaling::kLinear,
-                                      RotaryScaling::kDynamic, RotaryScaling::kLlama3,
-                                      RotaryScaling::kYarn}) {
+  for (const RotaryScaling scaling :
+       {RotaryScaling::kNone, RotaryScaling::kLinear, RotaryScaling::kDynamic,
+        RotaryScaling::kLlama3, RotaryScaling::kYarn}) {
     for (const double original : {1.0, 4096.0}) {
       const Rotary r{.elements = 64,
                      .theta = 500000,
@@ -205,10 +208,10 @@ TEST(FamilyConfig, NamesTheTensorsOfTheCheckpoint) {
                           "layers.1.self_attn.v_proj.weight", "layers.1.self_attn.o_proj.weight",
                           "layers.1.mlp.gate_proj.weight", "layers.1.mlp.up_proj.weight",
                           "layers.1.mlp.down_proj.weight"));
-  EXPECT_THAT(names(qwen->spec().blocks[1].vectors),
-              ElementsAre("layers.1.input_layernorm.weight", "layers.1.self_attn.q_norm.weight",
-                          "layers.1.self_attn.k_norm.weight",
-                          "layers.1.post_attention_layernorm.weight"));
+  EXPECT_THAT(
+      names(qwen->spec().blocks[1].vectors),
+      ElementsAre("layers.1.input_layernorm.weight", "layers.1.self_attn.q_norm.weight",
+                  "layers.1.self_attn.k_norm.weight", "layers.1.post_attention_layernorm.weight"));
   EXPECT_EQ(qwen->spec().blocks[1].matrices[1].shape, (std::vector<std::int64_t>{64, 64}));
   const auto o = make_model(parse(opt()), false);
   EXPECT_EQ(o->spec().head.matrices.front().name, "decoder.embed_tokens.weight");
@@ -232,16 +235,17 @@ std::int64_t elements_of(const ModelSpec& spec, bool tied) {
 }
 
 TEST(ShippedShapes, HaveTheParametersOfTheirModelCards) {
-  const std::map<std::string, std::int64_t> parameters = {
-      {"llama-3.1-8b", 8'030'261'248},     {"llama-3.1-70b", 70'553'706'496},
-      {"llama-3.1-405b", 405'853'388'800}, {"mistral-7b", 7'248'023'552},
-      {"qwen3-32b", 32'762'123'264}};
+  const std::map<std::string, std::int64_t> parameters = {{"llama-3.1-8b", 8'030'261'248},
+                                                          {"llama-3.1-70b", 70'553'706'496},
+                                                          {"llama-3.1-405b", 405'853'388'800},
+                                                          {"mistral-7b", 7'248'023'552},
+                                                          {"qwen3-32b", 32'762'123'264}};
   for (const auto& [name, count] : parameters) {
     const auto c = ModelConfig::load(std::string(ZI_SOURCE_DIR "/config/models/") + name);
     EXPECT_EQ(elements_of(make_model(c, !c.tied_head)->spec(), c.tied_head), count) << name;
   }
-  for (const auto& [name, billions] : {std::pair{"opt-30b", 30.0}, {"opt-66b", 66.0},
-                                       {"opt-175b", 175.0}}) {
+  for (const auto& [name, billions] :
+       {std::pair{"opt-30b", 30.0}, {"opt-66b", 66.0}, {"opt-175b", 175.0}}) {
     const auto c = ModelConfig::load(std::string(ZI_SOURCE_DIR "/config/models/") + name);
     EXPECT_NEAR(static_cast<double>(elements_of(make_model(c, false)->spec(), true)) / 1e9,
                 billions, 0.005 * billions)

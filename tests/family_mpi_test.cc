@@ -1,5 +1,5 @@
-// Small models of every family against the reference's outputs (data/make_families.py), for the ranks
-// that mpirun started.
+// Small models of every family against the reference's outputs (data/make_families.py), for the
+// ranks that mpirun started.
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -101,8 +101,7 @@ TEST_P(FamilyModel, MatchesTheReferenceOnEveryTierWithTheSameBits) {
     double error = 0;
     for (std::size_t i = 0; i < golden_.size(); ++i) {
       error = std::max(error, worst(logits(base, i, 0), golden_[i].first_logits));
-      error = std::max(error,
-                       worst(logits(base, i, golden_[i].last_step), golden_[i].last_logits));
+      error = std::max(error, worst(logits(base, i, golden_[i].last_step), golden_[i].last_logits));
     }
     EXPECT_LE(error, 1e-3);
     fmt::print("[          ] {}: worst logit {:.2e}\n", GetParam(), error);
@@ -129,22 +128,22 @@ TEST_P(FamilyModel, IsAsNearToTheReferenceInBfloat16AsTheReferencesOwnRunOrNearl
     theirs += golden_[i].bfloat16_error;
   }
   EXPECT_LE(ours, 1.25 * theirs);
-  fmt::print("[          ] {}: worst logits, averaged: {:.4f}, the reference's {:.4f}\n", GetParam(),
-             ours / static_cast<double>(golden_.size()),
+  fmt::print("[          ] {}: worst logits, averaged: {:.4f}, the reference's {:.4f}\n",
+             GetParam(), ours / static_cast<double>(golden_.size()),
              theirs / static_cast<double>(golden_.size()));
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Families, FamilyModel,
-    testing::Values("llama-9x3x64-tied", "llama-8x1x128-llama3-biases", "llama-5x5x80-linear",
-                    "llama-8x2x16-dynamic", "mistral-4x2x96-window", "qwen2-6x3x20-yarn-tied",
-                    "qwen3-8x2x128-tied", "qwen3-3x3x64", "opt-3x3x64-tied",
-                    "opt-4x4x24-gelu-without-biases"),
-    [](const auto& info) {
-      std::string name = info.param;
-      std::ranges::replace(name, '-', '_');
-      return name;
-    });
+INSTANTIATE_TEST_SUITE_P(Families, FamilyModel,
+                         testing::Values("llama-9x3x64-tied", "llama-8x1x128-llama3-biases",
+                                         "llama-5x5x80-linear", "llama-8x2x16-dynamic",
+                                         "mistral-4x2x96-window", "qwen2-6x3x20-yarn-tied",
+                                         "qwen3-8x2x128-tied", "qwen3-3x3x64", "opt-3x3x64-tied",
+                                         "opt-4x4x24-gelu-without-biases"),
+                         [](const auto& info) {
+                           std::string name = info.param;
+                           std::ranges::replace(name, '-', '_');
+                           return name;
+                         });
 
 }  // namespace
 }  // namespace zi::test

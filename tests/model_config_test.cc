@@ -115,18 +115,28 @@ TEST_F(ModelConfigTest, ValuesListEveryMember) {
          activation, norm_epsilon, attention_bias, output_bias, mlp_bias, residual_after_norm,
          tied_head, eos_ids, bos_id, pad_id] = c;
   const auto changes = std::to_array<std::function<void()>>(
-      {[&] { family = "other"; }, [&] { ++hidden; }, [&] { ++layers; }, [&] { ++heads; },
-       [&] { ++kv_heads; }, [&] { ++head_dim; }, [&] { ++ffn; }, [&] { ++vocabulary; },
-       [&] { ++max_positions; }, [&] { rotary.theta = std::nextafter(rotary.theta, 0); },
+      {[&] { family = "other"; },
+       [&] { ++hidden; },
+       [&] { ++layers; },
+       [&] { ++heads; },
+       [&] { ++kv_heads; },
+       [&] { ++head_dim; },
+       [&] { ++ffn; },
+       [&] { ++vocabulary; },
+       [&] { ++max_positions; },
+       [&] { rotary.theta = std::nextafter(rotary.theta, 0); },
        [&] { activation = Activation::kRelu; },
        [&] { norm_epsilon = std::nextafter(norm_epsilon, 1.0f); },
-       [&] { attention_bias = !attention_bias; }, [&] { output_bias = !output_bias; },
+       [&] { attention_bias = !attention_bias; },
+       [&] { output_bias = !output_bias; },
        [&] { mlp_bias = !mlp_bias; },
-       [&] { residual_after_norm = !residual_after_norm; }, [&] { tied_head = !tied_head; },
+       [&] { residual_after_norm = !residual_after_norm; },
+       [&] { tied_head = !tied_head; },
        [&] {
          eos_ids = {2, 3};
        },
-       [&] { ++bos_id; }, [&] { ++pad_id; }});
+       [&] { ++bos_id; },
+       [&] { ++pad_id; }});
   ASSERT_EQ(values.size(), changes.size());
   std::set<std::string> keys;
   for (std::size_t i = 0; i < changes.size(); ++i) {

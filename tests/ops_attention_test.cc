@@ -68,9 +68,9 @@ struct AttentionTest : OpsInputsTest {
     const Buffer q = upload(host_q);
     const Buffer device_slopes = upload(slopes);
     kv.data = host_kv.data();
-    const auto want = test::attention(host_q.data(), static_cast<int>(heads), b.host, kv, slopes.data());
-    const auto plain =
-        test::attention(host_q.data(), static_cast<int>(heads), b.host, kv, nullptr);
+    const auto want =
+        test::attention(host_q.data(), static_cast<int>(heads), b.host, kv, slopes.data());
+    const auto plain = test::attention(host_q.data(), static_cast<int>(heads), b.host, kv, nullptr);
     kv.data = device_kv.data();
     for (const bool alibi : {true, false}) {
       const auto got = run(want.size() * size_of(dtype), [&](std::byte* out) {
@@ -283,9 +283,8 @@ TEST_P(AttentionTest, RowsHaveTheSameBitsInEveryBatchAndChunk) {
       const Buffer device_qkv = upload(qkv);
       Buffer q = device->allocate(static_cast<std::size_t>(b.host.tokens) * row_bytes);
       const auto out = run(static_cast<std::size_t>(b.host.tokens) * row_bytes, [&](std::byte* y) {
-        ops->split_qkv(device_qkv.as<float>(), 3 * hidden,
-                       interleaved(kv, device_bias.as<float>()), b.device, kv, q.as<float>(),
-                       *stream);
+        ops->split_qkv(device_qkv.as<float>(), 3 * hidden, interleaved(kv, device_bias.as<float>()),
+                       b.device, kv, q.as<float>(), *stream);
         ops->attention(q.as<float>(), heads, b.device, kv, slopes.as<float>(), y, DType::kFloat32,
                        *stream);
       });

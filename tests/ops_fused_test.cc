@@ -19,13 +19,12 @@ struct FusedTest : OpsInputsTest {
 
   /// The last `padding` rows of the matrix are those of its last blocks.
   void match_activate(std::int64_t rows, TestMatrix& m, std::int64_t padding, DType a_dtype,
-                  DType y_dtype, Activation activation = Activation::kGeluTanh,
-                  bool biased = true) {
+                      DType y_dtype, Activation activation = Activation::kGeluTanh,
+                      bool biased = true) {
     m.device.rows = m.device.padded_rows() - padding;
-    SCOPED_TRACE(fmt::format("{} of {} {} rows, {} ({}, {}) to {}",
-                             name_of(activation), rows, name_of(a_dtype),
-                             name_of(m.device.dtype), m.device.rows, m.device.cols,
-                             name_of(y_dtype)));
+    SCOPED_TRACE(fmt::format("{} of {} {} rows, {} ({}, {}) to {}", name_of(activation), rows,
+                             name_of(a_dtype), name_of(m.device.dtype), m.device.rows,
+                             m.device.cols, name_of(y_dtype)));
     const Buffer a = upload(as(floats(rows * m.device.cols, 0.2f), a_dtype));
     const Buffer bias = upload(floats(m.device.rows));
     const Activate activate{activation, biased ? bias.as<float>() : nullptr};
@@ -204,8 +203,8 @@ TEST_P(FusedTest, AChainOfOpsNeedsNoWaitBetweenThem) {
         next();
         ops->matmul(normed.data(), kType, rows, dense.device, product.as<float>(), *stream);
         next();
-        ops->bias_residual_norm(product.as<float>(), kHidden, bias.as<float>(), x.as<float>(),
-                                norm, rows, kHidden, normed.data(), kType, *stream);
+        ops->bias_residual_norm(product.as<float>(), kHidden, bias.as<float>(), x.as<float>(), norm,
+                                rows, kHidden, normed.data(), kType, *stream);
         next();
         ops->matmul_activate(normed.data(), kType, rows, up.device,
                              {Activation::kGeluTanh, bias.as<float>()}, product.as<float>(),
@@ -213,8 +212,8 @@ TEST_P(FusedTest, AChainOfOpsNeedsNoWaitBetweenThem) {
         next();
         ops->matmul(ffn.data(), kType, rows, down.device, product.as<float>(), *stream);
         next();
-        ops->bias_residual_norm(product.as<float>(), kHidden, bias.as<float>(), x.as<float>(),
-                                norm, rows, kHidden, normed.data(), kType, *stream);
+        ops->bias_residual_norm(product.as<float>(), kHidden, bias.as<float>(), x.as<float>(), norm,
+                                rows, kHidden, normed.data(), kType, *stream);
       }
       std::vector<float> result(start.size());
       device->copy(result.data(), x.data(), result.size() * sizeof(float), *stream);

@@ -148,9 +148,8 @@ TEST_P(VariantsTest, MatricesSideBySideAreTheirProductsSideBySide) {
               const auto one = product(matrices[i]);
               const auto row = static_cast<std::size_t>(matrices[i].padded_rows()) * 4;
               for (std::int64_t r = 0; r < rows; ++r) {
-                const auto* in_all = all.data() + static_cast<std::size_t>(
-                                                      r * w.padded_rows() + w.first(i)) *
-                                                      4;
+                const auto* in_all =
+                    all.data() + static_cast<std::size_t>(r * w.padded_rows() + w.first(i)) * 4;
                 ASSERT_EQ(std::memcmp(in_all, one.data() + static_cast<std::size_t>(r) * row, row),
                           0)
                     << name_of(dtype) << " matrix " << i << " row " << r << " of " << rows;
@@ -200,8 +199,8 @@ TEST_P(VariantsTest, PositionsAreAddedAndRotationsMadeForEachRowsOwn) {
   }
   const auto got = run(want.size() * 4, [&](std::byte* y) {
     device->copy(y, start.data(), start.size() * 4, *stream);
-    ops->add_positions(device_table.as<float>(), first, b.device, cols,
-                       reinterpret_cast<float*>(y), *stream);
+    ops->add_positions(device_table.as<float>(), first, b.device, cols, reinterpret_cast<float*>(y),
+                       *stream);
   });
   expect_near(got, DType::kFloat32, want, 1e-6, 1e-6);
 
@@ -296,28 +295,27 @@ TEST_P(VariantsTest, SplitQkvNormsRotatesAndStoresEveryHead) {
       return x;
     };
     std::vector<double> want_q;
-    std::vector<double> want = test::to_doubles(
-        std::vector<std::byte>(stored.size(), kGuard).data(), DType::kFloat32,
-        static_cast<std::int64_t>(stored.size() / 4));
+    std::vector<double> want =
+        test::to_doubles(std::vector<std::byte>(stored.size(), kGuard).data(), DType::kFloat32,
+                         static_cast<std::int64_t>(stored.size() / 4));
     for (std::size_t s = 0; s < lengths.size(); ++s) {
       for (int row = b.row_begin[s]; row < b.row_begin[s + 1]; ++row) {
         const int position = b.context[s] - b.row_begin[s + 1] + row;
-        const auto page = static_cast<std::size_t>(pages[s][static_cast<std::size_t>(position / 16)]);
+        const auto page =
+            static_cast<std::size_t>(pages[s][static_cast<std::size_t>(position / 16)]);
         for (int h = 0; h < c.heads; ++h) {
           const auto x = head_of(row, h * d, h * d, &q_norm, true);
           want_q.insert(want_q.end(), x.begin(), x.end());
         }
         for (int h = 0; h < c.kv_heads; ++h) {
           const std::size_t element =
-              page * kv.page_bytes() / 4 +
-              static_cast<std::size_t>((h * 16 + position % 16) * d);
+              page * kv.page_bytes() / 4 + static_cast<std::size_t>((h * 16 + position % 16) * d);
           const auto k = head_of(row, k_first + h * d, (c.heads + h) * d, &k_norm, true);
           const auto v =
               head_of(row, v_first + h * d, (c.heads + c.kv_heads + h) * d, nullptr, false);
           std::copy(k.begin(), k.end(), want.begin() + static_cast<std::ptrdiff_t>(element));
           std::copy(v.begin(), v.end(),
-                    want.begin() +
-                        static_cast<std::ptrdiff_t>(element + kv.page_bytes() / 8));
+                    want.begin() + static_cast<std::ptrdiff_t>(element + kv.page_bytes() / 8));
         }
       }
     }

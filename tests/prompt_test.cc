@@ -1,5 +1,3 @@
-#include "text/prompt_line.h"
-
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -13,6 +11,7 @@
 #include <vector>
 
 #include "base/file_descriptor.h"
+#include "text/prompt_line.h"
 #include "text/prompt_source.h"
 #include "zero_infer/error.h"
 
@@ -108,7 +107,8 @@ TEST(PromptLine, SaysWhatIsWrong) {
       {"[1]", "not a JSON object"},
       {R"("prompt")", "not a JSON object"},
       {R"({"text": "a"})", "none of `prompt`, `prompt_ids` and `messages`"},
-      {R"({"prompt": "a", "prompt_ids": [1]})", "more than one of `prompt`, `prompt_ids` and `messages`"},
+      {R"({"prompt": "a", "prompt_ids": [1]})",
+       "more than one of `prompt`, `prompt_ids` and `messages`"},
       {R"({"prompt": ""})", "empty prompt"},
       {R"({"prompt_ids": []})", "empty prompt"},
       {R"({"prompt": null})", "`prompt` is not a string"},

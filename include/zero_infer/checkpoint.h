@@ -29,8 +29,8 @@ std::unique_ptr<WeightSource> open_checkpoint(const std::filesystem::path& direc
 
 /// Seeded random weights, the same values for any world size, thread and order: element i of a
 /// tensor is a pure function of (seed, tensor name, i). Matrices are uniform with standard
-/// deviation 0.02, biases (vectors whose names end in `.bias`) are 0, all other vectors, the weights
-/// of norms, are 1. Every tensor is present; `lm_head.weight` only with `own_head`.
+/// deviation 0.02, biases (vectors whose names end in `.bias`) are 0, all other vectors, the
+/// weights of norms, are 1. Every tensor is present; `lm_head.weight` only with `own_head`.
 std::unique_ptr<WeightSource> make_dummy_weights(std::uint64_t seed, DType stored,
                                                  bool own_head = false);
 

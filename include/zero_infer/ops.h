@@ -46,8 +46,8 @@ struct RaggedBatch {
   std::span<const std::int32_t> host_context;
 };
 
-/// LayerNorm (Ba et al. 2016) where `centred`, else RMSNorm (Zhang and Sennrich 2019): the row, less
-/// its mean if centred, over the root of its mean square plus epsilon, times gamma, plus beta.
+/// LayerNorm (Ba et al. 2016) where `centred`, else RMSNorm (Zhang and Sennrich 2019): the row,
+/// less its mean if centred, over the root of its mean square plus epsilon, times gamma, plus beta.
 struct Norm {
   const float* gamma = nullptr;  // (cols)
   const float* beta = nullptr;   // (cols), or null: none
@@ -78,9 +78,9 @@ struct QkvSplit {
   HeadColumns q = {};
   HeadColumns k = {};
   HeadColumns v = {};
-  int heads = 0;                       // of queries; KvLayer has those of keys and values
-  const float* q_norm = nullptr;       // (head_dim): an RMSNorm of each query, or null: none
-  const float* k_norm = nullptr;       // (head_dim): the same of each key
+  int heads = 0;                  // of queries; KvLayer has those of keys and values
+  const float* q_norm = nullptr;  // (head_dim): an RMSNorm of each query, or null: none
+  const float* k_norm = nullptr;  // (head_dim): the same of each key
   float norm_epsilon = 1e-6f;
   const float* rotations = nullptr;  // (tokens, rotary / 2, 2), see Ops::rotations; null: none
   int rotary = 0;                    // elements of a head that are rotated, from the first on
@@ -117,9 +117,9 @@ struct SampleResults {
 /// depends on the other rows of the batch: on the CPU backend not in one bit.
 ///
 /// A GPU may read some operands while the stream's last kernels still run: weights, vectors (gamma,
-/// beta, bias, slopes, frequencies) and the tables of a batch. They must have been written by a copy, or by work
-/// from before the stream last waited for an event or was synchronized; not by an op enqueued since
-/// then.
+/// beta, bias, slopes, frequencies) and the tables of a batch. They must have been written by a
+/// copy, or by work from before the stream last waited for an event or was synchronized; not by an
+/// op enqueued since then.
 ///
 /// Ops with a body here run other ops one after the other; a backend may do them in one kernel, and
 /// a wrapper of Ops must forward them.
@@ -155,8 +155,8 @@ class Ops {
     this->activate(product, w.padded_rows(), activate, rows, w[0].rows, y, y_dtype, stream);
   }
 
-  /// residual (rows, cols) += x + bias; y (rows, cols) of `y_dtype` = the norm of that. x (rows, ld)
-  /// float32; bias may be null.
+  /// residual (rows, cols) += x + bias; y (rows, cols) of `y_dtype` = the norm of that. x (rows,
+  /// ld) float32; bias may be null.
   virtual void bias_residual_norm(const float* x, std::int64_t ld, const float* bias,
                                   float* residual, const Norm& norm, std::int64_t rows,
                                   std::int64_t cols, void* y, DType y_dtype, Stream& stream) = 0;

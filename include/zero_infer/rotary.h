@@ -22,7 +22,7 @@ struct Rotary {
   double theta = 10000;       // pair i turns by position * theta^(-2 i / elements)
   RotaryScaling scaling = RotaryScaling::kNone;
   double factor = 1;
-  double original_positions = 0;  // with which the model was trained first (llama3, yarn)
+  double original_positions = 0;     // with which the model was trained first (llama3, yarn)
   double low_frequency_factor = 1;   // llama3
   double high_frequency_factor = 4;  // llama3
   double beta_fast = 32;             // yarn

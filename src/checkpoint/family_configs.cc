@@ -85,8 +85,8 @@ void read_scaling(const ConfigKeys& keys, ModelConfig& config) {
   r.attention_factor = yarn_factor(keys, r.factor);
   // The length that it was scaled to, where only the original one stands in the config.
   config.max_positions = std::max(
-      config.max_positions, static_cast<std::int64_t>(std::min(
-                                r.factor * r.original_positions, double{kMostPositions})));
+      config.max_positions,
+      static_cast<std::int64_t>(std::min(r.factor * r.original_positions, double{kMostPositions})));
 }
 
 void read_rotary(const ConfigKeys& keys, ModelConfig& config) {
@@ -168,10 +168,10 @@ void read_gated(const ConfigKeys& keys, ModelConfig& config) {
   config.ffn = keys.size({"intermediate_size"}, kMostFfn);
   // The defaults of the others, 8 and 32 heads, are those of one model each: a config without the
   // key would be read wrongly.
-  config.kv_heads = family == "llama"
-                        ? keys.optional_size({"num_key_value_heads"}, kMostHeads)
-                              .value_or(config.heads)
-                        : keys.size({"num_key_value_heads"}, kMostHeads);
+  config.kv_heads =
+      family == "llama"
+          ? keys.optional_size({"num_key_value_heads"}, kMostHeads).value_or(config.heads)
+          : keys.size({"num_key_value_heads"}, kMostHeads);
   const std::int64_t positions = family == "llama" ? 2048 : family == "mistral" ? 131072 : 32768;
   config.max_positions =
       keys.optional_size({"max_position_embeddings"}, kMostPositions).value_or(positions);
@@ -237,8 +237,9 @@ constexpr std::array<std::pair<std::string_view, void (*)(const ConfigKeys&, Mod
 }  // namespace
 
 void read_family(const ConfigKeys& keys, ModelConfig& config) {
-  const auto family = std::ranges::find(kFamilies, config.family,
-                                        &std::pair<std::string_view, void (*)(const ConfigKeys&, ModelConfig&)>::first);
+  const auto family = std::ranges::find(
+      kFamilies, config.family,
+      &std::pair<std::string_view, void (*)(const ConfigKeys&, ModelConfig&)>::first);
   if (family == kFamilies.end()) {
     std::string names;
     for (const auto& [name, read] : kFamilies) {
@@ -250,8 +251,8 @@ void read_family(const ConfigKeys& keys, ModelConfig& config) {
   }
   refuse_unknown(keys);
   const bool own_head_dim = config.family != "bloom" && config.family != "opt";
-  const auto head_dim = own_head_dim ? keys.optional_size({"head_dim"}, kMostHidden)
-                                     : std::optional<std::int64_t>();
+  const auto head_dim =
+      own_head_dim ? keys.optional_size({"head_dim"}, kMostHidden) : std::optional<std::int64_t>();
   if (head_dim) {
     config.head_dim = *head_dim;
   } else if (config.family == "qwen3") {

@@ -75,7 +75,7 @@ ModelConfig ModelConfig::parse(std::string_view config_json,
     // The ids at which the model's authors want generation to stop take precedence over those of
     // training.
     const ConfigKeys generation(*generation_config_json,
-                               (directory / "generation_config.json").string());
+                                (directory / "generation_config.json").string());
     std::vector<std::int32_t> ids = generation.ids("eos_token_id");
     if (!ids.empty()) config.eos_ids = std::move(ids);
   }

@@ -38,8 +38,7 @@ float yarn(const Rotary& r, double pair, double frequency) {
   high = std::min(high, static_cast<double>(r.elements - 1));
   if (low == high) high += 0.001;
   const double divided_share = std::clamp((pair - low) / (high - low), 0.0, 1.0);
-  return static_cast<float>(frequency / r.factor * divided_share +
-                            frequency * (1 - divided_share));
+  return static_cast<float>(frequency / r.factor * divided_share + frequency * (1 - divided_share));
 }
 
 }  // namespace

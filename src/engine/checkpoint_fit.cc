@@ -43,7 +43,8 @@ void check_blocks(const ModelSpec& spec, const WeightSource& source,
   for (std::int64_t block = 0; block < wanted; ++block) {
     if (held.contains(block)) continue;
     throw CheckpointError(fmt::format(
-        "{}: config.json asks for {} blocks (n_layer or num_hidden_layers), the checkpoint holds {}; block {} is the "
+        "{}: config.json asks for {} blocks (n_layer or num_hidden_layers), the checkpoint holds "
+        "{}; block {} is the "
         "first that is missing: a file is missing, or config.json belongs to another model",
         source.describe(), wanted, held.size(), block));
   }
@@ -51,7 +52,8 @@ void check_blocks(const ModelSpec& spec, const WeightSource& source,
   std::int64_t whole = wanted;  // that a model can have: up to the first gap
   while (held.contains(whole)) ++whole;
   warnings.push_back(fmt::format(
-      "{}: config.json asks for {} blocks (n_layer or num_hidden_layers), the checkpoint holds {}: those from block {} "
+      "{}: config.json asks for {} blocks (n_layer or num_hidden_layers), the checkpoint holds {}: "
+      "those from block {} "
       "on are not used, and answers are those of the shorter model{}",
       source.describe(), wanted, held.size(), *held.lower_bound(wanted),
       whole > wanted ? fmt::format("; set it to {} to use {}", whole,

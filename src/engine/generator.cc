@@ -133,8 +133,7 @@ std::vector<std::int32_t> Generator::tokens_of(const Prompt& prompt, const Room&
         "at most, {} each; {}shorten the prompt or --max-new-tokens",
         prompt.text->size(), most, room.of, most_bytes, longest, room.what));
   }
-  return tokenizer_->encode(*prompt.text,
-                            options_.special_tokens && !prompt.no_special_tokens);
+  return tokenizer_->encode(*prompt.text, options_.special_tokens && !prompt.no_special_tokens);
 }
 
 std::unique_ptr<Sequence> Generator::make_sequence(Prompt prompt) const {

@@ -26,7 +26,7 @@ struct GenerationOptions {
   bool special_tokens = true;      // with what the tokenizer's post-processor adds to a text
   std::int64_t vocabulary = 0;     // valid prompt ids are below this
   std::int64_t max_positions = 0;  // tokens of a sequence at most; 0: the model has no limit
-  bool stream_text = false;     // rank 0's sink wants text as it comes
+  bool stream_text = false;        // rank 0's sink wants text as it comes
 
   static GenerationOptions from(const RunConfig& config);
 };

@@ -99,9 +99,8 @@ void plan_kv(MemoryPlan& plan, const PlanInput& in, const RunConfig& config, std
           format_memory(static_cast<double>(page))));
     }
   } else {
-    const std::int64_t tokens = c.max_positions == 0
-                                    ? kDefaultLaneTokens
-                                    : std::min(kDefaultLaneTokens, c.max_positions);
+    const std::int64_t tokens =
+        c.max_positions == 0 ? kDefaultLaneTokens : std::min(kDefaultLaneTokens, c.max_positions);
     const auto wanted = static_cast<std::size_t>(plan.lanes * ceil_div(tokens, kKvPageTokens));
     pages = std::clamp<std::size_t>(room / page, 1, wanted);
   }

@@ -81,7 +81,8 @@ void PassRunner::embed() {
   if (embedding_ != nullptr) {
     model_->embed(embedding_, plan_->weight_dtype, inputs_.ids(), inputs_.batch(), *compute_);
   } else {
-    model_->embed(inputs_.embedding_rows(), plan_->weight_dtype, nullptr, inputs_.batch(), *compute_);
+    model_->embed(inputs_.embedding_rows(), plan_->weight_dtype, nullptr, inputs_.batch(),
+                  *compute_);
   }
 }
 

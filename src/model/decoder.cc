@@ -5,7 +5,6 @@
 #include <algorithm>
 
 #include "model/alibi.h"
-#include "model/decoder_spec.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
 
@@ -30,8 +29,9 @@ Decoder::Decoder(const ModelConfig& config, const Family& family, bool has_lm_he
       first_position_(family.first_position),
       host_frequencies_(config.rotary.frequencies()) {
   if (config.head_dim > kMostHeadDim) {
-    throw CheckpointError(fmt::format("attention heads of {} elements are not supported: {} at most",
-                                      config.head_dim, kMostHeadDim));
+    throw CheckpointError(
+        fmt::format("attention heads of {} elements are not supported: {} at most", config.head_dim,
+                    kMostHeadDim));
   }
   if (family.alibi) host_slopes_ = alibi_slopes(config.heads);
   DecoderSpec named = decoder_spec(config, family, has_lm_head);
@@ -50,8 +50,7 @@ Decoder::Workspace Decoder::layout(std::int64_t tokens, std::int64_t row_multipl
   const auto kv = static_cast<std::size_t>(config_.kv_heads * config_.head_dim);
   const auto rotary = static_cast<std::size_t>(config_.rotary.elements);
   const auto padded = [&](std::size_t columns) { return align_up(columns, multiple); };
-  const std::size_t qkv =
-      at_.qkv_count == 1 ? padded(3 * q) : padded(q) + 2 * padded(kv);
+  const std::size_t qkv = at_.qkv_count == 1 ? padded(3 * q) : padded(q) + 2 * padded(kv);
   const std::size_t up = static_cast<std::size_t>(at_.up_count) * padded(ffn);
   const std::size_t widest = std::max({qkv, up, padded(hidden)});
   Workspace w{};
@@ -77,8 +76,8 @@ std::size_t Decoder::workspace_bytes(std::int64_t tokens, std::int64_t row_multi
 }
 
 void Decoder::bind(Ops& ops, DType compute_dtype, std::byte* workspace, std::int64_t tokens,
-                   std::int64_t row_multiple, std::span<const float* const> vectors,
-                   Device& device, Stream& stream) {
+                   std::int64_t row_multiple, std::span<const float* const> vectors, Device& device,
+                   Stream& stream) {
   const Workspace w = layout(tokens, row_multiple);
   ops_ = &ops;
   compute_dtype_ = compute_dtype;

@@ -96,15 +96,14 @@ DecoderSpec decoder_spec(const ModelConfig& c, const Family& f, bool has_lm_head
   }
   if (f.positions != nullptr) {
     out.positions_at = static_cast<int>(spec.vectors.size());
-    spec.vectors.push_back({std::string(f.positions) + ".weight",
-                            {c.max_positions + f.first_position, c.hidden}});
+    spec.vectors.push_back(
+        {std::string(f.positions) + ".weight", {c.max_positions + f.first_position, c.hidden}});
   }
   for (std::int64_t layer = 0; layer < c.layers; ++layer) {
     out.at = add_block(c, f, layer, spec.blocks.emplace_back());
   }
   spec.head = {.name = "head",
-               .matrices = {{has_lm_head ? "lm_head.weight" : embedding,
-                             {c.vocabulary, c.hidden}}},
+               .matrices = {{has_lm_head ? "lm_head.weight" : embedding, {c.vocabulary, c.hidden}}},
                .vectors = {{std::string(f.final_norm) + ".weight", {c.hidden}}}};
   if (f.centred_norms) {
     spec.head.vectors.push_back({std::string(f.final_norm) + ".bias", {c.hidden}});

@@ -14,7 +14,7 @@ struct Family {
   const char* prefix;        // that tensors may carry, but for a head of their own
   const char* block_prefix;  // followed by the block's number
   const char* embedding;
-  const char* positions;       // learned, (max_positions + first_position, hidden)
+  const char* positions;        // learned, (max_positions + first_position, hidden)
   std::int64_t first_position;  // the row of position 0
   const char* embedding_norm;
   const char* final_norm;

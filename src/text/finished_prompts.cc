@@ -45,8 +45,8 @@ FinishedPrompt finished_prompt(const json& line) {
     }
     return FinishedPrompt::of_ids(ids->get<std::vector<std::int32_t>>());
   }
-  FinishedPrompt finished = FinishedPrompt::of_text(prompt->get_ref<const std::string&>(),
-                                                    tokens->get<std::int64_t>());
+  FinishedPrompt finished =
+      FinishedPrompt::of_text(prompt->get_ref<const std::string&>(), tokens->get<std::int64_t>());
   if (const auto chat = line.find("chat_hash"); chat != line.end() && chat->is_string()) {
     finished.chat_hash = chat->get<std::string>();
   }

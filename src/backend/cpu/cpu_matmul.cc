@@ -355,8 +355,8 @@ void CpuMatmul::run(const void* a, DType a_dtype, std::int64_t rows, const RowBl
     state_->run_group(plan,
                       static_cast<const std::byte*>(a) +
                           static_cast<std::size_t>(row * w.cols) * size_of(a_dtype),
-                      a_dtype, std::min(group_rows, rows - row), w, bfloat16, height,
-                      y + row * ld, ld);
+                      a_dtype, std::min(group_rows, rows - row), w, bfloat16, height, y + row * ld,
+                      ld);
   }
 } catch (const dnnl::error& error) {
   throw Error(fmt::format("oneDNN failed in a product ({}, {}) x ({}, {}): {}", w.padded_rows(),

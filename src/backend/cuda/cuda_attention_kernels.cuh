@@ -20,7 +20,7 @@ struct AttentionArgs {
   int max_pages = 0;
   const std::byte* kv = nullptr;
   std::uint32_t page_bytes = 0;  // a few MiB at most, and 32 bits multiply faster
-  int heads = 0;  // of queries; `group` neighbours share a head of keys and values
+  int heads = 0;                 // of queries; `group` neighbours share a head of keys and values
   int group = 1;
   int head_dim = 0;
   const float* slopes = nullptr;  // (heads), or null

@@ -148,8 +148,7 @@ __global__ void __launch_bounds__(kThreads) split_kernel(const SplitArgs a) {
     for (int lanes = 16; lanes > 0; lanes /= 2) {
       squares += __shfl_xor_sync(0xffffffffu, squares, lanes);
     }
-    const float scale =
-        rsqrtf(squares / static_cast<float>(a.head_dim) + a.split.norm_epsilon);
+    const float scale = rsqrtf(squares / static_cast<float>(a.head_dim) + a.split.norm_epsilon);
 #pragma unroll
     for (int i = 0; i < kMost; ++i) {
       const int dim = i * 32 + lane;

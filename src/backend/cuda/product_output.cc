@@ -2,8 +2,7 @@
 
 namespace zi {
 
-std::optional<ProductOutput> activate_output(const Activate& activate, void* y,
-                                             const Matrices& w) {
+std::optional<ProductOutput> activate_output(const Activate& activate, void* y, const Matrices& w) {
   if (w.size() != 1 || activate.up >= 0) return std::nullopt;
   const auto cols = static_cast<int>(w[0].rows);
   switch (activate.activation) {
@@ -37,14 +36,8 @@ std::optional<ProductOutput> qkv_output(const Matrices& w, const QkvSplit& split
   for (std::size_t s = 0; s + 1 < begin.size(); ++s) {
     if (begin[s + 1] - begin[s] != 1) return std::nullopt;
   }
-  return QkvOutput{split.q.bias,
-                   q,
-                   batch.context,
-                   batch.block_tables,
-                   batch.max_pages,
-                   kv.data,
-                   kv.page_bytes(),
-                   kv.heads,
+  return QkvOutput{split.q.bias,    q,       batch.context,   batch.block_tables,
+                   batch.max_pages, kv.data, kv.page_bytes(), kv.heads,
                    kv.head_dim};
 }
 

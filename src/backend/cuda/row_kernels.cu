@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kMostNormThreads)
     if (in.residual != nullptr) {
       float* const residual = in.residual + row * cols + col;
       const Values rest = load(residual);
-      const Values bias = kEarly                 ? biases[i % kHeld]
+      const Values bias = kEarly               ? biases[i % kHeld]
                           : in.bias == nullptr ? Values{}
                                                : load(in.bias + col);
 #pragma unroll
@@ -124,7 +124,7 @@ __global__ void __launch_bounds__(kMostNormThreads)
     const std::int64_t col = column(i);
     if (col >= cols) continue;
     const Values g = kEarly ? gammas[i % kHeld] : load(norm.gamma + col);
-    const Values b = kEarly                  ? betas[i % kHeld]
+    const Values b = kEarly                 ? betas[i % kHeld]
                      : norm.beta == nullptr ? Values{}
                                             : load(norm.beta + col);
     Four<T> out;

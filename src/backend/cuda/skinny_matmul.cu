@@ -278,10 +278,11 @@ SkinnyMatmul::SkinnyMatmul() {
     // The rows of QkvOutput's table are next to it.
     constexpr std::size_t kFixed = kMaxRows * sizeof(void*);
     if (static_cast<std::size_t>(most_shared) < shared_bytes(groups) + kFixed) continue;
-    blocks_[groups - 1] = multiprocessors * std::min({prepare_kernels<SumsOutput>(groups),
-                                                      prepare_kernels<ActivateOutput<Activation::kGeluTanh>>(groups),
-                                                      prepare_kernels<ActivateOutput<Activation::kRelu>>(groups),
-                                                      prepare_kernels<QkvOutput>(groups)});
+    blocks_[groups - 1] =
+        multiprocessors * std::min({prepare_kernels<SumsOutput>(groups),
+                                    prepare_kernels<ActivateOutput<Activation::kGeluTanh>>(groups),
+                                    prepare_kernels<ActivateOutput<Activation::kRelu>>(groups),
+                                    prepare_kernels<QkvOutput>(groups)});
   }
 }
 
