@@ -407,6 +407,22 @@ TEST_F(TokenizerDirectory, NamesFilesThatWereNotFetched) {
   }
 }
 
+TEST_F(TokenizerDirectory, IsReadFromTokenizerJsonWhereItHasOne) {
+  const auto read = [&] { return Tokenizer::in_directory(directory_.path()); };
+  json vocabulary = json::parse(bundled_text())["model"]["vocab"];
+  vocabulary["a"].swap(vocabulary["b"]);
+  testing::write_text(path("vocab.json"), vocabulary.dump());
+  testing::write_text(path("merges.txt"), "#version: 0.2\n");
+  EXPECT_EQ(read().value().encode("a"), Ids{68});
+  std::filesystem::remove(path("tokenizer.json"));
+  EXPECT_EQ(read().value().encode("a"), Ids{69});
+  std::filesystem::create_symlink("gone", path("tokenizer.json"));
+  EXPECT_THROW(read(), CheckpointError) << "not another tokenizer in its place";
+  std::filesystem::remove(path("tokenizer.json"));
+  std::filesystem::remove(path("merges.txt"));
+  EXPECT_FALSE(read().has_value()) << "vocab.json alone";
+}
+
 TEST_F(TokenizerDirectory, IsNotReadWithoutALimit) {
   // Sparse: nothing is written.
   std::filesystem::resize_file(path("tokenizer.json"), (std::uintmax_t{64} << 20) + 1);

@@ -25,13 +25,14 @@ Tokenizer Tokenizer::load(const std::filesystem::path& file) {
 }
 
 std::optional<Tokenizer> Tokenizer::in_directory(const std::filesystem::path& directory) {
-  namespace fs = std::filesystem;
-  for (const char* name : {"tokenizer.json", "vocab.json"}) {
-    const bool there = fs::exists(directory / name);
-    const bool usable =
-        std::string_view(name) != "vocab.json" || fs::exists(directory / "merges.txt");
-    if (there && usable) return load(directory / name);
-  }
+  // Also a link to nowhere: another file in its place could give other ids.
+  const auto there = [&](const char* name) {
+    std::error_code code;
+    return std::filesystem::symlink_status(directory / name, code).type() !=
+           std::filesystem::file_type::not_found;
+  };
+  if (there("tokenizer.json")) return load(directory / "tokenizer.json");
+  if (there("vocab.json") && there("merges.txt")) return load(directory / "vocab.json");
   return std::nullopt;
 }
 
