@@ -21,7 +21,7 @@ struct RunConfig {
   std::vector<std::string> prompt;     // texts
   std::optional<std::string> prompts;  // JSONL path or `-`
   std::optional<std::string> output;   // JSONL path or `-`
-  bool no_special_tokens = false;  // without what the tokenizer's post-processor adds
+  bool no_special_tokens = false;      // without what the tokenizer's post-processor adds
   bool resume = false;
   std::optional<std::string> trace;            // JSON path
   std::int64_t max_new_tokens = 100;           // as many as the published benchmark

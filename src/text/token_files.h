@@ -12,8 +12,9 @@ namespace zi {
 /// CheckpointError and IoError.
 TokenizerFiles read_tokenizer_files(const std::filesystem::path& file);
 
-/// Warns where tokenizer_config.json and tokenizer.json disagree on a first token (`add_bos_token`):
-/// some classes of the reference take the one, some the other. Throws CheckpointError with the file.
+/// Warns where tokenizer_config.json and tokenizer.json disagree on a first token
+/// (`add_bos_token`): some classes of the reference take the one, some the other. Throws
+/// CheckpointError with the file.
 void compare_first_token(const TokenizerFiles& files, bool puts_one_before);
 
 /// The tokens that tokenizer_config.json, special_tokens_map.json and added_tokens.json name, in
