@@ -283,6 +283,8 @@ TEST(Check, RefusesCombinationsThatCannotWork) {
   EXPECT_TRUE(with({"--resume", "--output", "o"}).resume);
   EXPECT_THAT(refusal_with({"--batch-size", "1,8"}),
               AllOf(HasSubstr("1,8"), HasSubstr("--benchmark")));
+  EXPECT_TRUE(with({"--chat"}).chat);
+  EXPECT_THAT(refusal_with({"--chat", "--benchmark"}), HasSubstr("--chat has no meaning"));
   EXPECT_THAT(refusal_with({"--score", "--benchmark"}), HasSubstr("--score and --benchmark"));
   EXPECT_THAT(refusal_with({"--score", "--stop", "x"}), HasSubstr("--stop"));
   EXPECT_THAT(refusal_with({"--quiet", "--verbose"}), HasSubstr("exclude each other"));

@@ -90,5 +90,17 @@ TEST(SkipDone, RefusesAPromptThatChangedUnderItsId) {
   EXPECT_THROW(ids(FinishedPrompt::of_text("x", 1)), PromptError);
 }
 
+TEST(FinishedPrompt, AnswersMessagesByWhatWasAskedAndNotByTheirText) {
+  Prompt prompt = by_text("1", "It is Monday. Hello");
+  prompt.chat_hash = "0123456789abcdef";
+  FinishedPrompt finished = FinishedPrompt::of_text("It is Sunday. Hello", 5);
+  EXPECT_FALSE(finished.answers(prompt)) << "a line that was not asked with messages";
+  finished.chat_hash = prompt.chat_hash;
+  EXPECT_TRUE(finished.answers(prompt));
+  EXPECT_FALSE(finished.answers(by_text("1", "It is Sunday. Hello")));
+  prompt.chat_hash = "0123456789abcdee";
+  EXPECT_FALSE(finished.answers(prompt));
+}
+
 }  // namespace
 }  // namespace zi

@@ -166,6 +166,38 @@ TEST(Prompt, SurvivesTheTripBetweenRanks) {
   EXPECT_FALSE(back.text);
   EXPECT_EQ(back.ids, prompt.ids);
   EXPECT_EQ(back.max_new_tokens, 9);
+  EXPECT_FALSE(back.no_special_tokens);
+  prompt.no_special_tokens = true;
+  prompt.chat_hash = "0123456789abcdef";
+  back = Prompt::deserialize(prompt.serialize());
+  EXPECT_TRUE(back.no_special_tokens);
+  EXPECT_EQ(back.chat_hash, prompt.chat_hash);
+}
+
+TEST_F(PromptTest, MessagesBecomeATextWithAllItsSpecialTokens) {
+  std::ofstream(directory_ / "chat_template.jinja") << "<s>{{ messages[0].content }}";
+  const CheckpointChat chat(directory_);
+  const Prompt prompt =
+      parse_prompt_line(R"({"messages": [{"role": "user", "content": "a"}]})", &chat);
+  EXPECT_EQ(prompt.text, "<s>a");
+  EXPECT_TRUE(prompt.no_special_tokens);
+  EXPECT_EQ(prompt.chat_hash.size(), 16u);
+  EXPECT_FALSE(parse_prompt_line(R"({"prompt": "<s>a"})", &chat).no_special_tokens);
+  EXPECT_THAT(refusal(R"({"messages": [{"role": "user", "content": "a"}]})"),
+              HasSubstr("need a model with a chat template"));
+  EXPECT_THAT(refusal(R"({"messages": [{"role": "user"}], "prompt": "a"})"),
+              HasSubstr("more than one of"));
+}
+
+TEST_F(PromptTest, MessagesWithoutATemplateFailWhenTheFileIsOpened) {
+  const auto chat = std::make_shared<const CheckpointChat>(directory_);
+  const auto ignore = [](const std::string&) {};
+  const auto path = file("\n{\"messages\": [{\"role\": \"user\"}]}\n{\"prompt\": \"a\"}\n");
+  EXPECT_THROW(prompts_from_jsonl(path, ignore, chat), CheckpointError);
+  // Further down, they are found when it is their turn.
+  const auto later = prompts_from_jsonl(
+      file("{\"prompt\": \"a\"}\n{\"messages\": [{\"role\": \"user\"}]}\n"), ignore, chat);
+  EXPECT_THROW(all(*later, 1), CheckpointError);
 }
 
 TEST(Prompt, RefusesDamagedBytes) {

@@ -17,7 +17,7 @@ namespace zi::chat {
 /// budget outlives them.
 class Budget {
  public:
-  static constexpr std::int64_t kMostSteps = 20'000'000;             // a second or two
+  static constexpr std::int64_t kMostSteps = 5'000'000;              // about a second
   static constexpr std::size_t kMostBytes = std::size_t{256} << 20;  // held at a time
   static constexpr std::int64_t kBytesAStep = 128;                   // of copying and comparing
   static constexpr int kMostDepth = 100;                             // of values inside each other

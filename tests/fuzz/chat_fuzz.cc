@@ -1,6 +1,6 @@
 // Any bytes as a chat template, and behind the first NUL as a line of a prompt file: refused with a
-// reason, or a text that is valid UTF-8, and the same when it is rendered again. What does not end,
-// or takes all memory, is found by libFuzzer's own limits.
+// reason, or a text that is valid UTF-8. What does not end, or takes all memory, is found by
+// libFuzzer's own limits.
 
 #include <cstdint>
 #include <cstdlib>
@@ -38,7 +38,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const zi::chat::Body body = zi::chat::parse_template(source);
     const std::string text = zi::chat::render(body, *variables.dict(), 0);
     if (zi::first_invalid_utf8(text)) std::abort();
-    if (zi::chat::render(body, *variables.dict(), 0) != text) std::abort();
   } catch (const zi::chat::RaisedByTemplate&) {
   } catch (const zi::chat::TemplateError& error) {
     if (error.what()[0] == '\0' || error.line() < 0) std::abort();
