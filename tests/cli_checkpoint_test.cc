@@ -10,6 +10,8 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <sstream>
+#include <string>
 
 #include "cli_harness.h"
 
@@ -189,6 +191,16 @@ TEST(DifferentRanks, MayHaveCopiesOfTheModelInOtherPlacesWithOtherTimes) {
   EXPECT_EQ(ids_of(run_two(other)), ids_of(run_job(2, run_of(model()))));
 }
 
+/// What a job wrote to stderr, without the line of CPUs that lack bfloat16.
+std::string warnings_of_the_checkpoint(const Ended& ended) {
+  std::string rest;
+  std::istringstream lines(ended.err);
+  for (std::string line; std::getline(lines, line);) {
+    if (line.find("this CPU has no bfloat16 products") == std::string::npos) rest += line + "\n";
+  }
+  return rest;
+}
+
 TEST(Contradictions, TheSingleFileGoesBeforeAnIndexAndOneLineSaysSo) {
   const TemporaryFolder folder;
   const std::string model = copy_of_model(folder);
@@ -200,7 +212,7 @@ TEST(Contradictions, TheSingleFileGoesBeforeAnIndexAndOneLineSaysSo) {
   fs::remove(model + "/model.safetensors.index.json");
   const Ended single = run_job(2, run_of(model));
   EXPECT_EQ(ids_of(both), ids_of(single));
-  EXPECT_THAT(single.err, Not(HasSubstr("warning")));
+  EXPECT_THAT(warnings_of_the_checkpoint(single), Not(HasSubstr("warning")));
 }
 
 TEST(Contradictions, OfConfigAndWeightsAreRefusedOrSaidOnce) {
@@ -250,7 +262,7 @@ TEST(Contradictions, DummyWeightsTakeAnyConfig) {
   });
   const Ended ended = run_job(2, run_of(model, {"--load-format", "dummy"}));
   EXPECT_EQ(ended.code, 0) << ended.err;
-  EXPECT_THAT(ended.err, Not(HasSubstr("warning")));
+  EXPECT_THAT(warnings_of_the_checkpoint(ended), Not(HasSubstr("warning")));
 }
 
 }  // namespace
