@@ -122,12 +122,9 @@ class Parser : public ExpressionParser {
       branch.test = tuple(Conditional::kNo);
       branch.body = block({"elif", "else", "endif"});
       made->branches.push_back(std::move(branch));
-      const std::string end = next().text;
-      if (end == "elif") continue;
-      if (end == "else") {
-        made->other = block({"endif"});
-        next();
-      }
+      if (skip_name("elif")) continue;
+      if (skip_name("else")) made->other = block({"endif"});
+      next();  // endif
       break;
     }
     --conditional_;
