@@ -195,7 +195,7 @@ void refuse_unknown(const ConfigKeys& keys) {
     const char* what;
     json neutral;
   } kRefused[] = {
-      {"quantization_config", "quantised weights are", nullptr},
+      {"quantization_config", "quantized weights are", nullptr},
       {"num_local_experts", "mixtures of experts are", nullptr},
       {"num_experts", "mixtures of experts are", nullptr},
       {"n_routed_experts", "mixtures of experts are", nullptr},

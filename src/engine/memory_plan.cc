@@ -24,7 +24,7 @@ std::string MemoryPlan::table() const {
   line("block shards, nvme", nvme_shards,
        fmt::format("{} blocks, {} (on disk)", count(Tier::kNvme), type));
   line("head shard", head_shard, fmt::format("rows of the vocabulary, {}", type));
-  line("vectors", vectors, "norms and biases, float32");
+  line("vectors", vectors, "norms, biases and positions, float32");
   line("slots", slots, fmt::format("{} gathered blocks", slot_count));
   line("KV cache", kv,
        fmt::format("{} pages, {} tokens, {}", kv_pages, max_sequence_tokens,

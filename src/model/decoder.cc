@@ -27,6 +27,7 @@ Decoder::Decoder(const ModelConfig& config, const Family& family, bool has_lm_he
     : config_(config),
       centred_norms_(family.centred_norms),
       first_position_(family.first_position),
+      tensors_(decoder_spec(config, family, has_lm_head)),
       host_frequencies_(config.rotary.frequencies()) {
   if (config.head_dim > kMostHeadDim) {
     throw CheckpointError(
@@ -34,11 +35,6 @@ Decoder::Decoder(const ModelConfig& config, const Family& family, bool has_lm_he
                     kMostHeadDim));
   }
   if (family.alibi) host_slopes_ = alibi_slopes(config.heads);
-  DecoderSpec named = decoder_spec(config, family, has_lm_head);
-  spec_ = std::move(named.spec);
-  at_ = named.at;
-  positions_at_ = named.positions_at;
-  embedding_norm_at_ = named.embedding_norm_at;
 }
 
 Decoder::Workspace Decoder::layout(std::int64_t tokens, std::int64_t row_multiple) const {
@@ -50,8 +46,8 @@ Decoder::Workspace Decoder::layout(std::int64_t tokens, std::int64_t row_multipl
   const auto kv = static_cast<std::size_t>(config_.kv_heads * config_.head_dim);
   const auto rotary = static_cast<std::size_t>(config_.rotary.elements);
   const auto padded = [&](std::size_t columns) { return align_up(columns, multiple); };
-  const std::size_t qkv = at_.qkv_count == 1 ? padded(3 * q) : padded(q) + 2 * padded(kv);
-  const std::size_t up = static_cast<std::size_t>(at_.up_count) * padded(ffn);
+  const std::size_t qkv = tensors_.at.qkv_count == 1 ? padded(3 * q) : padded(q) + 2 * padded(kv);
+  const std::size_t up = static_cast<std::size_t>(tensors_.at.up_count) * padded(ffn);
   const std::size_t widest = std::max({qkv, up, padded(hidden)});
   Workspace w{};
   const auto take = [&w](std::size_t bytes) {
@@ -114,14 +110,14 @@ void Decoder::embed(const void* embedding, DType dtype, const std::int32_t* rows
   } else {
     ops_->convert(embedding, dtype, x_, DType::kFloat32, tokens_ * hidden, stream);
   }
-  if (embedding_norm_at_ >= 0) {
-    const Norm norm = norm_of(vector_at(vectors_, embedding_norm_at_),
-                              vector_at(vectors_, embedding_norm_at_ + 1));
+  if (tensors_.embedding_norm_at >= 0) {
+    const Norm norm = norm_of(vector_at(vectors_, tensors_.embedding_norm_at),
+                              vector_at(vectors_, tensors_.embedding_norm_at + 1));
     ops_->normalize(x_, norm, tokens_, hidden, x_, DType::kFloat32, stream);
   }
-  if (positions_at_ >= 0) {
-    ops_->add_positions(vector_at(vectors_, positions_at_), first_position_, batch, hidden, x_,
-                        stream);
+  if (tensors_.positions_at >= 0) {
+    ops_->add_positions(vector_at(vectors_, tensors_.positions_at), first_position_, batch, hidden,
+                        x_, stream);
   }
   if (rotations_ != nullptr) {
     ops_->rotations(frequencies_, static_cast<int>(host_frequencies_.size()),
@@ -155,13 +151,13 @@ void Decoder::add_pending(std::int64_t tokens, Stream& stream) {
 QkvSplit Decoder::split_of(const Matrices& w, std::span<const float* const> v) const {
   const std::int64_t d = config_.head_dim;
   QkvSplit split{.heads = static_cast<int>(config_.heads),
-                 .q_norm = vector_at(v, at_.q_norm),
-                 .k_norm = vector_at(v, at_.k_norm),
+                 .q_norm = vector_at(v, tensors_.at.q_norm),
+                 .k_norm = vector_at(v, tensors_.at.k_norm),
                  .norm_epsilon = config_.norm_epsilon,
                  .rotations = rotations_,
                  .rotary = static_cast<int>(config_.rotary.elements)};
   if (w.size() == 1) {
-    const float* const bias = vector_at(v, at_.q_bias);
+    const float* const bias = vector_at(v, tensors_.at.q_bias);
     const auto part = [&](std::int64_t first) {
       return HeadColumns{first, 3 * d, bias == nullptr ? nullptr : bias + first};
     };
@@ -169,9 +165,9 @@ QkvSplit Decoder::split_of(const Matrices& w, std::span<const float* const> v) c
     split.k = part(d);
     split.v = part(2 * d);
   } else {
-    split.q = {w.first(0), d, vector_at(v, at_.q_bias)};
-    split.k = {w.first(1), d, vector_at(v, at_.k_bias)};
-    split.v = {w.first(2), d, vector_at(v, at_.v_bias)};
+    split.q = {w.first(0), d, vector_at(v, tensors_.at.q_bias)};
+    split.k = {w.first(1), d, vector_at(v, tensors_.at.k_bias)};
+    split.v = {w.first(2), d, vector_at(v, tensors_.at.v_bias)};
   }
   return split;
 }
@@ -179,28 +175,30 @@ QkvSplit Decoder::split_of(const Matrices& w, std::span<const float* const> v) c
 void Decoder::run_block(int, const UnitView& weights, const RaggedBatch& batch, const KvLayer& kv,
                         Stream& stream) {
   const auto& v = weights.vectors;
-  const Matrices qkv = side_by_side(weights.matrices, at_.qkv, at_.qkv_count);
-  const Matrices output = side_by_side(weights.matrices, at_.output, 1);
-  const Matrices up = side_by_side(weights.matrices, at_.up, at_.up_count);
-  const Matrices down = side_by_side(weights.matrices, at_.down, 1);
+  const Matrices qkv = side_by_side(weights.matrices, tensors_.at.qkv, tensors_.at.qkv_count);
+  const Matrices output = side_by_side(weights.matrices, tensors_.at.output, 1);
+  const Matrices up = side_by_side(weights.matrices, tensors_.at.up, tensors_.at.up_count);
+  const Matrices down = side_by_side(weights.matrices, tensors_.at.down, 1);
   const std::int64_t rows = batch.tokens;
   const DType type = compute_dtype_;
 
-  normalize(norm_of(vector_at(v, at_.norm1), vector_at(v, at_.norm1_beta)), rows, stream);
+  normalize(norm_of(vector_at(v, tensors_.at.norm1), vector_at(v, tensors_.at.norm1_beta)), rows,
+            stream);
   ops_->matmul_qkv(normed_, type, qkv, split_of(qkv, v), batch, kv, product_, q_, stream);
   ops_->attention(q_, static_cast<int>(config_.heads), batch, kv, slopes_, normed_, type, stream);
   ops_->matmul(normed_, type, rows, output, product_, stream);
-  pending_ = {vector_at(v, at_.output_bias), output.padded_rows()};
+  pending_ = {vector_at(v, tensors_.at.output_bias), output.padded_rows()};
 
-  normalize(norm_of(vector_at(v, at_.norm2), vector_at(v, at_.norm2_beta)), rows, stream);
+  normalize(norm_of(vector_at(v, tensors_.at.norm2), vector_at(v, tensors_.at.norm2_beta)), rows,
+            stream);
   const bool gated = up.size() == 2;
   const Activate activate{.activation = config_.activation,
-                          .bias = vector_at(v, gated ? at_.gate_bias : at_.up_bias),
+                          .bias = vector_at(v, gated ? tensors_.at.gate_bias : tensors_.at.up_bias),
                           .up = gated ? up.first(1) : -1,
-                          .up_bias = gated ? vector_at(v, at_.up_bias) : nullptr};
+                          .up_bias = gated ? vector_at(v, tensors_.at.up_bias) : nullptr};
   ops_->matmul_activate(normed_, type, rows, up, activate, product_, ffn_, type, stream);
   ops_->matmul(ffn_, type, rows, down, product_, stream);
-  pending_ = {vector_at(v, at_.down_bias), down.padded_rows()};
+  pending_ = {vector_at(v, tensors_.at.down_bias), down.padded_rows()};
 }
 
 void Decoder::head_input(const std::int32_t* rows, std::int64_t count,

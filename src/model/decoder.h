@@ -17,7 +17,7 @@ class Decoder final : public Model {
   Decoder(const ModelConfig& config, const Family& family, bool has_lm_head);
 
   const ModelConfig& config() const override { return config_; }
-  const ModelSpec& spec() const override { return spec_; }
+  const ModelSpec& spec() const override { return tensors_.spec; }
   std::size_t workspace_bytes(std::int64_t tokens, std::int64_t row_multiple) const override;
   void bind(Ops& ops, DType compute_dtype, std::byte* workspace, std::int64_t tokens,
             std::int64_t row_multiple, std::span<const float* const> vectors, Device& device,
@@ -54,10 +54,7 @@ class Decoder final : public Model {
   ModelConfig config_;
   bool centred_norms_;
   std::int64_t first_position_;
-  ModelSpec spec_;
-  BlockPlaces at_;
-  int positions_at_ = -1;  // in the model's vectors, with embedding_norm after it
-  int embedding_norm_at_ = -1;
+  DecoderSpec tensors_;
   std::vector<float> host_slopes_;       // empty: no ALiBi
   std::vector<float> host_frequencies_;  // empty: no rotary positions
 

@@ -22,8 +22,8 @@ struct BlockPlaces {
 struct DecoderSpec {
   ModelSpec spec;
   BlockPlaces at;
-  int positions_at = -1;
-  int embedding_norm_at = -1;
+  int positions_at = -1;       // in the model's vectors; -1: it has none
+  int embedding_norm_at = -1;  // the same, with its biases after it
 };
 
 /// `has_lm_head`: the checkpoint stores a head of its own.

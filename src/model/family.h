@@ -14,23 +14,23 @@ struct Family {
   const char* prefix;        // that tensors may carry, but for a head of their own
   const char* block_prefix;  // followed by the block's number
   const char* embedding;
-  const char* positions;        // learned, (max_positions + first_position, hidden)
-  std::int64_t first_position;  // the row of position 0
-  const char* embedding_norm;
+  const char* positions = nullptr;  // learned, (max_positions + first_position, hidden)
+  std::int64_t first_position = 0;  // the row of position 0
+  const char* embedding_norm = nullptr;
   const char* final_norm;
-  bool centred_norms;  // LayerNorm with its biases, else RMSNorm
-  bool alibi;
+  bool centred_norms = false;  // LayerNorm with its biases, else RMSNorm
+  bool alibi = false;
   // of a block:
   const char* norm1;
-  const char* qkv;  // one matrix, query, key and value of a head side by side; else q, k and v
-  const char* q;
-  const char* k;
-  const char* v;
-  const char* q_norm;
-  const char* k_norm;
+  const char* qkv = nullptr;  // one matrix, query, key and value of a head side by side, or
+  const char* q = nullptr;    // three
+  const char* k = nullptr;
+  const char* v = nullptr;
+  const char* q_norm = nullptr;
+  const char* k_norm = nullptr;
   const char* output;
   const char* norm2;
-  const char* gate;  // null: the MLP has none
+  const char* gate = nullptr;
   const char* up;
   const char* down;
   std::vector<std::string_view> ignored = {};  // ends of names that may be there without use

@@ -110,8 +110,7 @@ __global__ void __launch_bounds__(kThreads) interleaved_kernel(const Interleaved
 }
 
 /// A warp for each head of a row: first of queries, then of keys, then of values. Lane l holds
-/// elements l, l + 32, .. of the first half of what is rotated and their partners in the second, or
-/// of the rest of the head.
+/// elements l, l + 32, ..; what is rotated together meets in shared memory.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) split_kernel(const SplitArgs a) {
   constexpr int kMost = kMostHeadDim / 32;
