@@ -80,6 +80,24 @@ TEST_F(CliChat, MessagesAreAnsweredAsTheTextThatTheTemplateMakesOfThem) {
   EXPECT_EQ(by_id["\"more\""].at("prompt"), "<s>Go with us.");
 }
 
+TEST_F(CliChat, TheTemplateWritesTheSpecialTokensAndTheTokenizerAddsNone) {
+  auto tokenizer = nlohmann::json::parse(read_file(model_ + "/tokenizer.json"));
+  tokenizer["post_processor"] = {
+      {"type", "BertProcessing"}, {"cls", {"<s>", 1}}, {"sep", {"<pad>", 3}}};
+  write_file(model_ + "/tokenizer.json", tokenizer.dump());
+  write_file(in_, R"({"id": "chat", "messages": [{"role": "user", "content": "the LORD"}]})"
+                  "\n"
+                  R"({"id": "text", "prompt": "<s>the LORD"})"
+                  "\n");
+  const Ended ended = run_job(0, arguments({"--prompts", in_}));
+  ASSERT_EQ(ended.code, 0) << ended.err;
+  auto by_id = results();
+  const auto& chat = by_id["\"chat\""];
+  const auto& text = by_id["\"text\""];
+  EXPECT_EQ(chat.at("prompt"), text.at("prompt"));
+  EXPECT_EQ(chat.at("prompt_tokens").get<int>() + 2, text.at("prompt_tokens").get<int>());
+}
+
 TEST_F(CliChat, TheFlagMakesEachPromptAMessage) {
   const Ended ended =
       run_job(2, arguments({"--chat", "--prompt", "Jesus wept.", "--prompt", "<s>"}));

@@ -216,6 +216,30 @@ TEST(BadInput, UnusablePromptsAreNamedAndTheOthersRun) {
   EXPECT_EQ(ids, (std::set<std::string>{"good", "too"}));
 }
 
+TEST(BadInput, PromptsBeyondTheModelsPositionsAreNamedAndTheOthersRun) {
+  // Its sliding window, 128, is less than its positions and than the cache.
+  const std::string model = ZI_TEST_DATA "/families/mistral-4x2x96-window";
+  const auto prompt = [](int tokens, int more) {
+    return nlohmann::json{{"prompt_ids", std::vector<int>(static_cast<std::size_t>(tokens), 65)},
+                          {"max_new_tokens", more}}
+               .dump() +
+           "\n";
+  };
+  const TemporaryFolder folder;
+  write_file(folder / "in.jsonl", prompt(100, 28) + prompt(100, 29) + prompt(3, 128));
+  const Ended ended = run_job(
+      1, {"--model", model, "--prompts", folder / "in.jsonl", "--output", folder / "out.jsonl"});
+  EXPECT_EQ(ended.code, 3) << ended.err;
+  EXPECT_THAT(ended.err, HasSubstr("in.jsonl:2: 100 prompt tokens and 29 new ones do not fit the "
+                                   "model's positions (128 tokens)"));
+  EXPECT_THAT(ended.err, HasSubstr("in.jsonl:3: 128 new tokens leave no room for a prompt in the "
+                                   "model's positions"));
+  EXPECT_THAT(ended.err, Not(HasSubstr("--kv-budget")));
+  const auto lines = json_lines(read_file(folder / "out.jsonl"));
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_EQ(lines.front().at("token_ids").size(), 28u);
+}
+
 TEST(BadInput, PromptsLongerThanAnyContextAreRefusedBeforeTheyAreTokenised) {
   const TemporaryFolder folder;
   // A token of this model stands for a few bytes, and the cache holds a few hundred of them.
