@@ -109,6 +109,8 @@ TEST(DummyWeights, AreRoundedToTheStoredTypeWhateverTypeIsAskedFor) {
 TEST(DummyWeights, HaveEveryTensorButTheHead) {
   const auto source = make_dummy_weights(7, DType::kBFloat16);
   EXPECT_TRUE(source->contains("word_embeddings.weight"));
+  EXPECT_TRUE(make_dummy_weights(7, DType::kBFloat16, true)->contains("lm_head.weight"))
+      << "of a model whose head is its own";
   EXPECT_FALSE(source->contains("lm_head.weight"));
   EXPECT_THAT(
       [&] { source->stored_dtype("lm_head.weight"); },
