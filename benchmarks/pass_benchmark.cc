@@ -231,7 +231,9 @@ Bound bound_of(World& world, Engine& engine, const Options& o, const Measured& m
   plain.run();
   for (int i = 0; i < o.repeats; ++i) seconds.push_back(wall_seconds([&] { plain.run(); }));
   return {static_cast<double>(plain.bytes()), static_cast<double>(plain.bytes()) / median(seconds),
-          "plain oneDNN products of one row over as many bytes of weights"};
+          plain.in_bfloat16() ? "plain oneDNN products of one row over as many bytes of weights"
+                              : "plain oneDNN products of one row with as many weights in float32: "
+                                "this CPU has none in bfloat16"};
 }
 
 ordered_json line_of(World& world, Engine& engine, const Options& o, std::int64_t batch,
