@@ -12,11 +12,14 @@ namespace zi {
 
 /// The files of a checkpoint come from anywhere: anything that is not clearly valid is refused.
 
+/// What no file of a checkpoint and no prompt needs more of.
+inline constexpr std::size_t kMostJsonNesting = 64;
+
 /// Parses `text`; `file` is for messages. Throws CheckpointError for what is not JSON (NaN and
 /// Infinity included), a root that is not an object, deeper nesting than `max_depth` and repeated
 /// keys.
 nlohmann::json parse_json_object(std::string_view text, const std::string& file,
-                                 std::size_t max_depth);
+                                 std::size_t max_depth = kMostJsonNesting);
 
 /// The text of a file of at most `max_bytes`. Throws CheckpointError if it is missing, no file,
 /// larger, or a Git LFS pointer, and IoError if it cannot be read.

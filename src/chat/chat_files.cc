@@ -18,7 +18,6 @@ namespace fs = std::filesystem;
 
 constexpr std::size_t kMostConfigBytes = std::size_t{64} << 20;
 constexpr std::size_t kMostTemplateBytes = std::size_t{1} << 20;  // the longest known have 20 kB
-constexpr std::size_t kMostNesting = 64;
 constexpr std::array kTokens = {"bos_token", "eos_token", "unk_token", "sep_token",
                                 "pad_token", "cls_token", "mask_token"};
 
@@ -40,7 +39,7 @@ void add(ChatFiles& files, const std::string& template_name, std::string file, s
 
 std::optional<json> read_config(const fs::path& path) {
   if (!is_there(path)) return std::nullopt;
-  return parse_json_object(read_text_file(path, kMostConfigBytes), path.string(), kMostNesting);
+  return parse_json_object(read_text_file(path, kMostConfigBytes), path.string());
 }
 
 /// The text of a token: a text, or an object with `content`.

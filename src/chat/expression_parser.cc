@@ -12,7 +12,7 @@
 namespace zi::chat {
 
 using Kind = Expression::Kind;
-using Type = Token::Type;
+using TokenType = Token::Type;
 
 namespace {
 
@@ -59,13 +59,13 @@ void ExpressionParser::expect_symbol(std::string_view symbol) {
   if (!skip_symbol(symbol)) fail(fmt::format("`{}` was expected", symbol));
 }
 
-void ExpressionParser::expect(Type type, std::string_view what) {
+void ExpressionParser::expect(TokenType type, std::string_view what) {
   if (!at(type)) fail(fmt::format("{} was expected", what));
   next();
 }
 
 std::string ExpressionParser::any_name(std::string_view what) {
-  if (!at(Type::kName)) fail(fmt::format("{} was expected", what));
+  if (!at(TokenType::kName)) fail(fmt::format("{} was expected", what));
   return next().text;
 }
 
@@ -149,11 +149,11 @@ ExpressionPtr ExpressionParser::comparison() {
   Parts parts = parts_of(sum());
   std::vector<std::string> operators;
   for (;;) {
-    if (at(Type::kOperator) && one_of(current().text, kComparisons)) {
+    if (at(TokenType::kOperator) && one_of(current().text, kComparisons)) {
       operators.push_back(next().text);
     } else if (skip_name("in")) {
       operators.emplace_back("in");
-    } else if (at_name("not") && ahead().is(Type::kName, "in")) {
+    } else if (at_name("not") && ahead().is(TokenType::kName, "in")) {
       next();
       next();
       operators.emplace_back("not in");
@@ -189,7 +189,7 @@ ExpressionPtr ExpressionParser::concatenation() {
 ExpressionPtr ExpressionParser::product() {
   const int line = current().line;
   ExpressionPtr left = power();
-  while (at(Type::kOperator) && one_of(current().text, kProducts)) {
+  while (at(TokenType::kOperator) && one_of(current().text, kProducts)) {
     const std::string symbol = next().text;
     left = make(Kind::kBinary, line, parts_of(std::move(left), power()), symbol);
   }
@@ -227,7 +227,7 @@ ExpressionPtr ExpressionParser::constant(int line, Value value) {
 
 ExpressionPtr ExpressionParser::primary(bool namespaces) {
   const int line = current().line;
-  if (at(Type::kName)) {
+  if (at(TokenType::kName)) {
     const std::string name = next().text;
     if (name == "true" || name == "True") return constant(line, true);
     if (name == "false" || name == "False") return constant(line, false);
@@ -242,13 +242,13 @@ ExpressionPtr ExpressionParser::primary(bool namespaces) {
     caller_named_ = caller_named_ || name == "caller";
     return make(Kind::kName, line, {}, name);
   }
-  if (at(Type::kString)) {
+  if (at(TokenType::kString)) {
     std::string text;
-    while (at(Type::kString)) text += next().text;
+    while (at(TokenType::kString)) text += next().text;
     return constant(line, Value::text(std::move(text)));
   }
-  if (at(Type::kInteger)) return constant(line, next().integer);
-  if (at(Type::kFloat)) return constant(line, next().real);
+  if (at(TokenType::kInteger)) return constant(line, next().integer);
+  if (at(TokenType::kFloat)) return constant(line, next().real);
   if (skip_symbol("(")) {
     ExpressionPtr made;
     if (at_symbol(")")) {
@@ -265,7 +265,7 @@ ExpressionPtr ExpressionParser::primary(bool namespaces) {
 }
 
 bool ExpressionParser::ends_tuple(std::string_view end) const {
-  return at(Type::kPrintEnd) || at(Type::kBlockEnd) || at_symbol(")") ||
+  return at(TokenType::kPrintEnd) || at(TokenType::kBlockEnd) || at_symbol(")") ||
          (!end.empty() && at_name(end));
 }
 

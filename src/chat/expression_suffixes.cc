@@ -6,7 +6,7 @@
 namespace zi::chat {
 
 using Kind = Expression::Kind;
-using Type = Token::Type;
+using TokenType = Token::Type;
 
 ExpressionPtr ExpressionParser::list() {
   const int line = next().line;
@@ -63,7 +63,7 @@ ExpressionPtr ExpressionParser::suffixes(ExpressionPtr value) {
 ExpressionPtr ExpressionParser::subscript(ExpressionPtr value) {
   const int line = current().line;
   if (skip_symbol(".")) {
-    if (at(Type::kInteger)) {
+    if (at(TokenType::kInteger)) {
       ExpressionPtr index = constant(line, next().integer);
       return make(Kind::kItem, line, parts_of(std::move(value), std::move(index)));
     }
@@ -114,7 +114,7 @@ CallArguments ExpressionParser::call_arguments() {
     } else if (skip_symbol("**")) {
       ensure(!arguments.more_named);
       arguments.more_named = expression();
-    } else if (at(Type::kName) && ahead().is(Type::kOperator, "=")) {
+    } else if (at(TokenType::kName) && ahead().is(TokenType::kOperator, "=")) {
       ensure(!arguments.more_named);
       std::string name = next().text;
       next();
@@ -161,8 +161,9 @@ ExpressionPtr ExpressionParser::test(ExpressionPtr value) {
     unknown_.emplace_back(unknown_test(name), line);
   }
   CallArguments arguments;
-  const bool value_follows = at(Type::kName) || at(Type::kString) || at(Type::kInteger) ||
-                             at(Type::kFloat) || at_symbol("[") || at_symbol("{");
+  const bool value_follows = at(TokenType::kName) || at(TokenType::kString) ||
+                             at(TokenType::kInteger) || at(TokenType::kFloat) || at_symbol("[") ||
+                             at_symbol("{");
   if (at_symbol("(")) {
     arguments = call_arguments();
   } else if (value_follows && !at_name("else") && !at_name("or") && !at_name("and")) {

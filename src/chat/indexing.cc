@@ -12,7 +12,7 @@
 namespace zi::chat {
 namespace {
 
-using Type = Series::Type;
+using SeriesType = Series::Type;
 
 /// The bounds that Python's slice.indices() gives: `count` positions from `begin` on.
 struct Positions {
@@ -81,7 +81,7 @@ Value repeat(const Value& value, std::int64_t count, Budget& budget) {
 bool repeatable(const Value& value) {
   const Series* const s = value.series();
   return value.text() != nullptr ||
-         (s != nullptr && (s->type == Type::kList || s->type == Type::kTuple));
+         (s != nullptr && (s->type == SeriesType::kList || s->type == SeriesType::kTuple));
 }
 
 Value joined(const Text& a, const Text& b, Budget& budget) {
@@ -127,7 +127,7 @@ Value unary(std::string_view symbol, const Value& a) {
 Value slice(const Value& value, const Value& begin, const Value& end, const Value& step,
             Budget& budget) {
   const Series* const s = value.series();
-  if (s != nullptr && s->type != Type::kView && s->type != Type::kGenerator) {
+  if (s != nullptr && s->type != SeriesType::kView && s->type != SeriesType::kGenerator) {
     const Positions p = positions(std::ssize(s->items), begin, end, step);
     budget.step(p.count);
     std::vector<Value> items;
@@ -161,7 +161,7 @@ std::optional<Value> item(const Value& value, const Value& index, Budget& budget
   if (value.is_undefined()) fail_undefined(value);
   if (const Dict* dict = value.dict()) {
     const bool hashable = index.dict() == nullptr &&
-                          (index.series() == nullptr || index.series()->type == Type::kTuple);
+                          (index.series() == nullptr || index.series()->type == SeriesType::kTuple);
     const Value* const found = hashable ? dict->find(index) : nullptr;
     if (found == nullptr) return std::nullopt;
     return *found;
@@ -169,7 +169,7 @@ std::optional<Value> item(const Value& value, const Value& index, Budget& budget
   const auto number = index.integer();
   if (!number) return std::nullopt;
   if (const Series* s = value.series()) {
-    if (s->type == Type::kView || s->type == Type::kGenerator) return std::nullopt;
+    if (s->type == SeriesType::kView || s->type == SeriesType::kGenerator) return std::nullopt;
     const std::int64_t length = std::ssize(s->items);
     const std::int64_t at = *number < 0 ? *number + length : *number;
     if (at < 0 || at >= length) return std::nullopt;

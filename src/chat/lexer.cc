@@ -14,7 +14,7 @@
 namespace zi::chat {
 namespace {
 
-using Type = Token::Type;
+using TokenType = Token::Type;
 
 constexpr std::array<std::string_view, 28> kOperators = {
     "//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[", "]",
@@ -47,14 +47,14 @@ class Lexer {
 
   std::vector<Token> run() {
     while (at_ < source_.size()) text_and_tag();
-    add(Type::kEnd, "");
+    add(TokenType::kEnd, "");
     return std::move(tokens_);
   }
 
  private:
   std::string_view rest() const { return std::string_view(source_).substr(at_); }
 
-  void add(Type type, std::string text) { tokens_.push_back({type, std::move(text), line_}); }
+  void add(TokenType type, std::string text) { tokens_.push_back({type, std::move(text), line_}); }
 
   /// Goes on by `bytes`, and counts lines.
   void pass(std::size_t bytes) {
@@ -77,7 +77,7 @@ class Lexer {
     std::string_view data = rest().substr(0, open == std::string::npos ? open : open - at_);
     const bool line_starts = at_ == 0 || source_[at_ - 1] == '\n';
     if (open == std::string::npos) {
-      add(Type::kData, std::string(data));
+      add(TokenType::kData, std::string(data));
       pass(data.size());
       return;
     }
@@ -89,15 +89,15 @@ class Lexer {
     } else if (sign != '+' && kind != '{') {
       data = without_indent(data, line_starts);
     }
-    if (!data.empty()) add(Type::kData, std::string(data));
+    if (!data.empty()) add(TokenType::kData, std::string(data));
     pass(whole + 2);
     if (sign == '-' || sign == '+') pass(1);
     if (kind == '#') {
       comment();
     } else if (kind == '{') {
-      inside(Type::kPrintBegin, Type::kPrintEnd, "}}");
+      inside(TokenType::kPrintBegin, TokenType::kPrintEnd, "}}");
     } else if (!raw()) {
-      inside(Type::kBlockBegin, Type::kBlockEnd, "%}");
+      inside(TokenType::kBlockBegin, TokenType::kBlockEnd, "%}");
     }
   }
 
@@ -168,7 +168,7 @@ class Lexer {
       } else if (sign != '+') {
         data = without_indent(data, line_starts);
       }
-      add(Type::kData, std::string(data));
+      add(TokenType::kData, std::string(data));
       pass(rest().size() - tag.size());
       close("%}", true);
       return true;
@@ -177,9 +177,9 @@ class Lexer {
   }
 
   /// The tokens of a tag, up to its end.
-  void inside(Type begin, Type end_type, std::string_view end) {
+  void inside(TokenType begin, TokenType end_type, std::string_view end) {
     add(begin, "");
-    const bool is_block = end_type == Type::kBlockEnd;
+    const bool is_block = end_type == TokenType::kBlockEnd;
     std::string open;  // brackets
     for (;;) {
       if (at_ >= source_.size()) fail(fmt::format("a tag has no `{}`", end));
@@ -207,7 +207,7 @@ class Lexer {
     if (std::ranges::any_of(text, beyond)) {
       fail(fmt::format("{}: names beyond ASCII are not supported", in_quotes(text)));
     }
-    add(Type::kName, text);
+    add(TokenType::kName, text);
     pass(bytes);
     return true;
   }
@@ -218,7 +218,7 @@ class Lexer {
     std::size_t end = at_ + 1;
     while (end < source_.size() && source_[end] != quote) end += source_[end] == '\\' ? 2 : 1;
     if (end >= source_.size()) fail("a text has no closing quote");
-    add(Type::kString, unescaped(rest().substr(1, end - at_ - 1), line_));
+    add(TokenType::kString, unescaped(rest().substr(1, end - at_ - 1), line_));
     pass(end + 1 - at_);
     return true;
   }
@@ -252,7 +252,7 @@ class Lexer {
       fail(fmt::format("{}: numbers in this form are not supported",
                        in_quotes(rest().substr(0, end + 1))));
     }
-    add(real ? Type::kFloat : Type::kInteger, std::string(text));
+    add(real ? TokenType::kFloat : TokenType::kInteger, std::string(text));
     const char* const last = text.data() + text.size();
     const auto error = real ? std::from_chars(text.data(), last, tokens_.back().real).ec
                             : std::from_chars(text.data(), last, tokens_.back().integer).ec;
@@ -274,7 +274,7 @@ class Lexer {
       if (open.empty() || open.back() != c) fail(fmt::format("unexpected `{}`", c));
       open.pop_back();
     }
-    add(Type::kOperator, std::string(*found));
+    add(TokenType::kOperator, std::string(*found));
     pass(found->size());
   }
 

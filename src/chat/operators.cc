@@ -12,11 +12,11 @@
 namespace zi::chat {
 namespace {
 
-using Type = Series::Type;
+using SeriesType = Series::Type;
 
 /// Sequences that Python compares item by item, each with its own type.
 bool ordered(const Series* s) {
-  return s != nullptr && (s->type == Type::kList || s->type == Type::kTuple);
+  return s != nullptr && (s->type == SeriesType::kList || s->type == SeriesType::kTuple);
 }
 
 bool equal_dicts(const Dict& a, const Dict& b, Budget& budget) {
@@ -49,8 +49,8 @@ void fill(Series& s) {
 }
 
 std::string repr_sequence(const Series& s, Budget& budget) {
-  if (s.type == Type::kList) return "[" + joined(s.items, budget) + "]";
-  if (s.type != Type::kTuple) {
+  if (s.type == SeriesType::kList) return "[" + joined(s.items, budget) + "]";
+  if (s.type != SeriesType::kTuple) {
     throw TemplateError(
         "the text of a range, of a view of a dict or of a generator is not supported");
   }
@@ -84,7 +84,8 @@ bool truth(const Value& value) {
   if (const auto number = value.integer()) return *number != 0;
   if (const auto* real = value.get<double>()) return *real != 0;
   if (const Text* text = value.text()) return !text->text.empty();
-  if (const Series* s = value.series()) return s->type == Type::kGenerator || !s->items.empty();
+  if (const Series* s = value.series())
+    return s->type == SeriesType::kGenerator || !s->items.empty();
   if (const Dict* dict = value.dict()) return !dict->items().empty();
   return true;
 }
@@ -130,8 +131,8 @@ bool equal(const Value& a, const Value& b, Budget& budget) {
   const Series* const t = b.series();
   if (s != nullptr && t != nullptr) {
     if (s == t) return true;
-    return s->type == t->type && s->type != Type::kView && s->type != Type::kGenerator &&
-           equal_sequences(*s, *t, budget);
+    return s->type == t->type && s->type != SeriesType::kView &&
+           s->type != SeriesType::kGenerator && equal_sequences(*s, *t, budget);
   }
   if (a.dict() != nullptr && b.dict() != nullptr) return equal_dicts(*a.dict(), *b.dict(), budget);
   // Namespaces, functions and loops are equal to themselves alone.
@@ -197,7 +198,7 @@ bool contains(const Value& whole, const Value& part, Budget& budget) {
   const auto found =
       std::ranges::find_if(s->items, [&](const Value& item) { return equal(item, part, budget); });
   const bool there = found != s->items.end();
-  if (s->type == Type::kGenerator) {  // what was looked at is gone
+  if (s->type == SeriesType::kGenerator) {  // what was looked at is gone
     s->items.erase(s->items.begin(), there ? found + 1 : found);
   }
   return there;
@@ -210,7 +211,7 @@ std::int64_t length(const Value& value) {
   }
   if (const Dict* dict = value.dict()) return std::ssize(dict->items());
   const Series* const s = value.series();
-  if (s == nullptr || s->type == Type::kGenerator) fail_type("there is no length of", value);
+  if (s == nullptr || s->type == SeriesType::kGenerator) fail_type("there is no length of", value);
   return std::ssize(s->items);
 }
 
@@ -218,7 +219,7 @@ std::vector<Value> items_of(const Value& value, Budget& budget) {
   std::vector<Value> items;
   if (value.is_undefined()) return items;
   if (Series* s = value.series()) {
-    if (s->type == Type::kGenerator) {
+    if (s->type == SeriesType::kGenerator) {
       fill(*s);
       budget.step(std::ssize(s->items));
       return std::exchange(s->items, {});

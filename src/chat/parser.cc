@@ -14,7 +14,7 @@ namespace zi::chat {
 namespace {
 
 using Kind = Statement::Kind;
-using Type = Token::Type;
+using TokenType = Token::Type;
 using StatementPtr = std::unique_ptr<Statement>;
 using Ends = std::initializer_list<std::string_view>;
 
@@ -29,7 +29,7 @@ class Parser : public ExpressionParser {
 
   Body run() {
     Body body = statements({});
-    if (!at(Type::kEnd)) fail("unexpected end tag");
+    if (!at(TokenType::kEnd)) fail("unexpected end tag");
     if (!unknown_.empty()) throw unknown_.front();
     return body;
   }
@@ -43,28 +43,28 @@ class Parser : public ExpressionParser {
   }
 
   bool at_end(const Ends& ends) const {
-    return at(Type::kName) && std::ranges::find(ends, current().text) != ends.end();
+    return at(TokenType::kName) && std::ranges::find(ends, current().text) != ends.end();
   }
 
   /// Statements up to the tag whose name is one of `ends`: that name is then the current token.
   Body statements(const Ends& ends) {
     const Level level(*this);
     Body body;
-    while (!at(Type::kEnd)) {
+    while (!at(TokenType::kEnd)) {
       const int line = current().line;
-      if (at(Type::kData)) {
+      if (at(TokenType::kData)) {
         body.push_back(make(Kind::kText, line));
         body.back()->text = next().text;
-      } else if (at(Type::kPrintBegin)) {
+      } else if (at(TokenType::kPrintBegin)) {
         next();
         body.push_back(make(Kind::kPrint, line));
         body.back()->expression = tuple(Conditional::kYes);
-        expect(Type::kPrintEnd, "`}}`");
+        expect(TokenType::kPrintEnd, "`}}`");
       } else {
-        expect(Type::kBlockBegin, "a tag");
+        expect(TokenType::kBlockBegin, "a tag");
         if (at_end(ends)) return body;
         body.push_back(statement());
-        expect(Type::kBlockEnd, "`%}`");
+        expect(TokenType::kBlockEnd, "`%}`");
       }
     }
     if (ends.size() > 0)
@@ -75,7 +75,7 @@ class Parser : public ExpressionParser {
   /// The rest of an opening tag, statements, and the name of the tag that ends them.
   Body block(const Ends& ends) {
     skip_symbol(":");
-    expect(Type::kBlockEnd, "`%}`");
+    expect(TokenType::kBlockEnd, "`%}`");
     return statements(ends);
   }
 
@@ -226,7 +226,7 @@ class Parser : public ExpressionParser {
 
   StatementPtr with_block(int line) {
     StatementPtr made = make(Kind::kWith, line);
-    while (!at(Type::kBlockEnd)) {
+    while (!at(TokenType::kBlockEnd)) {
       if (!made->assignments.empty()) expect_symbol(",");
       ExpressionPtr name = with_target();
       expect_symbol("=");

@@ -15,7 +15,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::size_t kMaxDepth = 64;
 constexpr std::size_t kMostIds = 1024;
 constexpr std::size_t kMostTexts = 8192;
 
@@ -26,7 +25,7 @@ std::string quoted(const json& value) {
 }  // namespace
 
 ConfigKeys::ConfigKeys(std::string_view text, std::string file)
-    : file_(std::move(file)), root_(parse_json_object(text, file_, kMaxDepth)) {}
+    : file_(std::move(file)), root_(parse_json_object(text, file_)) {}
 
 ConfigKeys::ConfigKeys(json root, std::string file, std::string prefix)
     : file_(std::move(file)), prefix_(std::move(prefix)), root_(std::move(root)) {}

@@ -24,7 +24,7 @@ namespace {
 using nlohmann::json;
 
 constexpr std::size_t kLengthBytes = 8;
-constexpr std::size_t kMaxDepth = 4;  // {name: {shape: [..]}} needs three
+constexpr std::size_t kMaxHeaderDepth = 4;  // {name: {shape: [..]}} needs three
 constexpr std::string_view kMetadata = "__metadata__";
 
 /// Bits of an element; none for a type that this build does not know (its tensors cannot be asked
@@ -199,7 +199,7 @@ SafetensorsHeader parse_safetensors_header(std::string_view start, std::uint64_t
   header.bytes = safetensors_header_bytes(start, file_bytes, file);
   if (start.size() < header.bytes) throw_truncated(file, header.bytes, start.size());
   const std::string_view text = start.substr(kLengthBytes, header.bytes - kLengthBytes);
-  const json root = parse_json_object(text, file, kMaxDepth);
+  const json root = parse_json_object(text, file, kMaxHeaderDepth);
   for (const auto& [name, entry] : root.items()) {
     if (name == kMetadata) continue;
     const EntryReader reader(entry, fmt::format("{}: tensor {}", file, in_quotes(name)));

@@ -11,9 +11,9 @@ namespace zi {
 namespace {
 
 /// Bytes of one repeat at most, whole units of them and one at least.
-constexpr std::size_t kReadBytes = std::size_t{512} << 20;
-constexpr std::size_t kCopyBytes = std::size_t{1} << 30;
-constexpr std::size_t kGatherBytes = std::size_t{2} << 30;
+constexpr std::size_t kRunReadBytes = std::size_t{512} << 20;
+constexpr std::size_t kRunCopyBytes = std::size_t{1} << 30;
+constexpr std::size_t kRunGatherBytes = std::size_t{2} << 30;
 
 /// Bare products of one row with everything that rests on the device, in the order of a pass: as
 /// much memory is read as a pass reads there, so that caches help neither more nor less.
@@ -70,7 +70,7 @@ RunLimits measure_run_limits(World& world, Engine& engine) {
     std::vector<int> units;
     for (std::size_t b = 0; b < plan.blocks.size(); ++b) {
       if (plan.tiers[b] != Tier::kHost) continue;
-      if (!units.empty() && (units.size() + 1) * shard > kCopyBytes) break;
+      if (!units.empty() && (units.size() + 1) * shard > kRunCopyBytes) break;
       units.push_back(static_cast<int>(b));
     }
     const auto copy_all = [&] {
@@ -84,14 +84,14 @@ RunLimits measure_run_limits(World& world, Engine& engine) {
   }
   if (communicator != nullptr) {
     const std::size_t count =
-        std::clamp<std::size_t>(kGatherBytes / slot_bytes, 1, plan.blocks.size());
+        std::clamp<std::size_t>(kRunGatherBytes / slot_bytes, 1, plan.blocks.size());
     limits[Link::kGather] =
         gather_rate(world, device, *communicator, slot.span(), shard, count, *stream, {}).own;
   }
   if (plan.nvme_shards > 0) {
     world.barrier();
     limits[Link::kRead] = measure_bare_read(device, weights.shard_file(), NvmeOptions{},
-                                            std::min(plan.nvme_shards, kReadBytes));
+                                            std::min(plan.nvme_shards, kRunReadBytes));
   }
   limits[Link::kProducts] = resident_product_rate(world, device, ops, plan, weights, *stream);
   limits[Link::kDeviceMemory] = resident_memory_rate(world, device, plan, *stream);

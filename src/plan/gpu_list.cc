@@ -15,8 +15,6 @@ namespace zi {
 namespace {
 
 constexpr double kGiB = 1073741824.0;
-constexpr double kGiga = 1e9;
-constexpr double kTera = 1e12;
 
 /// How the GPUs of a host reach each other.
 enum class Peers {

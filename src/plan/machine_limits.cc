@@ -13,9 +13,6 @@ namespace {
 
 using nlohmann::ordered_json;
 
-constexpr double kGiga = 1e9;
-constexpr double kTera = 1e12;
-
 ordered_json storage_json(const std::vector<StorageRate>& rates) {
   ordered_json list = ordered_json::array();
   for (const StorageRate& r : rates) {

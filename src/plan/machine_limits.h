@@ -7,6 +7,10 @@
 
 namespace zi {
 
+/// Files and texts give rates in billions and trillions.
+inline constexpr double kGiga = 1e9;
+inline constexpr double kTera = 1e12;
+
 /// A rate of transfers of one size, bytes per second.
 struct SizedRate {
   std::size_t bytes = 0;

@@ -7,9 +7,6 @@ namespace {
 
 using nlohmann::ordered_json;
 
-constexpr double kGiga = 1e9;
-constexpr double kTera = 1e12;
-
 ordered_json memory_json(const MemoryPlan& plan) {
   return {{"device_bytes", plan.device_bytes()},
           {"device_room_bytes", plan.device_is_host ? 0 : plan.device_room},

@@ -22,7 +22,6 @@
 namespace zi {
 namespace {
 
-constexpr double kGiga = 1e9;
 /// As NCCL 2.28 took between two H200.
 constexpr std::size_t kNcclBytes = std::size_t{1536} << 20;
 

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "base/json_file.h"
 #include "base/printable_text.h"
 #include "chat/json_text.h"
 #include "chat/template_error.h"
@@ -12,8 +13,6 @@ namespace {
 
 using chat::Dict;
 using chat::Value;
-
-constexpr int kMostNesting = 64;
 
 const chat::Series& list(const Value& value, std::string_view key) {
   const chat::Series* const items = value.series();
@@ -64,7 +63,7 @@ void check_messages(const Value& messages) {
 ChatRequest parse_chat_line(std::string_view line) {
   Value object;
   try {
-    object = chat::parse_json(line, kMostNesting);
+    object = chat::parse_json(line, kMostJsonNesting);
   } catch (const chat::TemplateError& error) {
     throw PromptError(error.what());
   }

@@ -12,12 +12,11 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::size_t kMostNesting = 64;
 /// What GPT2Tokenizer takes for `bos_token`, `eos_token` and `unk_token` where no file names them.
 constexpr const char* kDefaultToken = "<|endoftext|>";
 
 json object_of(const std::optional<TextFile>& file) {
-  return file ? parse_json_object(file->text, file->name, kMostNesting) : json::object();
+  return file ? parse_json_object(file->text, file->name) : json::object();
 }
 
 /// One merge a line: `a b`.
@@ -46,7 +45,7 @@ std::optional<std::string> named(const json& object, const char* key) {
 Gpt2Files read_gpt2_files(const TokenizerFiles& files) {
   const json config = object_of(files.config);
   const json map = object_of(files.special_tokens_map);
-  json vocabulary = parse_json_object(files.tokenizer.text, files.tokenizer.name, kMostNesting);
+  json vocabulary = parse_json_object(files.tokenizer.text, files.tokenizer.name);
   const std::string& place = files.config ? files.config->name : files.tokenizer.name;
   return in_file(place, [&] {
     Gpt2Files made;

@@ -2,14 +2,13 @@
 
 #include <fmt/format.h>
 
+#include "base/json_file.h"
 #include "base/printable_text.h"
 #include "base/utf8.h"
 #include "zero_infer/error.h"
 
 namespace zi {
 namespace {
-
-constexpr int kMostNesting = 64;
 
 /// The library's message without its own name and the line number, which is always 1 here.
 std::string reason(const nlohmann::json::exception& error) {
@@ -33,8 +32,8 @@ nlohmann::json parse_json_line(std::string_view line) {
   }
   using nlohmann::json;
   const auto shallow = [](int depth, json::parse_event_t, json&) {
-    if (depth > kMostNesting) {
-      throw PromptError(fmt::format("JSON nested deeper than {}", kMostNesting));
+    if (depth > static_cast<int>(kMostJsonNesting)) {
+      throw PromptError(fmt::format("JSON nested deeper than {}", kMostJsonNesting));
     }
     return true;
   };

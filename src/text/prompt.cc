@@ -5,12 +5,12 @@
 namespace zi {
 namespace {
 
-constexpr char kWireKind = 'P';
+constexpr char kPromptKind = 'P';
 
 }  // namespace
 
 std::string Prompt::serialize() const {
-  WireWriter out(kWireKind);
+  WireWriter out(kPromptKind);
   out.put(index);
   out.put(id);
   out.put(text);
@@ -23,7 +23,7 @@ std::string Prompt::serialize() const {
 }
 
 Prompt Prompt::deserialize(std::string_view bytes) {
-  WireReader in(kWireKind, bytes);
+  WireReader in(kPromptKind, bytes);
   const auto text = [&] { return in.text(); };
   Prompt prompt;
   prompt.index = in.get<std::uint64_t>();

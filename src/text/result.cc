@@ -15,7 +15,7 @@ namespace zi {
 namespace {
 
 using Json = nlohmann::ordered_json;
-constexpr char kWireKind = 'R';
+constexpr char kResultKind = 'R';
 
 /// The double whose shortest form is that of the float: `-0.1` and not `-0.10000000149011612`.
 /// What is not finite becomes null when it is written.
@@ -72,7 +72,7 @@ std::string Result::to_json() const {
 }
 
 std::string Result::serialize() const {
-  WireWriter out(kWireKind);
+  WireWriter out(kResultKind);
   out.put(index);
   out.put(id);
   out.put(rank);
@@ -102,7 +102,7 @@ std::string Result::serialize() const {
 }
 
 Result Result::deserialize(std::string_view bytes) {
-  WireReader in(kWireKind, bytes);
+  WireReader in(kResultKind, bytes);
   const auto number = [&] { return in.get<float>(); };
   const auto id_and_logprob = [&] {
     const auto id = in.get<std::int32_t>();

@@ -23,7 +23,6 @@ namespace fs = std::filesystem;
 
 /// The largest published ones have 33 MB; reading one takes ten times its size of memory.
 constexpr std::size_t kMostFileBytes = std::size_t{64} << 20;
-constexpr std::size_t kMostNesting = 64;
 
 /// Names of special tokens, in the order in which the reference adds their tokens.
 constexpr std::array kNames = {"bos_token", "eos_token", "unk_token", "sep_token",
@@ -254,7 +253,7 @@ Named read_names(const TokenizerFiles& files) {
   Named named;
   if (files.config) {
     const std::string& name = files.config->name;
-    const json config = parse_json_object(files.config->text, name, kMostNesting);
+    const json config = parse_json_object(files.config->text, name);
     in_file(name, [&] {
       if (flag(config, "split_special_tokens", false)) {
         refuse("`split_special_tokens` is not supported: special tokens are found in the text");
@@ -269,12 +268,12 @@ Named read_names(const TokenizerFiles& files) {
   // The reference looks into the older files only where the config has no such list.
   if (!named.by_config && files.special_tokens_map) {
     const std::string& name = files.special_tokens_map->name;
-    const json map = parse_json_object(files.special_tokens_map->text, name, kMostNesting);
+    const json map = parse_json_object(files.special_tokens_map->text, name);
     in_file(name, [&] { named.names.read_map(map, name); });
   }
   if (!named.by_config && files.added_tokens) {
     const std::string& name = files.added_tokens->name;
-    const json added = parse_json_object(files.added_tokens->text, name, kMostNesting);
+    const json added = parse_json_object(files.added_tokens->text, name);
     in_file(name, [&] { named.numbered = numbered_by_file(added, name, named.names); });
   }
   return named;
@@ -299,7 +298,7 @@ TokenizerFiles read_tokenizer_files(const fs::path& file) {
 void compare_first_token(const TokenizerFiles& files, bool puts_one_before) {
   if (!files.config) return;
   const std::string& name = files.config->name;
-  const json config = parse_json_object(files.config->text, name, kMostNesting);
+  const json config = parse_json_object(files.config->text, name);
   const bool wanted = in_file(name, [&] { return flag(config, "add_bos_token", puts_one_before); });
   if (wanted == puts_one_before) return;
   log_warning(fmt::format(

@@ -12,7 +12,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kMostNesting = 8;
+constexpr int kMostLevels = 8;
 constexpr std::size_t kMostSteps = 32;
 /// Texts that a part searches for or puts in. (A pattern is a regular expression of any length.)
 constexpr std::size_t kMostTextBytes = 1024;
@@ -30,8 +30,8 @@ using Visit = std::function<void(const std::string& type, const json& node)>;
 void each_part(const json& node, const char* what, const char* list, int depth, std::size_t& count,
                const Visit& visit) {
   const std::string type = type_of(node, what);
-  if (depth > kMostNesting || ++count > kMostSteps) {
-    refuse("{} has more than {} levels or {} steps", what, kMostNesting, kMostSteps);
+  if (depth > kMostLevels || ++count > kMostSteps) {
+    refuse("{} has more than {} levels or {} steps", what, kMostLevels, kMostSteps);
   }
   if (type != "Sequence") {
     visit(type, node);

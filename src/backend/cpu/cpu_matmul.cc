@@ -33,8 +33,8 @@ constexpr std::size_t kPackedBytes = 32u << 20;
 constexpr std::int64_t kMinPackedTiles = 8;
 /// Fewer activations than this are packed, and smaller matrices multiplied, before a second thread
 /// has woken up.
-constexpr std::int64_t kParallelElements = 32 << 10;
-constexpr std::size_t kParallelBytes = 128u << 10;
+constexpr std::int64_t kParallelActivations = 32 << 10;
+constexpr std::size_t kParallelMatrixBytes = 128u << 10;
 
 /// Aligned, zeroed host memory that grows and never shrinks.
 class Scratch {
@@ -305,7 +305,7 @@ void CpuMatmul::State::run_group(Plan& plan, const void* a, DType a_dtype, std::
       pack(converted, plan.layout, row % kTileRows, reinterpret_cast<float*>(tile));
     }
   };
-  pool->run(rows, pack_row, rows * w.cols >= kParallelElements);
+  pool->run(rows, pack_row, rows * w.cols >= kParallelActivations);
   const auto multiply_chunk = [&](std::int64_t index, int thread) {
     // The last chunk of a block starts early instead of being lower: its height is part of the
     // sums.
@@ -317,7 +317,7 @@ void CpuMatmul::State::run_group(Plan& plan, const void* a, DType a_dtype, std::
                               w.cols, w.cols, rows, dnnl_status2str(status)));
     }
   };
-  pool->run(chunks, multiply_chunk, w.bytes() >= kParallelBytes);
+  pool->run(chunks, multiply_chunk, w.bytes() >= kParallelMatrixBytes);
 }
 
 CpuMatmul::CpuMatmul(ThreadPool& pool) : state_(std::make_unique<State>()) {
