@@ -133,8 +133,6 @@ inline bool may_change_files(const __ptrace_syscall_info& info) {
     case SYS_flock:
     case SYS_fallocate:
     case SYS_ftruncate:
-    case SYS_write:
-    case SYS_writev:
     case SYS_pwrite64:
     case SYS_pwritev:
     case SYS_fsync:
