@@ -10,7 +10,7 @@ namespace {
 /// For rows on their way, both directions together. A decoding pass of usual batches is one round,
 /// and a pass of prompts computes far longer than its rounds take.
 constexpr std::size_t kHostWorkspace = std::size_t{8} << 20;
-constexpr std::size_t kDeviceWorkspace = std::size_t{64} << 20;
+constexpr std::size_t kDeviceWorkspace = std::size_t{32} << 20;
 
 /// Bytes of one token of every rank, sent and received.
 std::size_t token_bytes(const EmbeddingRows::Shape& s) {
