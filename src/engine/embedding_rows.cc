@@ -62,8 +62,8 @@ EmbeddingRows::EmbeddingRows(Device& device, Ops& ops, Communicator* communicato
 
 std::span<const std::int32_t> EmbeddingRows::indices(std::span<const std::int32_t> ids) {
   const auto most = static_cast<std::int64_t>(ids.size()) / shape_.world;
-  const auto own = ids.subspan(rank_ * static_cast<std::size_t>(most),
-                               static_cast<std::size_t>(most));
+  const auto own =
+      ids.subspan(rank_ * static_cast<std::size_t>(most), static_cast<std::size_t>(most));
   tokens_ = std::ranges::find(own, kNoId) - own.begin();
   indices_.assign(own.begin(), own.begin() + tokens_);
   rounds_.clear();

@@ -23,9 +23,9 @@ struct MemoryPlan {
   std::vector<PartitionLayout> embedding;  // one, or none: it is the head's matrix
   std::vector<Tier> tiers;                 // of each block
   Tier embedding_tier = Tier::kDevice;     // or host, which the device then reads
-  bool device_is_host = true;         // the CPU backend: one memory for both
-  std::size_t device_room = 0;        // that a rank may take on its device
-  std::size_t host_room = 0;          // and on its host
+  bool device_is_host = true;              // the CPU backend: one memory for both
+  std::size_t device_room = 0;             // that a rank may take on its device
+  std::size_t host_room = 0;               // and on its host
   int slot_count = 2;
   std::int64_t lanes = 1;
   std::int64_t pass_tokens = 1;  // rows of a pass at most

@@ -25,9 +25,9 @@ class WorkExchange {
   struct Report {
     std::int64_t free_lanes = 0;
     std::int64_t active = 0;
-    bool ending = false;          // the next pass is the last one of all active ones
-    FailedPrompts failed;         // so far on this rank
-    std::int32_t signal = 0;      // SIGINT or SIGTERM was received
+    bool ending = false;      // the next pass is the last one of all active ones
+    FailedPrompts failed;     // so far on this rank
+    std::int32_t signal = 0;  // SIGINT or SIGTERM was received
   };
   struct Turn {
     std::vector<Prompt> prompts;   // for this rank's lanes
