@@ -202,7 +202,7 @@ class Runner {
     l.memory_s = memory_s;
     l.bare_s = bare_s;
     const MemoryPlan& plan = engine.plan();
-    l.memory = plan.head_shard + plan.host_shards + plan.device_shards;
+    l.memory = plan.head_shard + plan.embedding_shard + plan.host_shards + plan.device_shards;
     l.load_s = slowest(world_, engine.load_seconds());
     l.start_s = slowest(world_, start_s);
     for (std::uint64_t bytes : world_.all_gather(after.read - before.read)) l.read += bytes;

@@ -13,6 +13,10 @@
 namespace zi {
 namespace {
 
+/// Units of the next pass that are gathered before the caller may enqueue gathers of its own for
+/// it: two, the one that is awaited and the one that travels meanwhile.
+constexpr std::uint64_t kAheadOfAPass = 2;
+
 bool travels(const PartitionLayout& layout, Tier tier) {
   return layout.world() > 1 || tier != Tier::kDevice;
 }
@@ -89,6 +93,7 @@ struct LayerFetcher::State {
   std::vector<TripEvents> ring;
 
   Trip known = 0;      // trips below this one will surely be needed
+  Trip allowed = 0;    // copies and gathers below this one may be enqueued
   Trip started = 0;    // reads below this one are started
   Trip fetched = 0;    // copies and gathers below this one are enqueued
   Trip consumed = 0;   // compute of trips below this one is enqueued
@@ -188,7 +193,7 @@ void LayerFetcher::State::start_reads() {
 /// Fetches into every slot that is free or whose compute is enqueued, but only while the host need
 /// not wait for storage: enqueueing compute comes first.
 void LayerFetcher::State::fetch_ahead() {
-  const Trip end = std::min<Trip>(known, consumed + slots.size());
+  const Trip end = std::min<Trip>(allowed, consumed + slots.size());
   while (fetched < end && store(unit_of(fetched)).tier() != Tier::kNvme) fetch(fetched);
 }
 
@@ -333,7 +338,9 @@ void LayerFetcher::run_pass(const std::function<void(int unit, const UnitWeights
   s.failed = true;  // until the end is reached
   s.timer.begin_pass(s.consumed);
   // This pass's trips, and those of the next one, which will come.
-  s.known = s.consumed + s.travellers.size() * (last ? 1 : 2);
+  const State::Trip end = s.consumed + s.travellers.size();
+  s.known = last ? end : end + s.travellers.size();
+  s.allowed = s.world == 1 ? s.known : std::min(s.known, end + kAheadOfAPass);
   s.start_reads();
   s.fetch_ahead();
   for (int unit = 0; unit < static_cast<int>(s.layouts.size()); ++unit) {

@@ -64,8 +64,10 @@ class LayerFetcher {
   /// `compute` runs when the weights are there, and the slot is reused when it is done. An idle
   /// rank passes an empty body. Does not wait for the device. `last`: no other pass will follow, so
   /// nothing more is fetched (every rank must say the same). `after_units` is called after the last
-  /// unit, before anything of the next pass is enqueued: for what else the pass has to gather. What
-  /// a store, the body or `after_units` throws is rethrown, and later passes are refused.
+  /// unit, for what else the pass has to gather. In a world of many at most two units of the next
+  /// pass are fetched before it is run, so that what the caller enqueues on `gathers` for it,
+  /// before this call, does not wait for more. What a store, the body or `after_units` throws is
+  /// rethrown, and later passes are refused.
   void run_pass(const std::function<void(int unit, const UnitWeights& weights)>& body,
                 Stream& compute, bool last = false, const std::function<void()>& after_units = {});
 

@@ -378,7 +378,7 @@ using Work = EngineTest;
 TEST_F(Work, ManyPromptsOfVeryDifferentLengthsAllEndOnceAndOnePromptLeavesTheOthersIdle) {
   const SharedFolder folder;
   const auto golden = read_golden();
-  for (const std::size_t count : {std::size_t{1}, std::size_t{80}}) {
+  for (const std::size_t count : {std::size_t{1}, std::size_t{40}}) {
     const std::string path = folder.path() + "/work.jsonl";
     if (world().rank() == 0) {
       std::ofstream out(path);
@@ -390,7 +390,7 @@ TEST_F(Work, ManyPromptsOfVeryDifferentLengthsAllEndOnceAndOnePromptLeavesTheOth
       }
     }
     RunConfig config = test_config();
-    config.batch_size = {6};
+    config.batch_size = {3};
     config.max_pass_tokens = 40;
     const std::vector<Result> results = results_of(path, config);
     if (world().rank() != 0) continue;

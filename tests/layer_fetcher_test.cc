@@ -107,6 +107,21 @@ TEST(LayerFetcher, FetchesIntoTheNextPassUnlessItIsTheLast) {
   EXPECT_EQ(harness.store_in(H).finished, 10);
 }
 
+TEST(LayerFetcher, InAWorldOfManyFetchesTwoUnitsOfTheNextPassAndTheOthersWhenItIsRun) {
+  FakeCommunicator communicator(3, 0, 5);
+  FetcherHarness harness({{H, H, H, H, H}, 3, 3, 0}, &communicator);
+  harness.run_pass(harness.compute, false);
+  EXPECT_EQ(communicator.gathers_enqueued, 5 + 2);
+  EXPECT_EQ(harness.store_in(H).finished, 5 + 2);
+  harness.log.clear();
+  harness.run_pass(harness.compute, false);
+  EXPECT_EQ(communicator.gathers_enqueued, 10 + 2);
+  const auto finish = std::ranges::find(harness.log, "finish 2");
+  EXPECT_LT(finish, std::ranges::find(harness.log, "body 0")) << "its slot was free";
+  harness.compute.synchronize();
+  EXPECT_EQ(harness.wrong_bytes, 0u);
+}
+
 TEST(LayerFetcher, DoesNotWaitForTheDevice) {
   FetcherHarness harness({{H, D, H, H, D, H, H}}, nullptr);
   std::promise<void> released;

@@ -27,8 +27,7 @@ namespace {
 /// A checkpoint that counts the bytes asked of each tensor, and fails when told to.
 class CountingSource final : public WeightSource {
  public:
-  explicit CountingSource(const std::filesystem::path& directory)
-      : source_(open_checkpoint(directory, "transformer.")) {}
+  explicit CountingSource(std::unique_ptr<WeightSource> source) : source_(std::move(source)) {}
   void read(const TensorSpec& tensor, std::int64_t first, std::int64_t count, DType to,
             void* dst) const override {
     if (tensor.name == failing) throw IoError("offset 17: broken");
@@ -86,7 +85,7 @@ class Loading : public ::testing::Test {
     testing::write_synthetic_checkpoint(shape, directory_.path() / "model",
                                         {.shards = 2, .seed = 5, .tokenizer = {}});
     model_ = make_model(ModelConfig::load(directory_.path() / "model"), false);
-    source_.emplace(directory_.path() / "model");
+    source_.emplace(open_checkpoint(directory_.path() / "model", "transformer."));
   }
 
   MemoryPlan plan(const std::string& tier, int world) const {
@@ -159,6 +158,33 @@ TEST_F(Loading, GivesTheSameShardsInEveryTierAndThroughPinnedPieces) {
         const MemoryPlan elsewhere = plan(tier, world);
         const auto weights = load(elsewhere, rank, world);
         EXPECT_TRUE(shards(elsewhere, *weights) == expected) << world << " " << tier;
+      }
+    }
+  }
+}
+
+TEST_F(Loading, PutsAnEmbeddingOfItsOwnWhereThePlanSaysAndReadsEachOfItsRowsOnce) {
+  model_ = make_model(ModelConfig::load(directory_.path() / "model"), true);
+  source_.emplace(make_dummy_weights(5, DType::kBFloat16, true));
+  const TensorSpec& embedding = model_->spec().embedding;
+  for (const int world : {1, 3}) {
+    for (const bool far_away : {false, true}) {
+      for (const Tier tier : {Tier::kDevice, Tier::kHost}) {
+        std::size_t read = 0;
+        for (int rank = 0; rank < world; ++rank) {
+          MemoryPlan p = plan("device", world);
+          p.embedding_tier = tier;
+          ASSERT_GT(p.embedding_shard, 0u);
+          std::vector<std::byte> expected(p.embedding_shard);
+          ShardReader(*source_, p.embedding_layout(), rank).read(0, expected);
+          FarDevice far(make_cpu_device());
+          (void)source_->take();
+          const auto weights = load(p, rank, world, far_away ? &far : nullptr);
+          read += source_->take().at(embedding.name);
+          EXPECT_EQ(std::memcmp(weights->embedding_shard(), expected.data(), expected.size()), 0)
+              << world << " ranks, " << name_of(tier);
+        }
+        EXPECT_EQ(read, static_cast<std::size_t>(embedding.elements()) * 2);
       }
     }
   }

@@ -137,6 +137,43 @@ TEST_F(Plan, KvPagesFollowTheBudgetAndTheFormula) {
   EXPECT_EQ(plan.max_sequence_tokens, plan.kv_pages * kKvPageTokens);
 }
 
+TEST_F(Plan, AnEmbeddingOfItsOwnRestsOnTheDeviceUnlessTheKvCacheOrBlocksWouldMissTheRoom) {
+  EXPECT_EQ(make_plan(input(1), config()).embedding_shard, 0u);  // it is the head
+  PlanInput in = input(1);
+  in.device_free = (make_plan(in, config()).device_bytes() + kHead / 2) * 100 / 95;
+  const std::int64_t kv_pages = make_plan(in, config()).kv_pages;
+
+  model_ = make_model(shape(4096, 30, 32), true);
+  const MemoryPlan roomy = make_plan(input(1), config());
+  EXPECT_EQ(roomy.embedding_shard, kHead);
+  EXPECT_EQ(roomy.embedding_on(Tier::kDevice), kHead);
+  EXPECT_EQ(roomy.device_bytes(), roomy.device_shards + 2 * kHead + roomy.vectors + roomy.kv +
+                                      roomy.workspace + roomy.head_workspace + roomy.inputs);
+  EXPECT_EQ(make_plan(input(4), config()).embedding_on(Tier::kDevice), kHead / 4);
+
+  in.model = model_.get();
+  const MemoryPlan tight = make_plan(in, config());
+  EXPECT_EQ(tight.embedding_on(Tier::kHost), kHead);
+  EXPECT_EQ(tight.kv_pages, kv_pages);
+  EXPECT_GE(tight.host_bytes(), kHead);
+  in.host_free = kHead;  // nor is there room
+  EXPECT_EQ(make_plan(in, config()).embedding_on(Tier::kDevice), kHead);
+  EXPECT_LT(make_plan(in, config()).kv_pages, kv_pages);
+
+  RunConfig offload = config();
+  offload.cpu_offload = true;
+  EXPECT_EQ(make_plan(input(1), offload).embedding_on(Tier::kHost), kHead);
+  EXPECT_EQ(make_plan(input(1, true), offload).embedding_on(Tier::kDevice), kHead);
+}
+
+TEST_F(Plan, OnlyRanksThatExchangeEmbeddingRowsTakeMemoryForThem) {
+  EXPECT_EQ(make_plan(input(1), config()).row_exchange, 0u);
+  const MemoryPlan many = make_plan(input(4), config());
+  EXPECT_GT(many.row_exchange, std::size_t{16} << 20);
+  EXPECT_LE(many.row_exchange, std::size_t{32} << 20);
+  EXPECT_LE(make_plan(input(4, true), config()).row_exchange, std::size_t{8} << 20);
+}
+
 TEST_F(Plan, ATinyKvBudgetIsRefusedWithThePagesSize) {
   RunConfig c = config();
   c.kv_budget = 1000;

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -60,6 +61,26 @@ class RecordableOps final : public test::ForwardingOps {
   bool recordable() const override { return true; }
 };
 
+/// Weights that count how often they are read.
+class CountingSource final : public WeightSource {
+ public:
+  explicit CountingSource(std::unique_ptr<WeightSource> source) : source_(std::move(source)) {}
+  void read(const TensorSpec& tensor, std::int64_t first, std::int64_t count, DType to,
+            void* dst) const override {
+    ++reads;
+    source_->read(tensor, first, count, to, dst);
+  }
+  bool contains(const std::string& name) const override { return source_->contains(name); }
+  DType stored_dtype(const std::string& name) const override { return source_->stored_dtype(name); }
+  std::uint64_t identity() const override { return source_->identity(); }
+  std::string describe() const override { return source_->describe(); }
+
+  mutable std::atomic<int> reads = 0;
+
+ private:
+  std::unique_ptr<WeightSource> source_;
+};
+
 class PassRunnerTest : public ::testing::Test {
  protected:
   static constexpr std::int64_t kVocabulary = 250;
@@ -73,7 +94,13 @@ class PassRunnerTest : public ::testing::Test {
     testing::write_synthetic_checkpoint(shape, directory_.path() / "model",
                                         {.shards = 1, .seed = 5, .tokenizer = {}});
     model_ = make_model(ModelConfig::load(directory_.path() / "model"), false);
-    source_ = open_checkpoint(directory_.path() / "model", "transformer.");
+    source_ = std::make_unique<CountingSource>(
+        open_checkpoint(directory_.path() / "model", "transformer."));
+  }
+  /// The same shape with an embedding that is not the head.
+  void untie() {
+    model_ = make_model(ModelConfig::load(directory_.path() / "model"), true);
+    source_ = std::make_unique<CountingSource>(make_dummy_weights(5, DType::kBFloat16, true));
   }
 
   MemoryPlan plan(bool cpu_offload) const {
@@ -126,14 +153,18 @@ class PassRunnerTest : public ::testing::Test {
 
   static void run_pass(PassRunner& runner, Scheduler& scheduler, bool last) {
     const std::vector<Chunk> chunks = scheduler.compose();
+    std::vector<std::int32_t> ids;
     std::vector<std::int32_t> logits_rows;
     std::vector<SampleRow> samples;
     std::int32_t row = -1;
     for (const Chunk& chunk : chunks) {
+      const auto first = chunk.sequence->tokens.begin() + chunk.first;
+      ids.insert(ids.end(), first, first + chunk.count);
       logits_rows.push_back(row += static_cast<std::int32_t>(chunk.count));
       samples.emplace_back().history = chunk.sequence->tokens;
     }
-    runner.run({chunks, logits_rows, samples, static_cast<std::int64_t>(samples.size()), last});
+    runner.run(
+        {chunks, ids, logits_rows, samples, static_cast<std::int64_t>(samples.size()), last});
     for (std::size_t i = 0; i < chunks.size(); ++i) {
       scheduler.advance(chunks[i]);
       chunks[i].sequence->tokens.push_back(runner.results().ids[i]);
@@ -143,8 +174,54 @@ class PassRunnerTest : public ::testing::Test {
   testing::TemporaryDirectory directory_;
   Tokenizer tokenizer_ = Tokenizer::bytes();
   std::unique_ptr<Model> model_;
-  std::unique_ptr<WeightSource> source_;
+  std::unique_ptr<CountingSource> source_;
 };
+
+TEST_F(PassRunnerTest, ReadsNoRowOfTheEmbeddingFromTheCheckpointOnceTheWeightsAreLoaded) {
+  for (const bool tied : {true, false}) {
+    if (!tied) untie();
+    const auto device = make_cpu_device();
+    const auto ops = make_cpu_ops(1);
+    constexpr int kPasses = 5;
+    int at_start = 0;
+    tokens(*device, *ops, kPasses, false, [&](PassRunner&, int pass) {
+      if (pass == 0) at_start = source_->reads;
+    });
+    EXPECT_GT(at_start, 0);
+    EXPECT_EQ(source_->reads, at_start) << "tied: " << tied;
+  }
+}
+
+TEST_F(PassRunnerTest, TakesTheRowsOfTheEmbeddingAndNotOfAHeadOfItsOwn) {
+  // The head in both places: what a tied model of these values gives.
+  class HeadAsEmbedding final : public WeightSource {
+   public:
+    void read(const TensorSpec& tensor, std::int64_t first, std::int64_t count, DType to,
+              void* dst) const override {
+      TensorSpec from = tensor;
+      if (from.name == "word_embeddings.weight") from.name = "lm_head.weight";
+      source_->read(from, first, count, to, dst);
+    }
+    bool contains(const std::string&) const override { return true; }
+    DType stored_dtype(const std::string&) const override { return DType::kBFloat16; }
+    std::uint64_t identity() const override { return 1; }
+    std::string describe() const override { return "a head in both places"; }
+
+   private:
+    std::unique_ptr<WeightSource> source_ = make_dummy_weights(5, DType::kBFloat16, true);
+  };
+  const auto device = make_cpu_device();
+  const auto ops = make_cpu_ops(1);
+  constexpr int kPasses = 12;
+  untie();
+  const auto own = tokens(*device, *ops, kPasses);
+  source_ = std::make_unique<CountingSource>(std::make_unique<HeadAsEmbedding>());
+  const auto both = tokens(*device, *ops, kPasses);
+  EXPECT_NE(own, both);
+  model_ = make_model(ModelConfig::load(directory_.path() / "model"), false);
+  ASSERT_TRUE(model_->spec().tied());
+  EXPECT_EQ(tokens(*device, *ops, kPasses), both);
+}
 
 TEST_F(PassRunnerTest, GoesOnWithoutGraphsAndSaysSoOnceWhereTheyCannotBeRecorded) {
   constexpr int kPasses = 40;  // the shape changes with every page of 16 tokens

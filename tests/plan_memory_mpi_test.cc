@@ -105,6 +105,11 @@ class CountingCommunicator final : public Communicator {
 constexpr const char* kSmall = R"({
   "model_type": "bloom", "hidden_size": 768, "n_layer": 8, "n_head": 12,
   "vocab_size": 51200, "layer_norm_epsilon": 1e-5})";
+/// The same with a head and an embedding of 79 MB each.
+constexpr const char* kUntied = R"({
+  "model_type": "llama", "hidden_size": 768, "num_hidden_layers": 8, "num_attention_heads": 12,
+  "intermediate_size": 2304, "vocab_size": 51200, "rms_norm_eps": 1e-5,
+  "max_position_embeddings": 2048, "tie_word_embeddings": false})";
 /// bloom-7b1 with 10 of its 30 blocks: 4 GB of them, 2 of the head.
 constexpr const char* kLarge = R"({
   "model_type": "bloom", "hidden_size": 4096, "n_layer": 10, "n_head": 32,
@@ -209,6 +214,13 @@ std::string missing_backend() {
   }
 }
 
+void expect_as_planned(const CountedRun& run, const std::string& name) {
+  const std::string what = fmt::format("{}\n{}", name, run.plan.table());
+  expect_near(run.counts->device.peak(), run.plan.device_bytes(), "device, " + what);
+  expect_near(run.counts->pinned.peak(), run.plan.host_bytes(), "pinned, " + what);
+  expect_near(run.counts->both.peak(), run.plan.rank_bytes(), "both, " + what);
+}
+
 TEST(PlannedMemory, IsWhatARunTakesOnEveryTier) {
   if (const std::string why = missing_backend(); !why.empty()) GTEST_SKIP() << why;
   const SharedModel shared(kSmall);
@@ -219,11 +231,23 @@ TEST(PlannedMemory, IsWhatARunTakesOnEveryTier) {
                         Case{.name = "nvme", .nvme = true, .device_budget = 0},
                         Case{.name = "device and host", .cpu_offload = true, .device_budget = some},
                         Case{.name = "device and nvme", .nvme = true, .device_budget = some}}) {
-    const CountedRun run(config_of(c, shared));
-    const std::string what = fmt::format("{}\n{}", c.name, run.plan.table());
-    expect_near(run.counts->device.peak(), run.plan.device_bytes(), "device, " + what);
-    expect_near(run.counts->pinned.peak(), run.plan.host_bytes(), "pinned, " + what);
-    expect_near(run.counts->both.peak(), run.plan.rank_bytes(), "both, " + what);
+    expect_as_planned(CountedRun(config_of(c, shared)), c.name);
+  }
+}
+
+TEST(PlannedMemory, IsWhatARunWithAnEmbeddingOfItsOwnTakes) {
+  if (const std::string why = missing_backend(); !why.empty()) GTEST_SKIP() << why;
+  const SharedModel shared(kUntied, true);
+  for (const Case& c :
+       {Case{.name = "resident", .dummy = true},
+        Case{.name = "host", .cpu_offload = true, .dummy = true, .device_budget = 0},
+        Case{.name = "nvme", .nvme = true, .dummy = true, .device_budget = 0}}) {
+    RunConfig config = config_of(c, shared);
+    config.model = shared.folder();
+    const CountedRun run(config);
+    EXPECT_GE(run.plan.embedding_shard * static_cast<std::size_t>(world().size()),
+              51200u * 768 * 2);
+    expect_as_planned(run, c.name);
   }
 }
 

@@ -38,8 +38,9 @@ TEST_F(Plan, The176bShapeOnEightH100GathersSevenEighthsOfItsBlocksInEveryPass) {
   EXPECT_EQ(plan.at("memory").at("slots"), 2 * kLargeBlock);
   const auto& pass = plan.at("pass");
   EXPECT_EQ(pass.at("batch"), 8);
-  // 302.1 GB of blocks, and for 8 rows hidden states and a slice of logits from 7 ranks.
-  const double exchange = 8 * (14336 * 2 + 250880.0 / 8 * 4);
+  // 302.1 GB of blocks, and for 8 rows hidden states, a slice of logits and an eighth of the
+  // embedding rows from 7 ranks.
+  const double exchange = 8 * (14336 * 2 + 250880.0 / 8 * 4 + 14336.0 * 4 / 8);
   const double gathered = 7 * (kLargeBlocks / 8 + exchange);
   EXPECT_NEAR(kLargeBlocks * 7 / 8, 302.1e9, 0.1e9);
   EXPECT_DOUBLE_EQ(link_of(pass, "gather").at("bytes"), gathered);
@@ -243,7 +244,7 @@ TEST_F(Plan, TheJsonHoldsTheDocumentedFields) {
   const auto& memory = plan.at("memory");
   std::size_t device = 0;
   for (const char* part : {"block_shards_device", "head_shard", "vectors", "slots", "kv",
-                           "workspace", "logits", "inputs"}) {
+                           "workspace", "logits", "row_exchange", "inputs"}) {
     device += memory.at(part).get<std::size_t>();
   }
   EXPECT_EQ(memory.at("device_bytes"), device);

@@ -40,10 +40,12 @@ class Model {
                     std::int64_t row_multiple, std::span<const float* const> vectors,
                     Device& device, Stream& stream) = 0;
 
-  /// Starts a pass from the batch's rows of an embedding of type `dtype`, `rows` (batch.tokens) in
-  /// device memory; or, when that is null, from the embedding's first rows.
-  virtual void embed(const void* embedding, DType dtype, const std::int32_t* rows,
-                     const RaggedBatch& batch, Stream& stream) = 0;
+  /// Where the embedding rows of a pass are to be written before `embed`: (batch.tokens, hidden)
+  /// float32 in the workspace.
+  virtual float* embedding_rows() = 0;
+
+  /// Starts a pass from its embedding rows.
+  virtual void embed(const RaggedBatch& batch, Stream& stream) = 0;
 
   /// Runs block `block` on the rows of the batch; k and v go to the pages of `kv`.
   virtual void run_block(int block, const UnitView& weights, const RaggedBatch& batch,

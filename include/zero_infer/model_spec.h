@@ -26,8 +26,8 @@ struct UnitSpec {
   std::vector<TensorSpec> vectors;   // kept in float32 on every rank; 1-D but for positions
 };
 
-/// Everything that a model family needs from a checkpoint. Block units are gathered; the head stays
-/// where it is, cut by vocabulary rows; embedding rows are looked up on the host.
+/// Everything that a model family needs from a checkpoint. Block units are gathered; the head and
+/// the embedding stay where they are, cut by vocabulary rows.
 struct ModelSpec {
   std::string prefix;                // tensor names may carry it: `transformer.`
   std::string block_prefix;          // a block's names go on with its number and a dot: `h.`
@@ -36,6 +36,9 @@ struct ModelSpec {
   UnitSpec head;                    // one matrix (vocabulary, hidden) and the final norm's vectors
   TensorSpec embedding;             // (vocabulary, hidden)
   std::vector<TensorSpec> vectors;  // of the model itself: the embedding's norm, learned positions
+
+  /// Whether the head's matrix is the embedding.
+  bool tied() const { return head.matrices.front().name == embedding.name; }
 };
 
 }  // namespace zi

@@ -43,6 +43,13 @@ class World {
     all_gather_bytes(&mine, all.data(), sizeof(T));
     return all;
   }
+  /// Collective: every rank's list, one after the other; all are equally long.
+  template <typename T>
+  requires std::is_trivially_copyable_v<T> std::vector<T> all_gather(const std::vector<T>& mine) {
+    std::vector<T> all(static_cast<std::size_t>(size()) * mine.size());
+    all_gather_bytes(mine.data(), all.data(), mine.size() * sizeof(T));
+    return all;
+  }
   /// Collective: the root's string on every rank.
   std::string broadcast(std::string bytes, int root);
   /// Collective: on the root every rank's string, elsewhere empty.

@@ -71,7 +71,6 @@ int Generator::run() {
   for (;;) {
     WorkExchange::Turn turn = exchange_->take_turn({.free_lanes = scheduler_.free_lanes(),
                                                     .active = scheduler_.active(),
-                                                    .prefilling = scheduler_.prefilling(),
                                                     .ending = ending(),
                                                     .failed = stats_.failed,
                                                     .signal = stop_signal_()},
@@ -187,6 +186,7 @@ bool Generator::ending() const {
 
 void Generator::run_pass(const WorkExchange::Turn& turn) {
   const std::vector<Chunk> chunks = scheduler_.compose();
+  std::vector<std::int32_t> ids;
   logits_rows_.clear();
   samples_.clear();
   std::vector<Sequence*> owners;
@@ -207,13 +207,13 @@ void Generator::run_pass(const WorkExchange::Turn& turn) {
       owners.push_back(c.sequence);
     }
     row += static_cast<std::int32_t>(c.count);
+    const auto first = c.sequence->tokens.begin() + c.first;
+    ids.insert(ids.end(), first, first + c.count);
   }
-  // Every busy lane draws one token, unless prompts are being computed: then the counts are
-  // compared.
-  const std::int64_t most = options_.score || turn.uneven
-                                ? exchange_->most(static_cast<std::int64_t>(samples_.size()))
-                                : turn.most_active;
-  runner_->run({chunks, logits_rows_, samples_, most, turn.last});
+  // Unless prompts are being computed, every busy lane has one row.
+  const WorkExchange::Rows rows = exchange_->share_rows(
+      std::move(ids), static_cast<std::int64_t>(samples_.size()), turn.most_active);
+  runner_->run({chunks, rows.ids, logits_rows_, samples_, rows.most_samples, turn.last});
   ++stats_.passes;
 
   for (const Chunk& c : chunks) {

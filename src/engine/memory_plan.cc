@@ -24,6 +24,9 @@ std::string MemoryPlan::table() const {
   line("block shards, nvme", nvme_shards,
        fmt::format("{} blocks, {} (on disk)", count(Tier::kNvme), type));
   line("head shard", head_shard, fmt::format("rows of the vocabulary, {}", type));
+  line("embedding shard", embedding_shard,
+       fmt::format("rows of the vocabulary, {}{}", type,
+                   embedding_tier == Tier::kHost ? ", pinned: the device reads it there" : ""));
   line("vectors", vectors, "norms, biases and positions, float32");
   line("slots", slots, fmt::format("{} gathered blocks", slot_count));
   line("KV cache", kv,
@@ -31,7 +34,8 @@ std::string MemoryPlan::table() const {
                    name_of(compute_dtype)));
   line("workspace", workspace, fmt::format("activations of {} rows", pass_tokens));
   line("logits", head_workspace, fmt::format("{} rows at once", head_rows));
-  line("inputs", inputs, "indices and embedding rows of a pass, on the device and pinned");
+  line("row exchange", row_exchange, "embedding rows on their way between ranks");
+  line("inputs", inputs, "indices of a pass, on the device and pinned");
   line("results", results, "what a pass samples, pinned");
   line("staging", staging, "NVMe reads in flight, pinned");
   line("loading", loading, "pinned until the weights are loaded");

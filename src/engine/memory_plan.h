@@ -19,11 +19,13 @@ struct MemoryPlan {
   DType weight_dtype = DType::kBFloat16;
   DType compute_dtype = DType::kBFloat16;
   std::vector<PartitionLayout> blocks;
-  std::vector<PartitionLayout> head;  // one
-  std::vector<Tier> tiers;            // of each block
-  bool device_is_host = true;         // the CPU backend: one memory for both
-  std::size_t device_room = 0;        // that a rank may take on its device
-  std::size_t host_room = 0;          // and on its host
+  std::vector<PartitionLayout> head;       // one
+  std::vector<PartitionLayout> embedding;  // one, or none: it is the head's matrix
+  std::vector<Tier> tiers;                 // of each block
+  Tier embedding_tier = Tier::kDevice;     // or host, which the device then reads
+  bool device_is_host = true;              // the CPU backend: one memory for both
+  std::size_t device_room = 0;             // that a rank may take on its device
+  std::size_t host_room = 0;               // and on its host
   int slot_count = 2;
   std::int64_t lanes = 1;
   std::int64_t pass_tokens = 1;  // rows of a pass at most
@@ -38,38 +40,51 @@ struct MemoryPlan {
   std::size_t host_shards = 0;
   std::size_t nvme_shards = 0;
   std::size_t head_shard = 0;
+  std::size_t embedding_shard = 0;  // of an embedding of its own
   std::size_t vectors = 0;
   std::size_t slots = 0;
   std::size_t kv = 0;
   std::size_t workspace = 0;       // activations of the blocks
   std::size_t head_workspace = 0;  // hidden states, logits and their exchange
+  std::size_t row_exchange = 0;    // embedding rows on their way between ranks
   std::size_t inputs = 0;          // of a pass; as many bytes are pinned
   std::size_t results = 0;         // pinned: what a pass samples
   std::size_t staging = 0;         // pinned buffers of the NVMe reads
   std::size_t loading = 0;         // pinned while weights are loaded, given back before passes
 
   std::size_t device_bytes() const {
-    return device_shards + head_shard + vectors + slots + kv + workspace + head_workspace + inputs;
+    return loaded_device_bytes() + kv + workspace + head_workspace + row_exchange + inputs;
   }
   /// Pinned memory while weights are loaded: on a GPU the last shards are still on their way
   /// through `loading` when all others rest where they belong.
   std::size_t loading_host_bytes() const {
-    return loading + (device_is_host ? 0 : host_shards + staging);
+    return loading + (device_is_host ? 0 : host_shards + embedding_on(Tier::kHost) + staging);
   }
   /// Pinned memory at its peak: of passes, or of loading.
   std::size_t host_bytes() const { return std::max(pass_host_bytes(), loading_host_bytes()); }
   /// Device and host together, at their peak.
   std::size_t rank_bytes() const {
     return std::max(device_bytes() + pass_host_bytes(),
-                    device_shards + head_shard + vectors + slots + loading_host_bytes());
+                    loaded_device_bytes() + loading_host_bytes());
   }
   /// Of the host's memory, at its peak.
   std::size_t process_bytes() const { return device_is_host ? rank_bytes() : host_bytes(); }
+  /// Bytes of an embedding of its own in this tier.
+  std::size_t embedding_on(Tier tier) const { return embedding_tier == tier ? embedding_shard : 0; }
+  /// How the embedding is cut.
+  const PartitionLayout& embedding_layout() const {
+    return embedding.empty() ? head.front() : embedding.front();
+  }
   /// A table for people: one line per part, and the sums with what is available.
   std::string table() const;
 
  private:
-  std::size_t pass_host_bytes() const { return host_shards + staging + inputs + results; }
+  std::size_t loaded_device_bytes() const {
+    return device_shards + head_shard + embedding_on(Tier::kDevice) + vectors + slots;
+  }
+  std::size_t pass_host_bytes() const {
+    return host_shards + embedding_on(Tier::kHost) + staging + inputs + results;
+  }
 };
 
 }  // namespace zi

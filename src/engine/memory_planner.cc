@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "engine/embedding_rows.h"
 #include "engine/model_weights.h"
 #include "engine/pass_inputs.h"
 #include "engine/pass_runner.h"
@@ -84,11 +85,38 @@ std::size_t kv_room(const MemoryPlan& plan, const PlanInput& in, const RunConfig
   return left_of(plan.device_bytes() + config.gpu_weight_budget.value_or(all_shards));
 }
 
+/// Bytes of a page of the KV cache, in all layers.
+std::size_t page_bytes(const MemoryPlan& plan, const ModelConfig& c) {
+  return kv_layer(c, plan.compute_dtype).page_bytes() * static_cast<std::size_t>(c.layers);
+}
+
+/// Pages of 2048 tokens a lane, or of the model's positions.
+std::size_t usual_pages(const MemoryPlan& plan, const ModelConfig& c) {
+  const std::int64_t tokens =
+      c.max_positions == 0 ? kDefaultLaneTokens : std::min(kDefaultLaneTokens, c.max_positions);
+  return static_cast<std::size_t>(plan.lanes * ceil_div(tokens, kKvPageTokens));
+}
+
+/// Where an embedding of its own rests: on the device, if blocks and KV cache lose nothing by it.
+/// Else in host memory, if there is room: a pass reads a few of its rows, and would move or
+/// recompute more for want of the memory that it leaves to them.
+Tier embedding_tier(const MemoryPlan& plan, const PlanInput& in, const RunConfig& config,
+                    const Room& room, std::size_t all_shards) {
+  const bool host_has_room = plan.host_bytes() + plan.embedding_shard <= room.host;
+  if (in.device_is_host || !host_has_room) return Tier::kDevice;
+  if (config.cpu_offload || config.nvme_offload_path) return Tier::kHost;
+  const std::size_t kv = config.kv_budget.value_or(usual_pages(plan, in.model->config()) *
+                                                   page_bytes(plan, in.model->config()));
+  const std::size_t taken =
+      plan.device_bytes() + plan.embedding_shard + config.gpu_weight_budget.value_or(all_shards);
+  return taken < room.device && kv <= scaled(room.device - taken, kUsableForKv) ? Tier::kDevice
+                                                                                : Tier::kHost;
+}
+
 /// KV memory: what was asked for, else room for 2048 tokens a lane as far as `room` goes.
 void plan_kv(MemoryPlan& plan, const PlanInput& in, const RunConfig& config, std::size_t room) {
   const ModelConfig& c = in.model->config();
-  const std::size_t page =
-      kv_layer(c, plan.compute_dtype).page_bytes() * static_cast<std::size_t>(c.layers);
+  const std::size_t page = page_bytes(plan, c);
   std::size_t pages;
   if (config.kv_budget) {
     pages = *config.kv_budget / page;
@@ -99,10 +127,7 @@ void plan_kv(MemoryPlan& plan, const PlanInput& in, const RunConfig& config, std
           format_memory(static_cast<double>(page))));
     }
   } else {
-    const std::int64_t tokens =
-        c.max_positions == 0 ? kDefaultLaneTokens : std::min(kDefaultLaneTokens, c.max_positions);
-    const auto wanted = static_cast<std::size_t>(plan.lanes * ceil_div(tokens, kKvPageTokens));
-    pages = std::clamp<std::size_t>(room / page, 1, wanted);
+    pages = std::clamp<std::size_t>(room / page, 1, usual_pages(plan, c));
   }
   plan.kv_pages = static_cast<std::int64_t>(pages);
   plan.max_sequence_tokens = plan.kv_pages * kKvPageTokens;
@@ -189,6 +214,7 @@ MemoryPlan make_plan(const PlanInput& in, const RunConfig& config) {
   const ModelConfig& c = in.model->config();
   const ModelSpec& spec = in.model->spec();
   MemoryPlan plan;
+  plan.device_is_host = in.device_is_host;
   plan.weight_dtype = in.weight_dtype;
   plan.compute_dtype = in.compute_dtype;
   plan.lanes = *std::max_element(config.batch_size.begin(), config.batch_size.end());
@@ -208,15 +234,20 @@ MemoryPlan make_plan(const PlanInput& in, const RunConfig& config) {
   }
   plan.head.emplace_back(spec.head, plan.weight_dtype, in.world);
   plan.head_shard = plan.head.front().shard_bytes();
+  if (!spec.tied()) {
+    const UnitSpec unit{.name = "embedding", .matrices = {spec.embedding}, .vectors = {}};
+    plan.embedding.emplace_back(unit, plan.weight_dtype, in.world);
+    plan.embedding_shard = plan.embedding.front().shard_bytes();
+  }
   plan.vectors = vectors_bytes(spec);
   plan_workspaces(plan, in);
+  plan.row_exchange = EmbeddingRows::workspace_bytes(EmbeddingRows::shape_of(plan, c));
   if (config.nvme_offload_path) {
     const NvmeOptions options;
     plan.staging = options.slots() * options.extent_bytes;
   }
 
   const Room room = room_of(in);
-  plan.device_is_host = in.device_is_host;
   plan.device_room = room.device;
   plan.host_room = room.host;
   plan.results = PassRunner::results_bytes(plan.pass_tokens, config.logprobs);
@@ -230,6 +261,8 @@ MemoryPlan make_plan(const PlanInput& in, const RunConfig& config) {
                                          plan.slot_count);
   const bool stays = !config.cpu_offload && !config.nvme_offload_path;
   if (in.world == 1 && stays) plan.slots = 0;
+  plan.embedding_tier = Tier::kHost;  // what else the device holds is counted without it
+  plan.embedding_tier = embedding_tier(plan, in, config, room, all_shards);
   plan_kv(plan, in, config, kv_room(plan, in, config, room, all_shards));
   plan.inputs = PassInputs::bytes(PassInputs::shape_of(plan, c));
   plan.tiers = place_units(shard_bytes, budgets_of(plan, room, in, config, all_shards));

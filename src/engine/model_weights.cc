@@ -28,11 +28,10 @@ std::size_t ModelWeights::loading_bytes(const MemoryPlan& plan, bool by_rule) {
 
 ModelWeights::ModelWeights(Device& device, Ops& ops, const WeightSource& source,
                            const ModelSpec& spec, const MemoryPlan& plan,
-                           const LoadOptions& options)
-    : source_(&source), embedding_(spec.embedding), weight_dtype_(plan.weight_dtype) {
+                           const LoadOptions& options) {
   const auto start = std::chrono::steady_clock::now();
-  load_vectors(device, spec, plan, options.threads);
-  load_shards(device, ops, plan, options);
+  load_vectors(device, source, spec, plan, options.threads);
+  load_shards(device, ops, source, plan, options);
   for (Tier tier : plan.tiers) {
     store_of_block_.push_back(tier == Tier::kDevice ? static_cast<ShardStore*>(device_.get())
                               : tier == Tier::kHost ? static_cast<ShardStore*>(host_.get())
@@ -41,8 +40,8 @@ ModelWeights::ModelWeights(Device& device, Ops& ops, const WeightSource& source,
   load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-void ModelWeights::load_vectors(Device& device, const ModelSpec& spec, const MemoryPlan& plan,
-                                int threads) {
+void ModelWeights::load_vectors(Device& device, const WeightSource& source, const ModelSpec& spec,
+                                const MemoryPlan& plan, int threads) {
   vectors_ = device.allocate(plan.vectors);
   Buffer staging = device.allocate_pinned(plan.vectors);
   ReadThreads reads(threads);  // each one mostly waits for the disk
@@ -51,7 +50,7 @@ void ModelWeights::load_vectors(Device& device, const ModelSpec& spec, const Mem
     std::vector<const float*> out;
     for (const TensorSpec& v : vectors) {
       reads.start([&, dst = staging.data() + offset] {
-        source_->read(v, 0, v.elements(), DType::kFloat32, dst);
+        source.read(v, 0, v.elements(), DType::kFloat32, dst);
       });
       out.push_back(reinterpret_cast<const float*>(vectors_.data() + offset));
       offset += vector_stride(v);
@@ -67,8 +66,8 @@ void ModelWeights::load_vectors(Device& device, const ModelSpec& spec, const Mem
   stream->synchronize();
 }
 
-void ModelWeights::load_shards(Device& device, Ops& ops, const MemoryPlan& plan,
-                               const LoadOptions& options) {
+void ModelWeights::load_shards(Device& device, Ops& ops, const WeightSource& source,
+                               const MemoryPlan& plan, const LoadOptions& options) {
   std::vector<int> units[3];
   std::vector<std::size_t> bytes[3];
   for (std::size_t b = 0; b < plan.blocks.size(); ++b) {
@@ -81,10 +80,11 @@ void ModelWeights::load_shards(Device& device, Ops& ops, const MemoryPlan& plan,
     return plan.blocks[static_cast<std::size_t>(u)];
   };
 
-  const std::size_t loaded_bytes = plan.device_shards + plan.host_shards + plan.head_shard;
+  const std::size_t loaded_bytes =
+      plan.device_shards + plan.host_shards + plan.head_shard + plan.embedding_shard;
   const auto& on_nvme = units[of(Tier::kNvme)];
   // Only then: a checkpoint is sampled for it.
-  const ShardFileKey key{.model_identity = on_nvme.empty() ? 0 : source_->identity(),
+  const ShardFileKey key{.model_identity = on_nvme.empty() ? 0 : source.identity(),
                          .model_name = options.model_name,
                          .world = options.world,
                          .rank = options.rank,
@@ -99,6 +99,13 @@ void ModelWeights::load_shards(Device& device, Ops& ops, const MemoryPlan& plan,
   // All memory first: its pages are taken, or pinned, while the first shards are read.
   head_ = device.allocate_for_loading(plan.head_shard);
   std::vector<std::span<std::byte>> parts = {head_.span()};
+  const bool embedding_far = plan.embedding_tier == Tier::kHost;
+  if (plan.embedding_shard > 0 && embedding_far) {
+    embedding_ = device.allocate_pinned(plan.embedding_shard);
+  } else if (plan.embedding_shard > 0) {
+    embedding_ = device.allocate_for_loading(plan.embedding_shard);
+    parts.push_back(embedding_.span());
+  }
   if (const auto& on_device = units[of(Tier::kDevice)]; !on_device.empty()) {
     device_ = std::make_unique<DeviceStore>(device, on_device, bytes[of(Tier::kDevice)]);
     for (int u : on_device) parts.push_back(device_->shard(u));
@@ -106,16 +113,21 @@ void ModelWeights::load_shards(Device& device, Ops& ops, const MemoryPlan& plan,
   if (const auto& on_host = units[of(Tier::kHost)]; !on_host.empty()) {
     host_ = std::make_unique<HostStore>(device, on_host, bytes[of(Tier::kHost)]);
   }
-  WeightLoader loader(device, ops, *source_, {.rank = options.rank, .threads = options.threads},
+  WeightLoader loader(device, ops, source, {.rank = options.rank, .threads = options.threads},
                       [&](std::size_t done) { progress.add(done); });
   loader.take_pages_ahead(std::move(parts));
   loader.load_to_device(plan.head.front(), head_.data());
+  if (plan.embedding_shard > 0 && embedding_far) {
+    loader.load_to_host(plan.embedding.front(), embedding_.span());
+  } else if (plan.embedding_shard > 0) {
+    loader.load_to_device(plan.embedding.front(), embedding_.data());
+  }
   for (int u : units[of(Tier::kDevice)]) loader.load_to_device(layout(u), device_->shard(u).data());
   for (int u : units[of(Tier::kHost)]) loader.load_to_host(layout(u), host_->shard(u));
   if (!on_nvme.empty()) {
     // This and the reads of the head are all that a start from an existing file waits for.
     std::vector<ShardReader> readers;
-    for (int u : on_nvme) readers.emplace_back(*source_, layout(u), options.rank);
+    for (int u : on_nvme) readers.emplace_back(source, layout(u), options.rank);
     std::vector<const ShardReader*> pointers;
     for (const ShardReader& reader : readers) pointers.push_back(&reader);
     std::vector<ShardSize> sizes;
@@ -124,14 +136,6 @@ void ModelWeights::load_shards(Device& device, Ops& ops, const MemoryPlan& plan,
     nvme_ = std::make_unique<NvmeStore>(device, shard_file_, key, sizes, NvmeOptions{});
   }
   loader.finish();
-}
-
-void ModelWeights::read_embedding_rows(std::span<const std::int32_t> ids, std::byte* dst) const {
-  const std::int64_t hidden = embedding_.shape[1];
-  const std::size_t row_bytes = static_cast<std::size_t>(hidden) * size_of(weight_dtype_);
-  for (std::size_t i = 0; i < ids.size(); ++i) {
-    source_->read(embedding_, ids[i] * hidden, hidden, weight_dtype_, dst + i * row_bytes);
-  }
 }
 
 }  // namespace zi

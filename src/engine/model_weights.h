@@ -28,11 +28,12 @@ struct LoadOptions {
   std::optional<std::filesystem::path> nvme_path;
 };
 
-/// This rank's weights in their tiers: shards of the blocks, the shard of the head and the
-/// replicated vectors. Reads only its own rows from the source, straight to where they rest.
+/// This rank's weights in their tiers: shards of the blocks, of the head and of the embedding, and
+/// the replicated vectors. Reads only its own rows from the source, straight to where they rest.
 class ModelWeights {
  public:
-  /// Loads everything. Source, plan, device and ops outlive the weights.
+  /// Loads everything; nothing is read from the source later on. Plan, device and ops outlive the
+  /// weights.
   ModelWeights(Device& device, Ops& ops, const WeightSource& source, const ModelSpec& spec,
                const MemoryPlan& plan, const LoadOptions& options);
 
@@ -43,14 +44,15 @@ class ModelWeights {
   /// The store of each block's tier.
   const std::vector<ShardStore*>& stores() const { return store_of_block_; }
   const std::byte* head_shard() const { return head_.data(); }
+  /// By plan.embedding_layout(), where plan.embedding_tier says; the head's shard where it is that.
+  const std::byte* embedding_shard() const {
+    return embedding_.bytes() > 0 ? embedding_.data() : head_.data();
+  }
   std::span<const float* const> block_vectors(int block) const {
     return block_vectors_[static_cast<std::size_t>(block)];
   }
   std::span<const float* const> model_vectors() const { return model_vectors_; }
   std::span<const float* const> head_vectors() const { return head_vectors_; }
-
-  /// Rows of the embedding in the plan's weight type, (ids.size(), hidden), read from the source.
-  void read_embedding_rows(std::span<const std::int32_t> ids, std::byte* dst) const;
 
   /// That loading took.
   double load_seconds() const { return load_seconds_; }
@@ -60,18 +62,18 @@ class ModelWeights {
   const NvmeStore* nvme_store() const { return nvme_.get(); }
 
  private:
-  void load_vectors(Device& device, const ModelSpec& spec, const MemoryPlan& plan, int threads);
-  void load_shards(Device& device, Ops& ops, const MemoryPlan& plan, const LoadOptions& options);
+  void load_vectors(Device& device, const WeightSource& source, const ModelSpec& spec,
+                    const MemoryPlan& plan, int threads);
+  void load_shards(Device& device, Ops& ops, const WeightSource& source, const MemoryPlan& plan,
+                   const LoadOptions& options);
 
-  const WeightSource* source_;
-  TensorSpec embedding_;
-  DType weight_dtype_;
   std::unique_ptr<DeviceStore> device_;
   std::unique_ptr<HostStore> host_;
   std::unique_ptr<NvmeStore> nvme_;
   std::filesystem::path shard_file_;
   std::vector<ShardStore*> store_of_block_;
   Buffer head_;
+  Buffer embedding_;  // empty: it is the head
   Buffer vectors_;
   std::vector<std::vector<const float*>> block_vectors_;
   std::vector<const float*> model_vectors_;

@@ -30,12 +30,11 @@ PassRunner::PassRunner(const Parts& parts, Buffer slots)
       compute_(device_->make_stream("compute")),
       exchange_(device_->make_stream("gather", StreamPriority::kFirst)) {
   allocate_results(parts.top);
-  const ModelSpec& spec = model_->spec();
-  if (parts.world == 1 && spec.head.matrices.front().name == spec.embedding.name) {
-    embedding_ = plan_->head.front().own(0, weights_->head_shard(), parts.rank).data;
-  }
   model_->bind(*ops_, plan_->compute_dtype, workspace_.data(), plan_->pass_tokens, parts.world,
                weights_->model_vectors(), *device_, *compute_);
+  embedding_ =
+      std::make_unique<EmbeddingRows>(*device_, *ops_, parts.communicator, *plan_, model_->config(),
+                                      parts.rank, weights_->embedding_shard(), *exchange_);
   head_ = std::make_unique<VocabularyHead>(
       *device_, *ops_, *model_, parts.communicator, *plan_, parts.rank, parts.world,
       VocabularyHead::Weights{weights_->head_shard(), weights_->head_vectors()},
@@ -63,27 +62,9 @@ std::size_t PassRunner::results_bytes(std::int64_t pass_tokens, std::int64_t top
   return static_cast<std::size_t>(2 * pass_tokens * (1 + top)) * sizeof(float);
 }
 
-void PassRunner::upload(const Request& request) {
-  ids_.clear();
-  for (const Chunk& c : request.chunks) {
-    const auto first = c.sequence->tokens.begin() + c.first;
-    ids_.insert(ids_.end(), first, first + c.count);
-  }
-  if (embedding_ != nullptr) {
-    inputs_.upload(request.chunks, request.logits_rows, ids_, *compute_);
-    return;
-  }
-  weights_->read_embedding_rows(ids_, inputs_.embedding_staging());
-  inputs_.upload(request.chunks, request.logits_rows, {}, *compute_);
-}
-
 void PassRunner::embed() {
-  if (embedding_ != nullptr) {
-    model_->embed(embedding_, plan_->weight_dtype, inputs_.ids(), inputs_.batch(), *compute_);
-  } else {
-    model_->embed(inputs_.embedding_rows(), plan_->weight_dtype, nullptr, inputs_.batch(),
-                  *compute_);
-  }
+  embedding_->look_up(inputs_.row_indices(), model_->embedding_rows(), *compute_);
+  if (inputs_.batch().tokens > 0) model_->embed(inputs_.batch(), *compute_);
 }
 
 void PassRunner::sample(const Request& request, const float* logits, std::int64_t begin,
@@ -123,7 +104,7 @@ void PassRunner::run_block(int unit, const UnitWeights& weights) {
 
 void PassRunner::run_blocks(const Request& request) {
   const bool idle = request.chunks.empty();
-  if (!idle) embed();
+  embed();
   timer_->mark(PassTimer::Point::kBlocks);
   fetcher_->run_pass(
       [&](int unit, const UnitWeights& weights) {
@@ -181,7 +162,7 @@ Graph* PassRunner::decoding_graph(const Request& request) {
 
 void PassRunner::enqueue(const Request& request) {
   timer_->mark(PassTimer::Point::kEmbed);
-  if (!request.chunks.empty()) upload(request);
+  inputs_.upload(request.chunks, request.logits_rows, embedding_->indices(request.ids), *compute_);
   if (Graph* const graph = decoding_graph(request)) {
     timer_->mark(PassTimer::Point::kBlocks);
     fetcher_->run_pass({}, *compute_, request.last);  // nothing travels: this only counts the pass

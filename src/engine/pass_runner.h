@@ -8,6 +8,7 @@
 #include <tuple>
 #include <vector>
 
+#include "engine/embedding_rows.h"
 #include "engine/memory_plan.h"
 #include "engine/model_weights.h"
 #include "engine/pass_inputs.h"
@@ -35,6 +36,9 @@ class PassRunner {
   /// all take part in the same exchanges; an idle rank has no chunks.
   struct Request {
     std::span<const Chunk> chunks;
+    /// (world, most): the token ids of every rank's rows, this rank's being those of its chunks,
+    /// filled up with kNoId; the same on every rank.
+    std::span<const std::int32_t> ids;
     std::span<const std::int32_t> logits_rows;  // rows of the pass, ascending, each once
     std::span<const SampleRow> samples;         // one for each of them
     std::int64_t most_logits_rows = 0;
@@ -76,7 +80,6 @@ class PassRunner {
 
   void allocate_results(int top);
   void enqueue(const Request& request);
-  void upload(const Request& request);
   void embed();
   void run_blocks(const Request& request);
   void run_block(int unit, const UnitWeights& weights);
@@ -93,8 +96,6 @@ class PassRunner {
   const ModelWeights* weights_;
   const MemoryPlan* plan_;
   std::int64_t vocabulary_;
-  /// All rows, where the head on the device is the embedding too; else null, and the host looks up.
-  const std::byte* embedding_ = nullptr;
 
   // Memory before streams: a stream's destructor waits for the work that uses the memory.
   Buffer kv_;
@@ -105,11 +106,11 @@ class PassRunner {
   PassInputs inputs_;
   std::unique_ptr<Stream> compute_;
   std::unique_ptr<Stream> exchange_;
+  std::unique_ptr<EmbeddingRows> embedding_;
   std::unique_ptr<VocabularyHead> head_;
   std::unique_ptr<LayerFetcher> fetcher_;
   std::map<Shape, std::unique_ptr<Graph>> graphs_;  // null: seen once
   bool graphs_failed_ = false;
-  std::vector<std::int32_t> ids_;
   std::vector<RowBlockMatrix> matrices_;
   std::optional<PassTimer> timer_;  // there once the fetcher is
 };

@@ -14,7 +14,7 @@ struct PassTimes {
   std::uint64_t pass = 0;  // of the job, from 0
   std::int64_t rows = 0;   // tokens
   Interval host;           // the host was in it, the wait at its end included
-  Interval embed;          // embedding rows copied and normed, up to the first block
+  Interval embed;          // embedding rows looked up, exchanged and normed, up to the first block
   std::vector<UnitTimes> units;
   Interval graph;  // instead of units: all blocks and the logits in one replayed graph
   Interval head;   // after the blocks: logits, their exchange, samples

@@ -22,10 +22,6 @@ Scheduler::Scheduler(std::int64_t lanes, std::int64_t pass_tokens, std::int64_t 
 
 std::int64_t Scheduler::max_sequence_tokens() const { return kv_pages_ * kKvPageTokens; }
 
-std::int64_t Scheduler::prefilling() const {
-  return std::ranges::count_if(sequences_, [](const auto& s) { return remaining(*s) > 1; });
-}
-
 Sequence* Scheduler::admit(std::unique_ptr<Sequence> sequence) {
   sequence->order = admitted_++;
   sequences_.push_back(std::move(sequence));

@@ -28,8 +28,6 @@ class Scheduler {
 
   std::int64_t active() const { return static_cast<std::int64_t>(sequences_.size()); }
   std::int64_t free_lanes() const { return lanes_ - active(); }
-  /// Sequences with more than one token to compute.
-  std::int64_t prefilling() const;
   template <typename Predicate>
   bool all_of(Predicate predicate) const {
     return std::ranges::all_of(sequences_, [&](const auto& s) { return predicate(*s); });

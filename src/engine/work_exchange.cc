@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "zero_infer/error.h"
+#include "zero_infer/ops.h"
 
 namespace zi {
 namespace {
@@ -101,7 +102,6 @@ WorkExchange::Turn WorkExchange::take_turn(const Report& report, std::string_vie
     turn.most_active = std::max(turn.most_active, w.report.active);
     turn.failed.refused += w.report.failed.refused;
     turn.failed.not_finite += w.report.failed.not_finite;
-    turn.uneven = turn.uneven || w.report.prefilling > 0;
     ending = ending && (w.report.active == 0 || w.report.ending);
     turn.signal = std::max(turn.signal, w.report.signal);
     anything_said = anything_said || w.outbox_bytes > 0;
@@ -120,7 +120,6 @@ WorkExchange::Turn WorkExchange::take_turn(const Report& report, std::string_vie
     std::memcpy(&header, dealt.data(), sizeof(header));
     turn.prompts = read_prompts(std::string_view(dealt).substr(sizeof(header)));
     turn.most_active = header.most_active;
-    turn.uneven = turn.uneven || header.dealt > 0;
     active += header.dealt;
   }
   turn.last = ending && !source_open;
@@ -132,8 +131,29 @@ WorkExchange::Turn WorkExchange::take_turn(const Report& report, std::string_vie
   return turn;
 }
 
-std::int64_t WorkExchange::most(std::int64_t value) {
-  return std::ranges::max(world_->all_gather(value));
+WorkExchange::Rows WorkExchange::share_rows(std::vector<std::int32_t> ids, std::int64_t samples,
+                                            std::int64_t expected) {
+  if (world_->size() == 1) return {std::move(ids), samples};
+  // The counts go in front of the ids: ranks that decode need no exchange for them alone.
+  std::vector<std::int32_t> sent = {static_cast<std::int32_t>(ids.size()),
+                                    static_cast<std::int32_t>(samples)};
+  const std::size_t counts = sent.size();
+  for (auto most = static_cast<std::size_t>(expected);;) {
+    ids.resize(std::max(ids.size(), most), kNoId);
+    sent.resize(counts);
+    sent.insert(sent.end(), ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(most));
+    const std::vector<std::int32_t> all = world_->all_gather(sent);
+    Rows rows;
+    std::int32_t most_rows = 0;
+    for (auto part = all.begin(); part != all.end(); part += std::ssize(sent)) {
+      most_rows = std::max(most_rows, part[0]);
+      rows.most_samples = std::max<std::int64_t>(rows.most_samples, part[1]);
+      rows.ids.insert(rows.ids.end(), part + std::ssize(sent) - static_cast<std::ptrdiff_t>(most),
+                      part + std::ssize(sent));
+    }
+    if (static_cast<std::size_t>(most_rows) <= most) return rows;
+    most = static_cast<std::size_t>(most_rows);
+  }
 }
 
 }  // namespace zi

@@ -25,15 +25,13 @@ class WorkExchange {
   struct Report {
     std::int64_t free_lanes = 0;
     std::int64_t active = 0;
-    std::int64_t prefilling = 0;  // of the active ones: more than one token is not computed yet
-    bool ending = false;          // the next pass is the last one of all active ones
-    FailedPrompts failed;         // so far on this rank
-    std::int32_t signal = 0;      // SIGINT or SIGTERM was received
+    bool ending = false;      // the next pass is the last one of all active ones
+    FailedPrompts failed;     // so far on this rank
+    std::int32_t signal = 0;  // SIGINT or SIGTERM was received
   };
   struct Turn {
     std::vector<Prompt> prompts;   // for this rank's lanes
     std::int64_t most_active = 0;  // the largest number of busy lanes of any rank
-    bool uneven = false;           // some busy lanes may not draw a token in this pass
     bool last = false;             // no pass will follow
     bool run = false;              // somebody works: run a pass
     bool leave = false;            // all leave
@@ -48,8 +46,14 @@ class WorkExchange {
   /// Collective. Sends `outbox` (events) to rank 0's sink and fetches work from its source.
   Turn take_turn(const Report& report, std::string_view outbox);
 
-  /// Collective: the largest value of any rank.
-  std::int64_t most(std::int64_t value);
+  /// What ranks tell each other of the pass that they are about to run.
+  struct Rows {
+    std::vector<std::int32_t> ids;  // (world, most): of every rank's rows, filled up with kNoId
+    std::int64_t most_samples = 0;  // the largest number of samples of any rank
+  };
+  /// Collective. `ids`: of this rank's rows. It takes one exchange if no rank has more rows than
+  /// `expected`, which is the same on every rank, else two.
+  Rows share_rows(std::vector<std::int32_t> ids, std::int64_t samples, std::int64_t expected);
 
  private:
   struct Wire {

@@ -100,16 +100,10 @@ Norm Decoder::norm_of(const float* gamma, const float* beta) const {
   return {gamma, beta, config_.norm_epsilon, centred_norms_};
 }
 
-void Decoder::embed(const void* embedding, DType dtype, const std::int32_t* rows,
-                    const RaggedBatch& batch, Stream& stream) {
+void Decoder::embed(const RaggedBatch& batch, Stream& stream) {
   pending_.reset();
   tokens_ = batch.tokens;
   const std::int64_t hidden = config_.hidden;
-  if (rows != nullptr) {
-    ops_->gather_rows(embedding, dtype, rows, tokens_, hidden, x_, stream);
-  } else {
-    ops_->convert(embedding, dtype, x_, DType::kFloat32, tokens_ * hidden, stream);
-  }
   if (tensors_.embedding_norm_at >= 0) {
     const Norm norm = norm_of(vector_at(vectors_, tensors_.embedding_norm_at),
                               vector_at(vectors_, tensors_.embedding_norm_at + 1));

@@ -22,8 +22,8 @@ class Decoder final : public Model {
   void bind(Ops& ops, DType compute_dtype, std::byte* workspace, std::int64_t tokens,
             std::int64_t row_multiple, std::span<const float* const> vectors, Device& device,
             Stream& stream) override;
-  void embed(const void* embedding, DType dtype, const std::int32_t* rows, const RaggedBatch& batch,
-             Stream& stream) override;
+  float* embedding_rows() override { return x_; }
+  void embed(const RaggedBatch& batch, Stream& stream) override;
   void run_block(int block, const UnitView& weights, const RaggedBatch& batch, const KvLayer& kv,
                  Stream& stream) override;
   void head_input(const std::int32_t* rows, std::int64_t count,

@@ -24,9 +24,12 @@ PerLink<double> traffic_of(const MemoryPlan& plan, const ModelConfig& model,
   }
   const auto device_shards = static_cast<double>(plan.device_shards);
   const auto slice = static_cast<double>(plan.head.front().matrices().front().rows_per_rank);
+  const auto hidden = static_cast<double>(model.hidden);
+  // Hidden states and logits of the head; embedding rows, in float32, of which each rank has its
+  // part.
   const double exchange =
-      rows * (static_cast<double>(model.hidden) * static_cast<double>(size_of(plan.compute_dtype)) +
-              slice * sizeof(float));
+      rows * (hidden * static_cast<double>(size_of(plan.compute_dtype)) + slice * sizeof(float) +
+              hidden * sizeof(float) / static_cast<double>(shape.ranks));
   const double kv = rows * static_cast<double>(shape.tokens) *
                     static_cast<double>(kv_token_bytes(model, plan.compute_dtype));
 

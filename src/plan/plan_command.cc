@@ -35,7 +35,7 @@ double parameters_of(const ModelSpec& spec) {
   };
   add(spec.vectors);
   add({spec.embedding});
-  if (spec.head.matrices.front().name != spec.embedding.name) add(spec.head.matrices);
+  if (!spec.tied()) add(spec.head.matrices);
   add(spec.head.vectors);
   for (const UnitSpec& block : spec.blocks) {
     add(block.matrices);
