@@ -46,7 +46,13 @@ void cuda_attention(const float* q, int heads, const RaggedBatch& batch, const K
     return;
   }
   if (several) launch_attention_prefill(args, kv.dtype, batch.tokens, stream);
-  if (single.active > 0) launch_attention_decode(args, kv.dtype, single, scratch, stream);
+  if (single.active == 0) return;
+  // The kernel for groups pays off from a third page of keys on.
+  if (tensor_cores && args.group > 1 && single.longest > 2 * kKvPageTokens) {
+    launch_attention_grouped(args, kv.dtype, single, scratch, stream);
+  } else {
+    launch_attention_decode(args, kv.dtype, single, scratch, stream);
+  }
 }
 
 }  // namespace zi
