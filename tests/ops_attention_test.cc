@@ -223,6 +223,29 @@ TEST_P(AttentionTest, QueriesOfAGroupShareTheirKeysAndValues) {
   }
 }
 
+TEST_P(AttentionTest, PromptsOfAnyGroupFillLargeTiles) {
+  // The CUDA backend has a kernel for tiles of 192 rows, all heads of a group in one. Two whole
+  // tiles, and two that are nearly full, with and without earlier keys, beside other sequences.
+  for (const int group : {1, 2, 3, 4, 5, 7, 8, 16}) {
+    // The other backend has one kernel for all, and sanitizers are slow.
+    if (GetParam().exact && group != 7) continue;
+    const int tokens = 192 / group;
+    const std::vector<std::pair<int, int>> lengths = {
+        {1, 70}, {2 * tokens, 2 * tokens + 133}, {0, 5}, {2 * tokens - 1, 2 * tokens - 1}, {1, 1}};
+    const auto pages = shuffled_pages(lengths);
+    std::vector<float> slopes;
+    for (int h = 0; h < (group == 1 ? 2 : group); ++h) {
+      slopes.push_back(0.25f / static_cast<float>(h + 1));
+    }
+    for (const int head_dim : {64, 128}) {
+      for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+        match_the_reference(lengths, pages, slopes, head_dim, dtype, group);
+      }
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
 TEST_P(AttentionTest, GroupsOfAnySizeShareTheKeysOfSingleRows) {
   const std::vector<std::pair<int, int>> lengths = {{1, 1},   {0, 40},   {1, 16},  {1, 17},
                                                     {1, 64},  {0, 0},    {1, 100}, {0, 3},

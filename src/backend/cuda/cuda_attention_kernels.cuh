@@ -89,6 +89,12 @@ void launch_attention_grouped(const AttentionArgs& args, DType kv_dtype, const D
 void launch_attention_prefill(const AttentionArgs& args, DType kv_dtype, int tokens,
                               cudaStream_t stream);
 
+/// The same on Hopper's matrix units, with all queries of a group in one tile. Does nothing and
+/// returns false on other devices, for head_dim other than 64 and 128, and where too many rows of
+/// its large tiles would be empty. See cuda_attention_hopper.cu.
+bool launch_attention_hopper(const AttentionArgs& args, DType kv_dtype, const RaggedBatch& batch,
+                             cudaStream_t stream);
+
 /// What a column of the fused projection belongs to: they are (heads, 3, head_dim).
 struct QkvColumn {
   __device__ QkvColumn(int column, int head_dim) {
