@@ -15,16 +15,16 @@ namespace {
 struct AttentionTest : OpsInputsTest {
   /// What a backend that is not exact may add to the errors of float32: it may round q and the
   /// softmax weights to the KV cache's type for products on matrix units, when a sequence has
-  /// several rows. With u = rounding(dtype), each rounded weight is off by u at most, and so is
-  /// their mean of values: by u max|v|. Rounding q moves each term of a score by u at most, either
-  /// way: the scores here, of standard deviation 2, by u or so, and by 5 u in 1e6 draws. That moves
-  /// the mean most where two keys share the weight: by a quarter of the difference of both moves
-  /// times that of both values, rarely 3 u max|v|.
-  double product_rounding(const std::vector<std::pair<int, int>>& lengths, DType dtype,
+  /// several rows or heads share keys. With u = rounding(dtype), each rounded weight is off by u at
+  /// most, and so is their mean of values: by u max|v|. Rounding q moves each term of a score by u
+  /// at most, either way: the scores here, of standard deviation 2, by u or so, and by 5 u in 1e6
+  /// draws. That moves the mean most where two keys share the weight: by a quarter of the
+  /// difference of both moves times that of both values, rarely 3 u max|v|.
+  double product_rounding(const std::vector<std::pair<int, int>>& lengths, int group, DType dtype,
                           double max_value) const {
     const bool several =
         std::any_of(lengths.begin(), lengths.end(), [](const auto& l) { return l.first > 1; });
-    if (GetParam().exact || dtype == DType::kFloat32 || !several) return 0;
+    if (GetParam().exact || dtype == DType::kFloat32 || (!several && group == 1)) return 0;
     return 4 * rounding(dtype) * max_value;
   }
 
@@ -79,7 +79,7 @@ struct AttentionTest : OpsInputsTest {
       });
       // Scores up to 50 carry 50 * 2^-23 into the exponent: 1e-5 of values of about 1.
       expect_near(got, dtype, alibi ? want : plain, 1e-5,
-                  2e-5 + product_rounding(lengths, dtype, max_value));
+                  2e-5 + product_rounding(lengths, group, dtype, max_value));
     }
   }
 
@@ -220,6 +220,87 @@ TEST_P(AttentionTest, QueriesOfAGroupShareTheirKeysAndValues) {
       match_the_reference(lengths, pages, slopes, 40, DType::kFloat32, group);
       if (HasFatalFailure()) return;
     }
+  }
+}
+
+TEST_P(AttentionTest, PromptsOfAnyGroupFillLargeTiles) {
+  // The CUDA backend has a kernel for tiles of 192 rows, all heads of a group in one. Two whole
+  // tiles, and two that are nearly full, with and without earlier keys, beside other sequences.
+  for (const int group : {1, 2, 3, 4, 5, 7, 8, 16}) {
+    // The other backend has one kernel for all, and sanitizers are slow.
+    if (GetParam().exact && group != 7) continue;
+    const int tokens = 192 / group;
+    const std::vector<std::pair<int, int>> lengths = {
+        {1, 70}, {2 * tokens, 2 * tokens + 133}, {0, 5}, {2 * tokens - 1, 2 * tokens - 1}, {1, 1}};
+    const auto pages = shuffled_pages(lengths);
+    std::vector<float> slopes;
+    for (int h = 0; h < (group == 1 ? 2 : group); ++h) {
+      slopes.push_back(0.25f / static_cast<float>(h + 1));
+    }
+    for (const int head_dim : {64, 128}) {
+      for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+        match_the_reference(lengths, pages, slopes, head_dim, dtype, group);
+      }
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST_P(AttentionTest, GroupsOfAnySizeShareTheKeysOfSingleRows) {
+  const std::vector<std::pair<int, int>> lengths = {{1, 1},   {0, 40},   {1, 16},  {1, 17},
+                                                    {1, 64},  {0, 0},    {1, 100}, {0, 3},
+                                                    {1, 513}, {1, 1000}, {1, 33},  {0, 0}};
+  const auto pages = shuffled_pages(lengths);
+  for (const int group : {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 40}) {
+    // The other backend has one kernel for all, and sanitizers are slow.
+    if (GetParam().exact && group != 7) continue;
+    for (const int kv_heads : {1, 3}) {
+      std::vector<float> slopes;
+      for (int h = 0; h < group * kv_heads; ++h) {
+        slopes.push_back(0.25f / static_cast<float>(h + 1));
+      }
+      for (const int head_dim : {64, 80, 96, 128, 8, 20, 136, 256}) {
+        if (kv_heads == 3 && head_dim > 80) continue;
+        match_the_reference(lengths, pages, slopes, head_dim, DType::kBFloat16, group);
+      }
+      match_the_reference(lengths, pages, slopes, 128, DType::kFloat16, group);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST_P(AttentionTest, GroupsShareLongContexts) {
+  const std::vector<std::pair<int, int>> lengths = {{1, 8192}, {0, 7}, {1, 5000}, {1, 4}};
+  const auto pages = shuffled_pages(lengths);
+  for (const auto& [group, head_dim] : {std::pair{4, 128}, {7, 64}, {16, 96}, {3, 256}}) {
+    if (GetParam().exact && group != 4) continue;
+    std::vector<float> slopes;
+    for (int h = 0; h < group; ++h) slopes.push_back(0.001f * static_cast<float>(h + 1));
+    match_the_reference(lengths, pages, slopes, head_dim, DType::kBFloat16, group);
+    match_the_reference(lengths, pages, slopes, head_dim, DType::kFloat16, group);
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST_P(AttentionTest, GroupsShareTheKeysOfMoreSequencesThanADeviceRunsAtOnce) {
+  const int sequences = GetParam().exact ? 9 : 350;
+  std::vector<std::pair<int, int>> lengths;
+  for (int s = 0; s < sequences; ++s) lengths.emplace_back(s % 7 == 0 ? 0 : 1, 1 + s * 5 % 67);
+  for (const int longest : {30, 66, 300, 1100}) {
+    for (auto& [rows, keys] : lengths) keys = std::min(keys, longest);
+    lengths[1].second = longest;
+    const auto pages = shuffled_pages(lengths);
+    match_the_reference(lengths, pages, std::vector<float>(12, 0.0625f), 64, DType::kBFloat16, 4);
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST_P(AttentionTest, ScoresThatGrowAlongTheKeysKeepTheirWeights) {
+  // Slopes so steep that the largest weight moves on with every page, in either direction.
+  const std::vector<std::pair<int, int>> lengths = {{1, 700}, {1, 90}};
+  const auto pages = shuffled_pages(lengths);
+  for (const float slope : {2.0f, -2.0f}) {
+    match_the_reference(lengths, pages, std::vector<float>(4, slope), 64, DType::kBFloat16, 4);
   }
 }
 

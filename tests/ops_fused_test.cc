@@ -42,6 +42,33 @@ struct FusedTest : OpsInputsTest {
     ASSERT_EQ(fused, apart);
   }
 
+  /// The same of a gate and the matrix that it opens.
+  void match_gate(std::int64_t rows, TestMatrix& gate, TestMatrix& up, std::int64_t padding,
+                  DType y_dtype, Activation activation = Activation::kSilu, bool biased = true) {
+    RowBlockMatrix both[] = {gate.device, up.device};
+    for (RowBlockMatrix& m : both) m.rows = m.padded_rows() - padding;
+    const Matrices w{std::span<const RowBlockMatrix>(both)};
+    const std::int64_t cols = w[0].rows;
+    SCOPED_TRACE(
+        fmt::format("{} of {} rows, two of ({}, {})", name_of(activation), rows, cols, w.cols()));
+    const Buffer a = upload(as(floats(rows * w.cols(), 0.2f), w.dtype()));
+    const Buffer bias = upload(floats(cols)), up_bias = upload(floats(cols));
+    const Activate activate{activation, biased ? bias.as<float>() : nullptr, w.first(1),
+                            biased ? up_bias.as<float>() : nullptr};
+    const Buffer product = device->allocate(static_cast<std::size_t>(rows * w.padded_rows()) * 4);
+    const auto bytes = static_cast<std::size_t>(rows * cols) * size_of(y_dtype);
+    const auto fused = run(bytes, [&](std::byte* y) {
+      ops->matmul_activate(a.data(), w.dtype(), rows, w, activate, product.as<float>(), y, y_dtype,
+                           *stream);
+    });
+    const auto apart = run(bytes, [&](std::byte* y) {
+      ops->matmul(a.data(), w.dtype(), rows, w, product.as<float>(), *stream);
+      ops->activate(product.as<float>(), w.padded_rows(), activate, rows, cols, y, y_dtype,
+                    *stream);
+    });
+    ASSERT_EQ(fused, apart);
+  }
+
   /// Any pages that no sequence has stay as they were.
   void match_qkv(const std::vector<std::pair<int, int>>& lengths, int heads, int head_dim,
                  std::int64_t cols, int blocks, DType dtype, DType kv_dtype, bool biased = true) {
@@ -121,6 +148,34 @@ TEST_P(FusedTest, GeluTakesEveryType) {
     for (const DType a : kDTypes) {
       for (const DType y : kDTypes) match_activate(3, m, 1, a, y);
     }
+  }
+}
+
+TEST_P(FusedTest, AGateEqualsProductAndGate) {
+  for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+    // As for GELU: whole fours and not, columns shared by a cluster of blocks and not.
+    for (const auto& [cols, block_rows, blocks, padding] : {std::tuple{72, 20, 2, 3},
+                                                            {8, 33, 1, 0},
+                                                            {1288, 107, 4, 3},
+                                                            {2056, 108, 2, 4},
+                                                            {520, 300, 3, 1},
+                                                            {72, 17000, 1, 0}}) {
+      TestMatrix gate = matrix(block_rows, blocks, cols, dtype);
+      TestMatrix up = matrix(block_rows, blocks, cols, dtype);
+      for (const std::int64_t rows : {0, 1, 8, 9, 16, 17, 32, 33, 64, 65}) {
+        // The other backend does one after the other, and sanitizers are slow.
+        if (GetParam().exact && (rows != 9 || block_rows > 1000)) continue;
+        match_gate(rows, gate, up, padding, dtype);
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+  TestMatrix gate = matrix(40, 2, 72, DType::kBFloat16), up = matrix(40, 2, 72, DType::kBFloat16);
+  for (const std::int64_t rows : {5, 40}) {
+    for (const Activation activation : {Activation::kGelu, Activation::kRelu, Activation::kSilu}) {
+      match_gate(rows, gate, up, 0, DType::kBFloat16, activation, false);
+    }
+    match_gate(rows, gate, up, 0, DType::kFloat32);
   }
 }
 
@@ -214,6 +269,89 @@ TEST_P(FusedTest, AChainOfOpsNeedsNoWaitBetweenThem) {
         next();
         ops->bias_residual_norm(product.as<float>(), kHidden, bias.as<float>(), x.as<float>(), norm,
                                 rows, kHidden, normed.data(), kType, *stream);
+      }
+      std::vector<float> result(start.size());
+      device->copy(result.data(), x.data(), result.size() * sizeof(float), *stream);
+      stream->synchronize();
+      return result;
+    };
+    const auto apart = run_chain(true);
+    const int repeats = GetParam().exact ? 1 : 5;
+    for (int repeat = 0; repeat < repeats; ++repeat)
+      ASSERT_EQ(run_chain(false), apart) << sequences;
+  }
+}
+
+TEST_P(FusedTest, AChainOfGroupedAndGatedOpsNeedsNoWaitBetweenThem) {
+  constexpr int kHeads = 8, kKvHeads = 2, kHeadDim = 128;
+  constexpr std::int64_t kHidden = kHeads * kHeadDim, kKv = kKvHeads * kHeadDim, kFfn = 3 * kHidden;
+  constexpr DType kType = DType::kBFloat16;
+  const TestMatrix q_matrix = matrix(kHidden, 1, kHidden, kType);
+  const TestMatrix k_matrix = matrix(kKv, 1, kHidden, kType),
+                   v_matrix = matrix(kKv, 1, kHidden, kType);
+  const TestMatrix dense = matrix(kHidden, 1, kHidden, kType);
+  const TestMatrix gate = matrix(kFfn, 1, kHidden, kType), up = matrix(kFfn, 1, kHidden, kType);
+  const TestMatrix down = matrix(kHidden, 1, kFfn, kType);
+  const RowBlockMatrix qkv_parts[] = {q_matrix.device, k_matrix.device, v_matrix.device};
+  const RowBlockMatrix up_parts[] = {gate.device, up.device};
+  const Matrices qkv{std::span<const RowBlockMatrix>(qkv_parts)};
+  const Matrices both{std::span<const RowBlockMatrix>(up_parts)};
+  const Buffer gamma = upload(floats(kHidden, 0.1f));
+  const Buffer frequencies = upload(std::vector<float>(kHeadDim / 2, 0.3f));
+  const Norm norm{gamma.as<float>(), nullptr, 1e-5f, false};
+  for (const int sequences : {3, 16, 40, 64}) {
+    std::vector<std::pair<int, int>> lengths;
+    for (int s = 0; s < sequences; ++s) lengths.emplace_back(1, 1 + s * 7 % 600);
+    const auto pages = shuffled_pages(lengths);
+    std::size_t page_count = 1;
+    for (const auto& list : pages) page_count += list.size();
+    const TestBatch b = batch(lengths, pages);
+    KvLayer kv{nullptr, kType, kKvHeads, kHeadDim};
+    const std::int64_t rows = sequences;
+    const auto start = floats(rows * kHidden);
+    const auto keys =
+        as(floats(static_cast<std::int64_t>(page_count * kv.page_bytes() / 2)), kType);
+    const auto run_chain = [&](bool wait) {
+      Buffer pages_memory = upload(keys);
+      kv.data = pages_memory.data();
+      const Buffer x = upload(start);
+      const auto floats_of = [&](std::int64_t cols) {
+        return device->allocate(static_cast<std::size_t>(rows * cols) * 4);
+      };
+      const Buffer normed = floats_of(kHidden), product = floats_of(2 * kFfn),
+                   q = floats_of(kHidden), ffn = floats_of(kFfn), turns = floats_of(kHeadDim);
+      const QkvSplit split{.q = {qkv.first(0), kHeadDim},
+                           .k = {qkv.first(1), kHeadDim},
+                           .v = {qkv.first(2), kHeadDim},
+                           .heads = kHeads,
+                           .rotations = turns.as<float>(),
+                           .rotary = kHeadDim};
+      const auto next = [&] {
+        if (wait) stream->synchronize();
+      };
+      ops->rotations(frequencies.as<float>(), kHeadDim / 2, 1, b.device, turns.as<float>(),
+                     *stream);
+      ops->normalize(x.as<float>(), norm, rows, kHidden, normed.data(), kType, *stream);
+      for (int block = 0; block < 4; ++block) {
+        next();
+        ops->matmul_qkv(normed.data(), kType, qkv, split, b.device, kv, product.as<float>(),
+                        q.as<float>(), *stream);
+        next();
+        ops->attention(q.as<float>(), kHeads, b.device, kv, nullptr, normed.data(), kType, *stream);
+        next();
+        ops->matmul(normed.data(), kType, rows, dense.device, product.as<float>(), *stream);
+        next();
+        ops->bias_residual_norm(product.as<float>(), kHidden, nullptr, x.as<float>(), norm, rows,
+                                kHidden, normed.data(), kType, *stream);
+        next();
+        ops->matmul_activate(normed.data(), kType, rows, both,
+                             {Activation::kSilu, nullptr, both.first(1)}, product.as<float>(),
+                             ffn.data(), kType, *stream);
+        next();
+        ops->matmul(ffn.data(), kType, rows, down.device, product.as<float>(), *stream);
+        next();
+        ops->bias_residual_norm(product.as<float>(), kHidden, nullptr, x.as<float>(), norm, rows,
+                                kHidden, normed.data(), kType, *stream);
       }
       std::vector<float> result(start.size());
       device->copy(result.data(), x.data(), result.size() * sizeof(float), *stream);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "ops_inputs.h"
@@ -59,6 +60,52 @@ TEST_P(MatmulTest, MatchesTheReferenceForEveryPairOfTypes) {
         const auto want = test::matmul(host_a.data(), a_dtype, rows, m.host, magnitudes);
         expect_products(bytes, want, magnitudes, cols);
         if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+TEST_P(MatmulTest, MatricesSideBySideMatchTheReference) {
+  // Tiles that end within a matrix, row blocks, columns that blocks of a cluster share, and in the
+  // last case more tiles than a device runs blocks at once.
+  struct Case {
+    std::vector<std::pair<std::int64_t, int>> block_rows_and_blocks;
+    std::int64_t cols;
+  };
+  for (const Case& c :
+       {Case{{{300, 1}, {40, 1}, {40, 1}}, 1032}, Case{{{33, 4}, {7, 4}, {7, 4}}, 2056},
+        Case{{{129, 2}, {129, 2}}, 520}, Case{{{20000, 1}, {65, 1}, {17000, 1}}, 72}}) {
+    // The other backend has one kernel for each matrix, and sanitizers are slow.
+    if (GetParam().exact && c.cols != 520) continue;
+    for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+      std::vector<TestMatrix> parts;
+      std::vector<RowBlockMatrix> matrices;
+      for (const auto& [block_rows, blocks] : c.block_rows_and_blocks) {
+        parts.push_back(matrix(block_rows, blocks, c.cols, dtype));
+        matrices.push_back(parts.back().device);
+      }
+      const Matrices w{std::span<const RowBlockMatrix>(matrices)};
+      for (const std::int64_t rows : {1, 9, 20, 64, 300}) {
+        // A long time in double precision.
+        if (w.padded_rows() > 2000 && (rows % 2 == 1 || rows > 64)) continue;
+        SCOPED_TRACE(fmt::format("{} rows, {} of {} columns", rows, w.padded_rows(), c.cols));
+        const auto host_a = as(floats(rows * c.cols), dtype);
+        const Buffer a = upload(host_a);
+        const auto all = run(static_cast<std::size_t>(rows * w.padded_rows()) * 4, [&](auto* y) {
+          ops->matmul(a.data(), dtype, rows, w, reinterpret_cast<float*>(y), *stream);
+        });
+        for (std::size_t i = 0; i < w.size(); ++i) {
+          std::vector<double> magnitudes;
+          const auto want = test::matmul(host_a.data(), dtype, rows, parts[i].host, magnitudes);
+          const auto columns = static_cast<std::size_t>(w[i].padded_rows()) * 4;
+          std::vector<std::byte> own;
+          for (std::int64_t r = 0; r < rows; ++r) {
+            const auto* const row = all.data() + (r * w.padded_rows() + w.first(i)) * 4;
+            own.insert(own.end(), row, row + columns);
+          }
+          expect_products(own, want, magnitudes, c.cols);
+          if (HasFatalFailure()) return;
+        }
       }
     }
   }

@@ -162,28 +162,6 @@ TEST_P(VariantsTest, MatricesSideBySideAreTheirProductsSideBySide) {
   }
 }
 
-TEST_P(VariantsTest, AGatedProductIsTheProductAndTheActivation) {
-  const std::int64_t cols = 72, rows = 5;
-  const TestMatrix gate = matrix(20, 2, cols, DType::kBFloat16);
-  const TestMatrix up = matrix(20, 2, cols, DType::kBFloat16);
-  RowBlockMatrix both[] = {gate.device, up.device};
-  for (RowBlockMatrix& m : both) m.rows = 37;  // three rows of padding
-  const Matrices w{std::span<const RowBlockMatrix>(both)};
-  const Activate activate{Activation::kSilu, nullptr, w.first(1)};
-  const Buffer a = upload(as(floats(rows * cols, 0.2f), DType::kBFloat16));
-  const Buffer product = device->allocate(static_cast<std::size_t>(rows * w.padded_rows()) * 4);
-  const auto fused = run(rows * 37 * 2, [&](std::byte* y) {
-    ops->matmul_activate(a.data(), DType::kBFloat16, rows, w, activate, product.as<float>(), y,
-                         DType::kBFloat16, *stream);
-  });
-  const auto apart = run(rows * 37 * 2, [&](std::byte* y) {
-    ops->matmul(a.data(), DType::kBFloat16, rows, w, product.as<float>(), *stream);
-    ops->activate(product.as<float>(), w.padded_rows(), activate, rows, 37, y, DType::kBFloat16,
-                  *stream);
-  });
-  EXPECT_EQ(fused, apart);
-}
-
 TEST_P(VariantsTest, PositionsAreAddedAndRotationsMadeForEachRowsOwn) {
   const TestBatch b = batch({{3, 18}, {0, 7}, {1, 9000}, {2, 2}},
                             {{0, 1}, {2}, std::vector<std::int32_t>(563, 3), {4}});

@@ -45,8 +45,16 @@ void cuda_attention(const float* q, int heads, const RaggedBatch& batch, const K
     launch_attention_decode(args, kv.dtype, all, scratch, stream);
     return;
   }
-  if (several) launch_attention_prefill(args, kv.dtype, batch.tokens, stream);
-  if (single.active > 0) launch_attention_decode(args, kv.dtype, single, scratch, stream);
+  if (several && !launch_attention_hopper(args, kv.dtype, batch, stream)) {
+    launch_attention_prefill(args, kv.dtype, batch.tokens, stream);
+  }
+  if (single.active == 0) return;
+  // The kernel for groups pays off from a third page of keys on.
+  if (tensor_cores && args.group > 1 && single.longest > 2 * kKvPageTokens) {
+    launch_attention_grouped(args, kv.dtype, single, scratch, stream);
+  } else {
+    launch_attention_decode(args, kv.dtype, single, scratch, stream);
+  }
 }
 
 }  // namespace zi

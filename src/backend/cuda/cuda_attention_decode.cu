@@ -24,19 +24,6 @@ constexpr int kBlocksPerMultiprocessor = 4;  // that registers leave room for
 constexpr int kMaxSplits = 128;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-/// What the blocks of a split query leave: the largest score (times log2 e) and the sum of weights
-/// relative to it, then the sum of weights * v. A block without keys leaves a score of -inf and
-/// no sum.
-struct Partials {
-  float2* totals = nullptr;  // (queries, heads, splits)
-  float* sums = nullptr;     // (queries, heads, splits, head_dim)
-};
-
-/// exp2 of differences to a maximum that may be -inf as long as no key has been seen.
-__device__ inline float reference_of(float maximum) {
-  return maximum == -INFINITY ? 0.0f : maximum;
-}
-
 /// A row that is a query, the only one of its sequence or any, and how many keys it sees: none if
 /// there is no such row. Called by all threads of a block together.
 struct Query {
@@ -320,24 +307,6 @@ int resident_blocks() {
   return multiprocessors * kBlocksPerMultiprocessor;
 }
 
-/// Into how many parts the keys of each query go: enough for two rounds of blocks, as long as a
-/// part is worth a block, and the whole worth a second kernel.
-int choose_splits(const AttentionArgs& args, const DecodeShape& shape, std::size_t scratch_bytes) {
-  constexpr std::int64_t kFewestKeys = 128;    // of a part
-  constexpr std::int64_t kLeastContext = 512;  // to be split: below, the second kernel costs more
-  const auto keys = static_cast<std::int64_t>(
-      std::bit_ceil(static_cast<std::uint32_t>(std::max(shape.longest, 1))));
-  if (keys < kLeastContext) return 1;
-  const std::int64_t blocks = static_cast<std::int64_t>(std::max(shape.active, 1)) * args.heads;
-  const std::size_t bytes =
-      static_cast<std::size_t>(shape.queries) * static_cast<std::size_t>(args.heads) *
-      (sizeof(float2) + sizeof(float) * static_cast<std::size_t>(args.head_dim));
-  const std::int64_t splits =
-      std::min({ceil_div(std::int64_t{2} * resident_blocks(), blocks), keys / kFewestKeys,
-                static_cast<std::int64_t>(scratch_bytes / bytes), std::int64_t{kMaxSplits}});
-  return static_cast<int>(std::max(splits, std::int64_t{1}));
-}
-
 /// Whether a warp is enough for the few keys of a head: where there are more heads than two rounds
 /// of blocks, so that keys are not split.
 bool use_warp_heads(const AttentionArgs& args, const DecodeShape& shape) {
@@ -381,15 +350,42 @@ void launch_type(const AttentionArgs& args, const DecodeShape& shape, int splits
 
 void launch_attention_decode(const AttentionArgs& args, DType kv_dtype, const DecodeShape& shape,
                              std::span<std::byte> scratch, cudaStream_t stream) {
-  const int splits = choose_splits(args, shape, scratch.size());
-  Partials partials;
-  partials.totals = reinterpret_cast<float2*>(scratch.data());
-  partials.sums = reinterpret_cast<float*>(
-      partials.totals + static_cast<std::int64_t>(shape.queries) * args.heads * splits);
+  const SplitChoice choice{
+      .blocks = static_cast<std::int64_t>(std::max(shape.active, 1)) * args.heads,
+      .resident = resident_blocks(),
+      .fewest_keys = 128};
+  const int splits = choose_splits(args, shape, choice, scratch);
+  const Partials partials = partials_in(scratch, args, shape, splits);
   with_type(kv_dtype, [&](auto element) {
     launch_type<decltype(element)>(args, shape, splits, partials, stream);
   });
-  if (splits == 1) return;
+  if (splits > 1) launch_attention_combine(args, shape, splits, partials, stream);
+}
+
+int choose_splits(const AttentionArgs& args, const DecodeShape& shape, const SplitChoice& choice,
+                  std::span<std::byte> scratch) {
+  constexpr std::int64_t kLeastContext = 512;  // to be split: below, the second kernel costs more
+  const auto keys = static_cast<std::int64_t>(
+      std::bit_ceil(static_cast<std::uint32_t>(std::max(shape.longest, 1))));
+  if (keys < kLeastContext) return 1;
+  const std::size_t bytes =
+      static_cast<std::size_t>(shape.queries) * static_cast<std::size_t>(args.heads) *
+      (sizeof(float2) + sizeof(float) * static_cast<std::size_t>(args.head_dim));
+  const std::int64_t splits =
+      std::min({ceil_div(choice.rounds * choice.resident, choice.blocks), keys / choice.fewest_keys,
+                static_cast<std::int64_t>(scratch.size() / bytes), std::int64_t{kMaxSplits}});
+  return static_cast<int>(std::max(splits, std::int64_t{1}));
+}
+
+Partials partials_in(std::span<std::byte> scratch, const AttentionArgs& args,
+                     const DecodeShape& shape, int splits) {
+  auto* const totals = reinterpret_cast<float2*>(scratch.data());
+  const auto count = static_cast<std::int64_t>(shape.queries) * args.heads * splits;
+  return {totals, reinterpret_cast<float*>(totals + count)};
+}
+
+void launch_attention_combine(const AttentionArgs& args, const DecodeShape& shape, int splits,
+                              const Partials& partials, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(shape.queries), static_cast<unsigned>(args.heads));
   launch_early(combine_kernel, grid, kThreads, 0, stream, args, shape.by_row, splits, partials);
 }

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <span>
 
+#include "backend/cuda/cuda_attention_mma.cuh"
 #include "backend/cuda/element.cuh"
 #include "zero_infer/ops.h"
 
@@ -39,15 +40,60 @@ struct DecodeShape {
   int longest = 0;
 };
 
-/// One query at a time, for any head_dim and type. See cuda_attention_decode.cu.
+/// What the blocks of a split query leave: the largest score (times log2 e) and the sum of weights
+/// relative to it, then the sum of weights * v. A block without keys leaves a score of -inf and
+/// no sum.
+struct Partials {
+  float2* totals = nullptr;  // (queries, heads, splits)
+  float* sums = nullptr;     // (queries, heads, splits, head_dim)
+};
+
+/// exp2 of differences to a maximum that may be -inf as long as no key has been seen.
+__device__ inline float reference_of(float maximum) {
+  return maximum == -INFINITY ? 0.0f : maximum;
+}
+
+/// How blocks divide the keys of single rows.
+struct SplitChoice {
+  std::int64_t blocks = 1;       // of the whole launch without a split
+  std::int64_t resident = 1;     // that the device holds at once
+  std::int64_t rounds = 2;       // of resident blocks that are wanted
+  std::int64_t fewest_keys = 1;  // of a part
+};
+
+/// Into how many parts the keys of each query go: enough for some rounds of blocks, as long as a
+/// part is worth a block, the whole worth a second kernel, and `scratch` holds what they leave.
+int choose_splits(const AttentionArgs& args, const DecodeShape& shape, const SplitChoice& choice,
+                  std::span<std::byte> scratch);
+
+/// The place of partial results in `scratch`.
+Partials partials_in(std::span<std::byte> scratch, const AttentionArgs& args,
+                     const DecodeShape& shape, int splits);
+
+/// Merges the partial results of each query and head.
+void launch_attention_combine(const AttentionArgs& args, const DecodeShape& shape, int splits,
+                              const Partials& partials, cudaStream_t stream);
+
+/// One query and head at a time, for any head_dim and type. See cuda_attention_decode.cu.
 void launch_attention_decode(const AttentionArgs& args, DType kv_dtype, const DecodeShape& shape,
                              std::span<std::byte> scratch, cudaStream_t stream);
+
+/// One query at a time, each head of keys and values read once for its group, on tensor cores.
+/// What launch_attention_prefill needs, and !shape.by_row. See cuda_attention_grouped.cu.
+void launch_attention_grouped(const AttentionArgs& args, DType kv_dtype, const DecodeShape& shape,
+                              std::span<std::byte> scratch, cudaStream_t stream);
 
 /// Sequences with more than one row, on tensor cores. `kv_dtype` is a 16-bit type, head_dim a
 /// multiple of 8 up to 256, q and out are aligned to 8 bytes and kv to 16. See
 /// cuda_attention_prefill.cu.
 void launch_attention_prefill(const AttentionArgs& args, DType kv_dtype, int tokens,
                               cudaStream_t stream);
+
+/// The same on Hopper's matrix units, with all queries of a group in one tile. Does nothing and
+/// returns false on other devices, for head_dim other than 64 and 128, and where too many rows of
+/// its large tiles would be empty. See cuda_attention_hopper.cu.
+bool launch_attention_hopper(const AttentionArgs& args, DType kv_dtype, const RaggedBatch& batch,
+                             cudaStream_t stream);
 
 /// What a column of the fused projection belongs to: they are (heads, 3, head_dim).
 struct QkvColumn {
@@ -71,6 +117,15 @@ __device__ inline std::int64_t place_in_page(const QkvColumn& column, int slot, 
 
 /// exp(x) = exp2(x * log2(e)): scores are scaled once, and the hardware knows exp2.
 inline constexpr float kLog2E = 1.4426950408889634f;
+
+/// Two neighbours of a row of q, scaled, as a 16-bit pair; zeros beyond the row or the rows.
+template <typename T>
+__device__ inline std::uint32_t query_pair(const float* row, int column, int head_dim, bool there,
+                                           float scale) {
+  if (!there || column >= head_dim) return 0;
+  const float2 pair = *reinterpret_cast<const float2*>(row + column);
+  return ptx::pack<T>(pair.x * scale, pair.y * scale);
+}
 
 __device__ inline std::uint64_t page_offset(const AttentionArgs& args, std::int32_t page) {
   return static_cast<std::uint64_t>(static_cast<std::uint32_t>(page)) * args.page_bytes;

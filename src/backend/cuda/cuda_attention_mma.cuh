@@ -52,6 +52,14 @@ __device__ inline void load_matrices_transposed(std::uint32_t (&m)[4], std::uint
                : "memory");
 }
 
+/// An 8x8 matrix of 16-bit elements with rows and columns exchanged: lane l gives and receives
+/// elements 2 (l % 4) and the next of row l / 4.
+__device__ inline std::uint32_t transpose(std::uint32_t pair) {
+  std::uint32_t result;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;\n" : "=r"(result) : "r"(pair));
+  return result;
+}
+
 /// c (16, 8) += a (16, 16) . b (16, 8), accumulated in float32. Lane l holds of c rows l / 4 (first
 /// two) and l / 4 + 8 at columns 2 (l % 4) and the next; of a the same rows, then again 8 columns
 /// on; of b column l / 4 at rows 2 (l % 4) and the next, then 8 rows on.

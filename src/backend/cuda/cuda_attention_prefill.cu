@@ -25,15 +25,6 @@ struct Tiles {
   static constexpr int kBytes = 2 * kStageBytes;
 };
 
-/// Two neighbours of a row of q, scaled, as a 16-bit pair; zeros beyond the row or the rows.
-template <typename T>
-__device__ inline std::uint32_t query_pair(const float* row, int column, int head_dim, bool there,
-                                           float scale) {
-  if (!there || column >= head_dim) return 0;
-  const float2 pair = *reinterpret_cast<const float2*>(row + column);
-  return ptx::pack<T>(pair.x * scale, pair.y * scale);
-}
-
 /// Over the four lanes that share rows.
 __device__ inline float quad_maximum(float x) {
   x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, 1));

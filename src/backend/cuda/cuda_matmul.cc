@@ -46,28 +46,28 @@ CudaMatmul::CudaMatmul(std::span<std::byte> workspace, std::span<std::byte> scra
 
 CudaMatmul::~CudaMatmul() { cublas_library().destroy(handle_); }
 
-void CudaMatmul::run(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w,
-                     float* y, std::int64_t ld, cudaStream_t stream) {
+void CudaMatmul::run(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w, float* y,
+                     cudaStream_t stream) {
   if (rows == 0) return;
-  // can_stream bounds padded_rows.
-  const SumsOutput sums{y, ld, static_cast<int>(w.padded_rows())};
-  if (run_streamed(a, a_dtype, rows, w, sums, stream)) return;
+  if (run_streamed(a, a_dtype, rows, w, sums_output(y, w), stream)) return;
   if (stream != stream_) {
     ZI_CUBLAS(cublas_library().set_stream(handle_, stream));
     // Setting a stream gives the handle its own workspace back.
     ZI_CUBLAS(cublas_library().set_workspace(handle_, workspace_.data(), workspace_.size()));
     stream_ = stream;
   }
-  if (a_dtype == w.dtype) {
-    product(a, cuda_type(a_dtype), rows, w, y, ld);
-  } else {
-    product_in_float32(a, a_dtype, rows, w, y, ld, stream);
+  for (std::size_t i = 0; i < w.size(); ++i) {
+    float* const columns = y + w.first(i);
+    if (a_dtype == w.dtype()) {
+      product(a, cuda_type(a_dtype), rows, w[i], columns, w.padded_rows());
+    } else {
+      product_in_float32(a, a_dtype, rows, w[i], columns, w.padded_rows(), stream);
+    }
   }
 }
 
-bool CudaMatmul::run_streamed(const void* a, DType a_dtype, std::int64_t rows,
-                              const RowBlockMatrix& w, const ProductOutput& output,
-                              cudaStream_t stream) const {
+bool CudaMatmul::run_streamed(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w,
+                              const ProductOutput& output, cudaStream_t stream) const {
   if (skinny_.fits(a, a_dtype, rows, w)) {
     skinny_.run(a, rows, w, output, stream);
     return true;

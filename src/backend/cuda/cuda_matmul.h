@@ -25,13 +25,13 @@ class CudaMatmul {
   CudaMatmul(const CudaMatmul&) = delete;
   CudaMatmul& operator=(const CudaMatmul&) = delete;
 
-  /// The first w.padded_rows() columns of y (rows, ld).
-  void run(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w, float* y,
-           std::int64_t ld, cudaStream_t stream);
+  /// y (rows, w.padded_rows()).
+  void run(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w, float* y,
+           cudaStream_t stream);
 
   /// Does a product of few rows and finishes its sums as `output` says, by SkinnyMatmul or
   /// WideMatmul; returns false and does nothing where neither fits.
-  bool run_streamed(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w,
+  bool run_streamed(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w,
                     const ProductOutput& output, cudaStream_t stream) const;
 
  private:

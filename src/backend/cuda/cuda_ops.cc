@@ -32,9 +32,7 @@ class CudaOps final : public Ops {
 
   void matmul(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w, float* y,
               Stream& stream) override {
-    for (std::size_t i = 0; i < w.size(); ++i) {
-      matmul_.run(a, a_dtype, rows, w[i], y + w.first(i), w.padded_rows(), cuda_stream(stream));
-    }
+    matmul_.run(a, a_dtype, rows, w, y, cuda_stream(stream));
   }
 
   void activate(const float* x, std::int64_t ld, const Activate& activate, std::int64_t rows,
@@ -47,7 +45,7 @@ class CudaOps final : public Ops {
                        Stream& stream) override {
     const auto output = activate_output(activate, y, w);
     if (output && y_dtype == w.dtype() &&
-        matmul_.run_streamed(a, a_dtype, rows, w[0], *output, cuda_stream(stream))) {
+        matmul_.run_streamed(a, a_dtype, rows, w, *output, cuda_stream(stream))) {
       return;
     }
     Ops::matmul_activate(a, a_dtype, rows, w, activate, product, y, y_dtype, stream);
@@ -85,7 +83,7 @@ class CudaOps final : public Ops {
                   Stream& stream) override {
     const auto output = qkv_output(w, split, batch, kv, q);
     if (output && kv.dtype == w.dtype() &&
-        matmul_.run_streamed(a, a_dtype, batch.tokens, w[0], *output, cuda_stream(stream))) {
+        matmul_.run_streamed(a, a_dtype, batch.tokens, w, *output, cuda_stream(stream))) {
       return;
     }
     Ops::matmul_qkv(a, a_dtype, w, split, batch, kv, product, q, stream);

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <type_traits>
 
 #include "backend/cuda/cuda_attention.h"
@@ -109,87 +110,99 @@ __global__ void __launch_bounds__(kThreads) interleaved_kernel(const Interleaved
   }
 }
 
-/// A warp for each head of a row: first of queries, then of keys, then of values. Lane l holds
-/// elements l, l + 32, ..; what is rotated together meets in shared memory.
-template <typename T>
-__global__ void __launch_bounds__(kThreads) split_kernel(const SplitArgs a) {
-  constexpr int kMost = kMostHeadDim / 32;
-  wait_for_previous();
-  const auto row = static_cast<int>(blockIdx.x);
-  const auto [page, slot] = find_row(a, row);
-  if (page == nullptr) return;
+/// What a warp does with a head of a row, counted first over queries, then keys, then values. Lane
+/// l holds elements l, l + 32, .., kCount of them; what is rotated together meets in `exchanged`.
+/// All loads are on their way before the first is waited for.
+template <typename T, int kCount>
+__device__ inline void split_head(const SplitArgs& a, int row, int head, const RowInPage& place,
+                                  float* exchanged) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  int head = static_cast<int>(blockIdx.y) * kWarps + static_cast<int>(threadIdx.x) / 32;
   int part = 0;  // q, k, v
-  for (; part < 3; ++part) {
+  for (; part < 2; ++part) {
     const int heads = part == 0 ? a.split.heads : a.kv_heads;
     if (head < heads) break;
     head -= heads;
   }
-  if (part == 3) return;
   const HeadColumns& columns = part == 0 ? a.split.q : part == 1 ? a.split.k : a.split.v;
   const float* const norm = part == 0 ? a.split.q_norm : part == 1 ? a.split.k_norm : nullptr;
-  const float* const from = a.qkv + row * a.ld + columns.first + head * columns.step;
-  const float* const bias = columns.bias == nullptr ? nullptr : columns.bias + head * columns.step;
+  const float* const from = a.qkv + row * a.ld + columns.first + head * columns.step + lane;
+  const float* const bias =
+      columns.bias == nullptr ? nullptr : columns.bias + head * columns.step + lane;
+  const int pairs = part < 2 && a.split.rotations != nullptr ? a.split.rotary / 2 : 0;
+  const auto* const rotations =
+      reinterpret_cast<const float2*>(a.split.rotations) + static_cast<std::int64_t>(row) * pairs;
 
-  float values[kMost];
-  float squares = 0;
+  float values[kCount];
+  float2 turns[kCount];
 #pragma unroll
-  for (int i = 0; i < kMost; ++i) {
+  for (int i = 0; i < kCount; ++i) {
     const int dim = i * 32 + lane;
-    values[i] = 0;
-    if (dim >= a.head_dim) continue;
-    values[i] = bias == nullptr ? from[dim] : from[dim] + bias[dim];
-    squares += values[i] * values[i];
+    values[i] = dim < a.head_dim ? from[i * 32] : 0.0f;
+    turns[i] = dim < 2 * pairs ? rotations[dim < pairs ? dim : dim - pairs] : make_float2(1, 0);
+  }
+  if (bias != nullptr) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) values[i] += i * 32 + lane < a.head_dim ? bias[i * 32] : 0.0f;
   }
   if (norm != nullptr) {
+    float squares = 0;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) squares += values[i] * values[i];
 #pragma unroll
     for (int lanes = 16; lanes > 0; lanes /= 2) {
       squares += __shfl_xor_sync(0xffffffffu, squares, lanes);
     }
     const float scale = rsqrtf(squares / static_cast<float>(a.head_dim) + a.split.norm_epsilon);
 #pragma unroll
-    for (int i = 0; i < kMost; ++i) {
+    for (int i = 0; i < kCount; ++i) {
       const int dim = i * 32 + lane;
-      if (dim < a.head_dim) values[i] *= scale * norm[dim];
+      values[i] *= dim < a.head_dim ? scale * norm[dim] : 0.0f;
     }
   }
-  if (part < 2 && a.split.rotations != nullptr) {
-    // Partners lie in any lane: they meet in shared memory.
-    __shared__ float exchanged[kWarps][kMostHeadDim];
-    float* const mine = exchanged[threadIdx.x / 32];
+  if (pairs > 0) {
+    __syncwarp();  // the head before is read
 #pragma unroll
-    for (int i = 0; i < kMost; ++i) {
-      if (i * 32 + lane < a.head_dim) mine[i * 32 + lane] = values[i];
-    }
+    for (int i = 0; i < kCount; ++i) exchanged[i * 32 + lane] = values[i];
     __syncwarp();
-    const int pairs = a.split.rotary / 2;
-    const auto* const rotations =
-        reinterpret_cast<const float2*>(a.split.rotations) + static_cast<std::int64_t>(row) * pairs;
 #pragma unroll
-    for (int i = 0; i < kMost; ++i) {
+    for (int i = 0; i < kCount; ++i) {
       const int dim = i * 32 + lane;
       if (dim >= 2 * pairs) continue;
       const bool second = dim >= pairs;
-      const float2 rotation = rotations[second ? dim - pairs : dim];
-      const float partner = mine[second ? dim - pairs : dim + pairs];
-      values[i] = values[i] * rotation.x + (second ? partner : -partner) * rotation.y;
+      const float partner = exchanged[second ? dim - pairs : dim + pairs];
+      values[i] = values[i] * turns[i].x + (second ? partner : -partner) * turns[i].y;
     }
   }
   if (part == 0) {
     float* const q = a.q + (static_cast<std::int64_t>(row) * a.split.heads + head) * a.head_dim;
 #pragma unroll
-    for (int i = 0; i < kMost; ++i) {
+    for (int i = 0; i < kCount; ++i) {
       if (i * 32 + lane < a.head_dim) q[i * 32 + lane] = values[i];
     }
     return;
   }
   const int before = head + (part == 2 ? a.kv_heads : 0);
-  T* const to = reinterpret_cast<T*>(page) +
-                (static_cast<std::int64_t>(before) * kKvPageTokens + slot) * a.head_dim;
+  T* const to = reinterpret_cast<T*>(place.page) +
+                (static_cast<std::int64_t>(before) * kKvPageTokens + place.slot) * a.head_dim;
 #pragma unroll
-  for (int i = 0; i < kMost; ++i) {
+  for (int i = 0; i < kCount; ++i) {
     if (i * 32 + lane < a.head_dim) to[i * 32 + lane] = from_float<T>(values[i]);
+  }
+}
+
+/// Blocks for each row, whose warps take its heads in turn.
+template <typename T, int kCount>
+__global__ void __launch_bounds__(kThreads) split_kernel(const SplitArgs a) {
+  __shared__ float exchanged[kWarps][kCount * 32];
+  wait_for_previous();
+  const auto row = static_cast<int>(blockIdx.x);
+  const RowInPage place = find_row(a, row);
+  if (place.page == nullptr) return;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int heads = a.split.heads + 2 * a.kv_heads;
+  const int step = static_cast<int>(gridDim.y) * kWarps;
+  for (int head = static_cast<int>(blockIdx.y) * kWarps + warp; head < heads; head += step) {
+    split_head<T, kCount>(a, row, head, place, exchanged[warp]);
   }
 }
 
@@ -210,9 +223,21 @@ void launch_interleaved(const InterleavedArgs& args, int tokens, cudaStream_t st
 
 template <typename T>
 void launch_split(const SplitArgs& args, int tokens, cudaStream_t stream) {
-  const dim3 grid(static_cast<unsigned>(tokens),
-                  static_cast<unsigned>(ceil_div(args.split.heads + 2 * args.kv_heads, kWarps)));
-  launch_early(split_kernel<T>, grid, kThreads, 0, stream, args);
+  // Finding the row's page takes longer than a head: with many rows a block has all heads of one.
+  constexpr int kManyRows = 2048;
+  const int heads = args.split.heads + 2 * args.kv_heads;
+  const int blocks = std::clamp(kManyRows / tokens, 1, (heads + kWarps - 1) / kWarps);
+  const dim3 grid(static_cast<unsigned>(tokens), static_cast<unsigned>(blocks));
+  const auto launch = [&](void (*kernel)(SplitArgs)) {
+    launch_early(kernel, grid, kThreads, 0, stream, args);
+  };
+  if (args.head_dim <= 64) {
+    launch(split_kernel<T, 2>);
+  } else if (args.head_dim <= 128) {
+    launch(split_kernel<T, 4>);
+  } else {
+    launch(split_kernel<T, kMostHeadDim / 32>);
+  }
 }
 
 }  // namespace

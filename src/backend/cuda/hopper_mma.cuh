@@ -23,6 +23,15 @@ __device__ inline std::uint32_t swizzled(int row, int piece) {
   return static_cast<std::uint32_t>(row * 128 + ((piece ^ (row & 7)) << 4));
 }
 
+/// The same of a matrix whose rows are the contraction's steps: 16 bits each of 64 results, and
+/// further 64 `blocks_apart` bytes on. 16 rows on, the descriptor is 128 more.
+__device__ inline std::uint64_t describe_columns(std::uint32_t shared, std::uint32_t blocks_apart) {
+  constexpr std::uint64_t kSwizzle128 = std::uint64_t{1} << 62;
+  constexpr std::uint64_t kEightRows = std::uint64_t{1024 / 16} << 32;
+  return kSwizzle128 | kEightRows | std::uint64_t{blocks_apart / 16} << 16 |
+         (shared & 0x3ffffu) >> 4;
+}
+
 /// Shows what was written to shared memory to the matrix units, once a barrier has passed.
 __device__ inline void show_to_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
@@ -125,10 +134,96 @@ __device__ inline void multiply_add_async<__half, 64>(float (&d)[32], std::uint6
   ZI_PRODUCTS_64("f16");
 }
 
+/// sums (64, kColumns) = a (64, 16) . b, or += with `add`, with `a` in registers as `multiply_add`
+/// takes it, warp by warp: of b (kColumns, 16)^T as `describe_rows` says, or with kSteps of
+/// b (16, kColumns) as `describe_columns` says. Neither sums nor `a` may change until
+/// wait_for_products.
+template <typename T, int kColumns, bool kSteps>
+__device__ inline void multiply_add_async(float (&d)[kColumns / 2], const std::uint32_t (&a)[4],
+                                          std::uint64_t b, bool add);
+
+#define ZI_KEPT_64(type)                                                               \
+  asm volatile(                                                                        \
+      "{.reg .pred add; setp.ne.u32 add, %37, 0;\n"                                    \
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type                      \
+      " {"                                                                             \
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "         \
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31" \
+      "}, {%32, %33, %34, %35}, %36, add, 1, 1, 0;}\n"                                 \
+      : ZI_SUMS_32(0)                                                                  \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add ? 1 : 0))
+#define ZI_STEPS_64(type)                                                              \
+  asm volatile(                                                                        \
+      "{.reg .pred add; setp.ne.u32 add, %37, 0;\n"                                    \
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type                      \
+      " {"                                                                             \
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "         \
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31" \
+      "}, {%32, %33, %34, %35}, %36, add, 1, 1, 1;}\n"                                 \
+      : ZI_SUMS_32(0)                                                                  \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add ? 1 : 0))
+#define ZI_STEPS_128(type)                                                               \
+  asm volatile(                                                                          \
+      "{.reg .pred add; setp.ne.u32 add, %69, 0;\n"                                      \
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type                       \
+      " {"                                                                               \
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "           \
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"   \
+      "}, {%64, %65, %66, %67}, %68, add, 1, 1, 1;}\n"                                   \
+      : ZI_SUMS_32(0), ZI_SUMS_32(32)                                                    \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add ? 1 : 0))
+
+template <>
+__device__ inline void multiply_add_async<__nv_bfloat16, 64, false>(float (&d)[32],
+                                                                    const std::uint32_t (&a)[4],
+                                                                    std::uint64_t b, bool add) {
+  ZI_KEPT_64("bf16");
+}
+
+template <>
+__device__ inline void multiply_add_async<__half, 64, false>(float (&d)[32],
+                                                             const std::uint32_t (&a)[4],
+                                                             std::uint64_t b, bool add) {
+  ZI_KEPT_64("f16");
+}
+
+template <>
+__device__ inline void multiply_add_async<__nv_bfloat16, 64, true>(float (&d)[32],
+                                                                   const std::uint32_t (&a)[4],
+                                                                   std::uint64_t b, bool add) {
+  ZI_STEPS_64("bf16");
+}
+
+template <>
+__device__ inline void multiply_add_async<__half, 64, true>(float (&d)[32],
+                                                            const std::uint32_t (&a)[4],
+                                                            std::uint64_t b, bool add) {
+  ZI_STEPS_64("f16");
+}
+
+template <>
+__device__ inline void multiply_add_async<__nv_bfloat16, 128, true>(float (&d)[64],
+                                                                    const std::uint32_t (&a)[4],
+                                                                    std::uint64_t b, bool add) {
+  ZI_STEPS_128("bf16");
+}
+
+template <>
+__device__ inline void multiply_add_async<__half, 128, true>(float (&d)[64],
+                                                             const std::uint32_t (&a)[4],
+                                                             std::uint64_t b, bool add) {
+  ZI_STEPS_128("f16");
+}
+
 #undef ZI_SUMS_4
 #undef ZI_SUMS_16
 #undef ZI_SUMS_32
 #undef ZI_PRODUCTS_32
 #undef ZI_PRODUCTS_64
+#undef ZI_KEPT_64
+#undef ZI_STEPS_64
+#undef ZI_STEPS_128
 
 }  // namespace zi::ptx

@@ -2,9 +2,22 @@
 
 namespace zi {
 
+SumsOutput sums_output(float* y, const Matrices& w) {
+  bool fours = reinterpret_cast<std::uintptr_t>(y) % 16 == 0;
+  for (std::size_t i = 0; i < w.size(); ++i) fours = fours && w[i].padded_rows() % 4 == 0;
+  return {y, w.padded_rows(), fours};
+}
+
 std::optional<ProductOutput> activate_output(const Activate& activate, void* y, const Matrices& w) {
-  if (w.size() != 1 || activate.up >= 0) return std::nullopt;
   const auto cols = static_cast<int>(w[0].rows);
+  if (activate.up >= 0) {
+    if (w.size() != 2 || activate.up != w.first(1) || w[1].rows != w[0].rows ||
+        w[1].padded_rows() != w[0].padded_rows() || activate.activation != Activation::kSilu) {
+      return std::nullopt;
+    }
+    return GateOutput<Activation::kSilu>{activate.bias, activate.up_bias, y, cols};
+  }
+  if (w.size() != 1) return std::nullopt;
   switch (activate.activation) {
     case Activation::kGeluTanh:
       return ActivateOutput<Activation::kGeluTanh>{activate.bias, y, cols};

@@ -7,9 +7,10 @@
 
 /// Stores of the sums of a product of few rows: prepare() by all threads of a block, before a
 /// barrier, then store() or, where takes_fours(), store_four() of columns from a multiple of four
-/// on. Columns of padding are left out. prepare() may be called before earlier kernels are done: it
-/// reads what no kernel writes, the model's vectors and the tables of a RaggedBatch; `column` is
-/// one that the thread's block will store.
+/// on, with the sums of both matrices for tiles that mix them. Columns from `limit` on and those of
+/// padding are left out. prepare() may be called before earlier kernels are done: it reads what no
+/// kernel writes, the model's vectors and the tables of a RaggedBatch; `column` is one that the
+/// thread's block will store.
 namespace zi {
 
 /// kRows: of the product at most.
@@ -24,14 +25,12 @@ class OutputStores<T, kRows, SumsOutput> {
   __device__ OutputStores(const SumsOutput& out, Shared&) : out_(out) {}
 
   __device__ void prepare(int, int) const {}
-  __device__ bool takes_fours() const {
-    return out_.cols % 4 == 0 && out_.ld % 4 == 0 && is_aligned(out_.y, 16);
+  __device__ bool takes_fours() const { return out_.fours; }
+  __device__ void store(int row, int column, int limit, float sum) const {
+    if (column < limit) *at(row, column) = sum;
   }
-  __device__ void store(int row, int column, float sum) const {
-    if (column < out_.cols) *at(row, column) = sum;
-  }
-  __device__ void store_four(int row, int column, float4 sum) const {
-    if (column < out_.cols) *reinterpret_cast<float4*>(at(row, column)) = sum;
+  __device__ void store_four(int row, int column, int limit, float4 sum) const {
+    if (column < limit) *reinterpret_cast<float4*>(at(row, column)) = sum;
   }
 
  private:
@@ -57,17 +56,59 @@ class OutputStores<T, kRows, ActivateOutput<kActivation>> {
   __device__ bool takes_fours() const {
     return out_.cols % 4 == 0 && is_aligned(out_.y, 4 * sizeof(T)) && is_aligned(out_.bias, 16);
   }
-  __device__ void store(int row, int column, float sum) const {
+  __device__ void store(int row, int column, int, float sum) const {
     if (column >= out_.cols) return;
     const float bias = out_.bias == nullptr ? 0.0f : out_.bias[column];
     *at(row, column) = from_float<T>(activated(kActivation, sum + bias));
   }
-  __device__ void store_four(int row, int column, float4 sum) const {
+  __device__ void store_four(int row, int column, int, float4 sum) const {
     if (column >= out_.cols) return;
     const float4 x = add_four(sum, four_at(out_.bias, column));
     zi::store_four(at(row, column),
                    make_float4(activated(kActivation, x.x), activated(kActivation, x.y),
                                activated(kActivation, x.z), activated(kActivation, x.w)));
+  }
+
+ private:
+  __device__ T* at(int row, int column) const {
+    return static_cast<T*>(out_.y) + static_cast<std::size_t>(row) * out_.cols + column;
+  }
+
+  const Output& out_;
+};
+
+template <typename T, int kRows, Activation kActivation>
+class OutputStores<T, kRows, GateOutput<kActivation>> {
+  using Output = GateOutput<kActivation>;
+
+ public:
+  struct Shared {};
+
+  __device__ OutputStores(const Output& out, Shared&) : out_(out) {}
+
+  __device__ void prepare(int, int column) const {
+    if (column >= out_.cols) return;
+    if (out_.bias != nullptr) fetch_to_l2(out_.bias + column);
+    if (out_.up_bias != nullptr) fetch_to_l2(out_.up_bias + column);
+  }
+  __device__ bool takes_fours() const {
+    return out_.cols % 4 == 0 && is_aligned(out_.y, 4 * sizeof(T)) && is_aligned(out_.bias, 16) &&
+           is_aligned(out_.up_bias, 16);
+  }
+  __device__ void store(int row, int column, float sum, float up) const {
+    if (column >= out_.cols) return;
+    const float bias = out_.bias == nullptr ? 0.0f : out_.bias[column];
+    const float up_bias = out_.up_bias == nullptr ? 0.0f : out_.up_bias[column];
+    *at(row, column) = from_float<T>(activated(kActivation, sum + bias) * (up + up_bias));
+  }
+  __device__ void store_four(int row, int column, float4 sum, float4 up) const {
+    if (column >= out_.cols) return;
+    const float4 x = add_four(sum, four_at(out_.bias, column));
+    const float4 u = add_four(up, four_at(out_.up_bias, column));
+    zi::store_four(
+        at(row, column),
+        make_float4(activated(kActivation, x.x) * u.x, activated(kActivation, x.y) * u.y,
+                    activated(kActivation, x.z) * u.z, activated(kActivation, x.w) * u.w));
   }
 
  private:
@@ -105,7 +146,7 @@ class OutputStores<T, kRows, QkvOutput> {
     return out_.head_dim % 4 == 0 && is_aligned(out_.q, 16) && is_aligned(out_.bias, 16) &&
            is_aligned(out_.kv, 4 * sizeof(T));
   }
-  __device__ void store(int row, int column, float sum) const {
+  __device__ void store(int row, int column, int, float sum) const {
     if (column >= 3 * out_.heads * out_.head_dim) return;
     const float value = out_.bias == nullptr ? sum : sum + out_.bias[column];
     const QkvColumn of(column, out_.head_dim);
@@ -115,7 +156,7 @@ class OutputStores<T, kRows, QkvOutput> {
       *kv_at(row, of) = from_float<T>(value);
     }
   }
-  __device__ void store_four(int row, int column, float4 sum) const {
+  __device__ void store_four(int row, int column, int, float4 sum) const {
     if (column >= 3 * out_.heads * out_.head_dim) return;
     const float4 value = add_four(sum, four_at(out_.bias, column));
     const QkvColumn of(column, out_.head_dim);

@@ -51,6 +51,7 @@ constexpr std::size_t shared_bytes(int groups) {
 }
 
 /// A lane's place in the stream of weights of its block.
+template <bool kMixed>
 class WeightStream {
  public:
   /// `col` is the lane's first column.
@@ -66,7 +67,7 @@ class WeightStream {
   /// Starts the copies of the next step to the lane's pieces of a stage, one group; an empty one
   /// after the last tile.
   __device__ void copy_step(std::uint32_t stage) {
-    if (tile_ * kTileRows < args_.ld) {
+    if (tile_ < args_.tiles) {
 #pragma unroll
       for (int r = 0; r < kRowsOfLane; ++r) {
 #pragma unroll
@@ -87,11 +88,13 @@ class WeightStream {
 
  private:
   __device__ void start_tile() {
+    if (tile_ >= args_.tiles) return;
     col_ = first_col_;
+    const StreamedTile tile = tile_of<kTileRows, kMixed>(args_, tile_);
 #pragma unroll
     for (int r = 0; r < kRowsOfLane; ++r) {
       // Nobody stores the sums of lanes after the last row.
-      row_[r] = weight_at(args_, tile_ * kTileRows + r * 8 + first_row_, col_);
+      row_[r] = weight_at<kMixed>(args_, tile, r * 8 + first_row_, col_);
     }
   }
 
@@ -149,7 +152,7 @@ __device__ inline int partial_place(int x_row, int weight_row) {
 }
 
 /// Adds the sums of all warps, in their order, and stores the tile.
-template <int kGroups, typename Stores>
+template <int kGroups, bool kMixed, typename Stores>
 __device__ inline void store_tile(const StreamedProduct& args, const Stores& stores, int tile,
                                   float* partials,
                                   const float (&sums)[kTileRows / 16][kGroups][4]) {
@@ -170,17 +173,23 @@ __device__ inline void store_tile(const StreamedProduct& args, const Stores& sto
     }
   }
   __syncthreads();
-  const int column = tile * kTileRows + lane;
+  const StreamedTile of = tile_of<kTileRows, kMixed>(args, tile);
 #pragma unroll
   for (int group = 0; group < kGroups; ++group) {
     const int x_row = 8 * group + warp;
-    if (x_row >= args.rows) continue;
+    if (x_row >= args.rows) continue;  // the whole warp
     float sum = 0;
 #pragma unroll
     for (int w = 0; w < kWarps; ++w) {
       sum += partials[w * kWarpFloats + partial_place(x_row, lane)];
     }
-    stores.store(x_row, column, sum);
+    if constexpr (kMixed) {
+      const float up = __shfl_xor_sync(0xffffffffu, sum, 8);
+      if (lane % 16 < 8) stores.store(x_row, of.row + lane / 16 * 8 + lane % 8, sum, up);
+    } else {
+      const TileColumns columns = columns_of(args, of);
+      stores.store(x_row, columns.first + lane, columns.limit, sum);
+    }
   }
 }
 
@@ -189,6 +198,7 @@ template <typename T, int kGroups, typename Output>
 __global__ void __launch_bounds__(kThreads, kBlocksOfMultiprocessor)
     skinny_kernel(const __grid_constant__ SkinnyArgs<Output> args) {
   using Stores = OutputStores<T, 8 * kGroups, Output>;
+  constexpr int kColumns = kTileRows / (Output::kMixed ? 2 : 1);  // of a tile
   __shared__ typename Stores::Shared stores_shared;
   extern __shared__ uint4 ring[];  // (kStages, kWarps, kPiecesOfLane, 32)
   auto* const partials = reinterpret_cast<float*>(ring + kStages * kStagePieces);
@@ -199,7 +209,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksOfMultiprocessor)
 
   const uint4* const pieces = ring + warp * kWarpPieces + lane;
   const std::uint32_t pieces_address = ptx::shared_address(pieces);
-  WeightStream weights(args, lane / 4, first_col);
+  WeightStream<Output::kMixed> weights(args, lane / 4, first_col);
   // Weights were there before the kernels that may still run: only activations wait for those.
 #pragma unroll
   for (int stage = 0; stage < kStages; ++stage) {
@@ -207,13 +217,13 @@ __global__ void __launch_bounds__(kThreads, kBlocksOfMultiprocessor)
   }
   const Stores stores(args.out, stores_shared);
   let_next_start();
-  stores.prepare(args.rows, static_cast<int>(blockIdx.x) * kTileRows + lane);
+  stores.prepare(args.rows, static_cast<int>(blockIdx.x) * kColumns + lane % kColumns);
   wait_for_previous();
 
   uint4 x[kGroups][kHalves];
   load_activations<kGroups>(x, args, x_row, first_col);
   int stage = 0;
-  for (int tile = static_cast<int>(blockIdx.x); tile * kTileRows < args.ld;
+  for (int tile = static_cast<int>(blockIdx.x); tile < args.tiles;
        tile += static_cast<int>(gridDim.x)) {
     float sums[kTileRows / 16][kGroups][4] = {};
     for (int col = 0; col < args.cols; col += kBlockCols) {
@@ -232,7 +242,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksOfMultiprocessor)
         for (int h = 0; h < kHalves; ++h) x[group][h] = next[group][h];
       }
     }
-    store_tile<kGroups>(args, stores, tile, partials, sums);
+    store_tile<kGroups, Output::kMixed>(args, stores, tile, partials, sums);
   }
 }
 
@@ -278,31 +288,27 @@ SkinnyMatmul::SkinnyMatmul() {
     // The rows of QkvOutput's table are next to it.
     constexpr std::size_t kFixed = kMaxRows * sizeof(void*);
     if (static_cast<std::size_t>(most_shared) < shared_bytes(groups) + kFixed) continue;
-    blocks_[groups - 1] =
-        multiprocessors * std::min({prepare_kernels<SumsOutput>(groups),
-                                    prepare_kernels<ActivateOutput<Activation::kGeluTanh>>(groups),
-                                    prepare_kernels<ActivateOutput<Activation::kRelu>>(groups),
-                                    prepare_kernels<QkvOutput>(groups)});
+    int fewest = std::numeric_limits<int>::max();
+    for_each_output([&]<typename Output>(const Output&) {
+      fewest = std::min(fewest, prepare_kernels<Output>(groups));
+    });
+    blocks_[groups - 1] = multiprocessors * fewest;
   }
 }
 
-bool SkinnyMatmul::fits(const void* a, DType a_dtype, std::int64_t rows,
-                        const RowBlockMatrix& w) const {
+bool SkinnyMatmul::fits(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w) const {
   return rows >= 1 && rows <= kMaxRows && blocks_[rows <= 8 ? 0 : 1] > 0 &&
          can_stream(a, a_dtype, w);
 }
 
-void SkinnyMatmul::run(const void* a, std::int64_t rows, const RowBlockMatrix& w,
+void SkinnyMatmul::run(const void* a, std::int64_t rows, const Matrices& w,
                        const ProductOutput& output, cudaStream_t stream) const {
   const int groups = rows <= 8 ? 1 : 2;
-  const StreamedProduct product{streamed(w), static_cast<const std::byte*>(a),
-                                static_cast<int>(rows)};
-  const auto blocks = static_cast<unsigned>(
-      std::min((product.ld + kTileRows - 1) / kTileRows, blocks_[groups - 1]));
   std::visit(
       [&]<typename Output>(const Output& out) {
-        const SkinnyArgs<Output> args{product, out};
-        launch_early(kernel_of<Output>(w.dtype, groups), blocks, kThreads, shared_bytes(groups),
+        const SkinnyArgs<Output> args{streamed(w, a, rows, kTileRows, Output::kMixed), out};
+        const auto blocks = static_cast<unsigned>(std::min(args.tiles, blocks_[groups - 1]));
+        launch_early(kernel_of<Output>(w.dtype(), groups), blocks, kThreads, shared_bytes(groups),
                      stream, args);
       },
       output);

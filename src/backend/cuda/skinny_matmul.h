@@ -21,10 +21,10 @@ class SkinnyMatmul {
 
   /// Equal 16-bit types, 1 .. kMaxRows rows, columns in multiples of 8, and `a` and all rows of w
   /// aligned to 16 bytes.
-  bool fits(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w) const;
+  bool fits(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w) const;
 
-  /// The output of a (rows, w.cols) . w^T, for what fits.
-  void run(const void* a, std::int64_t rows, const RowBlockMatrix& w, const ProductOutput& output,
+  /// The output of a (rows, w.cols()) . w^T, for what fits: all matrices in one launch.
+  void run(const void* a, std::int64_t rows, const Matrices& w, const ProductOutput& output,
            cudaStream_t stream) const;
 
  private:

@@ -10,45 +10,107 @@
 /// What the kernels for products of few rows share: weights, and their copies to shared memory.
 namespace zi {
 
-struct StreamedWeights {
+/// Rows of a matrix, those of all its blocks one after the other.
+struct StreamedMatrix {
   const std::byte* w;
   std::size_t block_stride_bytes;
   std::uint32_t rows_per_block;
-  int ld;  // weight rows of all blocks
-  int cols;
+  int rows;        // of all blocks
+  int first;       // column of the product
+  int first_tile;  // where tiles do not mix matrices
 };
 
-struct StreamedProduct : StreamedWeights {
+/// Matrices side by side, cut into tiles of `tile_rows` weight rows. Either each tile is of one
+/// matrix, or, of a gate and the matrix that it opens, half of each: eight rows of one and eight of
+/// the other in turn, so that what belongs together meets.
+struct StreamedProduct {
+  StreamedMatrix matrices[Matrices::kMost];
+  int cols;
+  int tiles;
   const std::byte* x;  // (rows, cols)
   int rows;
 };
 
-inline StreamedWeights streamed(const RowBlockMatrix& w) {
-  return {.w = w.data,
-          .block_stride_bytes = w.block_stride_bytes,
-          .rows_per_block = static_cast<std::uint32_t>(w.rows_per_block),
-          .ld = static_cast<int>(w.padded_rows()),
-          .cols = static_cast<int>(w.cols)};
+/// The rows of a tile, from `row` on, of matrices[matrix]; of both matrices where they are mixed.
+struct StreamedTile {
+  int matrix;
+  int row;
+};
+
+/// What the product's columns of a tile are: `limit` is behind the last.
+struct TileColumns {
+  int first;
+  int limit;
+};
+
+inline StreamedProduct streamed(const Matrices& w, const void* x, std::int64_t rows, int tile_rows,
+                                bool mixed) {
+  StreamedProduct product{.matrices = {},
+                          .cols = static_cast<int>(w.cols()),
+                          .tiles = 0,
+                          .x = static_cast<const std::byte*>(x),
+                          .rows = static_cast<int>(rows)};
+  const auto tiles_of = [&](int of) { return (of + tile_rows - 1) / tile_rows; };
+  for (std::size_t i = 0; i < Matrices::kMost; ++i) {
+    StreamedMatrix& m = product.matrices[i];
+    m.first_tile = std::numeric_limits<int>::max();
+    if (i >= w.size()) continue;
+    m.w = w[i].data;
+    m.block_stride_bytes = w[i].block_stride_bytes;
+    m.rows_per_block = static_cast<std::uint32_t>(w[i].rows_per_block);
+    m.rows = static_cast<int>(w[i].padded_rows());
+    m.first = static_cast<int>(w.first(i));
+    m.first_tile = product.tiles;
+    product.tiles += tiles_of(m.rows);
+  }
+  if (mixed) product.tiles = tiles_of(2 * product.matrices[0].rows);
+  return product;
 }
 
 /// Equal 16-bit types, columns in multiples of 8, and `a` and all rows of w aligned to 16 bytes.
-inline bool can_stream(const void* a, DType a_dtype, const RowBlockMatrix& w) {
+inline bool can_stream(const void* a, DType a_dtype, const Matrices& w) {
   const auto aligned = [](std::uintptr_t address) { return address % 16 == 0; };
   // Tiles and columns are counted in int, with room for one more round of all blocks.
   constexpr std::int64_t kMost = std::numeric_limits<int>::max() / 2;
-  return a_dtype == w.dtype && a_dtype != DType::kFloat32 && w.cols >= 8 && w.cols % 8 == 0 &&
-         w.cols <= kMost && w.padded_rows() >= 1 && w.padded_rows() <= kMost &&
-         aligned(reinterpret_cast<std::uintptr_t>(a)) &&
-         aligned(reinterpret_cast<std::uintptr_t>(w.data)) &&
-         (w.blocks == 1 || aligned(w.block_stride_bytes));
+  if (a_dtype != w.dtype() || a_dtype == DType::kFloat32 || w.cols() < 8 || w.cols() % 8 != 0 ||
+      w.cols() > kMost || w.padded_rows() > kMost ||
+      !aligned(reinterpret_cast<std::uintptr_t>(a))) {
+    return false;
+  }
+  for (std::size_t i = 0; i < w.size(); ++i) {
+    if (w[i].padded_rows() < 1 || !aligned(reinterpret_cast<std::uintptr_t>(w[i].data)) ||
+        (w[i].blocks > 1 && !aligned(w[i].block_stride_bytes))) {
+      return false;
+    }
+  }
+  return true;
 }
 
-/// Where an element is; for rows after the last one, where the last row's is.
-__device__ inline const std::byte* weight_at(const StreamedWeights& weights, int row, int col) {
-  const auto last = static_cast<std::uint32_t>(min(row, weights.ld - 1));
-  const std::uint32_t block = last / weights.rows_per_block;
-  return weights.w + block * weights.block_stride_bytes +
-         (static_cast<std::size_t>(last - block * weights.rows_per_block) * weights.cols + col) * 2;
+template <int kTileRows, bool kMixed>
+__device__ inline StreamedTile tile_of(const StreamedProduct& product, int tile) {
+  if constexpr (kMixed) return {0, tile * (kTileRows / 2)};
+  static_assert(Matrices::kMost == 3);
+  const int matrix = (tile >= product.matrices[1].first_tile ? 1 : 0) +
+                     (tile >= product.matrices[2].first_tile ? 1 : 0);
+  return {matrix, (tile - product.matrices[matrix].first_tile) * kTileRows};
+}
+
+/// Of an unmixed tile.
+__device__ inline TileColumns columns_of(const StreamedProduct& product, const StreamedTile& tile) {
+  const StreamedMatrix& m = product.matrices[tile.matrix];
+  return {m.first + tile.row, m.first + m.rows};
+}
+
+/// Where an element of a tile's row is; for rows after the last one, where the last row's is.
+template <bool kMixed>
+__device__ inline const std::byte* weight_at(const StreamedProduct& product,
+                                             const StreamedTile& tile, int row, int col) {
+  const StreamedMatrix& m = product.matrices[kMixed ? row / 8 % 2 : tile.matrix];
+  const int at = tile.row + (kMixed ? row / 16 * 8 + row % 8 : row);
+  const auto last = static_cast<std::uint32_t>(min(at, m.rows - 1));
+  const std::uint32_t block = last / m.rows_per_block;
+  return m.w + block * m.block_stride_bytes +
+         (static_cast<std::size_t>(last - block * m.rows_per_block) * product.cols + col) * 2;
 }
 
 __device__ inline std::uint64_t evict_first_policy() {

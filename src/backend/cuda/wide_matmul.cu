@@ -49,12 +49,13 @@ struct Work {
         begin(split * kStepCols),
         advance(args.splits * kStepCols),
         steps((max(args.cols - begin, 0) + advance - 1) / advance),
-        all_steps(((args.ld + kTileRows - 1) / kTileRows - tile + stride - 1) / stride * steps) {}
+        all_steps((args.tiles - tile + stride - 1) / stride * steps) {}
 
   int split, tile, stride, begin, advance, steps, all_steps;
 };
 
 /// A thread's share of the copies of weights: a piece of each kRowsAtOnce-th row.
+template <bool kMixed>
 class WeightCopies {
  public:
   __device__ WeightCopies(const WideProduct& args, const Work& work)
@@ -90,13 +91,15 @@ class WeightCopies {
 
  private:
   __device__ void start_tile() {
+    if (tile_ >= args_.tiles) return;
     step_ = 0;
     col_ = work_.begin + static_cast<int>(threadIdx.x) % kRowPieces * 8;
-    const int row = tile_ * kTileRows + static_cast<int>(threadIdx.x) / kRowPieces;
+    const StreamedTile tile = tile_of<kTileRows, kMixed>(args_, tile_);
+    const int row = static_cast<int>(threadIdx.x) / kRowPieces;
 #pragma unroll
     for (int i = 0; i < kTileRows / kRowsAtOnce; ++i) {
       // Nobody stores the sums of rows after the last one.
-      from_[i] = weight_at(args_, row + i * kRowsAtOnce, col_);
+      from_[i] = weight_at<kMixed>(args_, tile, row + i * kRowsAtOnce, col_);
     }
   }
 
@@ -159,8 +162,15 @@ __device__ inline void for_each_sum(const float (&sums)[kRows / 2], const Use& u
   }
 }
 
+/// Those of the lane whose number differs in the bits of `lanes`.
+__device__ inline float4 exchange_four(float4 v, int lanes) {
+  return make_float4(
+      __shfl_xor_sync(0xffffffffu, v.x, lanes), __shfl_xor_sync(0xffffffffu, v.y, lanes),
+      __shfl_xor_sync(0xffffffffu, v.z, lanes), __shfl_xor_sync(0xffffffffu, v.w, lanes));
+}
+
 /// Adds the sums of the cluster's kSplits blocks and stores them, each block some activation rows.
-template <int kRows, int kSplits, typename Stores>
+template <int kRows, int kSplits, bool kMixed, typename Stores>
 __device__ inline void store_sum_of_blocks(const WideProduct& args, const Work& work,
                                            const Stores& stores, std::uint32_t shared,
                                            float* partials, const float (&sums)[kRows / 2]) {
@@ -177,7 +187,7 @@ __device__ inline void store_sum_of_blocks(const WideProduct& args, const Work& 
   ptx::wait_at_cluster_barrier();
   const int first_row = work.split + static_cast<int>(threadIdx.x) / 32 * kSplits;
   const int row_col = static_cast<int>(threadIdx.x) % 32 * 4;
-  const int column = work.tile * kTileRows + row_col;
+  const StreamedTile tile = tile_of<kTileRows, kMixed>(args, work.tile);
 
   float4 parts[kRounds][kSplits];  // all on their way before the first is waited for
 #pragma unroll
@@ -208,12 +218,27 @@ __device__ inline void store_sum_of_blocks(const WideProduct& args, const Work& 
     const int x_row = first_row + round * kRowsOfRound;
     if (x_row >= args.rows) break;
     const float4 sum = parts[round][0];
-    if (fours) {
-      stores.store_four(x_row, column, sum);
-    } else {
-      const float values[4] = {sum.x, sum.y, sum.z, sum.w};
+    const float values[4] = {sum.x, sum.y, sum.z, sum.w};
+    if constexpr (kMixed) {
+      const float4 up = exchange_four(sum, 2);
+      if (row_col % 16 >= 8) continue;
+      const int column = tile.row + row_col / 16 * 8 + row_col % 8;
+      const float ups[4] = {up.x, up.y, up.z, up.w};
+      if (fours) {
+        stores.store_four(x_row, column, sum, up);
+      } else {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) stores.store(x_row, column + i, values[i]);
+        for (int i = 0; i < 4; ++i) stores.store(x_row, column + i, values[i], ups[i]);
+      }
+    } else {
+      const TileColumns columns = columns_of(args, tile);
+      const int column = columns.first + row_col;
+      if (fours) {
+        stores.store_four(x_row, column, columns.limit, sum);
+      } else {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) stores.store(x_row, column + i, columns.limit, values[i]);
+      }
     }
   }
   ptx::wait_at_cluster_barrier();  // no block is gone before its sums are read
@@ -224,29 +249,30 @@ template <typename T, int kRows, typename Output>
 __global__ void __launch_bounds__(kThreads, 2)
     wide_kernel(const __grid_constant__ WideArgs<Output> args) {
   using Stores = OutputStores<T, kRows, Output>;
+  constexpr int kColumns = kTileRows / (Output::kMixed ? 2 : 1);  // of a tile
   __shared__ typename Stores::Shared stores_shared;
   constexpr std::uint32_t kStageBytes = stage_bytes(kRows);
   extern __shared__ std::byte memory[];
   const std::uint32_t start = ptx::shared_address(memory);
   const std::uint32_t ring = (start + kAlignment - 1) / kAlignment * kAlignment;
   const int row = static_cast<int>(threadIdx.x) / kRowPieces;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
   // Through a shuffle, and kept as an address: where ptxas 13.0 knows the part that all threads
   // share or the number of a stage, it adds a uniform register to the address of a copy with a
   // cache hint, which the hardware refuses as an illegal instruction. Only a run on Hopper tells.
   const std::uint32_t first = __shfl_sync(
-      0xffffffffu, ring + ptx::swizzled(row, static_cast<int>(threadIdx.x) % kRowPieces),
-      static_cast<int>(threadIdx.x) % 32);
+      0xffffffffu, ring + ptx::swizzled(row, static_cast<int>(threadIdx.x) % kRowPieces), lane);
   const std::uint32_t last = first + (kStages - 1) * kStageBytes;
 
   const Work work(args);
   const Stores stores(args.out, stores_shared);
-  WeightCopies weights(args, work);
+  WeightCopies<Output::kMixed> weights(args, work);
   ActivationCopies<kRows> activations(args, work);
   // Weights were there before the kernels that may still run: only activations wait for those.
   for (std::uint32_t to = first; to != last; to += kStageBytes) weights.copy_step(to);
   weights.fetch_step();
   let_next_start();
-  stores.prepare(args.rows, work.tile * kTileRows + static_cast<int>(threadIdx.x) % kTileRows);
+  stores.prepare(args.rows, work.tile * kColumns + static_cast<int>(threadIdx.x) % kColumns);
   wait_for_previous();
   for (std::uint32_t to = first; to != last; to += kStageBytes) {
     activations.copy_step(to + kWeightBytes);
@@ -256,7 +282,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   std::uint32_t to = last;
   int stage = 0;
   float sums[kRows / 2];
-  for (int tile = work.tile; tile * kTileRows < args.ld; tile += work.stride) {
+  for (int tile = work.tile; tile < args.tiles; tile += work.stride) {
 #pragma unroll
     for (float& sum : sums) sum = 0;
     for (int step = 0; step < work.steps; ++step) {
@@ -283,9 +309,25 @@ __global__ void __launch_bounds__(kThreads, 2)
     ptx::wait_for_products();
     ptx::take_sums(sums);
     if (args.splits > 1) break;
-    for_each_sum<kRows>(sums, [&](int x_row, int weight_row, float sum) {
-      if (x_row < args.rows) stores.store(x_row, tile * kTileRows + weight_row, sum);
-    });
+    const StreamedTile of = tile_of<kTileRows, Output::kMixed>(args, tile);
+    if constexpr (Output::kMixed) {
+      // A thread holds eight rows on from a sum of the gate that of the other matrix.
+      const int column = of.row + static_cast<int>(threadIdx.x) / 32 * 8 + lane / 4;
+#pragma unroll
+      for (int i = 0; i < kRows / 2; ++i) {
+        const int x_row = i / 4 * 8 + lane % 4 * 2 + i % 2;
+        if (i / 2 % 2 == 0 && x_row < args.rows) {
+          stores.store(x_row, column, sums[i], sums[i + 2]);
+        }
+      }
+    } else {
+      const TileColumns columns = columns_of(args, of);
+      for_each_sum<kRows>(sums, [&](int x_row, int weight_row, float sum) {
+        if (x_row < args.rows) {
+          stores.store(x_row, columns.first + weight_row, columns.limit, sum);
+        }
+      });
+    }
   }
   if (args.splits == 1) return;
   __syncthreads();  // the ring is used up
@@ -293,13 +335,13 @@ __global__ void __launch_bounds__(kThreads, 2)
   static_assert(WideMatmul::kMostSplits == 8);
   switch (args.splits) {
     case 2:
-      store_sum_of_blocks<kRows, 2>(args, work, stores, ring, partials, sums);
+      store_sum_of_blocks<kRows, 2, Output::kMixed>(args, work, stores, ring, partials, sums);
       break;
     case 4:
-      store_sum_of_blocks<kRows, 4>(args, work, stores, ring, partials, sums);
+      store_sum_of_blocks<kRows, 4, Output::kMixed>(args, work, stores, ring, partials, sums);
       break;
     case 8:
-      store_sum_of_blocks<kRows, 8>(args, work, stores, ring, partials, sums);
+      store_sum_of_blocks<kRows, 8, Output::kMixed>(args, work, stores, ring, partials, sums);
       break;
   }
 }
@@ -340,10 +382,7 @@ WideMatmul::WideMatmul() {
   if (!kernel_features(compiled_architecture(kernel), device_architecture()).hopper_products) {
     return;
   }
-  prepare_kernels<SumsOutput>();
-  prepare_kernels<ActivateOutput<Activation::kGeluTanh>>();
-  prepare_kernels<ActivateOutput<Activation::kRelu>>();
-  prepare_kernels<QkvOutput>();
+  for_each_output([]<typename Output>(const Output&) { prepare_kernels<Output>(); });
   for (int blocks = 1; blocks <= kMostSplits; blocks *= 2) {
     cudaLaunchAttribute attribute{};
     attribute.id = cudaLaunchAttributeClusterDimension;
@@ -359,8 +398,7 @@ WideMatmul::WideMatmul() {
   }
 }
 
-bool WideMatmul::fits(const void* a, DType a_dtype, std::int64_t rows,
-                      const RowBlockMatrix& w) const {
+bool WideMatmul::fits(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w) const {
   return rows >= 1 && rows <= kMaxRows && clusters_[1] > 0 && can_stream(a, a_dtype, w);
 }
 
@@ -375,19 +413,19 @@ int WideMatmul::splits(int tiles, int cols) const {
   return 1;
 }
 
-void WideMatmul::run(const void* a, std::int64_t rows, const RowBlockMatrix& w,
+void WideMatmul::run(const void* a, std::int64_t rows, const Matrices& w,
                      const ProductOutput& output, cudaStream_t stream) const {
-  WideProduct product{{streamed(w), static_cast<const std::byte*>(a), static_cast<int>(rows)}, 1};
-  const int tiles = (product.ld + kTileRows - 1) / kTileRows;
-  product.splits = splits(tiles, product.cols);
-  const auto blocks = static_cast<unsigned>(product.splits > 1 ? tiles * product.splits
-                                                               : std::min(tiles, clusters_[1]));
   const int most_rows = rows <= 32 ? 32 : 64;
+  // The same for mixed and unmixed tiles, so that sums are the same.
+  const auto whole_tiles = static_cast<int>((w.padded_rows() + kTileRows - 1) / kTileRows);
   std::visit(
       [&]<typename Output>(const Output& out) {
-        const WideArgs<Output> args{product, out};
-        launch_clusters_early(kernel_of<Output>(w.dtype, most_rows),
-                              static_cast<unsigned>(product.splits), blocks, kThreads,
+        WideArgs<Output> args{{streamed(w, a, rows, kTileRows, Output::kMixed), 1}, out};
+        args.splits = splits(whole_tiles, args.cols);
+        const auto blocks = static_cast<unsigned>(
+            args.splits > 1 ? args.tiles * args.splits : std::min(args.tiles, clusters_[1]));
+        launch_clusters_early(kernel_of<Output>(w.dtype(), most_rows),
+                              static_cast<unsigned>(args.splits), blocks, kThreads,
                               static_cast<std::size_t>(shared_bytes(most_rows)), stream, args);
       },
       output);

@@ -23,11 +23,11 @@ class WideMatmul {
 
   /// Equal 16-bit types, 1 .. kMaxRows rows, columns in multiples of 8, and `a` and all rows of w
   /// aligned to 16 bytes.
-  bool fits(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w) const;
+  bool fits(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w) const;
 
-  /// The output of a (rows, w.cols) . w^T, for what fits. It reads weights, biases
-  /// and a batch's tables while the kernels before may still run (Ops).
-  void run(const void* a, std::int64_t rows, const RowBlockMatrix& w, const ProductOutput& output,
+  /// The output of a (rows, w.cols()) . w^T, for what fits: all matrices in one launch. It reads
+  /// weights, biases and a batch's tables while the kernels before may still run (Ops).
+  void run(const void* a, std::int64_t rows, const Matrices& w, const ProductOutput& output,
            cudaStream_t stream) const;
 
  private:

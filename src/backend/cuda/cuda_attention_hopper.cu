@@ -1,0 +1,334 @@
+#include "backend/cuda/cuda_attention_kernels.cuh"
+#include "backend/cuda/cuda_attention_mma.cuh"
+#include "backend/cuda/cuda_support.h"
+#include "backend/cuda/hopper_mma.cuh"
+#include "backend/cuda/kernel_architecture.h"
+#include "backend/cuda/kernel_probe.h"
+#include "backend/cuda/weight_stream.cuh"
+#include "zero_infer/bytes.h"
+
+/// Attention of sequences with several rows on Hopper's matrix units. A block takes 192 rows: as
+/// many tokens as fit with all queries of a group, so that their keys and values come to the chip
+/// once for all of them. It meets the keys 64 at a time, in a ring in shared memory. Weights stay
+/// in registers between the two products. Each warpgroup has 64 rows, and while one computes
+/// weights the matrix units work for the others; products with values run into the next step.
+namespace zi {
+namespace {
+
+constexpr int kGroupRows = 64;  // of a warpgroup
+constexpr int kWarpgroups = 3;
+constexpr int kThreads = 128 * kWarpgroups;
+constexpr int kRows = kGroupRows * kWarpgroups;
+constexpr int kKeys = 64;  // of a step
+constexpr int kPages = kKeys / kKvPageTokens;
+constexpr int kStages = 4;
+constexpr int kLookups = 4;  // steps whose page numbers are kept
+constexpr int kAlignment = 1024;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+/// A stage: K, then V, each in blocks of 64 elements of all keys, as describe_rows says.
+template <int kDim>
+struct Stage {
+  static constexpr std::uint32_t kBlockBytes = kKeys * 128;
+  static constexpr std::uint32_t kMatrixBytes = kBlockBytes * (kDim / 64);
+  static constexpr std::uint32_t kBytes = 2 * kMatrixBytes;
+  /// The queries of all warpgroups lie in front of the ring, in the same way.
+  static constexpr std::uint32_t kQueryBlockBytes = kGroupRows * 128;
+  static constexpr std::uint32_t kQueryBytes = kQueryBlockBytes * (kDim / 64);
+  static constexpr int kSharedBytes =
+      static_cast<int>(kWarpgroups * kQueryBytes + kStages * kBytes) + kAlignment;
+};
+
+/// Over the four lanes that share rows.
+__device__ inline float quad_maximum(float x) {
+  x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, 1));
+  return fmaxf(x, __shfl_xor_sync(kAllLanes, x, 2));
+}
+
+__device__ inline float quad_sum(float x) {
+  x += __shfl_xor_sync(kAllLanes, x, 1);
+  return x + __shfl_xor_sync(kAllLanes, x, 2);
+}
+
+/// Grid: (heads of K and V, tokens / tile_tokens + sequences), where row r of a tile is token r /
+/// group and head r % group. Tiles belong to sequences as in cuda_attention_prefill.cu.
+template <typename T, int kDim>
+__global__ void __launch_bounds__(kThreads, 1)
+    hopper_prefill_kernel(const AttentionArgs a, const int tile_tokens) {
+  using S = Stage<kDim>;
+  extern __shared__ std::byte memory[];
+  __shared__ std::int32_t shared_pages[kLookups][kPages];
+  const std::uint32_t start = ptx::shared_address(memory);
+  const std::uint32_t queries = (start + kAlignment - 1) / kAlignment * kAlignment;
+  const std::uint32_t ring = queries + kWarpgroups * S::kQueryBytes;
+
+  const auto thread = static_cast<int>(threadIdx.x);
+  const auto kv_head = static_cast<int>(blockIdx.x);
+  // The last tiles of a prompt meet most keys: they go first.
+  const auto tile = static_cast<int>(gridDim.y - 1 - blockIdx.y);
+  int sequence = 0;
+  for (int first = 1; first < a.sequences; first += kThreads) {
+    const int s = first + thread;
+    sequence +=
+        __syncthreads_count(s < a.sequences && a.row_begin[s] / tile_tokens + s <= tile ? 1 : 0);
+  }
+  const int begin = a.row_begin[sequence];
+  const int rows = a.row_begin[sequence + 1] - begin;
+  const int first_token = (tile - (begin / tile_tokens + sequence)) * tile_tokens;
+  if (rows <= 1 || first_token >= rows) return;
+  const int tokens = min(tile_tokens, rows - first_token);
+  const int position = a.context[sequence] - rows + first_token;  // of the tile's first token
+  const int keys = position + tokens;                             // that its last token sees
+
+  const int warp = thread / 32;
+  const int lane = thread % 32;
+  const int pair = 2 * (lane % 4);  // the first of this lane's columns
+  const int group_row = thread / 128 * kGroupRows;
+  const bool has_rows = group_row < tokens * a.group;
+  // Of the warpgroup's first and last rows; one without rows meets no keys.
+  const int first_position = position + group_row / a.group;
+  const int last_position =
+      has_rows ? position + min((group_row + kGroupRows - 1) / a.group, tokens - 1) : -1;
+  // This lane's two rows.
+  int row_position[2];
+  bool there[2];
+  std::int64_t column[2];  // in q and out
+  float slope[2];
+  const std::uint32_t own_queries = queries + thread / 128 * S::kQueryBytes;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const int row = warp * 16 + lane / 4 + 8 * r;
+    const int token = row / a.group;
+    const int head = kv_head * a.group + row % a.group;
+    there[r] = token < tokens;
+    row_position[r] = position + token;
+    column[r] = (static_cast<std::int64_t>(begin + first_token + token) * a.heads + head) * kDim;
+    slope[r] = a.slopes == nullptr ? 0.0f : a.slopes[head] * kLog2E;
+    const float scale = kLog2E * rsqrtf(static_cast<float>(kDim));
+#pragma unroll
+    for (int i = 0; i < kDim / 8; ++i) {
+      const std::uint32_t to = own_queries + i / 8 * S::kQueryBlockBytes +
+                               ptx::swizzled(row % kGroupRows, i % 8) + pair * sizeof(T);
+      *reinterpret_cast<std::uint32_t *>(memory + (to - start)) =
+          query_pair<T>(a.q + column[r], i * 8 + pair, kDim, there[r], scale);
+    }
+  }
+
+  const std::int32_t *const table =
+      a.block_tables + static_cast<std::int64_t>(sequence) * a.max_pages;
+  /// Starts to look up the pages of a step; pages without keys become page 0, which is not read.
+  const auto start_lookups = [&](int step) {
+    if (thread >= kPages) return;
+    const int page = step * kPages + thread;
+    const bool has_keys = page * kKvPageTokens < keys;
+    ptx::copy_async_4(ptx::shared_address(&shared_pages[step % kLookups][thread]),
+                      table + (has_keys ? page : 0), has_keys);
+  };
+  // Of kPagesAtOnce pages of a step, a thread copies a piece of 16 bytes of a slot.
+  constexpr int kRowPieces = kDim / 8;
+  constexpr int kCopyThreads = 256;
+  constexpr int kPagesAtOnce = kCopyThreads / (kRowPieces * kKvPageTokens);
+  const int piece = thread % kRowPieces;
+  const int slot = thread / kRowPieces;  // of all pages at once
+  const std::byte *own =
+      a.kv + (static_cast<std::size_t>(kv_head) * kKvPageTokens + slot % kKvPageTokens) * kDim * 2 +
+      piece * 16;
+  ptx::make_whole(own);
+  const std::uint32_t own_stage =
+      ring + piece / 8 * S::kBlockBytes + ptx::swizzled(slot, piece % 8);
+  /// Starts the copies of a step and the lookups two steps on, one group. Slots that hold no key
+  /// yet may hold NaN, which a weight of zero would not silence: they become zeros.
+  const auto start_copies = [&](int step, int stage) {
+    if (thread < kCopyThreads && step * kKeys < keys) {
+      std::uint32_t to = own_stage + stage * S::kBytes;
+      int key = step * kKeys + slot;
+#pragma unroll
+      for (int i = 0; i < kPages; i += kPagesAtOnce) {
+        const std::int32_t page = shared_pages[step % kLookups][i + slot / kKvPageTokens];
+        const std::byte *const from = own + page_offset(a, page);
+        ptx::copy_async_16(to, from, key < keys);
+        ptx::copy_async_16(to + S::kMatrixBytes, from + a.page_bytes / 2, key < keys);
+        to += kPagesAtOnce * kKvPageTokens * 128;
+        key += kPagesAtOnce * kKvPageTokens;
+      }
+    }
+    start_lookups(step + 2);
+    commit_copies();
+  };
+
+  float out[kDim / 2];
+#pragma unroll
+  for (float &sum : out) sum = 0.0f;
+  float maximum[2] = {-INFINITY, -INFINITY};
+  float total[2] = {0.0f, 0.0f};  // of this lane's columns
+
+  // Copies run two steps ahead, lookups four.
+  start_lookups(0);
+  start_lookups(1);
+  ptx::wait_for_copies();
+  __syncthreads();
+  start_copies(0, 0);
+  start_copies(1, 1);
+  int stage = 0;
+  for (int step = 0; step * kKeys < keys; ++step) {
+    wait_for_all_copies_but<1>();
+    ptx::show_to_async_proxy();
+    // After this, the step's keys are in shared memory, and no warp reads the stage two before.
+    __syncthreads();
+    const std::uint32_t at = ring + stage * S::kBytes;
+    const int first_key = step * kKeys;
+    const bool sees_keys = first_key <= last_position;
+    float weights[kKeys / 2];
+    if (sees_keys) {
+      const std::uint64_t q = ptx::describe_rows(own_queries);
+      const std::uint64_t k = ptx::describe_rows(at);
+#pragma unroll
+      for (float &weight : weights) weight = 0.0f;
+      ptx::begin_products();
+#pragma unroll
+      for (int i = 0; i < kDim / 16; ++i) {
+        ptx::multiply_add_async<T, kKeys>(weights,
+                                          q + i / 4 * (S::kQueryBlockBytes / 16) + i % 4 * 2,
+                                          k + i / 4 * (S::kBlockBytes / 16) + i % 4 * 2);
+      }
+      ptx::commit_products();
+    }
+    start_copies(step + 2, (stage + 2) % kStages);
+    stage = (stage + 1) % kStages;
+    ptx::wait_for_products();  // those with the values of the step before, too
+    ptx::take_sums(out);
+    if (!sees_keys) continue;
+    ptx::take_sums(weights);
+
+    // ALiBi is relative to the row's own position: softmax does not see that, and near keys, which
+    // weigh most, carry the smallest rounding.
+    const int first_column = first_key + pair;
+    if (a.slopes != nullptr) {
+#pragma unroll
+      for (int i = 0; i < kKeys / 2; ++i) {
+        const int distance = first_column + i / 4 * 8 + i % 2 - row_position[i / 2 % 2];
+        weights[i] = fmaf(slope[i / 2 % 2], static_cast<float>(distance), weights[i]);
+      }
+    }
+    if (first_key + kKeys - 1 > first_position) {  // some row does not see some key
+#pragma unroll
+      for (int i = 0; i < kKeys / 2; ++i) {
+        if (first_column + i / 4 * 8 + i % 2 > row_position[i / 2 % 2]) weights[i] = -INFINITY;
+      }
+    }
+    // All rows see key 0: from the first step on, maxima are finite.
+    float best[2] = {maximum[0], maximum[1]};
+#pragma unroll
+    for (int i = 0; i < kKeys / 2; ++i) best[i / 2 % 2] = fmaxf(best[i / 2 % 2], weights[i]);
+    float fade[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      best[r] = quad_maximum(best[r]);
+      fade[r] = ptx::exp2(maximum[r] - best[r]);
+      maximum[r] = best[r];
+      total[r] *= fade[r];
+    }
+#pragma unroll
+    for (int i = 0; i < kKeys / 2; ++i) {
+      weights[i] = ptx::exp2(weights[i] - best[i / 2 % 2]);
+      total[i / 2 % 2] += weights[i];
+    }
+#pragma unroll
+    for (int i = 0; i < kDim / 2; ++i) out[i] *= fade[i / 2 % 2];
+    std::uint32_t p[kKeys / 16][4];
+#pragma unroll
+    for (int n = 0; n < kKeys / 16; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        p[n][i] = ptx::pack<T>(weights[8 * n + 2 * i], weights[8 * n + 2 * i + 1]);
+      }
+    }
+    const std::uint64_t v = ptx::describe_columns(at + S::kMatrixBytes, S::kBlockBytes);
+    ptx::begin_products();
+#pragma unroll
+    for (int n = 0; n < kKeys / 16; ++n) {
+      ptx::multiply_add_async<T, kDim, true>(out, p[n], v + 128 * n, true);
+    }
+    ptx::commit_products();
+  }
+  ptx::wait_for_copies();
+  ptx::wait_for_products();
+  ptx::take_sums(out);
+
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const float inverse = 1.0f / quad_sum(total[r]);
+    if (!there[r]) continue;
+#pragma unroll
+    for (int d = 0; d < kDim / 8; ++d) {
+      store_pair_as(a.out, a.out_dtype, column[r] + d * 8 + pair, out[4 * d + 2 * r] * inverse,
+                    out[4 * d + 2 * r + 1] * inverse);
+    }
+  }
+}
+
+template <typename T, int kDim>
+void launch(const AttentionArgs &args, int tokens, cudaStream_t stream) {
+  constexpr int kBytes = Stage<kDim>::kSharedBytes;
+  // More shared memory than the 48 KiB that every device grants must be asked for, once.
+  static const bool granted = [] {
+    ZI_CUDA(cudaFuncSetAttribute(hopper_prefill_kernel<T, kDim>,
+                                 cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
+    ZI_CUDA(cudaFuncSetAttribute(hopper_prefill_kernel<T, kDim>,
+                                 cudaFuncAttributePreferredSharedMemoryCarveout,
+                                 cudaSharedmemCarveoutMaxShared));
+    return true;
+  }();
+  static_cast<void>(granted);
+  const int tile_tokens = kRows / args.group;
+  const dim3 grid(static_cast<unsigned>(args.heads / args.group),
+                  static_cast<unsigned>(tokens / tile_tokens + args.sequences));
+  hopper_prefill_kernel<T, kDim><<<grid, kThreads, kBytes, stream>>>(args, tile_tokens);
+  ZI_CUDA_LAUNCHED();
+}
+
+template <typename T>
+void launch_type(const AttentionArgs &args, int tokens, cudaStream_t stream) {
+  if (args.head_dim == 64) {
+    launch<T, 64>(args, tokens, stream);
+  } else {
+    launch<T, 128>(args, tokens, stream);
+  }
+}
+
+/// Whether tiles would be full enough to be faster than those of cuda_attention_prefill.cu.
+bool fills_tiles(const AttentionArgs &args, const RaggedBatch &batch) {
+  constexpr double kLeast = 0.8;
+  if (args.group > kRows) return false;
+  const std::int64_t tile_tokens = kRows / args.group;
+  std::int64_t tokens = 0, tiles = 0;
+  for (std::size_t s = 0; s < batch.host_context.size(); ++s) {
+    const std::int64_t rows = batch.host_row_begin[s + 1] - batch.host_row_begin[s];
+    if (rows <= 1) continue;
+    tokens += rows;
+    tiles += ceil_div(rows, tile_tokens);
+  }
+  return static_cast<double>(tokens * args.group) >= kLeast * static_cast<double>(tiles * kRows);
+}
+
+}  // namespace
+
+bool launch_attention_hopper(const AttentionArgs &args, DType kv_dtype, const RaggedBatch &batch,
+                             cudaStream_t stream) {
+  static const bool here = [] {
+    const auto *const kernel =
+        reinterpret_cast<const void *>(hopper_prefill_kernel<__nv_bfloat16, 128>);
+    return kernel_features(compiled_architecture(kernel), device_architecture()).hopper_products;
+  }();
+  if (!here || (args.head_dim != 64 && args.head_dim != 128) || !fills_tiles(args, batch)) {
+    return false;
+  }
+  if (kv_dtype == DType::kBFloat16) {
+    launch_type<__nv_bfloat16>(args, batch.tokens, stream);
+  } else {
+    launch_type<__half>(args, batch.tokens, stream);
+  }
+  return true;
+}
+
+}  // namespace zi
