@@ -85,9 +85,10 @@ Value joiner(const Arguments& arguments, Budget& budget) {
   const Parameters p("joiner", arguments, {"sep"});
   const Value separator = p[0] != nullptr ? p.value(0) : Value::text(", ");
   auto used = std::make_shared<bool>(false);
-  return budget.function("joiner", [separator, used](Arguments&) {
+  const auto join = [separator, used](Arguments&) {
     return std::exchange(*used, true) ? separator : Value::text("");
-  });
+  };
+  return budget.function("joiner", join, separator);
 }
 
 [[noreturn]] void raise(const Arguments& arguments, Budget& budget) {

@@ -166,6 +166,9 @@ class Parser : public ExpressionParser {
     expect_symbol("(");
     while (!at_symbol(")")) {
       if (!macro.parameters.empty()) expect_symbol(",");
+      if (macro.parameters.size() == CallArguments::kMostNamed) {
+        fail(fmt::format("a macro with more than {} parameters", CallArguments::kMostNamed));
+      }
       std::string name = any_name("the name of a parameter");
       if (std::ranges::find(macro.parameters, name) != macro.parameters.end()) {
         fail(fmt::format("the parameter {} is there twice", in_quotes(name)));
