@@ -18,6 +18,7 @@
 namespace zi {
 namespace {
 
+using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
@@ -189,15 +190,18 @@ TEST_F(PromptTest, MessagesBecomeATextWithAllItsSpecialTokens) {
               HasSubstr("more than one of"));
 }
 
-TEST_F(PromptTest, MessagesWithoutATemplateFailWhenTheFileIsOpened) {
+TEST_F(PromptTest, MessagesWithoutATemplateFailWhenTheFileIsOpenedOrAsLinesOfTheirOwn) {
   const auto chat = std::make_shared<const CheckpointChat>(directory_);
   const auto ignore = [](const std::string&) {};
   const auto path = file("\n{\"messages\": [{\"role\": \"user\"}]}\n{\"prompt\": \"a\"}\n");
   EXPECT_THROW(prompts_from_jsonl(path, ignore, chat), CheckpointError);
-  // Further down, they are found when it is their turn.
+  // Further down, they are lines that cannot be used: the others run.
+  std::vector<std::string> errors;
   const auto later = prompts_from_jsonl(
-      file("{\"prompt\": \"a\"}\n{\"messages\": [{\"role\": \"user\"}]}\n"), ignore, chat);
-  EXPECT_THROW(all(*later, 1), CheckpointError);
+      file("{\"prompt\": \"a\"}\n{\"messages\": [{\"role\": \"user\"}]}\n{\"prompt\": \"b\"}\n"),
+      [&](const std::string& error) { errors.push_back(error); }, chat);
+  EXPECT_EQ(all(*later, 1).size(), 2u);
+  EXPECT_THAT(errors, ElementsAre(AllOf(HasSubstr(":2: "), HasSubstr("has no chat template"))));
 }
 
 TEST(Prompt, RefusesDamagedBytes) {

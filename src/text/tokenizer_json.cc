@@ -107,7 +107,7 @@ void parse_merges(const json& model, const Vocabulary& vocabulary, Bpe& bpe) {
 }
 
 Builder::Builder(const json& root, TokenizerData& data)
-    : data_(&data), budget_(SplitBudget::for_text(std::size_t{1} << 20)) {
+    : data_(&data), budget_(SplitBudget::for_text(std::size_t{3} << 20)) {
   const json& model = member(root, "model");
   if (!model.is_object()) refuse("it has no `model`");
   check_model_options(model);
