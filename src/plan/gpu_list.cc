@@ -8,7 +8,7 @@
 #include <cmath>
 #include <string_view>
 
-#include "config/option_table.h"
+#include "base/suggestion.h"
 #include "zero_infer/error.h"
 
 namespace zi {
