@@ -91,6 +91,7 @@ Value Evaluator::name(std::string_view name, Scope& scope) {
   if (const Value* const found = variables_.find(name)) return *found;
   const auto global = globals_.find(name);
   if (global != globals_.end()) return global->second;
+  if (name == "self") throw TemplateError("`self` is not supported");
   return Value::undefined(fmt::format("{} is undefined", in_quotes(name)));
 }
 

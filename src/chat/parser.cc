@@ -133,6 +133,7 @@ class Parser : public ExpressionParser {
 
   StatementPtr for_block(int line) {
     StatementPtr made = make(Kind::kFor, line);
+    ++fors_;
     made->target = target(false, "in");
     expect_name("in");
     made->expression = tuple(Conditional::kNo, "recursive");
@@ -145,6 +146,7 @@ class Parser : public ExpressionParser {
       made->other = block({"endfor"});
       next();
     }
+    --fors_;
     return made;
   }
 
