@@ -121,7 +121,10 @@ void AddedTokens::split(std::string_view text, SplitBudget& budget,
 
 NamedToken named_token(const nlohmann::json& value, const std::string& file) {
   const nlohmann::json& content = member(value, "content");
-  if (!content.is_string()) refuse("an added token has no `content`");
+  if (content.is_null()) refuse("an added token has no `content`");
+  if (!content.is_string()) {
+    refuse("the `content` of an added token is {}, which is no text", shown(content));
+  }
   NamedToken token;
   token.content = content.get<std::string>();
   token.file = file;
