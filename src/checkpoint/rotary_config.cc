@@ -7,7 +7,6 @@
 #include <string>
 #include <utility>
 
-#include "checkpoint/family_configs.h"
 #include "zero_infer/error.h"
 
 namespace zi {
@@ -16,14 +15,14 @@ namespace {
 using nlohmann::json;
 
 /// Keys that the reference reads in the object; `finetuned` is in published files, and nobody's.
-constexpr ConfigKeys::Names kKnown = {"rope_type",        "type",
-                                      "rope_theta",       "partial_rotary_factor",
-                                      "factor",           "original_max_position_embeddings",
-                                      "low_freq_factor",  "high_freq_factor",
-                                      "beta_fast",        "beta_slow",
-                                      "mscale",           "mscale_all_dim",
-                                      "attention_factor", "truncate",
-                                      "finetuned"};
+constexpr ConfigKeys::Names kScalingKeys = {"rope_type",        "type",
+                                            "rope_theta",       "partial_rotary_factor",
+                                            "factor",           "original_max_position_embeddings",
+                                            "low_freq_factor",  "high_freq_factor",
+                                            "beta_fast",        "beta_slow",
+                                            "mscale",           "mscale_all_dim",
+                                            "attention_factor", "truncate",
+                                            "finetuned"};
 
 /// What scores and their weights are multiplied by is near 1 in every model.
 constexpr double kMostScale = 100;
@@ -86,7 +85,7 @@ std::optional<ConfigKeys> scaling_object(const ConfigKeys& keys) {
     const auto object = keys.object(key);
     if (!object || object->root().empty()) continue;
     ConfigKeys one = of_all_layers(*object);
-    one.allow_only(kKnown);
+    one.allow_only(kScalingKeys);
     if (found) {
       expect_same(*found, one);
     } else {

@@ -20,11 +20,11 @@ std::vector<std::int32_t> parse_ids(const json& values) {
   if (!values.is_array()) throw PromptError("`prompt_ids` is not an array of integers");
   std::vector<std::int32_t> ids;
   ids.reserve(values.size());
-  constexpr std::int32_t kMost = std::numeric_limits<std::int32_t>::max();
+  constexpr std::int32_t kWriteMost = std::numeric_limits<std::int32_t>::max();
   for (const json& value : values) {
-    if (!value.is_number_integer() || value < 0 || value > kMost) {
+    if (!value.is_number_integer() || value < 0 || value > kWriteMost) {
       throw PromptError(
-          fmt::format("`prompt_ids`[{}] is not an integer from 0 to {}", ids.size(), kMost));
+          fmt::format("`prompt_ids`[{}] is not an integer from 0 to {}", ids.size(), kWriteMost));
     }
     ids.push_back(value.get<std::int32_t>());
   }
@@ -32,8 +32,8 @@ std::vector<std::int32_t> parse_ids(const json& values) {
 }
 
 std::int64_t parse_max_new_tokens(const json& value) {
-  constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
-  if (!value.is_number_integer() || value < 1 || value > kMost) {
+  constexpr std::int64_t kWriteMost = std::numeric_limits<std::int64_t>::max();
+  if (!value.is_number_integer() || value < 1 || value > kWriteMost) {
     throw PromptError("`max_new_tokens` is not an integer of at least 1");
   }
   return value.get<std::int64_t>();
@@ -47,20 +47,20 @@ struct ForeignKey {
   std::string_view key;
   std::string_view advice;
 };
-constexpr std::string_view kMost = "write `max_new_tokens`";
-constexpr std::string_view kVariable = "put it into `chat_template_kwargs`";
-constexpr std::string_view kNone = "there is no such setting";
+constexpr std::string_view kWriteMost = "write `max_new_tokens`";
+constexpr std::string_view kToTemplate = "put it into `chat_template_kwargs`";
+constexpr std::string_view kNoSetting = "there is no such setting";
 constexpr ForeignKey kForeign[] = {
-    {"max_tokens", kMost},
-    {"max_completion_tokens", kMost},
-    {"max_output_tokens", kMost},
-    {"max_length", kMost},
-    {"n_predict", kMost},
-    {"add_generation_prompt", kVariable},
-    {"enable_thinking", kVariable},
-    {"documents", kVariable},
-    {"tool_choice", kVariable},
-    {"continue_final_message", kNone},
+    {"max_tokens", kWriteMost},
+    {"max_completion_tokens", kWriteMost},
+    {"max_output_tokens", kWriteMost},
+    {"max_length", kWriteMost},
+    {"n_predict", kWriteMost},
+    {"add_generation_prompt", kToTemplate},
+    {"enable_thinking", kToTemplate},
+    {"documents", kToTemplate},
+    {"tool_choice", kToTemplate},
+    {"continue_final_message", kNoSetting},
     {"chat_template", "the checkpoint's own template counts (chat_template.jinja there)"},
     {"system", "put it into `messages`, with the role `system`"},
     {"temperature", "give --temperature, for all prompts"},
@@ -71,11 +71,11 @@ constexpr ForeignKey kForeign[] = {
     {"stop", "give --stop, for all prompts"},
     {"logprobs", "give --logprobs, for all prompts"},
     {"top_logprobs", "give --logprobs, for all prompts"},
-    {"min_p", kNone},
-    {"frequency_penalty", kNone},
-    {"presence_penalty", kNone},
-    {"logit_bias", kNone},
-    {"response_format", kNone},
+    {"min_p", kNoSetting},
+    {"frequency_penalty", kNoSetting},
+    {"presence_penalty", kNoSetting},
+    {"logit_bias", kNoSetting},
+    {"response_format", kNoSetting},
     {"do_sample", "give --temperature, for all prompts"},
 };
 
