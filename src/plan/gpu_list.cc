@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "base/suggestion.h"
+#include "config/option_table.h"
 #include "zero_infer/error.h"
 
 namespace zi {
