@@ -84,6 +84,12 @@ TEST(ChatTemplates, NameWhatIsNotSupportedWithItsLine) {
        "1: the method `strip` of a text that is marked as safe is not supported"},
       {"\n{{ missing.x }}", "2: `missing` is undefined"},
       {"\n\n{{ {}.a.b }}", "3: a value of type dict has no `a`"},
+      {"{{ self }}", "1: `self` is not supported"},
+      {"\n{{ strftime_now('%H %f') }}", "2: `%f` of `strftime_now` is not supported"},
+      {"{{ '１２' | int }}", "1: numbers with `_` or digits beyond ASCII are not supported"},
+      {"{{ '1_0' | float }}", "1: numbers with `_` or digits beyond ASCII are not supported"},
+      {"{% for i in [1] %}\n{% set loop = 5 %}{% endfor %}",
+       "2: `loop` cannot be assigned to inside a `for`"},
       {"{{ [].append(1) }}", "1: `append` would change a list, which a template may not do"},
   };
   for (const auto& [source, message] : cases) EXPECT_EQ(refusal(source), message) << source;

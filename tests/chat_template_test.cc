@@ -104,6 +104,27 @@ TEST_F(ChatTemplateTest, NamesACheckpointWithoutATemplate) {
   EXPECT_THAT(refusal(), HasSubstr("has no chat template"));
   write("tokenizer_config.json", R"({"chat_template": [{"name": "tool_use", "template": ""}]})");
   EXPECT_THAT(refusal(), HasSubstr("none with the name `default`"));
+  write("tokenizer_config.json", R"({"chat_template": [{"name": "rag", "template": ""}]})");
+  EXPECT_THAT(refusal(), HasSubstr("none with the name `default` (there is `rag`)"));
+}
+
+TEST_F(ChatTemplateTest, WarnsOfATokenThatTheTemplateUsesAndNoFileNames) {
+  const auto warning = [&] {
+    ::testing::internal::CaptureStderr();
+    CheckpointChat(folder_.path()).load();
+    return ::testing::internal::GetCapturedStderr();
+  };
+  write("chat_template.jinja", "{{ bos_token }}x");
+  EXPECT_THAT(warning(), AllOf(HasSubstr("chat_template.jinja uses `bos_token`, which neither"),
+                               HasSubstr("it is empty here")));
+  write("special_tokens_map.json", R"({"bos_token": "<s>"})");
+  EXPECT_EQ(warning(), "");
+  write("special_tokens_map.json", "{}");
+  write("tokenizer_config.json", R"({"bos_token": null})");
+  EXPECT_EQ(warning(), "") << "a file says that there is none";
+  write("tokenizer_config.json", "{}");
+  write("chat_template.jinja", "x");
+  EXPECT_EQ(warning(), "");
 }
 
 TEST_F(ChatTemplateTest, NamesTemplatesThatCannotBeUsed) {
@@ -113,6 +134,11 @@ TEST_F(ChatTemplateTest, NamesTemplatesThatCannotBeUsed) {
       {R"({"chat_template": [{"name": "default"}]})", "no `name` and `template`"},
       {R"({"chat_template": "a\n{% nosuch %}"})",
        "tokenizer_config.json, chat_template:2: there is no tag `nosuch`"},
+      {R"({"bos_token": 5, "chat_template": "a"})",
+       "tokenizer_config.json: `bos_token` is `5`; a text or an object with `content` was"},
+      {R"({"eos_token": {"id": 5}, "chat_template": "a"})", "`eos_token` is"},
+      {R"({"additional_special_tokens": [[]], "chat_template": "a"})",
+       "`additional_special_tokens` is"},
       {"[]", "a JSON object was expected"},
       {"{", "not valid JSON"}};
   for (const auto& [config, message] : configs) {
@@ -136,7 +162,7 @@ TEST_F(ChatTemplateTest, NamesMessagesThatAreNone) {
       {R"({"messages": []})", "`messages` is empty"},
       {R"({"messages": ["hi"]})", "`messages`[0] is not an object"},
       {R"({"messages": [{"role": "user"}, {"content": "x"}]})", "`messages`[1] has no `role`"},
-      {R"({"messages": [{"role": 1}]})", "`messages`[0] has no `role`"},
+      {R"({"messages": [{"role": 1}]})", "`messages`[0]: `role` is not a text"},
       {R"({"messages": [{"role": "user", "content": 5}]})",
        "`messages`[0]: `content` is neither a text nor a list of parts"},
       {R"({"messages": [{"role": "user", "content": [{"text": "x"}]}]})",
@@ -144,6 +170,9 @@ TEST_F(ChatTemplateTest, NamesMessagesThatAreNone) {
       {R"({"messages": [{"role": "user", "content": [{"type": "image"}]}]})",
        "`messages`[0]: a part of `content` is of the type `image`; only text is supported"},
       {R"({"messages": [{"role": "user"}], "tools": {}})", "`tools` is not a list"},
+      {R"({"messages": [{"role": "user"}], "tools": [{}, 5]})", "`tools`[1] is not an object"},
+      {R"({"messages": [{"role": "user", "n": 18446744073709551615}]})",
+       "the integer 18446744073709551615 is beyond 2^63 - 1"},
       {R"({"messages": [{"role": "user"}], "chat_template_kwargs": []})",
        "`chat_template_kwargs` is not an object"},
       {R"({"messages": [{"role": "user"}], "chat_template_kwargs": {"tools": []}})",

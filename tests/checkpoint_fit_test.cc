@@ -145,6 +145,20 @@ TEST_F(CheckpointFit, WarnsOfATensorThatIsThereUnderBothNames) {
   EXPECT_THAT(check(), ElementsAre(HasSubstr("`transformer.word_embeddings.weight`")));
 }
 
+TEST_F(CheckpointFit, WarnsOfSpecialIdsBeyondTheVocabulary) {
+  config_.eos_ids = {99, 100};
+  config_.bos_id = 99;
+  config_.pad_id = -1;
+  const ModelSpec spec = make_model(config_, false)->spec();
+  EXPECT_THAT(
+      check_fit(config_, spec, source_),
+      ElementsAre(HasSubstr("`eos_token_id` 100 is beyond the vocabulary of 100: nothing")));
+  config_.eos_ids = {99};
+  config_.bos_id = config_.pad_id = 1000;
+  EXPECT_THAT(check_fit(config_, spec, source_),
+              ElementsAre(HasSubstr("`bos_token_id` 1000"), HasSubstr("`pad_token_id` 1000")));
+}
+
 TEST_F(CheckpointFit, LeavesForeignNamesToTheReader) {
   source_.values = {{"model.layers.0.weight", 1}};
   EXPECT_NO_THROW(check());

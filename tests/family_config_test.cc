@@ -150,6 +150,142 @@ TEST(FamilyConfig, ReadsScaledRotationsUnderBothNames) {
   expect_refused(llama(), {{"partial_rotary_factor", 0.5}}, "`partial_rotary_factor` is");
 }
 
+/// A scaling object with `more` in it.
+json scaled(const char* type, const json& more = json::object()) {
+  json all = {{"rope_type", type}, {"factor", 4.0}};
+  if (all["rope_type"] == "llama3") {
+    all.update({{"low_freq_factor", 1.0}, {"high_freq_factor", 4.0}});
+  }
+  all.update(more);
+  return all;
+}
+
+TEST(FamilyConfig, OneObjectOfScalingUnderTwoNamesIsThatObject) {
+  for (const char* type : {"linear", "dynamic", "llama3", "yarn"}) {
+    for (const json& positions : {json::object(), json{{"max_position_embeddings", 1000}}}) {
+      json both = positions;
+      both["rope_scaling"] = scaled(type);
+      const ModelConfig once = parse(llama(), both);
+      both["rope_parameters"] = scaled(type);
+      EXPECT_EQ(parse(llama(), both), once) << type;
+      both["rope_parameters"] = {{"type", type}};
+      both["rope_parameters"].update(scaled(type));
+      both["rope_parameters"].erase("rope_type");
+      EXPECT_EQ(parse(llama(), both), once) << type << " under its old name";
+      both["rope_parameters"] = json::object();
+      EXPECT_EQ(parse(llama(), both), once) << type << " beside an empty object";
+    }
+  }
+  expect_refused(llama(),
+                 {{"rope_scaling", scaled("linear")}, {"rope_parameters", scaled("dynamic")}},
+                 "`rope_scaling.rope_type` is \"linear\" and `rope_parameters.rope_type` is "
+                 "\"dynamic\"");
+  expect_refused(llama(),
+                 {{"rope_scaling", scaled("linear")},
+                  {"rope_parameters", scaled("linear", {{"factor", 2.0}})}},
+                 "`rope_scaling.factor` is 4.0 and `rope_parameters.factor` is 2.0");
+  expect_refused(llama(),
+                 {{"rope_scaling", scaled("linear")},
+                  {"rope_parameters", scaled("linear", {{"rope_theta", 1e6}})}},
+                 "`rope_scaling.rope_theta` is not there and `rope_parameters.rope_theta` is");
+}
+
+TEST(FamilyConfig, KeysOfRotationsCountAtBothLevelsAndMustAgree) {
+  for (const char* type : {"llama3", "yarn"}) {
+    const json inside = {{"rope_scaling", scaled(type, {{"original_max_position_embeddings", 64},
+                                                        {"rope_theta", 5e5}})}};
+    json outside = {{"rope_scaling", scaled(type)},
+                    {"original_max_position_embeddings", 64},
+                    {"rope_theta", 5e5}};
+    EXPECT_EQ(parse(llama(), outside), parse(llama(), inside)) << type;
+    EXPECT_EQ(parse(llama(), outside).rotary.original_positions, 64);
+    outside["rope_scaling"]["original_max_position_embeddings"] = 65;
+    expect_refused(llama(), outside,
+                   "`original_max_position_embeddings` is 64 and "
+                   "`rope_scaling.original_max_position_embeddings` is 65");
+  }
+  expect_refused(llama(), {{"rope_theta", 5e5}, {"rope_parameters", {{"rope_theta", 10000.0}}}},
+                 "`rope_theta` is 500000 and `rope_parameters.rope_theta` is 10000");
+  expect_refused(llama(), {{"rope_parameters", {{"partial_rotary_factor", 0.5}}}},
+                 "`rope_parameters.partial_rotary_factor` is");
+  expect_refused(llama(), {{"partial_rotary_factor", 0}}, "`partial_rotary_factor` is");
+  expect_refused(llama(), {{"residual_multiplier", 0}}, "`residual_multiplier` is");
+}
+
+TEST(FamilyConfig, RotationsByLayerTypeAreTakenWhereAllAreEqual) {
+  const json both = {{"full_attention", scaled("linear")}, {"sliding_attention", scaled("linear")}};
+  EXPECT_EQ(parse(llama(), {{"rope_parameters", both}}),
+            parse(llama(), {{"rope_scaling", scaled("linear")}}));
+  json differ = both;
+  differ["sliding_attention"]["factor"] = 2.0;
+  expect_refused(llama(), {{"rope_parameters", differ}},
+                 "`rope_parameters.full_attention` and `rope_parameters.sliding_attention` differ: "
+                 "rotations by the type of layer are not supported");
+  json mixed = both;
+  mixed["factor"] = 2.0;
+  expect_refused(llama(), {{"rope_parameters", mixed}}, "`rope_parameters.factor` is `2.0`");
+}
+
+TEST(FamilyConfig, KeysThatNobodyReadsInAScalingObjectAreRefused) {
+  const auto refused = [](const json& object, const std::string& part) {
+    expect_refused(llama(), {{"rope_scaling", object}}, part);
+  };
+  refused(scaled("linear", {{"factr", 2.0}}), "`rope_scaling.factr` is `2.0`");
+  refused(scaled("linear", {{"factr", 2.0}}), "did you mean `factor`?");
+  refused({{"factor", 4.0}}, "a `rope_type` beside it, which is missing");
+  refused(scaled("default"), "the type `default` scales nothing");
+  refused(scaled("default", {{"type", "linear"}}),
+          "`rope_scaling.rope_type` is default and `rope_scaling.type` is linear");
+  EXPECT_EQ(parse(llama(), {{"rope_scaling", scaled("default", {{"factor", 1.0}})}}),
+            parse(llama()));
+  EXPECT_EQ(parse(llama(), {{"rope_scaling", scaled("linear", {{"finetuned", true}})}}),
+            parse(llama(), {{"rope_scaling", scaled("linear")}}));
+}
+
+TEST(FamilyConfig, NumbersOfRotationsThatMakeNoSenseAreRefused) {
+  const auto refused = [](const json& object, const std::string& key) {
+    expect_refused(llama(), {{"rope_scaling", object}}, "`rope_scaling." + key + "` is");
+  };
+  for (const char* type : {"linear", "dynamic", "llama3", "yarn"}) {
+    refused(scaled(type, {{"factor", 0.001}}), "factor");
+    refused(scaled(type, {{"factor", nullptr}}), "factor");
+    json without = scaled(type);
+    without.erase("factor");
+    refused(without, "factor");
+    for (const json& original : {json(1e-30), json(1e30), json(0.5), json(100.5), json(0)}) {
+      refused(scaled(type, {{"original_max_position_embeddings", original}}),
+              "original_max_position_embeddings");
+    }
+  }
+  refused(scaled("yarn", {{"beta_fast", 1}, {"beta_slow", 32}}), "beta_fast");
+  refused(scaled("yarn", {{"beta_slow", 32}}), "beta_slow");
+  for (const char* key : {"attention_factor", "mscale", "mscale_all_dim"}) {
+    refused(scaled("yarn", {{key, 1e-30}}), key);
+    refused(scaled("yarn", {{key, 1e30}}), key);
+  }
+  // The reference takes the ratio of the lengths for a factor that is null.
+  const json ratio =
+      scaled("yarn", {{"factor", nullptr}, {"original_max_position_embeddings", 512}});
+  EXPECT_EQ(parse(llama(), {{"rope_scaling", ratio}}).rotary.factor, 4);
+}
+
+TEST(FamilyConfig, NullIsNamedAsNullAndMayMeanADefault) {
+  for (const char* family : {"llama", "mistral", "qwen2", "qwen3"}) {
+    EXPECT_EQ(parse(llama(family), {{"num_key_value_heads", nullptr}}).kv_heads, 4) << family;
+  }
+  expect_refused(llama(), {{"hidden_size", nullptr}}, "`hidden_size` is null");
+  expect_refused(llama(), {{"model_type", nullptr}}, "`model_type` is null");
+  expect_refused(opt(), {{"ffn_dim", nullptr}}, "`ffn_dim` is null");
+  json without = llama();
+  without.erase("hidden_size");
+  expect_refused(without, json::object(), ": `hidden_size` is missing");
+  EXPECT_EQ(parse(llama("qwen2"), {{"max_window_layers", 0}}).max_positions, 32768);
+  EXPECT_EQ(parse(llama("qwen2"),
+                  {{"max_window_layers", 0}, {"use_sliding_window", true}, {"sliding_window", 100}})
+                .max_positions,
+            100);
+}
+
 TEST(FamilyConfig, FrequenciesAreFiniteAndFallForEveryScaling) {
   for (const RotaryScaling scaling :
        {RotaryScaling::kNone, RotaryScaling::kLinear, RotaryScaling::kDynamic,

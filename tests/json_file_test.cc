@@ -56,5 +56,22 @@ TEST_F(JsonFileTest, NeitherWaitsForAPipeNorReadsADirectory) {
               ThrowsMessage<CheckpointError>(HasSubstr("none does not exist")));
 }
 
+TEST(JsonObject, NamesTheKeyOfANumberThatOnlyPythonWrites) {
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {R"({"a": 1, "b": NaN})", "config.json: `b` is NaN, which JSON does not have"},
+      {R"({"b":Infinity,"c":1})", "`b` is Infinity,"},
+      {R"({"b": -Infinity})", "`b` is -Infinity,"},
+      {R"({"b": [1, NaN]})", "there is a NaN,"},
+      {"NaN", "there is a NaN,"},
+      {R"({"NaN": nul})", "not valid JSON"},
+  };
+  for (const auto& [text, message] : cases) {
+    const std::string& given = text;
+    EXPECT_THAT([&] { parse_json_object(given, "config.json"); },
+                ThrowsMessage<CheckpointError>(HasSubstr(message)))
+        << text;
+  }
+}
+
 }  // namespace
 }  // namespace zi

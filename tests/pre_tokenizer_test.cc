@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <ctime>
 #include <string>
 #include <vector>
 
@@ -118,6 +119,47 @@ TEST(SplitBudget, CountsSearchesForAddedTokensToo) {
   SplitBudget budget(milliseconds(20), text.size());
   const auto nothing = [](auto) {};
   EXPECT_THROW(added.split(text, budget, nothing, nothing), PromptError);
+}
+
+TEST(AddedTokens, AreFoundAsTheLongestOfThoseThatBeginAlike) {
+  const AddedTokens added(
+      {{"<", 0}, {"<a>", 1}, {"<ab", 2}, {"<ab>", 3}, {"<abcd>", 4}, {"b", 5}, {"<a>", 6}});
+  std::vector<std::string> found;
+  SplitBudget budget = SplitBudget::for_text(100);
+  added.split(
+      "<abc<ab><a><abcd><x<ab", budget, [&](std::string_view text) { found.emplace_back(text); },
+      [&](std::int32_t id) { found.push_back(std::to_string(id)); });
+  EXPECT_THAT(found, ElementsAre("2", "c", "3", "1", "4", "0", "x", "2"));
+}
+
+TEST(AddedTokens, OfOneFirstByteTakeLittleTime) {
+  std::vector<AddedTokens::Token> tokens;
+  for (std::int32_t id = 0; id < 6200; ++id) {
+    tokens.push_back({"<unused" + std::to_string(id) + ">", id});
+  }
+  const AddedTokens added(std::move(tokens));
+  const std::string text(1 << 20, '<');
+  // 3 us a byte under a sanitizer; one by one it was 15.
+  SplitBudget budget(milliseconds(3000), text.size());
+  std::size_t texts = 0;
+  added.split(
+      text, budget, [&](std::string_view) { ++texts; }, [](std::int32_t) { FAIL(); });
+  EXPECT_EQ(texts, 1u);
+}
+
+TEST(Regex, SaysThatAStretchIsTooLongToSplit) {
+  EXPECT_THAT(
+      [&] { isolate(R"(\p{L}+)", std::string(9'000'000, 'a'), milliseconds(60'000)); },
+      ThrowsMessage<PromptError>(HasSubstr("no place to split a stretch of about 8 million")));
+}
+
+TEST(SplitBudget, OfAShortTextIsASecond) {
+  const std::string text(100'000, 'a');
+  const auto cpu = [] { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; };
+  const double start = cpu();
+  EXPECT_THROW(split(Pattern::regex(R"((?=(a+))\1b)"), SplitBehavior::kIsolated, text),
+               PromptError);
+  EXPECT_LT(cpu() - start, 4);
 }
 
 TEST(SplitBudget, IsThereForEveryTextAndGrowsWithIt) {

@@ -18,6 +18,7 @@
 namespace zi {
 namespace {
 
+using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
@@ -128,8 +129,42 @@ TEST(PromptLine, SaysWhatIsWrong) {
       {"{\"prompt\": \"a\xff\"}", "invalid UTF-8 at byte 13 of the line (0xff)"},
       {"{\"prompt\": \"\xED\xA0\x80\"}", "invalid UTF-8 at byte 12"},
       {R"({"prompt": "\ud800"})", "not JSON"},
+      {R"({"prompt": "a", "prompt": "b"})", "`prompt` is there twice"},
+      {R"({"messages": [{"role": "user", "content": "a", "content": "b"}]})",
+       "`content` is there twice"},
+      {R"({"prompt": "a", "x": {"k": 1, "k": 2}})", "`k` is there twice"},
   };
   for (const auto& [line, message] : cases) EXPECT_THAT(refusal(line), HasSubstr(message)) << line;
+}
+
+TEST(PromptLine, RefusesKeysThatLookLikeSettingsAndSaysWhereTheyBelong) {
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"max_new_token", "`max_new_token` is no key of a line; did you mean `max_new_tokens`?"},
+      {"promt", "did you mean `prompt`?"},
+      {"Prompt", "did you mean `prompt`?"},
+      {"prompt_id", "did you mean `prompt_ids`?"},
+      {"message", "did you mean `messages`?"},
+      {"tool", "did you mean `tools`?"},
+      {"chat_template_kwarg", "did you mean `chat_template_kwargs`?"},
+      {"max_tokens", "`max_tokens` is no key of a line: write `max_new_tokens`"},
+      {"add_generation_prompt", "put it into `chat_template_kwargs`"},
+      {"enable_thinking", "put it into `chat_template_kwargs`"},
+      {"chat_template", "the checkpoint's own template counts"},
+      {"temperature", "give --temperature, for all prompts"},
+      {"seed", "give --seed, for all prompts"},
+      {"presence_penalty", "there is no such setting"},
+  };
+  for (const auto& [key, message] : cases) {
+    EXPECT_THAT(refusal(R"({"prompt": "a", ")" + key + R"(": 1})"), HasSubstr(message)) << key;
+  }
+  // The user's own, and those of our results, which can be prompts again.
+  for (const char* key :
+       {"label", "source", "idx", "uid", "category", "answer", "language", "model", "text",
+        "token_ids", "prompt_tokens", "finish_reason", "rank", "topic"}) {
+    EXPECT_EQ(parse_prompt_line(R"({"prompt": "a", ")" + std::string(key) + R"(": 1})").text, "a");
+  }
+  EXPECT_EQ(parse_prompt_line(R"({"prompt": "a", "logprobs": []})").text, "a");
+  EXPECT_THAT(refusal(R"({"prompt": "a", "logprobs": 2})"), HasSubstr("give --logprobs"));
 }
 
 TEST(PromptLine, RefusesDeepNestingInsteadOfCrashing) {
@@ -189,15 +224,18 @@ TEST_F(PromptTest, MessagesBecomeATextWithAllItsSpecialTokens) {
               HasSubstr("more than one of"));
 }
 
-TEST_F(PromptTest, MessagesWithoutATemplateFailWhenTheFileIsOpened) {
+TEST_F(PromptTest, MessagesWithoutATemplateFailWhenTheFileIsOpenedOrAsLinesOfTheirOwn) {
   const auto chat = std::make_shared<const CheckpointChat>(directory_);
   const auto ignore = [](const std::string&) {};
   const auto path = file("\n{\"messages\": [{\"role\": \"user\"}]}\n{\"prompt\": \"a\"}\n");
   EXPECT_THROW(prompts_from_jsonl(path, ignore, chat), CheckpointError);
-  // Further down, they are found when it is their turn.
+  // Further down, they are lines that cannot be used: the others run.
+  std::vector<std::string> errors;
   const auto later = prompts_from_jsonl(
-      file("{\"prompt\": \"a\"}\n{\"messages\": [{\"role\": \"user\"}]}\n"), ignore, chat);
-  EXPECT_THROW(all(*later, 1), CheckpointError);
+      file("{\"prompt\": \"a\"}\n{\"messages\": [{\"role\": \"user\"}]}\n{\"prompt\": \"b\"}\n"),
+      [&](const std::string& error) { errors.push_back(error); }, chat);
+  EXPECT_EQ(all(*later, 1).size(), 2u);
+  EXPECT_THAT(errors, ElementsAre(AllOf(HasSubstr(":2: "), HasSubstr("has no chat template"))));
 }
 
 TEST(Prompt, RefusesDamagedBytes) {

@@ -288,6 +288,8 @@ TEST(TokenizerFiles, ThatAreNotUnderstoodAreRefusedByName) {
       {{.config = R"({"pad_token": {"content": "<x>"}})"}, "`pad_token` is an object"},
       {{.map = R"({"pad_token": {"id": 3}})"},
        "special_tokens_map.json: an added token has no `content`"},
+      {{.map = R"({"pad_token": {"content": 5}})"},
+       "special_tokens_map.json: the `content` of an added token is 5, which is no text"},
       {{.map = R"({"pad_token": {"content": "<x>", "normalized": 1}})"},
        "`normalized` is 1, not true or false"},
       {{.map = R"({"additional_special_tokens": "<x>"})"},
@@ -304,6 +306,12 @@ TEST(TokenizerFiles, ThatAreNotUnderstoodAreRefusedByName) {
   };
   for (const auto& [beside, message] : cases) {
     EXPECT_THAT(refusal(beside), HasSubstr(message));
+  }
+}
+
+TEST(TokenizerFiles, MayHaveSettingsWhoseNamesEndLikeThoseOfTokens) {
+  for (const char* config : {R"({"add_bos_token": "yes"})", R"({"add_eos_token": "no"})"}) {
+    EXPECT_EQ(refusal({.config = config}).find("names the token"), std::string::npos) << config;
   }
 }
 

@@ -160,6 +160,22 @@ TEST(PreTokenizer, PutsAMarkBeforeWordsByItsScheme) {
   EXPECT_THAT(tokens(metaspace({{"add_prefix_space", false}}), "a"), ElementsAre("a"));
 }
 
+TEST(PreTokenizer, RefusesAFirstPieceBehindWhatMovesTheFrontOfTheText) {
+  const json replace = {{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", ""}};
+  for (const json& normalizer : {replace, json{{"type", "Prepend"}, {"prepend", "▁"}}}) {
+    for (const char* scheme : {"first", "always"}) {
+      const std::string message = refusal([&](json& file) {
+        file["normalizer"] = normalizer;
+        file["pre_tokenizer"] = {
+            {"type", "Metaspace"}, {"replacement", "▁"}, {"prepend_scheme", scheme}};
+      });
+      EXPECT_THAT(message, scheme == std::string("first")
+                               ? HasSubstr("`first` is not supported behind a normalizer")
+                               : HasSubstr("accepted"));
+    }
+  }
+}
+
 TEST(PreTokenizer, CutsBeforeEachMarkOnlyWhereItIsToSplit) {
   const auto metaspace = [](bool split) {
     return small([&](json& file) {

@@ -386,7 +386,13 @@ TEST(Tokenizer, NamesWhatIsInconsistent) {
       {"is there twice", [](json& f) { f["added_tokens"][1]["content"] = "<unk>"; }},
       {"has the id 9, but 0 in tokenizer.json", [](json& f) { f["added_tokens"][0]["id"] = 9; }},
       {"no `content`", [](json& f) { f["added_tokens"][0] = 3; }},
-      {"no `content`", [](json& f) { f["added_tokens"][0]["content"] = ""; }},
+      {"of `added_tokens` with the id 0 is empty",
+       [](json& f) { f["added_tokens"][0]["content"] = ""; }},
+      {"the `content` of an added token is 5",
+       [](json& f) { f["added_tokens"][0]["content"] = 5; }},
+      {"`byte_fallback` is \"yes\"", [](json& f) { f["model"]["byte_fallback"] = "yes"; }},
+      {"`unk_token` is 5", [](json& f) { f["model"]["unk_token"] = 5; }},
+      {"its `version` is \"9\"", [](json& f) { f["version"] = "9"; }},
       {"`<far>` has the id 5000, but 260 is the next free one",
        [](json& f) {
          f["added_tokens"].push_back({{"id", 5000}, {"content", "<far>"}});
@@ -423,10 +429,20 @@ TEST(Tokenizer, NamesAFileThatIsMissingOrNotJson) {
   EXPECT_THAT(message("/nonexistent/tokenizer.json"),
               HasSubstr("/nonexistent/tokenizer.json does not exist"));
   EXPECT_THAT(message("/"), HasSubstr("not a file"));
-  EXPECT_THAT(message(kModel + "model-00003-of-00003.safetensors"), HasSubstr("it is not JSON"));
+  EXPECT_THAT(message(kModel + "model-00003-of-00003.safetensors"), HasSubstr("not valid JSON"));
   for (const std::string& text : {std::string("[]"), std::string(1 << 20, '[')}) {
     EXPECT_THROW(Tokenizer::parse({.tokenizer = {"x", text}}), CheckpointError);
   }
+  EXPECT_THAT(
+      [] {
+        Tokenizer::parse({.tokenizer = {"x", R"({"model": {}, "model": {}})"}});
+      },
+      ThrowsMessage<CheckpointError>(HasSubstr("x: `model` is there twice")));
+  EXPECT_THAT(
+      [] {
+        Tokenizer::parse({.tokenizer = {"x", std::string(1 << 20, '[')}});
+      },
+      ThrowsMessage<CheckpointError>(HasSubstr("nested more than 64 deep")));
 }
 
 TEST(Tokenizer, HasOneTokenAByteWithoutAFile) {

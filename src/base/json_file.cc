@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdint>
 #include <unordered_set>
@@ -17,6 +18,33 @@
 namespace zi {
 
 using nlohmann::json;
+
+namespace {
+
+/// What Python's json writes and JSON does not have, at the byte where reading failed: the key and
+/// the word. Empty where something else is wrong.
+std::string python_number(std::string_view text, std::size_t byte) {
+  constexpr std::size_t kLongest = 9;  // -Infinity
+  const std::size_t end = std::min(byte, text.size());
+  for (std::size_t at = end - std::min(end, kLongest); at < end; ++at) {
+    for (const std::string_view word : {"-Infinity", "Infinity", "NaN"}) {
+      if (!text.substr(at).starts_with(word)) continue;
+      const std::string_view before = text.substr(0, at);
+      const std::size_t colon = before.find_last_not_of(" \t\r\n");
+      const std::size_t close = colon == std::string_view::npos ? colon : before.rfind('"', colon);
+      if (close == std::string_view::npos || close == 0 || before[colon] != ':') {
+        return fmt::format("there is a {}", word);
+      }
+      const std::size_t open = before.rfind('"', close - 1);
+      const std::string_view key =
+          open == std::string_view::npos ? "" : before.substr(open + 1, close - open - 1);
+      return fmt::format("{} is {}", in_quotes(key), word);
+    }
+  }
+  return {};
+}
+
+}  // namespace
 
 json parse_json_object(std::string_view text, const std::string& file, std::size_t max_depth) {
   std::vector<std::unordered_set<std::string>> keys;  // of each object that is open
@@ -51,6 +79,13 @@ json parse_json_object(std::string_view text, const std::string& file, std::size
   json root;
   try {
     root = json::parse(text.begin(), text.end(), watch);
+  } catch (const json::parse_error& error) {
+    if (const std::string number = python_number(text, error.byte); !number.empty()) {
+      throw CheckpointError(fmt::format(
+          "{}: {}, which JSON does not have: put a number there, or null", file, number));
+    }
+    throw CheckpointError(fmt::format("{}: not valid JSON: {}; the file is damaged: fetch it again",
+                                      file, in_quotes(error.what())));
   } catch (const json::exception& error) {
     throw CheckpointError(fmt::format("{}: not valid JSON: {}; the file is damaged: fetch it again",
                                       file, in_quotes(error.what())));

@@ -47,7 +47,7 @@ std::optional<Value> list_method(const Value& value, std::string_view name, Budg
   const bool items = list || s.type == Series::Type::kTuple || s.type == Series::Type::kRange;
   if (items && (name == "index" || name == "count")) {
     const bool counts = name == "count";
-    return budget.function(std::string(name), [value, counts, &budget](Arguments& arguments) {
+    const auto search = [value, counts, &budget](Arguments& arguments) {
       const Parameters p(counts ? "count" : "index", arguments, {"value"}, 1);
       std::int64_t count = 0;
       std::int64_t at = 0;
@@ -60,11 +60,12 @@ std::optional<Value> list_method(const Value& value, std::string_view name, Budg
       }
       if (!counts) throw TemplateError("`index` of a value that is not there");
       return Value(count);
-    });
+    };
+    return budget.function(std::string(name), search, value);
   }
   if (list && name == "copy") {
-    return budget.function(
-        "copy", [value, &budget](Arguments&) { return budget.list(value.series()->items); });
+    const auto copy = [value, &budget](Arguments&) { return budget.list(value.series()->items); };
+    return budget.function("copy", copy, value);
   }
   if (kSequenceNames.contains(name)) {
     throw TemplateError(
@@ -84,21 +85,26 @@ Value view(const Dict& dict, std::string_view name, Budget& budget) {
 
 std::optional<Value> dict_method(const Value& value, std::string_view name, Budget& budget) {
   if (name == "items" || name == "keys" || name == "values") {
-    return budget.function(std::string(name),
-                           [value, name = std::string(name), &budget](Arguments& arguments) {
-                             const Parameters p(name, arguments, {});
-                             return view(*value.dict(), name, budget);
-                           });
+    const auto call = [value, name = std::string(name), &budget](Arguments& arguments) {
+      const Parameters p(name, arguments, {});
+      return view(*value.dict(), name, budget);
+    };
+    return budget.function(std::string(name), call, value);
   }
   if (name == "get") {
-    return budget.function("get", [value](Arguments& arguments) {
+    const auto get = [value, &budget](Arguments& arguments) {
       const Parameters p("get", arguments, {"key", "default"}, 1);
+      budget.search(p.value(0));
       const Value* const found = value.dict()->find(p.value(0));
       if (found != nullptr) return *found;
       return p[1] != nullptr ? p.value(1) : Value(None{});
-    });
+    };
+    return budget.function("get", get, value);
   }
-  if (name == "copy") return budget.function("copy", [value](Arguments&) { return value; });
+  if (name == "copy") {
+    return budget.function(
+        "copy", [value](Arguments&) { return value; }, value);
+  }
   if (kDictChanges.contains(name)) return changing(name, value);
   if (name == "fromkeys") throw TemplateError("`fromkeys` is not supported");
   return std::nullopt;
@@ -111,6 +117,7 @@ Value attribute(const Value& value, std::string_view name, Budget& budget) {
   if (name.starts_with("__")) {
     return Value::undefined(fmt::format("{} is not for templates", in_quotes(name)));
   }
+  budget.search(name.size());
   std::optional<Value> found;
   if (value.text() != nullptr) {
     found = text_method(value, name, budget);

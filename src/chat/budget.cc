@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "chat/template_error.h"
 
 namespace zi::chat {
@@ -10,13 +12,13 @@ namespace {
 constexpr std::size_t kBoxBytes = 64;     // of what holds a value, about
 constexpr std::size_t kEntryBytes = 160;  // of an entry of a dict, about
 
-void check_depth(int depth) {
-  if (depth > Budget::kMostDepth) {
-    throw TemplateError(fmt::format("values are nested deeper than {}", Budget::kMostDepth));
+}  // namespace
+
+void Budget::check_depth(int depth) {
+  if (depth > kMostDepth) {
+    throw TemplateError(fmt::format("values are nested deeper than {}", kMostDepth));
   }
 }
-
-}  // namespace
 
 Value Budget::text(std::string text, bool safe) {
   const std::size_t bytes = kBoxBytes + text.capacity();
@@ -33,10 +35,15 @@ Value Budget::series(Series::Type type, std::vector<Value> items) {
   return hold(std::move(made), bytes);
 }
 
-Value Budget::generator(const Value& from, std::function<std::vector<Value>()> source) {
+Value Budget::generator(const Value& from, const Arguments& arguments,
+                        std::function<std::vector<Value>()> source) {
   Series made;
   made.type = Series::Type::kGenerator;
   made.depth = from.depth() + 1;
+  for (const Value& value : arguments.values) made.depth = std::max(made.depth, value.depth() + 1);
+  for (const auto& [name, value] : arguments.named) {
+    made.depth = std::max(made.depth, value.depth() + 1);
+  }
   check_depth(made.depth);
   made.source = std::move(source);
   return hold(std::move(made), 4 * kBoxBytes);
@@ -44,12 +51,18 @@ Value Budget::generator(const Value& from, std::function<std::vector<Value>()> s
 
 Value Budget::dict(Dict dict) {
   check_depth(dict.depth());
-  const std::size_t bytes = kBoxBytes + dict.items().size() * kEntryBytes;
+  std::size_t bytes = kBoxBytes + dict.items().size() * kEntryBytes;
+  for (const auto& [key, value] : dict.items()) {
+    if (const Text* text = key.text()) bytes += text->text.size();
+  }
   return std::shared_ptr<const Dict>(hold(std::move(dict), bytes));
 }
 
-Value Budget::function(std::string name, std::function<Value(Arguments&)> call) {
-  return hold(Function{std::move(name), std::move(call)}, 2 * kBoxBytes);
+Value Budget::function(std::string name, std::function<Value(Arguments&)> call,
+                       const Value& bound) {
+  const int depth = bound.depth() + 1;
+  check_depth(depth);
+  return hold(Function{std::move(name), depth, std::move(call)}, 2 * kBoxBytes);
 }
 
 void Budget::fail_steps() {

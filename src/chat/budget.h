@@ -54,10 +54,22 @@ class Budget {
   Value generator(std::vector<Value> items) {
     return series(Series::Type::kGenerator, std::move(items));
   }
-  /// A generator whose items are made, or fail, when they are asked for; `from` is what it reads.
-  Value generator(const Value& from, std::function<std::vector<Value>()> source);
+  /// A generator whose items are made, or fail, when they are asked for, from `from` and
+  /// `arguments`, which it holds.
+  Value generator(const Value& from, const Arguments& arguments,
+                  std::function<std::vector<Value>()> source);
   Value dict(Dict dict);
-  Value function(std::string name, std::function<Value(Arguments&)> call);
+  /// `bound` is the value that the function holds, if it holds one.
+  Value function(std::string name, std::function<Value(Arguments&)> call, const Value& bound = {});
+  /// Before a dict is searched for a key: long ones are compared with those that are there.
+  void search(std::size_t key_bytes) {
+    if (key_bytes > kShortKeyBytes) work(kKeysCompared * key_bytes);
+  }
+  void search(const Value& key) {
+    if (const Text* text = key.text()) search(text->text.size());
+  }
+  /// Throws TemplateError for values that are too deep inside each other.
+  static void check_depth(int depth);
   /// A value of the other kinds.
   template <typename T>
   std::shared_ptr<T> hold(T value, std::size_t bytes) {
@@ -88,6 +100,9 @@ class Budget {
   };
 
  private:
+  static constexpr std::size_t kShortKeyBytes = 256;
+  static constexpr std::size_t kKeysCompared = 16;
+
   [[noreturn]] static void fail_steps();
   [[noreturn]] static void fail_bytes();
   [[noreturn]] static void fail_nesting();

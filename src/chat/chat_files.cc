@@ -7,6 +7,7 @@
 #include <system_error>
 
 #include "base/json_file.h"
+#include "base/printable_text.h"
 #include "base/utf8.h"
 #include "zero_infer/error.h"
 
@@ -43,26 +44,32 @@ std::optional<json> read_config(const fs::path& path) {
 }
 
 /// The text of a token: a text, or an object with `content`.
-std::optional<std::string> token_text(const json& value) {
-  if (value.is_string()) return value.get<std::string>();
-  if (!value.is_object()) return std::nullopt;
-  const auto content = value.find("content");
-  if (content == value.end() || !content->is_string()) return std::nullopt;
-  return content->get<std::string>();
+Value token_text(const json& value, const char* key, const std::string& file) {
+  const json* text = &value;
+  if (const auto content = value.find("content"); value.is_object() && content != value.end()) {
+    text = &*content;
+  }
+  if (!text->is_string()) {
+    throw CheckpointError(
+        fmt::format("{}: `{}` is {}; a text or an object with `content` was expected", file, key,
+                    in_quotes(value.dump(-1, ' ', false, json::error_handler_t::replace))));
+  }
+  return Value::text(text->get<std::string>());
 }
 
-void read_tokens(const json& config, std::map<std::string, Value>& tokens) {
+void read_tokens(const json& config, const std::string& file,
+                 std::map<std::string, Value>& tokens) {
   for (const char* name : kTokens) {
     const auto found = config.find(name);
     if (found == config.end()) continue;
     tokens.erase(name);
-    if (const auto text = token_text(*found)) tokens[name] = Value::text(*text);
+    if (!found->is_null()) tokens[name] = token_text(*found, name, file);
   }
   const auto more = config.find("additional_special_tokens");
   if (more == config.end() || !more->is_array() || more->empty()) return;
   std::vector<Value> texts;
   for (const json& token : *more) {
-    if (const auto text = token_text(token)) texts.push_back(Value::text(*text));
+    texts.push_back(token_text(token, "additional_special_tokens", file));
   }
   tokens["additional_special_tokens"] = Value::list(std::move(texts));
 }
@@ -90,7 +97,10 @@ void read_template(const json& config, const std::string& file, ChatFiles& files
           fmt::format("{}: a template of `chat_template` has no `name` and `template`", file));
     }
     const auto key = item.at("name").get<std::string>();
-    if (key != "default" && key != "tool_use") continue;  // the only ones that are ever chosen
+    if (key != "default" && key != "tool_use") {  // the only ones that are ever chosen
+      files.unused.push_back(key);
+      continue;
+    }
     add(files, key, fmt::format("{} `{}`", name, key), item.at("template").get<std::string>());
   }
 }
@@ -109,15 +119,18 @@ ChatFiles read_chat_files(const fs::path& directory) {
   std::map<std::string, Value> tokens;
   const fs::path config_file = directory / "tokenizer_config.json";
   const std::optional<json> config = read_config(config_file);
+  files.names_bos = config && config->contains("bos_token");
   if (config) {
-    read_tokens(*config, tokens);
+    read_tokens(*config, config_file.string(), tokens);
     // The files of their own take the place of all templates here.
     if (files.templates.empty()) read_template(*config, config_file.string(), files);
   }
   // The reference looks into the older file only where the config has no such list.
   if (!config || !config->contains("added_tokens_decoder")) {
-    if (const auto map = read_config(directory / "special_tokens_map.json")) {
-      read_tokens(*map, tokens);
+    const fs::path map_file = directory / "special_tokens_map.json";
+    if (const auto map = read_config(map_file)) {
+      read_tokens(*map, map_file.string(), tokens);
+      files.names_bos = files.names_bos || map->contains("bos_token");
     }
   }
   for (auto& [name, value] : tokens) files.tokens.set(Value::text(name), value);

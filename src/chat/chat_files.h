@@ -4,6 +4,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "chat/value.h"
 
@@ -16,7 +17,9 @@ struct ChatFiles {
     std::string text;
   };
   std::map<std::string, Source> templates;  // `default`, `tool_use`; empty where there is none
-  Dict tokens;                              // `bos_token` .. as transformers passes them
+  std::vector<std::string> unused;          // names of templates that are never chosen
+  bool names_bos = false;  // a file says what `bos_token` is, or that there is none
+  Dict tokens;             // `bos_token` .. as transformers passes them
 };
 
 /// Reads chat_template.jinja, additional_chat_templates/, tokenizer_config.json and

@@ -13,6 +13,7 @@
 #include "chat/parser.h"
 #include "chat/template_error.h"
 #include "zero_infer/error.h"
+#include "zero_infer/log.h"
 
 namespace zi {
 
@@ -68,7 +69,19 @@ const CheckpointChat::Loaded& CheckpointChat::loaded() const {
       made->identity = chat::to_json(tokens, {}, budget);
       for (const auto& [name, source] : files.templates) {
         made->templates.emplace(name, ChatTemplate(source.text, source.name));
+        if (!files.names_bos && source.text.find("bos_token") != std::string::npos) {
+          log_warning(fmt::format(
+              "{} uses `bos_token`, which neither tokenizer_config.json nor "
+              "special_tokens_map.json "
+              "names: it is empty here, and may be the default of a tokenizer's class elsewhere",
+              source.name));
+        }
         made->identity += fmt::format("|{} {} ", name, source.text.size()) + source.text;
+      }
+      if (!made->templates.contains("default") && !files.unused.empty()) {
+        throw CheckpointError(
+            fmt::format("{} has chat templates, but none with the name `default` (there is {})",
+                        directory_.string(), in_quotes(files.unused.front())));
       }
       if (made->templates.empty()) {
         throw CheckpointError(fmt::format(

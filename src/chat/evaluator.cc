@@ -26,16 +26,18 @@ Evaluator::Evaluator(const Dict& variables, std::time_t now)
 Evaluator::~Evaluator() {
   // Namespaces, scopes and the functions in them may refer to each other in circles.
   for (const auto& space : namespaces_) space->values.clear();
-  for (const ScopePtr& scope : captured_) scope->names.clear();
+  for (const ScopePtr& scope : captured_) scope->clear();
 }
 
 Evaluator::ScopePtr Evaluator::scope_in(const ScopePtr& parent) {
-  return budget_.hold(Scope{parent, {}}, kScopeBytes);
+  return budget_.hold(Scope(parent), kScopeBytes);
 }
 
 void Evaluator::capture(const ScopePtr& scope) {
-  if (std::exchange(scope->captured, true)) return;
-  captured_.push_back(scope);
+  // Those around it as well: they may hold functions that refer to this one.
+  for (ScopePtr at = scope; at != nullptr && !std::exchange(at->captured, true); at = at->parent) {
+    captured_.push_back(at);
+  }
 }
 
 Value Evaluator::value(const Expression& e, const ScopePtr& scope) {
@@ -83,11 +85,13 @@ Value Evaluator::value(const Expression& e, const ScopePtr& scope) {
   }
 }
 
-Value Evaluator::name(std::string_view name, const Scope& scope) const {
+Value Evaluator::name(std::string_view name, Scope& scope) {
+  budget_.step(scope.level() / 8);
   if (const Value* const found = scope.find(name)) return *found;
   if (const Value* const found = variables_.find(name)) return *found;
   const auto global = globals_.find(name);
   if (global != globals_.end()) return global->second;
+  if (name == "self") throw TemplateError("`self` is not supported");
   return Value::undefined(fmt::format("{} is undefined", in_quotes(name)));
 }
 
@@ -145,6 +149,7 @@ Value Evaluator::dict(const Expression& e, const ScopePtr& scope) {
   Dict made;
   for (std::size_t i = 0; i < e.parts.size(); i += 2) {
     Value key = value(*e.parts[i], scope);
+    budget_.search(key);
     made.set(std::move(key), value(*e.parts[i + 1], scope));
   }
   return budget_.dict(std::move(made));
@@ -183,6 +188,11 @@ Arguments Evaluator::arguments(const CallArguments& written, const ScopePtr& sco
     for (const auto& [key, given] : more.dict()->items()) {
       if (key.text() == nullptr) fail_type("the name of an argument cannot be", key);
       all.named.emplace_back(key.text()->text, given);
+    }
+    budget_.step(std::ssize(all.named));
+    if (all.named.size() > CallArguments::kMostNamed) {
+      throw TemplateError(
+          fmt::format("a call with more than {} named arguments", CallArguments::kMostNamed));
     }
   }
   return all;

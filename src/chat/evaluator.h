@@ -41,7 +41,7 @@ class Evaluator {
   void at_line(int line) { line_ = line; }
 
  private:
-  Value name(std::string_view name, const Scope& scope) const;
+  Value name(std::string_view name, Scope& scope);
   Value conditional(const Expression& e, const ScopePtr& scope);
   bool compared(const Expression& e, const ScopePtr& scope);
   Value concatenated(const Expression& e, const ScopePtr& scope);

@@ -308,6 +308,9 @@ ExpressionPtr ExpressionParser::target(bool namespaces, std::string_view end) {
     const bool assignable =
         part->kind == Kind::kName || part->kind == Kind::kNamespace || part->kind == Kind::kTuple;
     if (!assignable) fail("this cannot be assigned to");
+    if (fors_ > 0 && part->kind == Kind::kName && part->name == "loop") {
+      fail("`loop` cannot be assigned to inside a `for`");
+    }
     parts.push_back(std::move(part));
     if (!skip_symbol(",")) break;
     is_tuple = true;

@@ -65,6 +65,7 @@ class ExpressionParser {
   /// they fail only where they are reached, as in the reference.
   std::vector<TemplateError> unknown_;
   int conditional_ = 0;
+  int fors_ = 0;  // inside which `loop` cannot be assigned to
   /// Special names that were met since the last macro began.
   bool values_named_ = false, named_named_ = false, caller_named_ = false;
 

@@ -1,3 +1,5 @@
+#include <fmt/format.h>
+
 #include "chat/expression_parser.h"
 #include "chat/filters.h"
 #include "chat/template_error.h"
@@ -118,6 +120,9 @@ CallArguments ExpressionParser::call_arguments() {
       ensure(!arguments.more_named);
       std::string name = next().text;
       next();
+      if (arguments.named.size() == CallArguments::kMostNamed) {
+        fail(fmt::format("a call with more than {} named arguments", CallArguments::kMostNamed));
+      }
       for (const auto& [other, value] : arguments.named) ensure(other != name);
       arguments.named.emplace_back(std::move(name), expression());
     } else {

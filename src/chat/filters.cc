@@ -53,7 +53,7 @@ std::vector<Value> selected(const Value& value, const Arguments& arguments, bool
 
 template <bool kByAttribute, bool kKeep>
 Value select_filter(const Value& value, const Arguments& arguments, Budget& budget) {
-  return budget.generator(value, [value, arguments, &budget]() -> std::vector<Value> {
+  return budget.generator(value, arguments, [value, arguments, &budget]() -> std::vector<Value> {
     if (!truth(value)) return {};  // also what has no items at all, such as none
     const Budget::Nested nested(budget);
     return selected(value, arguments, kByAttribute, kKeep, budget);
@@ -91,7 +91,7 @@ std::vector<Value> mapped_items(const Value& value, const Arguments& arguments, 
 }
 
 Value map_filter(const Value& value, const Arguments& arguments, Budget& budget) {
-  return budget.generator(value, [value, arguments, &budget]() -> std::vector<Value> {
+  return budget.generator(value, arguments, [value, arguments, &budget]() -> std::vector<Value> {
     if (!truth(value)) return {};
     const Budget::Nested nested(budget);
     return mapped_items(value, arguments, budget);

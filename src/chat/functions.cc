@@ -85,9 +85,10 @@ Value joiner(const Arguments& arguments, Budget& budget) {
   const Parameters p("joiner", arguments, {"sep"});
   const Value separator = p[0] != nullptr ? p.value(0) : Value::text(", ");
   auto used = std::make_shared<bool>(false);
-  return budget.function("joiner", [separator, used](Arguments&) {
+  const auto join = [separator, used](Arguments&) {
     return std::exchange(*used, true) ? separator : Value::text("");
-  });
+  };
+  return budget.function("joiner", join, separator);
 }
 
 [[noreturn]] void raise(const Arguments& arguments, Budget& budget) {
@@ -95,9 +96,26 @@ Value joiner(const Arguments& arguments, Budget& budget) {
   throw RaisedByTemplate(to_text(p.value(0), budget));
 }
 
+/// Python's time of this kind knows no zone, and glibc no microseconds.
+std::string without_zone(std::string_view format) {
+  std::string out;
+  while (!format.empty()) {
+    const std::string_view two = format.substr(0, 2);
+    if (two == "%f") throw TemplateError("`%f` of `strftime_now` is not supported");
+    if (two == "%z" || two == "%Z") {
+      format.remove_prefix(2);
+      continue;
+    }
+    const std::size_t bytes = two == "%%" ? 2 : 1;
+    out += format.substr(0, bytes);
+    format.remove_prefix(bytes);
+  }
+  return out;
+}
+
 Value strftime_now(const Arguments& arguments, std::time_t now, Budget& budget) {
   const Parameters p("strftime_now", arguments, {"format"}, 1);
-  const std::string format(p.text(0).value_or(""));
+  const std::string format = without_zone(p.text(0).value_or(""));
   constexpr std::size_t kMostBytes = 4096;
   std::tm local{};
   ::localtime_r(&now, &local);

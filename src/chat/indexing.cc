@@ -162,6 +162,7 @@ std::optional<Value> item(const Value& value, const Value& index, Budget& budget
   if (const Dict* dict = value.dict()) {
     const bool hashable = index.dict() == nullptr &&
                           (index.series() == nullptr || index.series()->type == SeriesType::kTuple);
+    budget.search(index);
     const Value* const found = hashable ? dict->find(index) : nullptr;
     if (found == nullptr) return std::nullopt;
     return *found;

@@ -105,6 +105,30 @@ class Interpreter {
     return run(s.other, scope, out);
   }
 
+  /// A loop while it runs. Afterwards it refers to no scope: a value that holds it may be one of
+  /// the scope's, and chains of loops and scopes would have no end.
+  class ActiveLoop {
+   public:
+    explicit ActiveLoop(Loop& loop) : loop_(loop) {}
+    ~ActiveLoop() {
+      if (loop_.pull) {
+        loop_.pull = []() -> std::optional<Value> {
+          throw TemplateError("what a loop has not visited is gone once it is left");
+        };
+      }
+      if (loop_.recurse) {
+        loop_.recurse = [](const Value&) -> Value {
+          throw TemplateError("a loop is called after its end");
+        };
+      }
+    }
+    ActiveLoop(const ActiveLoop&) = delete;
+    ActiveLoop& operator=(const ActiveLoop&) = delete;
+
+   private:
+    Loop& loop_;
+  };
+
   /// A block whose text is a value: of `set`, or of `filter`.
   Flow captured(const Statement& s, const ScopePtr& scope, Output& out) {
     Output text(budget());
@@ -120,14 +144,13 @@ class Interpreter {
     return Flow::kNext;
   }
 
-  /// The items of a `for`, one by one: with a test, those for which it holds when it comes to them.
+  /// The items of a `for` with a test, one by one: those for which it holds when it comes to them.
   std::function<std::optional<Value>()> source(const Statement& s, const ScopePtr& scope,
                                                std::vector<Value> items) {
     return [this, &s, scope, items = std::move(items),
             at = std::size_t{0}]() mutable -> std::optional<Value> {
       while (at < items.size()) {
         Value item = std::move(items[at++]);
-        if (s.test == nullptr) return item;
         const ScopePtr inner = evaluator_.scope_in(scope);
         evaluator_.assign(*s.target, item, inner);
         if (truth(value(s.test, inner))) return item;
@@ -142,8 +165,16 @@ class Interpreter {
     Loop made;
     std::vector<Value> all = items_of(items, budget());
     const std::size_t bytes = kLoopBytes + all.size() * sizeof(Value);
-    if (s.test == nullptr) made.length = std::ssize(all);
-    made.pull = source(s, scope, std::move(all));
+    for (const Value& item : all) made.depth = std::max(made.depth, item.depth() + 1);
+    Budget::check_depth(made.depth);
+    if (s.test == nullptr) {
+      made.length = std::ssize(all);
+      std::ranges::reverse(all);
+      made.ahead = std::move(all);
+      made.ended = true;
+    } else {
+      made.pull = source(s, scope, std::move(all));
+    }
     made.depth0 = depth;
     if (s.recursive) {
       made.recurse = [this, &s, scope, depth](const Value& inner) {
@@ -153,13 +184,15 @@ class Interpreter {
       };
     }
     const std::shared_ptr<Loop> held = budget().hold(std::move(made), bytes);
-    bool any = false;
+    const ActiveLoop active(*held);
+    bool any = false;  // seen at the end of a body, as in the reference
     while (const std::optional<Value> item = advance(*held)) {
-      any = true;
       const ScopePtr inner = evaluator_.scope_in(scope);
       inner->set("loop", held);
       evaluator_.assign(*s.target, *item, inner);
-      if (run(s.body, inner, out) == Flow::kBreak) break;
+      const Flow flow = run(s.body, inner, out);
+      if (flow == Flow::kBreak) break;
+      any = any || flow == Flow::kNext;
     }
     return any ? Flow::kNext : run(s.other, evaluator_.scope_in(scope), out);
   }
@@ -182,7 +215,8 @@ class Interpreter {
     return budget().text(text.take());
   }
 
-  static bool take_named(Arguments& given, std::string_view name, Value& value) {
+  bool take_named(Arguments& given, std::string_view name, Value& value) {
+    budget().step(std::ssize(given.named) / 32);
     const auto found = std::ranges::find(
         given.named, name, [](const auto& named) { return std::string_view(named.first); });
     if (found == given.named.end()) return false;

@@ -30,7 +30,7 @@ void append_quoted(std::string& out, std::string_view text, bool ascii) {
     } else if (static_cast<unsigned char>(c) < 0x20) {
       append_unit(out, static_cast<unsigned char>(c));
       ++at;
-    } else if (static_cast<unsigned char>(c) < 0x80) {
+    } else if (static_cast<unsigned char>(c) < (ascii ? 0x7f : 0x80)) {  // as Python does it
       out += c;
       ++at;
     } else {
@@ -172,7 +172,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   bool number_integer(number_integer_t value) override { return put(std::int64_t{value}); }
   bool number_unsigned(number_unsigned_t value) override {
     if (value > static_cast<number_unsigned_t>(std::numeric_limits<std::int64_t>::max())) {
-      throw TemplateError(fmt::format("the integer {} is beyond 64 bits", value));
+      throw TemplateError(fmt::format("the integer {} is beyond 2^63 - 1", value));
     }
     return put(static_cast<std::int64_t>(value));
   }

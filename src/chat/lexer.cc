@@ -16,6 +16,8 @@ namespace {
 
 using TokenType = Token::Type;
 
+constexpr std::size_t kMostNameBytes = 1000;
+
 constexpr std::array<std::string_view, 28> kOperators = {
     "//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[", "]",
     "(",  ")",  "{",  "}",  ">",  "<",  "=", ".", ":", "|", ",", ";", "!", "&"};
@@ -201,6 +203,9 @@ class Lexer {
     std::size_t bytes = 0;
     while (bytes < rest().size() && (begins_name(rest()[bytes]) || is_digit_byte(rest()[bytes]))) {
       ++bytes;
+    }
+    if (bytes > kMostNameBytes) {
+      fail(fmt::format("a name of more than {} characters", kMostNameBytes));
     }
     const std::string text(rest().substr(0, bytes));
     const auto beyond = [](char c) { return static_cast<unsigned char>(c) >= 0x80; };

@@ -89,15 +89,15 @@ std::optional<Value> loop_field(const std::shared_ptr<Loop>& loop, std::string_v
     if (l.ahead.empty() && !look_ahead(l)) return Value::undefined("there is no next item");
     return l.ahead.back();
   }
-  // The loop outlives these: what it holds goes when it goes.
   if (name == "cycle") {
-    return budget.function("cycle",
-                           [loop](Arguments& arguments) { return cycle(*loop, arguments); });
+    return budget.function(
+        "cycle", [loop](Arguments& arguments) { return cycle(*loop, arguments); }, loop);
   }
   if (name == "changed") {
-    return budget.function("changed", [loop, &budget](Arguments& arguments) {
+    const auto call = [loop, &budget](Arguments& arguments) {
       return changed(*loop, arguments, budget);
-    });
+    };
+    return budget.function("changed", call, loop);
   }
   return std::nullopt;
 }

@@ -22,6 +22,7 @@ bool ordered(const Series* s) {
 bool equal_dicts(const Dict& a, const Dict& b, Budget& budget) {
   if (a.items().size() != b.items().size()) return false;
   return std::ranges::all_of(a.items(), [&](const Dict::Item& item) {
+    budget.search(item.first);
     const Value* const other = b.find(item.first);
     return other != nullptr && equal(item.second, *other, budget);
   });
@@ -190,18 +191,24 @@ bool contains(const Value& whole, const Value& part, Budget& budget) {
     budget.work(text->text.size() * std::min<std::size_t>(wanted.size() + 1, 1u << 16));
     return text->text.find(wanted) != std::string::npos;
   }
-  if (const Dict* dict = whole.dict()) return dict->find(part) != nullptr;
+  if (const Dict* dict = whole.dict()) {
+    budget.search(part);
+    return dict->find(part) != nullptr;
+  }
   if (whole.is_undefined()) return false;
   Series* const s = whole.series();
   if (s == nullptr) fail_type("`in` does not work for", whole);
   fill(*s);
-  const auto found =
-      std::ranges::find_if(s->items, [&](const Value& item) { return equal(item, part, budget); });
-  const bool there = found != s->items.end();
-  if (s->type == SeriesType::kGenerator) {  // what was looked at is gone
-    s->items.erase(s->items.begin(), there ? found + 1 : found);
+  const bool gone = s->type == SeriesType::kGenerator;  // what was looked at
+  for (std::size_t at = s->taken; at < s->items.size(); ++at) {
+    const bool there = equal(s->items[at], part, budget);
+    if (gone) {
+      s->items[at] = Value();
+      s->taken = at + 1;
+    }
+    if (there) return true;
   }
-  return there;
+  return false;
 }
 
 std::int64_t length(const Value& value) {
@@ -222,6 +229,8 @@ std::vector<Value> items_of(const Value& value, Budget& budget) {
     if (s->type == SeriesType::kGenerator) {
       fill(*s);
       budget.step(std::ssize(s->items));
+      s->items.erase(s->items.begin(),
+                     s->items.begin() + static_cast<std::ptrdiff_t>(std::exchange(s->taken, 0)));
       return std::exchange(s->items, {});
     }
     budget.step(std::ssize(s->items));

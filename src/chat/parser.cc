@@ -133,6 +133,7 @@ class Parser : public ExpressionParser {
 
   StatementPtr for_block(int line) {
     StatementPtr made = make(Kind::kFor, line);
+    ++fors_;
     made->target = target(false, "in");
     expect_name("in");
     made->expression = tuple(Conditional::kNo, "recursive");
@@ -145,6 +146,7 @@ class Parser : public ExpressionParser {
       made->other = block({"endfor"});
       next();
     }
+    --fors_;
     return made;
   }
 
@@ -166,6 +168,9 @@ class Parser : public ExpressionParser {
     expect_symbol("(");
     while (!at_symbol(")")) {
       if (!macro.parameters.empty()) expect_symbol(",");
+      if (macro.parameters.size() == CallArguments::kMostNamed) {
+        fail(fmt::format("a macro with more than {} parameters", CallArguments::kMostNamed));
+      }
       std::string name = any_name("the name of a parameter");
       if (std::ranges::find(macro.parameters, name) != macro.parameters.end()) {
         fail(fmt::format("the parameter {} is there twice", in_quotes(name)));

@@ -114,6 +114,7 @@ Value percent_format(const Text& format, const Value& values, Budget& budget) {
       if (end == std::string_view::npos || values.dict() == nullptr) {
         throw TemplateError("a format with names needs a dict");
       }
+      budget.search(end);
       const Value* const found = values.dict()->find(rest.substr(1, end - 1));
       if (found == nullptr) {
         throw TemplateError(

@@ -89,7 +89,7 @@ Value join_filter(const Value& value, const Arguments& arguments, Budget& budget
 
 Value items_filter(const Value& value, const Arguments& arguments, Budget& budget) {
   const Parameters p("items", arguments, {});
-  return budget.generator(value, [value, &budget] {
+  return budget.generator(value, arguments, [value, &budget] {
     std::vector<Value> items;
     if (value.is_undefined()) return items;
     const Dict* const dict = value.dict();

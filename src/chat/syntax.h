@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <string>
 #include <utility>
@@ -14,6 +15,7 @@ using ExpressionPtr = std::unique_ptr<Expression>;
 
 /// What stands in the brackets of a call, a filter or a test.
 struct CallArguments {
+  static constexpr std::size_t kMostNamed = 255;  // also of the parameters of a macro
   std::vector<ExpressionPtr> values;
   std::vector<std::pair<std::string, ExpressionPtr>> named;
   ExpressionPtr more_values;  // *list; null where there is none

@@ -33,7 +33,9 @@ bool is_string(const Value& value) { return value.text() != nullptr; }
 bool is_mapping(const Value& value) { return value.dict() != nullptr; }
 bool is_loop(const Value& value) { return value.get<std::shared_ptr<Loop>>() != nullptr; }
 bool is_callable(const Value& value) {
-  return value.get<std::shared_ptr<Function>>() != nullptr || is_loop(value);
+  // The reference's undefined value can be called, and fails then.
+  return value.get<std::shared_ptr<Function>>() != nullptr || is_loop(value) ||
+         value.is_undefined();
 }
 /// What has a length and items by number or key.
 bool is_sequence(const Value& value) {

@@ -186,6 +186,23 @@ Value abs_filter(const Value& value, const Arguments& arguments, Budget&) {
 }
 
 /// The number that a text means to Python's int() and float(); nothing where it is none.
+/// What Python reads as a number and this does not: `1_000`, and digits of other scripts.
+void refuse_foreign_number(std::string_view text) {
+  bool foreign = false;
+  for (std::size_t at = 0; at < text.size();) {
+    const std::string_view rest = text.substr(at);
+    const bool ascii = static_cast<unsigned char>(rest.front()) < 0x80;
+    foreign = foreign || !ascii || rest.front() == '_';
+    constexpr std::string_view kInNumbers = "0123456789_.eE+-";
+    if (ascii ? kInNumbers.find(rest.front()) == std::string_view::npos
+              : !is_digit(first_point(rest))) {
+      return;
+    }
+    at += offset_of_point(rest, 1);
+  }
+  if (foreign) throw TemplateError("numbers with `_` or digits beyond ASCII are not supported");
+}
+
 std::optional<std::int64_t> whole_number(std::string_view text) {
   text = strip(text, Side::kBoth);
   const bool negative = text.starts_with('-');
@@ -197,9 +214,7 @@ std::optional<std::int64_t> whole_number(std::string_view text) {
     throw TemplateError("integers beyond 64 bits are not supported");
   }
   if (error != std::errc() || end != text.data() + text.size()) {
-    if (text.find('_') != std::string_view::npos) {
-      throw TemplateError("numbers with `_` in a text are not supported");
-    }
+    refuse_foreign_number(text);
     return std::nullopt;
   }
   return negative ? -number : number;
@@ -207,10 +222,17 @@ std::optional<std::int64_t> whole_number(std::string_view text) {
 
 std::optional<double> real_number(std::string_view text) {
   text = strip(text, Side::kBoth);
-  if (text.starts_with('+')) text.remove_prefix(1);
+  if (text.starts_with('+')) {
+    text.remove_prefix(1);
+    if (text.starts_with('-')) return std::nullopt;
+  }
+  if (text.find('(') != std::string_view::npos) return std::nullopt;  // C's `nan(1)`
   double number = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  if (error != std::errc() || end != text.data() + text.size()) {
+    refuse_foreign_number(text);
+    return std::nullopt;
+  }
   return number;
 }
 

@@ -12,7 +12,7 @@ namespace {
 
 /// In front of keys that are no texts: no text has this byte.
 constexpr char kNoText = '\xff';
-constexpr std::size_t kMostKeyBytes = 1 << 16;  // of a tuple
+constexpr std::size_t kMostKeyBytes = 1 << 16;
 
 }  // namespace
 
@@ -53,6 +53,8 @@ std::optional<std::int64_t> Value::integer() const {
 int Value::depth() const {
   if (const Series* s = series()) return s->depth;
   if (const Dict* d = dict()) return d->depth();
+  if (const auto* loop = get<std::shared_ptr<Loop>>()) return (*loop)->depth;
+  if (const auto* function = get<std::shared_ptr<Function>>()) return (*function)->depth;
   return 0;
 }
 
@@ -115,7 +117,11 @@ const Value* Dict::find(const Value& key) const {
 
 void Dict::set(Value key, Value value) {
   depth_ = std::max({depth_, key.depth() + 1, value.depth() + 1});
-  const auto [place, fresh] = places_.emplace(key_of(key), items_.size());
+  std::string name = key_of(key);
+  if (name.size() > kMostKeyBytes) {
+    throw TemplateError(fmt::format("a key of more than {} bytes is too long", kMostKeyBytes));
+  }
+  const auto [place, fresh] = places_.emplace(std::move(name), items_.size());
   if (fresh) {
     items_.emplace_back(std::move(key), std::move(value));
   } else {

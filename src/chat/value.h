@@ -59,7 +59,7 @@ class Value {
   bool is_none() const { return get<None>() != nullptr; }
   /// An integer or a bool, which is one.
   std::optional<std::int64_t> integer() const;
-  /// How many lists and dicts are inside each other.
+  /// How many lists, dicts, loops and functions that hold a value are inside each other.
   int depth() const;
   /// Python's name of the type: `str`, `dict`.
   std::string type_name() const;
@@ -84,6 +84,7 @@ struct Series {
   };
   Type type = Type::kList;
   std::vector<Value> items;
+  std::size_t taken = 0;  // of a generator: items at the front that were read
   int depth = 1;
   std::function<std::vector<Value>()> source;  // of a generator: gives the items when asked first
 };
@@ -119,6 +120,7 @@ struct Loop {
   std::int64_t index0 = -1;
   std::int64_t depth0 = 0;
   std::optional<std::int64_t> length;  // where it is known
+  int depth = 1;                       // of it and its items
   std::vector<Value> ahead;            // pulled and not yet visited; the next one is at the end
   bool ended = false;
   Value before, current;
@@ -133,6 +135,7 @@ struct Arguments {
 
 struct Function {
   std::string name;
+  int depth = 1;  // of it and what it is bound to
   std::function<Value(Arguments&)> call;
 };
 

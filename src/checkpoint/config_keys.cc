@@ -3,11 +3,13 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <utility>
 
 #include "base/json_file.h"
+#include "base/suggestion.h"
 #include "zero_infer/error.h"
 
 namespace zi {
@@ -71,6 +73,15 @@ std::optional<std::int64_t> ConfigKeys::optional_size(Names names, std::int64_t 
     found = number;
   }
   return found;
+}
+
+std::optional<std::int64_t> ConfigKeys::optional_count(const char* key, std::int64_t most) const {
+  const json* value = find({key});
+  if (value == nullptr) return std::nullopt;
+  const bool fits = value->is_number_unsigned() &&
+                    value->get<std::uint64_t>() <= static_cast<std::uint64_t>(most);
+  if (!fits) fail(key, *value, fmt::format("a whole number from 0 to {}", most));
+  return value->get<std::int64_t>();
 }
 
 double ConfigKeys::positive(const char* key, double absent) const {
@@ -139,9 +150,10 @@ std::vector<std::string> ConfigKeys::texts(const char* key) const {
 void ConfigKeys::refuse(const char* key, const char* what, const json& neutral) const {
   const json* value = find({key});
   if (value == nullptr || *value == neutral) return;
-  const bool nothing = (value->is_boolean() && !value->get<bool>()) ||
-                       (value->is_number() && value->get<double>() == 0) ||
-                       (value->is_structured() && value->empty());
+  const bool zero_is_neutral = neutral.is_null() || neutral == 0;
+  const bool nothing = zero_is_neutral && ((value->is_boolean() && !value->get<bool>()) ||
+                                           (value->is_number() && value->get<double>() == 0) ||
+                                           (value->is_structured() && value->empty()));
   if (nothing) return;
   throw CheckpointError(
       fmt::format("{}: `{}` is {}: {} not supported", file_, name(key), quoted(*value), what));
@@ -166,7 +178,19 @@ std::string ConfigKeys::join(Names names) const {
   return fmt::format("`{}`", fmt::join(full, "` or `"));
 }
 
+void ConfigKeys::allow_only(Names names) const {
+  for (const auto& [key, value] : root_.items()) {
+    if (std::ranges::any_of(names, [&](const char* known) { return key == known; })) continue;
+    throw CheckpointError(fmt::format("{}: {} is {}: this version does not know the key{}", file_,
+                                      in_quotes(name(key)), quoted(value),
+                                      suggestion(key, {names.begin(), names.end()})));
+  }
+}
+
 void ConfigKeys::fail_missing(Names names) const {
+  for (const char* key : names) {
+    if (is_null(key)) throw CheckpointError(fmt::format("{}: `{}` is null", file_, name(key)));
+  }
   throw CheckpointError(fmt::format(
       "{}: {} is missing; this is not the config.json of a supported model, or it is damaged",
       file_, join(names)));

@@ -30,6 +30,8 @@ class ConfigKeys {
   /// A size from 1 to `most` under one of the names.
   std::int64_t size(Names names, std::int64_t most) const;
   std::optional<std::int64_t> optional_size(Names names, std::int64_t most) const;
+  /// A whole number from 0 to `most`.
+  std::optional<std::int64_t> optional_count(const char* key, std::int64_t most) const;
 
   /// A finite number above 0, also as float32.
   double positive(const char* key, double absent) const;
@@ -46,19 +48,24 @@ class ConfigKeys {
   /// The texts of a list; none where the key is absent.
   std::vector<std::string> texts(const char* key) const;
 
-  /// Throws where the key is there with a value other than null, false, 0, an empty list or object,
-  /// or the one that changes nothing.
+  /// Throws where the key is there with a value other than null or the one that changes nothing;
+  /// where that is null or 0, also false, 0 and an empty list or object are nothing.
   void refuse(const char* key, const char* what, const nlohmann::json& neutral = nullptr) const;
   /// Throws: the value of the key is not `expected`.
   [[noreturn]] void fail(const char* key, const std::string& expected) const;
 
+  /// Throws for a key that is not one of `names`, with the nearest one.
+  void allow_only(Names names) const;
+
   const std::string& file() const { return file_; }
+  /// The key as messages name it.
+  std::string name(const std::string& key) const { return prefix_ + key; }
+  const nlohmann::json& root() const { return root_; }
 
  private:
   ConfigKeys(nlohmann::json root, std::string file, std::string prefix);
 
   const nlohmann::json* find(Names names) const;
-  std::string name(const char* key) const { return prefix_ + key; }
   std::string join(Names names) const;
   [[noreturn]] void fail_missing(Names names) const;
   [[noreturn]] void fail(const char* key, const nlohmann::json& value,

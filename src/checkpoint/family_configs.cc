@@ -4,10 +4,10 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <utility>
 
 #include "base/printable_text.h"
+#include "checkpoint/rotary_config.h"
 #include "zero_infer/error.h"
 
 namespace zi {
@@ -32,77 +32,6 @@ Activation activation_of(const ConfigKeys& keys, const char* key, Activation abs
   keys.fail(key, "one of gelu, gelu_new, gelu_pytorch_tanh, relu and silu");
 }
 
-RotaryScaling scaling_of(const ConfigKeys& keys) {
-  for (const char* key : {"rope_type", "type"}) {
-    const auto text = keys.optional_text(key);
-    if (!text) continue;
-    if (*text == "default") return RotaryScaling::kNone;
-    if (*text == "linear") return RotaryScaling::kLinear;
-    if (*text == "dynamic") return RotaryScaling::kDynamic;
-    if (*text == "llama3") return RotaryScaling::kLlama3;
-    if (*text == "yarn") return RotaryScaling::kYarn;
-    keys.fail(key, "one of default, linear, dynamic, llama3 and yarn");
-  }
-  return RotaryScaling::kNone;
-}
-
-/// What scores are raised by (Peng et al. 2023, section 3.4).
-double yarn_factor(const ConfigKeys& keys, double factor) {
-  const auto scale = [&](double weight) {
-    return factor <= 1 ? 1.0 : 0.1 * weight * std::log(factor) + 1.0;
-  };
-  if (const auto given = keys.optional_positive("attention_factor")) return *given;
-  const auto mscale = keys.optional_positive("mscale");
-  const auto all = keys.optional_positive("mscale_all_dim");
-  return mscale && all ? scale(*mscale) / scale(*all) : scale(1);
-}
-
-void read_scaling(const ConfigKeys& keys, ModelConfig& config) {
-  Rotary& r = config.rotary;
-  r.scaling = scaling_of(keys);
-  r.theta = keys.positive("rope_theta", r.theta);
-  keys.refuse("partial_rotary_factor", "rotating a part of each head is", 1.0);
-  if (r.scaling == RotaryScaling::kNone || r.scaling == RotaryScaling::kDynamic) return;
-  const auto positions = static_cast<double>(config.max_positions);
-  const auto original = keys.optional_positive("original_max_position_embeddings");
-  const auto factor = keys.optional_positive("factor");
-  if (!factor && r.scaling != RotaryScaling::kYarn) keys.fail("factor", "a number above 0");
-  r.factor = factor.value_or(positions / original.value_or(positions));
-  if (r.scaling == RotaryScaling::kLinear) return;
-  r.original_positions = original.value_or(positions);
-  if (r.scaling == RotaryScaling::kLlama3) {
-    const auto low = keys.optional_positive("low_freq_factor");
-    const auto high = keys.optional_positive("high_freq_factor");
-    if (!low) keys.fail("low_freq_factor", "a number above 0");
-    if (!high || *high <= *low) keys.fail("high_freq_factor", "a number above low_freq_factor");
-    r.low_frequency_factor = *low;
-    r.high_frequency_factor = *high;
-    return;
-  }
-  r.beta_fast = keys.positive("beta_fast", r.beta_fast);
-  r.beta_slow = keys.positive("beta_slow", r.beta_slow);
-  r.truncate = keys.flag("truncate", r.truncate);
-  r.attention_factor = yarn_factor(keys, r.factor);
-  // The length that it was scaled to, where only the original one stands in the config.
-  config.max_positions = std::max(
-      config.max_positions,
-      static_cast<std::int64_t>(std::min(r.factor * r.original_positions, double{kMostPositions})));
-}
-
-void read_rotary(const ConfigKeys& keys, ModelConfig& config) {
-  config.rotary.elements = config.head_dim;
-  if (config.head_dim % 2 != 0) {
-    throw CheckpointError(fmt::format("{}: heads of {} elements cannot be rotated in pairs",
-                                      keys.file(), config.head_dim));
-  }
-  config.rotary.theta = keys.positive("rope_theta", config.rotary.theta);
-  keys.refuse("partial_rotary_factor", "rotating a part of each head is", 1.0);
-  for (const char* key : {"rope_scaling", "rope_parameters"}) {
-    if (const auto scaling = keys.object(key)) read_scaling(*scaling, config);
-  }
-  if (config.rotary.theta <= 1) keys.fail("rope_theta", "a number above 1");
-}
-
 /// Attention to the last `window` keys alone is the same as attention to all of them as long as
 /// there are no more.
 void bound_by_window(const ConfigKeys& keys, ModelConfig& config,
@@ -125,7 +54,7 @@ void read_qwen_window(const ConfigKeys& keys, ModelConfig& config) {
     slides = slides || type == "sliding_attention";
   }
   if (types.empty()) {
-    const auto first = keys.optional_size({"max_window_layers"}, kMostLayers).value_or(28);
+    const auto first = keys.optional_count("max_window_layers", kMostLayers).value_or(28);
     slides = keys.flag("use_sliding_window", false) && first < config.layers;
   }
   if (slides) bound_by_window(keys, config, 4096);
@@ -167,10 +96,10 @@ void read_gated(const ConfigKeys& keys, ModelConfig& config) {
   const std::string& family = config.family;
   config.ffn = keys.size({"intermediate_size"}, kMostFfn);
   // The defaults of the others, 8 and 32 heads, are those of one model each: a config without the
-  // key would be read wrongly.
+  // key would be read wrongly. Null is as many as there are of queries.
+  const bool own = family == "llama" || keys.is_null("num_key_value_heads");
   config.kv_heads =
-      family == "llama"
-          ? keys.optional_size({"num_key_value_heads"}, kMostHeads).value_or(config.heads)
+      own ? keys.optional_size({"num_key_value_heads"}, kMostHeads).value_or(config.heads)
           : keys.size({"num_key_value_heads"}, kMostHeads);
   const std::int64_t positions = family == "llama" ? 2048 : family == "mistral" ? 131072 : 32768;
   config.max_positions =

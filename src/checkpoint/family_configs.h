@@ -14,7 +14,6 @@ inline constexpr std::int64_t kMostHidden = std::int64_t{1} << 20;
 inline constexpr std::int64_t kMostLayers = 4096;
 inline constexpr std::int64_t kMostHeads = 4096;
 inline constexpr std::int64_t kMostFfn = std::int64_t{1} << 24;
-inline constexpr std::int64_t kMostPositions = std::int64_t{1} << 30;
 
 /// Reads what differs between families, with the defaults of Hugging Face transformers, into a
 /// config that has `family`, `hidden`, `layers`, `heads` and `vocabulary`. Throws CheckpointError

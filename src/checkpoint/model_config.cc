@@ -62,9 +62,14 @@ ModelConfig ModelConfig::parse(std::string_view config_json,
   const ConfigKeys keys(config_json, (directory / "config.json").string());
   ModelConfig config;
   config.family = keys.text("model_type");
-  config.hidden = keys.size({"n_embed", "hidden_size"}, kMostHidden);
-  config.layers = keys.size({"n_layer", "num_hidden_layers"}, kMostLayers);
-  config.heads = keys.size({"n_head", "num_attention_heads"}, kMostHeads);
+  using Names = ConfigKeys::Names;
+  const bool bloom = config.family == "bloom";
+  const auto names = [&](Names of_bloom, Names others) { return bloom ? of_bloom : others; };
+  config.hidden = keys.size(names({"n_embed", "hidden_size"}, {"hidden_size"}), kMostHidden);
+  config.layers =
+      keys.size(names({"n_layer", "num_hidden_layers"}, {"num_hidden_layers"}), kMostLayers);
+  config.heads =
+      keys.size(names({"n_head", "num_attention_heads"}, {"num_attention_heads"}), kMostHeads);
   config.vocabulary = keys.size({"vocab_size"}, kMostVocabulary);
   config.eos_ids = keys.ids("eos_token_id");
   config.bos_id = keys.id("bos_token_id");

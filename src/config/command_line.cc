@@ -4,6 +4,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/suggestion.h"
 #include "config/command_options.h"
 #include "config/option_table.h"
 #include "zero_infer/error.h"

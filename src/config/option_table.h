@@ -60,9 +60,6 @@ void apply_level(RunConfig& config, const std::vector<Given>& level);
 /// Throws ConfigError when `option` and its rival are both set.
 void check_rival(const RunConfig& config, const Option& option);
 
-/// `; did you mean `batch_size`?` for a name close to one of `known`, else an empty text.
-std::string suggestion(std::string_view name, const std::vector<std::string>& known);
-
 /// The message on one line, short enough for a terminal: control characters become spaces.
 std::string one_line(std::string_view message);
 

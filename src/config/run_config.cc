@@ -12,6 +12,7 @@
 #include <map>
 #include <system_error>
 
+#include "base/suggestion.h"
 #include "base/system_error.h"
 #include "config/option_table.h"
 #include "zero_infer/error.h"

@@ -137,6 +137,18 @@ void check_unused(const ModelSpec& spec, const WeightSource& source,
                   source.describe(), unused.size(), names.size(), in_quotes(unused.front())));
 }
 
+void check_ids(const ModelConfig& config, const WeightSource& source,
+               std::vector<std::string>& warnings) {
+  const auto check = [&](const char* key, std::int32_t id, const char* effect) {
+    if (id < config.vocabulary) return;
+    warnings.push_back(fmt::format("{}: `{}` {} is beyond the vocabulary of {}: {}",
+                                   source.describe(), key, id, config.vocabulary, effect));
+  };
+  for (const std::int32_t id : config.eos_ids) check("eos_token_id", id, "nothing ends there");
+  check("bos_token_id", config.bos_id, "no prompt begins with it");
+  check("pad_token_id", config.pad_id, "no text has it");
+}
+
 }  // namespace
 
 std::vector<std::string> check_fit(const ModelConfig& config, const ModelSpec& spec,
@@ -146,6 +158,7 @@ std::vector<std::string> check_fit(const ModelConfig& config, const ModelSpec& s
   check_head(config, spec, source, warnings);
   check_blocks(spec, source, blocks_held(spec, names), warnings);
   check_unused(spec, source, names, warnings);
+  check_ids(config, source, warnings);
   return warnings;
 }
 

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <string_view>
 
+#include "base/suggestion.h"
 #include "config/option_table.h"
 #include "zero_infer/error.h"
 

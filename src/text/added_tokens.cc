@@ -1,6 +1,7 @@
 #include "text/added_tokens.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "text/json_members.h"
@@ -45,22 +46,40 @@ std::size_t spaces_after(std::string_view text, std::size_t begin) {
   return begin;
 }
 
-}  // namespace
-
-AddedTokens::AddedTokens(std::vector<Token> tokens) : any_(!tokens.empty()) {
-  std::ranges::stable_sort(tokens, std::ranges::greater(),
-                           [](const Token& token) { return token.content.size(); });
-  for (Token& token : tokens) {
-    const auto first = static_cast<unsigned char>(token.content.front());
-    by_first_byte_[first].push_back(std::move(token));
-  }
+std::size_t byte_at(std::string_view text, std::size_t at) {
+  return static_cast<unsigned char>(text[at]);
 }
 
+}  // namespace
+
+AddedTokens::AddedTokens(std::vector<Token> tokens) : tokens_(std::move(tokens)) {
+  std::ranges::stable_sort(tokens_, {}, &Token::content);
+  for (const Token& token : tokens_) ++begins_[byte_at(token.content, 0) + 1];
+  std::partial_sum(begins_.begin(), begins_.end(), begins_.begin());
+}
+
+/// Narrows the tokens byte by byte to those that begin as the text does. The shortest of them is
+/// first, so each that is found is longer than the one before.
 const AddedTokens::Token* AddedTokens::match(std::string_view text) const {
-  for (const Token& token : by_first_byte_[static_cast<unsigned char>(text.front())]) {
-    if (text.starts_with(token.content)) return &token;
+  const Token* longest = nullptr;
+  auto begin = tokens_.begin() + static_cast<std::ptrdiff_t>(begins_[byte_at(text, 0)]);
+  auto end = tokens_.begin() + static_cast<std::ptrdiff_t>(begins_[byte_at(text, 0) + 1]);
+  for (std::size_t bytes = 1; begin != end; ++bytes) {
+    if (begin->content.size() == bytes) {
+      longest = &*begin;
+      begin = std::find_if(begin, end, [&](const Token& t) { return t.content.size() > bytes; });
+    }
+    if (bytes == text.size() || begin == end) break;
+    if (byte_at(begin->content, bytes) == byte_at((end - 1)->content, bytes)) {
+      if (byte_at(begin->content, bytes) != byte_at(text, bytes)) break;
+      continue;
+    }
+    const auto next_byte = [bytes](const Token& token) { return byte_at(token.content, bytes); };
+    const auto same = std::ranges::equal_range(begin, end, byte_at(text, bytes), {}, next_byte);
+    begin = same.begin();
+    end = same.end();
   }
-  return nullptr;
+  return longest;
 }
 
 void AddedTokens::split(std::string_view text, SplitBudget& budget,
@@ -71,7 +90,7 @@ void AddedTokens::split(std::string_view text, SplitBudget& budget,
   std::size_t checked = 0;
   std::size_t spaces_begin = 0;  // of the white space that was looked through last
   std::size_t spaces_end = 0;
-  for (std::size_t i = 0; any_ && i < text.size();) {
+  for (std::size_t i = 0; !tokens_.empty() && i < text.size();) {
     if (i - checked >= kBytesBetweenChecks) {
       budget.check();
       checked = i;
@@ -102,7 +121,10 @@ void AddedTokens::split(std::string_view text, SplitBudget& budget,
 
 NamedToken named_token(const nlohmann::json& value, const std::string& file) {
   const nlohmann::json& content = member(value, "content");
-  if (!content.is_string()) refuse("an added token has no `content`");
+  if (content.is_null()) refuse("an added token has no `content`");
+  if (!content.is_string()) {
+    refuse("the `content` of an added token is {}, which is no text", shown(content));
+  }
   NamedToken token;
   token.content = content.get<std::string>();
   token.file = file;

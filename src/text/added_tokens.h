@@ -43,8 +43,8 @@ class AddedTokens {
 
  private:
   const Token* match(std::string_view text) const;
-  std::array<std::vector<Token>, 256> by_first_byte_;  // each longest first
-  bool any_ = false;
+  std::vector<Token> tokens_;              // by content, compared by bytes
+  std::array<std::size_t, 257> begins_{};  // of the tokens with each first byte
 };
 
 /// Token -> id, as the model of a tokenizer.json lists it.

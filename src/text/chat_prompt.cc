@@ -51,8 +51,9 @@ void check_messages(const Value& messages) {
       throw PromptError(fmt::format("`messages`[{}] is not an object", i));
     }
     const Value* const role = message->find("role");
-    if (role == nullptr || role->text() == nullptr) {
-      throw PromptError(fmt::format("`messages`[{}] has no `role`", i));
+    if (role == nullptr) throw PromptError(fmt::format("`messages`[{}] has no `role`", i));
+    if (role->text() == nullptr) {
+      throw PromptError(fmt::format("`messages`[{}]: `role` is not a text", i));
     }
     if (const Value* const content = message->find("content")) check_content(*content, i);
   }
@@ -75,7 +76,11 @@ ChatRequest parse_chat_line(std::string_view line) {
   ChatRequest request;
   request.messages = *messages;
   if (const Value* const tools = keys.find("tools"); tools != nullptr && !tools->is_none()) {
-    list(*tools, "tools");
+    const auto& items = list(*tools, "tools").items;
+    for (std::size_t i = 0; i < items.size(); ++i) {
+      if (items[i].dict() == nullptr)
+        throw PromptError(fmt::format("`tools`[{}] is not an object", i));
+    }
     request.tools = *tools;
   }
   if (const Value* const more = keys.find("chat_template_kwargs");

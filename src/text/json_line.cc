@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <unordered_set>
+#include <vector>
+
 #include "base/json_file.h"
 #include "base/printable_text.h"
 #include "base/utf8.h"
@@ -31,15 +34,23 @@ nlohmann::json parse_json_line(std::string_view line) {
                                   static_cast<unsigned char>(line[*offset])));
   }
   using nlohmann::json;
-  const auto shallow = [](int depth, json::parse_event_t, json&) {
+  std::vector<std::unordered_set<std::string>> keys;  // of each object that is open
+  const auto watch = [&](int depth, json::parse_event_t event, json& parsed) {
     if (depth > static_cast<int>(kMostJsonNesting)) {
       throw PromptError(fmt::format("JSON nested deeper than {}", kMostJsonNesting));
+    }
+    if (event == json::parse_event_t::object_start) keys.emplace_back();
+    if (event == json::parse_event_t::object_end) keys.pop_back();
+    if (event == json::parse_event_t::key &&
+        !keys.back().insert(parsed.get_ref<const std::string&>()).second) {
+      throw PromptError(
+          fmt::format("{} is there twice", in_quotes(parsed.get_ref<const std::string&>())));
     }
     return true;
   };
   json value;
   try {
-    value = json::parse(line, shallow);
+    value = json::parse(line, watch);
   } catch (const json::exception& error) {
     throw PromptError("not JSON: " + reason(error));
   }

@@ -6,8 +6,8 @@
 
 namespace zi {
 
-/// A line that must be one JSON object of valid UTF-8, nested no deeper than 64. Throws PromptError
-/// with the reason and the byte.
+/// A line that must be one JSON object of valid UTF-8, nested no deeper than 64 and with each key
+/// once. Throws PromptError with the reason and the byte.
 nlohmann::json parse_json_line(std::string_view line);
 
 /// The `id` of a line as canonical JSON text; empty where there is none. Throws PromptError where

@@ -185,6 +185,13 @@ void Regex::find(std::string_view text, SplitBudget& budget, const Match& match)
     const int result = search(static_cast<OnigRegex>(regex_.get()), text, from, budget, param.param,
                               region.region);
     if (result == ONIG_MISMATCH) break;
+    if (result == ONIGERR_MATCH_STACK_LIMIT_OVER) {
+      throw PromptError(
+          fmt::format("the tokenizer's pattern {} finds no place to split a stretch of about {} "
+                      "million characters in this text of {} bytes; split it, with a space or a "
+                      "line break",
+                      in_quotes(pattern_), kMostStack / 1'000'000, text.size()));
+    }
     if (result < 0) {
       throw PromptError(
           fmt::format("the tokenizer's pattern {} cannot split this text of {} bytes: {}",

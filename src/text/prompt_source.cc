@@ -75,6 +75,11 @@ class FlagPrompts : public PromptSource {
   std::size_t next_ = 0;
 };
 
+bool is_plain_file(const std::filesystem::path& path) {
+  struct stat status {};
+  return path != "-" && ::stat(path.c_str(), &status) == 0 && S_ISREG(status.st_mode);
+}
+
 /// A prompt, or what is wrong with a line.
 struct Item {
   std::variant<Prompt, std::string> value;
@@ -89,6 +94,7 @@ class JsonlPrompts : public PromptSource {
         name_(path == "-" ? "standard input" : path.string()),
         on_error_(std::move(on_error)),
         chat_(std::move(chat)),
+        is_file_(is_plain_file(path)),
         wake_(::eventfd(0, EFD_CLOEXEC)) {
     if (wake_.get() < 0) throw IoError(fmt::format("eventfd: {}", system_message(errno)));
     LineReader lines(open_for_reading(path), name_, kMostLineBytes, wake_.get());
@@ -127,8 +133,7 @@ class JsonlPrompts : public PromptSource {
   /// Waits until the first line of a regular file is read. Throws where it says that no line can be
   /// used: better now than when the model is loaded.
   void check_start() {
-    struct stat status {};
-    if (path_ == "-" || ::stat(path_.c_str(), &status) != 0 || !S_ISREG(status.st_mode)) return;
+    if (!is_file_) return;
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return !queue_.empty() || ended_; });
     if (!queue_.empty() || !failure_) return;
@@ -150,9 +155,7 @@ class JsonlPrompts : public PromptSource {
     if (!counted_) {
       counted_ = true;
       struct stat status {};
-      const bool countable = path_ != "-" && ::stat(path_.c_str(), &status) == 0 &&
-                             S_ISREG(status.st_mode) && status.st_size <= kMostCountedBytes;
-      if (countable) {
+      if (is_file_ && ::stat(path_.c_str(), &status) == 0 && status.st_size <= kMostCountedBytes) {
         LineReader lines(open_for_reading(path_), name_, kMostLineBytes);
         std::uint64_t count = 0;
         while (const auto line = lines.next()) count += line->blank() ? 0 : 1;
@@ -234,6 +237,9 @@ class JsonlPrompts : public PromptSource {
       return prompt;
     } catch (const PromptError& error) {
       return fmt::format("{}: {}", where, error.what());
+    } catch (const CheckpointError& error) {  // of the chat template
+      if (index == 0 && is_file_) throw;      // `check_start` tells, before the model is loaded
+      return fmt::format("{}: {}", where, error.what());
     }
   }
 
@@ -256,6 +262,7 @@ class JsonlPrompts : public PromptSource {
   const std::string name_;
   const PromptErrorCallback on_error_;
   const std::shared_ptr<const CheckpointChat> chat_;
+  const bool is_file_;
   const FileDescriptor wake_;
   mutable bool counted_ = false;
   mutable std::optional<std::uint64_t> total_;

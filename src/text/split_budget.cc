@@ -11,7 +11,7 @@ namespace {
 using std::chrono::nanoseconds;
 
 // Splitting takes about 0.3 us a byte, with merging, and ten times that under a sanitizer.
-constexpr nanoseconds kAlways = std::chrono::seconds(10);
+constexpr nanoseconds kAlways = std::chrono::seconds(1);
 constexpr nanoseconds kPerByte = std::chrono::microseconds(5);
 constexpr nanoseconds kBetweenLooks = std::chrono::milliseconds(1);
 
@@ -37,10 +37,12 @@ SplitBudget::SplitBudget(nanoseconds most, std::size_t text_bytes)
 void SplitBudget::look(std::chrono::steady_clock::time_point now) {
   next_look_ = now + kBetweenLooks;
   if (thread_time() - begin_ <= most_) return;
-  throw PromptError(fmt::format(
-      "the tokenizer's patterns need more than {:.1f} s of processor time to split this text of {} "
-      "bytes; use the tokenizer.json that the model was published with, or a shorter text",
-      std::chrono::duration<double>(most_).count(), text_bytes_));
+  throw PromptError(
+      fmt::format("the tokenizer's patterns and added tokens need more than {:.1f} s of processor "
+                  "time to split "
+                  "this text of {} bytes; use the tokenizer.json that the model was published "
+                  "with, or a shorter text",
+                  std::chrono::duration<double>(most_).count(), text_bytes_));
 }
 
 }  // namespace zi

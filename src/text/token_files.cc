@@ -150,7 +150,7 @@ void SpecialNames::read_standard_names(const json& object, const std::string& fi
 void SpecialNames::read_own_names(const json& object, const std::string& file, Objects objects) {
   for (const auto& [key, value] : object.items()) {
     const bool standard = std::ranges::find(kNames, key) != kNames.end();
-    if (standard || !key.ends_with("_token")) continue;
+    if (standard || !key.ends_with("_token") || key.starts_with("add_")) continue;
     const bool names = value.is_string() || is_marked(value) ||
                        (value.is_object() && objects == Objects::kAnySpecial);
     if (names) disputes_.push_back({key, token(value, key, file, objects).token, false});

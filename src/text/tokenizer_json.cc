@@ -7,6 +7,7 @@
 #include <unordered_set>
 #include <utility>
 
+#include "base/json_file.h"
 #include "base/utf8.h"
 #include "text/byte_alphabet.h"
 #include "text/gpt2_files.h"
@@ -61,10 +62,31 @@ void check_model_options(const json& model) {
   if (const json& dropout = member(model, "dropout"); !dropout.is_null() && dropout != 0) {
     refuse("`dropout` {} is not supported: ids would be random", shown(dropout));
   }
+  for (const char* key : {"byte_fallback", "fuse_unk", "ignore_merges"}) flag(model, key, false);
+  if (const json& unknown = member(model, "unk_token");
+      !unknown.is_null() && !unknown.is_string()) {
+    refuse("`unk_token` is {}, which is no text", shown(unknown));
+  }
   for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     if (const json& affix = member(model, key); !affix.is_null() && affix != "") {
       refuse("`{}` {} is not supported", key, shown(affix));
     }
+  }
+}
+
+/// The reference asks where a piece began in the text before it was normalized.
+void check_first_piece(const TokenizerData& data) {
+  const auto at_front = [](const PreTokenizerStep& step) {
+    return step.metaspace && step.metaspace->prepend == Metaspace::Prepend::kFirst;
+  };
+  const auto moves = [](const NormalizerStep& step) {
+    return step.replace || !step.prepend.empty();
+  };
+  if (std::ranges::any_of(data.pre_tokenizer, at_front) &&
+      std::ranges::any_of(data.normalizer, moves)) {
+    refuse(
+        "the pre_tokenizer Metaspace with the `prepend_scheme` `first` is not supported behind a "
+        "normalizer with Prepend or Replace");
   }
 }
 
@@ -107,7 +129,10 @@ void parse_merges(const json& model, const Vocabulary& vocabulary, Bpe& bpe) {
 }
 
 Builder::Builder(const json& root, TokenizerData& data)
-    : data_(&data), budget_(SplitBudget::for_text(std::size_t{1} << 20)) {
+    : data_(&data), budget_(SplitBudget::for_text(std::size_t{3} << 20)) {
+  if (const json& version = member(root, "version"); !version.is_null() && version != "1.0") {
+    refuse("its `version` is {}; 1.0 is supported", shown(version));
+  }
   const json& model = member(root, "model");
   if (!model.is_object()) refuse("it has no `model`");
   check_model_options(model);
@@ -115,6 +140,7 @@ Builder::Builder(const json& root, TokenizerData& data)
   PreTokenizerPart pre_tokenizer = parse_pre_tokenizer(member(root, "pre_tokenizer"));
   data.pre_tokenizer = std::move(pre_tokenizer.steps);
   byte_level_ = pre_tokenizer.byte_level;
+  check_first_piece(data);
   data.post_processor = parse_post_processor(member(root, "post_processor"));
   decoder_ = parse_decoder(member(root, "decoder"));
   data.decoder = decoder_.steps;
@@ -219,7 +245,10 @@ void add_own_tokens(const json& root, const std::string& file, AddedVocabulary& 
   for (const json& entry : tokens) {
     const NamedToken token = in_file(file, [&] {
       NamedToken read = named_token(entry, file);
-      if (read.content.empty()) refuse("an entry of `added_tokens` has no `content`");
+      if (read.content.empty()) {
+        refuse("the `content` of an entry of `added_tokens` with the id {} is empty",
+               shown(member(entry, "id")));
+      }
       read.id = token_id(member(entry, "id"), read.content);
       return read;
     });
@@ -274,17 +303,6 @@ void Builder::finish() {
   if (limited_ && shrinking) data_->longest_token_bytes = longest_ * *shrinking;
 }
 
-json parse_root(const TextFile& file) {
-  json root;
-  try {
-    root = json::parse(file.text);
-  } catch (const json::exception& error) {
-    refuse("it is not JSON: {}", in_quotes(error.what()));
-  }
-  if (!root.is_object()) refuse("it is not a JSON object");
-  return root;
-}
-
 /// Equal for equal files; which of them are there counts as well.
 std::uint64_t hash_of(const TokenizerFiles& files) {
   std::vector<std::uint64_t> hashes;
@@ -328,7 +346,7 @@ TokenizerData parse_tokenizer(const TokenizerFiles& files) {
   if (files.merges) {
     gpt2 = read_gpt2_files(files);
   } else {
-    gpt2.root = in_file(name, [&] { return parse_root(files.tokenizer); });
+    gpt2.root = parse_json_object(files.tokenizer.text, name);
     warn_of_unused(gpt2.root);
   }
   Builder builder = prepared(name, [&] { return Builder(gpt2.root, data); });
