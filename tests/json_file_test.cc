@@ -58,7 +58,8 @@ TEST_F(JsonFileTest, NeitherWaitsForAPipeNorReadsADirectory) {
 
 TEST(JsonObject, NamesTheKeyOfANumberThatOnlyPythonWrites) {
   const std::vector<std::pair<std::string, std::string>> cases = {
-      {R"({"a": 1, "b": NaN})", "config.json: `b` is NaN, which JSON does not have"},
+      {R"({"a": 1, "b": NaN})",
+       "config.json: not valid JSON: `b` is NaN, which JSON does not have"},
       {R"({"b":Infinity,"c":1})", "`b` is Infinity,"},
       {R"({"b": -Infinity})", "`b` is -Infinity,"},
       {R"({"b": [1, NaN]})", "there is a NaN,"},

@@ -217,7 +217,7 @@ TEST_F(ModelConfigTest, NamesFileKeyAndValueOfWhatIsWrong) {
                    "`layer_norm_epsilon` is");
   }
   expect_refused(with(R"("layer_norm_epsilon":NaN,)"),
-                 "`layer_norm_epsilon` is NaN, which JSON does not have");
+                 "not valid JSON: `layer_norm_epsilon` is NaN, which JSON does not have");
   expect_refused(with(R"("tie_word_embeddings":1,)"),
                  "`tie_word_embeddings` is `1`, expected true or false");
   expect_refused(with(R"("eos_token_id":"2",)"), "`eos_token_id` is");

@@ -33,7 +33,7 @@ std::string python_number(std::string_view text, std::size_t byte) {
       const std::size_t colon = before.find_last_not_of(" \t\r\n");
       const std::size_t close = colon == std::string_view::npos ? colon : before.rfind('"', colon);
       if (close == std::string_view::npos || close == 0 || before[colon] != ':') {
-        return fmt::format("there is a {}", word);
+        return fmt::format("there is {}", word);
       }
       const std::size_t open = before.rfind('"', close - 1);
       const std::string_view key =
@@ -82,7 +82,8 @@ json parse_json_object(std::string_view text, const std::string& file, std::size
   } catch (const json::parse_error& error) {
     if (const std::string number = python_number(text, error.byte); !number.empty()) {
       throw CheckpointError(fmt::format(
-          "{}: {}, which JSON does not have: put a number there, or null", file, number));
+          "{}: not valid JSON: {}, which JSON does not have: put a number there, or null", file,
+          number));
     }
     throw CheckpointError(fmt::format("{}: not valid JSON: {}; the file is damaged: fetch it again",
                                       file, in_quotes(error.what())));
