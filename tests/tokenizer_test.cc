@@ -360,6 +360,17 @@ TEST(Tokenizer, RefusesByNameWhatWouldChangeIds) {
   }
 }
 
+TEST(Tokenizer,
+     LeavesOutOfATextTheControlCharactersThatAByteLevelVocabularyLacksAsTheReferenceDoes) {
+  const Tokenizer tokenizer = changed([](json& f) {
+    for (const char* byte : {"Ą", "Ć", "ñ"}) f["model"]["vocab"].erase(byte);
+  });
+  EXPECT_EQ(tokenizer.encode("a\x04\x06z"), tokenizer.encode("az"));
+  EXPECT_EQ(tokenizer.encode("\x04"), Ids());
+  EXPECT_EQ(tokenizer.encode("\U00040000").size(), 3u) << "the reference leaves out single bytes";
+  EXPECT_EQ(tokenizer.longest_token_bytes(), std::nullopt);
+}
+
 TEST(Tokenizer, NamesWhatIsInconsistent) {
   const std::vector<std::pair<std::string, std::function<void(json&)>>> cases = {
       {"no `model`", [](json& f) { f.erase("model"); }},
@@ -367,6 +378,12 @@ TEST(Tokenizer, NamesWhatIsInconsistent) {
       {"no `merges`", [](json& f) { f["model"].erase("merges"); }},
       {"no token for the byte 0xf4", [](json& f) { f["model"]["vocab"].erase("ô"); }},
       {"no token for the byte 0x20", [](json& f) { f["model"]["vocab"].erase("Ġ"); }},
+      {"no token for the byte 0x0a", [](json& f) { f["model"]["vocab"].erase("Ċ"); }},
+      {"no token for the byte 0x04",
+       [](json& f) {
+         f["model"]["vocab"].erase("Ą");
+         f["model"]["unk_token"] = "<unk>";
+       }},
       {"the id 5 is given twice", [](json& f) { f["model"]["vocab"]["the"] = 5; }},
       {"has the id -1", [](json& f) { f["model"]["vocab"]["the"] = -1; }},
       {"has the id 1.5", [](json& f) { f["model"]["vocab"]["the"] = 1.5; }},

@@ -35,7 +35,10 @@ bool Bpe::add_bytes(std::string_view character, Scratch& scratch) const {
 
 void Bpe::add_units(std::string_view piece, Scratch& scratch) const {
   if (units == Units::kBytes) {
-    add_bytes(piece, scratch);
+    for (const char byte : piece) {
+      const std::int32_t id = byte_ids[static_cast<unsigned char>(byte)];
+      if (id >= 0) scratch.symbols.push_back({id, kNone, kNone});
+    }
     return;
   }
   bool pending = false;  // an unknown token that is still to be put down

@@ -16,8 +16,8 @@ class Bpe {
  public:
   enum class Units { kBytes, kCharacters };
   Units units = Units::kBytes;
-  /// Ids of the 256 single bytes. For characters: of those that stand for the bytes of a character
-  /// that has no id, below 0 where there is none.
+  /// Ids of the 256 single bytes, below 0 where there is none: the byte is left out. For
+  /// characters: of those that stand for the bytes of a character that has no id.
   std::array<std::int32_t, 256> byte_ids{};
   /// Ids of the characters, each by its UTF-8 bytes.
   std::unordered_map<std::string, std::int32_t> characters;

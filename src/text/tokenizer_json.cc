@@ -38,7 +38,7 @@ class Builder {
 
  private:
   void read_vocabulary(const json& model);
-  void read_bytes();
+  void read_bytes(const json& model);
   void read_characters(const json& model);
   void set_token(std::int32_t id, const std::string& token, std::string bytes);
   std::string decoded(const std::string& token);
@@ -146,7 +146,7 @@ Builder::Builder(const json& root, TokenizerData& data)
   data.decoder = decoder_.steps;
   read_vocabulary(model);
   if (byte_level_) {
-    read_bytes();
+    read_bytes(model);
   } else {
     read_characters(model);
   }
@@ -195,16 +195,29 @@ void Builder::read_vocabulary(const json& model) {
   }
 }
 
-/// Byte-level: each byte has a token of its own, so that no text has an unknown part. (Some
-/// published vocabularies lack those that no UTF-8 has.)
-void Builder::read_bytes() {
+bool in_utf8(std::size_t byte) { return byte < 0xC0 || (byte > 0xC1 && byte < 0xF5); }
+
+/// Bytes of text that published vocabularies lack: control characters, and what begins only
+/// characters that Unicode has not assigned.
+bool dispensable(std::size_t byte) {
+  const bool unassigned = byte == 0xF1 || byte == 0xF2;
+  const bool white_space = byte >= '\t' && byte <= '\r';
+  return unassigned || byte == 0x7F || (byte < 0x20 && !white_space);
+}
+
+/// Byte-level: each byte has a token of its own, so that no text has an unknown part; but the
+/// reference leaves out of a text what a vocabulary lacks.
+void Builder::read_bytes(const json& model) {
+  const bool left_out =
+      member(model, "unk_token").is_null() && !flag(model, "byte_fallback", false);
   for (std::size_t byte = 0; byte < 256; ++byte) {
     const auto it = vocabulary_.find(alphabet_.character(byte));
-    const bool in_utf8 = byte < 0xC0 || (byte > 0xC1 && byte < 0xF5);
-    if (it == vocabulary_.end() && in_utf8) {
+    data_->bpe.byte_ids[byte] = it == vocabulary_.end() ? -1 : it->second;
+    if (it != vocabulary_.end() || !in_utf8(byte)) continue;
+    if (!left_out || !dispensable(byte)) {
       refuse("`vocab` has no token for the byte 0x{:02x} (`{}`)", byte, alphabet_.character(byte));
     }
-    data_->bpe.byte_ids[byte] = it == vocabulary_.end() ? -1 : it->second;
+    limited_ = false;
   }
 }
 
