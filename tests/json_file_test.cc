@@ -62,8 +62,8 @@ TEST(JsonObject, NamesTheKeyOfANumberThatOnlyPythonWrites) {
        "config.json: not valid JSON: `b` is NaN, which JSON does not have"},
       {R"({"b":Infinity,"c":1})", "`b` is Infinity,"},
       {R"({"b": -Infinity})", "`b` is -Infinity,"},
-      {R"({"b": [1, NaN]})", "there is a NaN,"},
-      {"NaN", "there is a NaN,"},
+      {R"({"b": [1, NaN]})", "there is NaN,"},
+      {"NaN", "there is NaN,"},
       {R"({"NaN": nul})", "not valid JSON"},
   };
   for (const auto& [text, message] : cases) {
