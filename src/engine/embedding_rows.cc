@@ -9,8 +9,8 @@ namespace {
 
 /// For rows on their way, both directions together. A decoding pass of usual batches is one round,
 /// and a pass of prompts computes far longer than its rounds take.
-constexpr std::size_t kHostWorkspace = std::size_t{8} << 20;
-constexpr std::size_t kDeviceWorkspace = std::size_t{32} << 20;
+constexpr std::size_t kHostExchange = std::size_t{8} << 20;
+constexpr std::size_t kDeviceExchange = std::size_t{32} << 20;
 
 /// Bytes of one token of every rank, sent and received.
 std::size_t token_bytes(const EmbeddingRows::Shape& s) {
@@ -27,7 +27,7 @@ EmbeddingRows::Shape EmbeddingRows::shape_of(const MemoryPlan& plan, const Model
 }
 
 std::int64_t EmbeddingRows::round_tokens(const Shape& s) {
-  const std::size_t bytes = s.device_is_host ? kHostWorkspace : kDeviceWorkspace;
+  const std::size_t bytes = s.device_is_host ? kHostExchange : kDeviceExchange;
   return std::clamp<std::int64_t>(static_cast<std::int64_t>(bytes / token_bytes(s)), 1,
                                   s.pass_tokens);
 }
