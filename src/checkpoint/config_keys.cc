@@ -180,7 +180,8 @@ std::string ConfigKeys::join(Names names) const {
 
 void ConfigKeys::allow_only(Names names) const {
   for (const auto& [key, value] : root_.items()) {
-    if (std::ranges::any_of(names, [&](const char* known) { return key == known; })) continue;
+    if (std::ranges::any_of(names, [&key = key](const char* known) { return key == known; }))
+      continue;
     throw CheckpointError(fmt::format("{}: {} is {}: this version does not know the key{}", file_,
                                       in_quotes(name(key)), quoted(value),
                                       suggestion(key, {names.begin(), names.end()})));

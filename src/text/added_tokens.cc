@@ -75,9 +75,8 @@ const AddedTokens::Token* AddedTokens::match(std::string_view text) const {
       continue;
     }
     const auto next_byte = [bytes](const Token& token) { return byte_at(token.content, bytes); };
-    const auto same = std::ranges::equal_range(begin, end, byte_at(text, bytes), {}, next_byte);
-    begin = same.begin();
-    end = same.end();
+    begin = std::ranges::lower_bound(begin, end, byte_at(text, bytes), {}, next_byte);
+    end = std::ranges::upper_bound(begin, end, byte_at(text, bytes), {}, next_byte);
   }
   return longest;
 }
