@@ -83,12 +83,16 @@ Value make_namespace(const Arguments& arguments,
 
 Value joiner(const Arguments& arguments, Budget& budget) {
   const Parameters p("joiner", arguments, {"sep"});
-  const Value separator = p[0] != nullptr ? p.value(0) : Value::text(", ");
-  auto used = std::make_shared<bool>(false);
-  const auto join = [separator, used](Arguments&) {
-    return std::exchange(*used, true) ? separator : Value::text("");
+  struct Joiner {
+    Value separator;
+    bool used = false;
   };
-  return budget.function("joiner", join, separator);
+  const auto state = std::make_shared<Joiner>();
+  state->separator = p[0] != nullptr ? p.value(0) : Value::text(", ");
+  const auto join = [state](Arguments&) {
+    return std::exchange(state->used, true) ? state->separator : Value::text("");
+  };
+  return budget.function("joiner", join, state->separator);
 }
 
 [[noreturn]] void raise(const Arguments& arguments, Budget& budget) {
