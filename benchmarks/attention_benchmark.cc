@@ -16,6 +16,7 @@
 #include <random>
 #include <vector>
 
+#include "command_of.h"
 #include "engine/backend_choice.h"
 #include "measure/bare_rates.h"
 #include "zero_infer/bytes.h"
@@ -90,7 +91,7 @@ int run(World& world, const Options& o) {
                           .host_context = context};
 
   const auto bytes = static_cast<double>(memory.bytes());
-  // Passes over the cache until they are far beyond what any cache holds.
+  // As often as it takes to read 2 GB. Keys and values that fit the GPU's L2 stay there.
   const int layers = std::max(1, static_cast<int>(2e9 / bytes));
   std::vector<double> seconds;
   for (int i = 0; i <= o.repeats; ++i) {
@@ -111,6 +112,7 @@ int run(World& world, const Options& o) {
   nlohmann::ordered_json line = {{"name", "attention"},
                                  {"commit", o.commit},
                                  {"machine", o.machine},
+                                 {"world", world.size()},
                                  {"command", o.command},
                                  {"backend", backend.name},
                                  {"dtype", name_of(kType)},
@@ -134,19 +136,6 @@ int run(World& world, const Options& o) {
   return 0;
 }
 
-std::string command_of(int argc, char** argv) {
-  std::string command = "attention_benchmark";
-  for (int i = 1; i < argc; ++i) {
-    const std::string_view flag = argv[i];
-    if (flag == "--commit" || flag == "--machine") {
-      ++i;  // stand in the result by themselves
-    } else {
-      command += fmt::format(" {}", flag);
-    }
-  }
-  return command;
-}
-
 }  // namespace
 }  // namespace zi
 
@@ -154,7 +143,7 @@ int main(int argc, char** argv) {
   zi::World world(&argc, &argv);
   try {
     zi::Options o;
-    o.command = zi::command_of(argc, argv);
+    o.command = zi::command_of(world, "attention_benchmark", argc, argv);
     CLI::App app("Attention of one layer, and the copy rate that bounds it");
     app.add_option("--lanes", o.lanes, "sequences")->check(CLI::PositiveNumber);
     app.add_option("--context", o.context, "keys of each")->check(CLI::PositiveNumber);

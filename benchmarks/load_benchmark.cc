@@ -26,6 +26,7 @@
 #include <thread>
 
 #include "bare_disk.h"
+#include "command_of.h"
 #include "engine/engine.h"
 #include "measure/summary.h"
 #include "reserve_device.h"
@@ -277,21 +278,6 @@ class Runner {
   RunConfig config_;
 };
 
-/// The command with names for this machine's paths.
-std::string command_of(const World& world, int argc, char** argv) {
-  std::string command = world.size() > 1 ? fmt::format("mpirun -np {} ", world.size()) : "";
-  command += "load_benchmark";
-  for (int i = 1; i < argc; ++i) {
-    const std::string_view flag = argv[i];
-    if (flag == "--commit" || flag == "--machine" || flag == "--model") {
-      ++i;  // stand in the result by themselves
-    } else {
-      command += fmt::format(" {}", i > 0 && argv[i][0] == '/' ? "DIR" : flag);
-    }
-  }
-  return command;
-}
-
 int run(World& world, const Options& o) {
   set_log(LogLevel::kQuiet, "");
   const ordered_json line = Runner(world, o).run();
@@ -306,7 +292,8 @@ int main(int argc, char** argv) {
   zi::World world(&argc, &argv);
   try {
     zi::Options o;
-    o.command = zi::command_of(world, argc, argv);
+    o.command =
+        zi::command_of(world, "load_benchmark", argc, argv, {"--commit", "--machine", "--model"});
     CLI::App app("Loading, and the limit of the disk");
     app.add_option("--checkpoint", o.checkpoint, "a folder that make_checkpoint wrote, or a model")
         ->required();

@@ -20,6 +20,7 @@
 #include <span>
 
 #include "base/link.h"
+#include "command_of.h"
 #include "engine/engine.h"
 #include "measure/bare_rates.h"
 #include "measure/run_limits.h"
@@ -338,20 +339,6 @@ int run(World& world, const Options& o) {
   return 0;
 }
 
-std::string command_of(const zi::World& world, int argc, char** argv) {
-  std::string command = world.size() > 1 ? fmt::format("mpirun -np {} ", world.size()) : "";
-  command += "pass_benchmark";
-  for (int i = 1; i < argc; ++i) {
-    const std::string_view flag = argv[i];
-    if (flag == "--commit" || flag == "--machine") {
-      ++i;  // stand in the result by themselves
-    } else {
-      command += fmt::format(" {}", flag);
-    }
-  }
-  return command;
-}
-
 }  // namespace
 }  // namespace zi
 
@@ -359,7 +346,7 @@ int main(int argc, char** argv) {
   zi::World world(&argc, &argv);
   try {
     zi::Options o;
-    o.command = zi::command_of(world, argc, argv);
+    o.command = zi::command_of(world, "pass_benchmark", argc, argv);
     CLI::App app("Whole passes, and the bare link that bounds them");
     app.add_option("--model", o.model, "a folder with a config.json");
     app.add_option("--tier", o.tier, "where the blocks rest")

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Every test: installs what is missing, builds, runs unit, mpi and failure tests, the same under the address,
-# undefined-behaviour and thread sanitizers, and the fuzzers for a minute each.
+# Every test: installs what is missing, builds, runs all tests, those that are not slow under the address and
+# undefined-behaviour sanitizers, those in which threads meet under the thread sanitizer, and the fuzzers for a minute
+# each.
 #   launch/test.sh [--quick]     --quick: without sanitizers and fuzzers
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -109,6 +109,8 @@ enum class Killed { kYes, kEndedBefore, kNotTraced };
 /// Whether the call that is being entered may change what is on a disk. The others (memory, locks
 /// of threads, clocks) are not the same in every child: a sanitizer or an allocator makes some of
 /// them when it likes to. A kill at one of those leaves what a kill at the next of these leaves.
+/// write() is left out too: messages go through it, and UBSan asks it by a pipe whether an address
+/// can be read.
 inline bool may_change_files(const __ptrace_syscall_info& info) {
   switch (info.entry.nr) {
     case SYS_openat:

@@ -6,7 +6,7 @@ import re
 
 from reporting.benchmark import options_of, own_rows, tier_of
 from reporting.passes import configuration, where_blocks_rest
-from reporting.results import BENCHMARK, LIMITS, LOAD, PASS, Result, newest, of_kind
+from reporting.results import ATTENTION, BENCHMARK, LIMITS, LOAD, PASS, Result, newest, of_kind
 from reporting.text import (
     Notes,
     block_size,
@@ -101,6 +101,42 @@ def loading_table(results: list[Result]) -> str:
     )  # fmt: skip
     hows = "; ".join(f"({mark}) {how}" for mark, how in limits)
     return f"{table(header, rows, labels=4)}\n\nLimits: {hows}.\n\n{runs_below(runs)}"
+
+
+def attention_table(results: list[Result]) -> str:
+    """One layer's attention: decoding beside the copy rate, rows of prompts by their operations."""
+    fields = ("machine", "command")
+    lines = [g[0] for g in newest(of_kind(results, ATTENTION), lambda r: tuple(r[f] for f in fields))]
+    if not lines:
+        return ""
+    limits, runs = Notes("abcdefgh"), Notes()
+    rows = [
+        [
+            r["machine"],
+            f"{r['heads']} on {r['kv_heads']} of {r['head_dim']}",
+            str(r["lanes"]),
+            f"{r['context']:,}",
+            f"{r['rows']:,}",
+            median(r["us"], r["us_min"], r["us_max"], 3),
+            *(
+                (
+                    f"{significant(r['achieved_gb_s'])} GB/s",
+                    f"{significant(r['limit_gb_s'])} GB/s ({limits.mark(r['limit_how'])})",
+                    f"{r['ratio']:.2f}",
+                )
+                if r["rows"] == 1
+                else (f"{significant(r['achieved_tflop_s'])} TFLOP/s", "", "")
+            ),
+            runs.mark(run_note(r)),
+        ]
+        for r in lines
+    ]
+    header = (
+        "machine", "heads", "sequences", "keys of each", "rows of each",
+        "us, median (min to max)", "rate", "limit", "share", "run",
+    )  # fmt: skip
+    hows = "; ".join(f"({mark}) {how}" for mark, how in limits)
+    return f"{table(header, rows, labels=2)}\n\nLimits: {hows}.\n\n{runs_below(runs)}"
 
 
 def device_kind(line: Result) -> str:

@@ -7,7 +7,7 @@ import re
 from reporting.benchmark import benchmark_table, split_table
 from reporting.figures import Figure
 from reporting.headline import headline_table
-from reporting.machine import limits_table, loading_table, scaling_table
+from reporting.machine import attention_table, limits_table, loading_table, scaling_table
 from reporting.passes import PASS_TABLES, pass_block
 from reporting.results import PASS, PROMPT_PASS, ReportError, Result, of_kind
 
@@ -15,7 +15,8 @@ from reporting.results import PASS, PROMPT_PASS, ReportError, Result, of_kind
 PAGES: dict[str, tuple[str, ...]] = {
     "README.md": ("headline",),
     "benchmarks/README.md": (
-        *(spec.block for spec in PASS_TABLES), "published-benchmark", "scaling", "loading", "limits",
+        *(spec.block for spec in PASS_TABLES), "attention", "published-benchmark", "scaling",
+        "loading", "limits",
     ),
 }  # fmt: skip
 
@@ -41,6 +42,7 @@ def blocks(results: list[Result], figures: dict[str, Figure]) -> dict[str, str]:
     made = {"headline": headline_table(results)}
     for spec in PASS_TABLES:
         made[spec.block] = _joined(_picture(figures, spec.plot), pass_block(results, spec))
+    made["attention"] = attention_table(results)
     made["published-benchmark"] = _joined(
         benchmark_table(results), _picture(figures, "ms-per-token.svg"), split_table(results)
     )

@@ -30,6 +30,7 @@ BENCHMARK = "published_bloom_benchmark"
 PUBLISHED = "published_row"
 LOAD = "load"
 LIMITS = "limits"
+ATTENTION = "attention"
 
 #: The fields that the report needs, by the `name` of a line; a line may have more.
 SCHEMA: dict[str, dict[str, type]] = {
@@ -50,6 +51,12 @@ SCHEMA: dict[str, dict[str, type]] = {
         "load_s": float, "load_s_min": float, "load_s_max": float,
         "achieved_gb_s": float, "limit_gb_s": float, "limit_how": str,
         "ratio": float, "peak_host_bytes": int,
+    },
+    ATTENTION: _RUN
+    | {
+        "lanes": int, "rows": int, "context": int, "heads": int, "kv_heads": int, "head_dim": int,
+        "us": float, "us_min": float, "us_max": float, "achieved_gb_s": float,
+        "limit_gb_s": float, "limit_how": str, "ratio": float, "achieved_tflop_s": float,
     },
     LIMITS: {
         "source": str, "backend": str, "device": str, "world": int, "ranks_per_host": int,

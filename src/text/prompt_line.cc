@@ -20,11 +20,11 @@ std::vector<std::int32_t> parse_ids(const json& values) {
   if (!values.is_array()) throw PromptError("`prompt_ids` is not an array of integers");
   std::vector<std::int32_t> ids;
   ids.reserve(values.size());
-  constexpr std::int32_t kWriteMost = std::numeric_limits<std::int32_t>::max();
+  constexpr std::int32_t kMost = std::numeric_limits<std::int32_t>::max();
   for (const json& value : values) {
-    if (!value.is_number_integer() || value < 0 || value > kWriteMost) {
+    if (!value.is_number_integer() || value < 0 || value > kMost) {
       throw PromptError(
-          fmt::format("`prompt_ids`[{}] is not an integer from 0 to {}", ids.size(), kWriteMost));
+          fmt::format("`prompt_ids`[{}] is not an integer from 0 to {}", ids.size(), kMost));
     }
     ids.push_back(value.get<std::int32_t>());
   }
@@ -32,8 +32,8 @@ std::vector<std::int32_t> parse_ids(const json& values) {
 }
 
 std::int64_t parse_max_new_tokens(const json& value) {
-  constexpr std::int64_t kWriteMost = std::numeric_limits<std::int64_t>::max();
-  if (!value.is_number_integer() || value < 1 || value > kWriteMost) {
+  constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
+  if (!value.is_number_integer() || value < 1 || value > kMost) {
     throw PromptError("`max_new_tokens` is not an integer of at least 1");
   }
   return value.get<std::int64_t>();
