@@ -213,8 +213,9 @@ class Runner {
     l.peak_host = std::ranges::max(world_.all_gather(peak_memory_bytes()));
     for (std::size_t bytes : world_.all_gather(engine.plan().nvme_shards)) l.nvme_shards += bytes;
     const TensorSpec& head = engine.model().spec().head.matrices.front();
-    l.head = static_cast<std::uint64_t>(head.elements()) * size_of(engine.plan().weight_dtype);
-    l.dtype = name_of(engine.plan().weight_dtype);
+    l.head = static_cast<std::uint64_t>(head.shape[0]) *
+             engine.plan().head_format.row_bytes(head.shape[1]);
+    l.dtype = name_of(engine.plan().block_format);
     return l;
   }
 

@@ -64,7 +64,7 @@ struct Subject {
     key.model_name = "benchmark";
     UnitSpec spec;
     spec.matrices = {{"w", {kUnitBytes / 2 / kCols, kCols}}};
-    const PartitionLayout layout(spec, key.dtype, key.world);
+    const PartitionLayout layout(spec, key.format, key.world);
     const CountingSource source;
     const ShardReader reader(source, layout, 0);
     shard_bytes = reader.shard_bytes();

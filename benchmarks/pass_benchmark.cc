@@ -90,13 +90,13 @@ double bare_products(World& world, Engine& engine, std::span<const RowBlockMatri
 double product_operations(World& world, Engine& engine, std::int64_t rows, int repeats) {
   const Backend& backend = engine.backend();
   const MemoryPlan& plan = engine.plan();
-  const PartitionLayout layout(engine.model().spec().blocks.front(), plan.weight_dtype, 1);
+  const PartitionLayout layout(engine.model().spec().blocks.front(), plan.compute_dtype, 1);
   const Buffer weights = backend.device->allocate(layout.gathered_bytes());
   const auto stream = backend.device->make_stream("compute");
-  const UniformValues values{.key = 1, .half_width = 0.05f, .stored = plan.weight_dtype};
+  const UniformValues values{.key = 1, .half_width = 0.05f, .stored = plan.compute_dtype};
   const auto elements =
-      static_cast<std::int64_t>(layout.gathered_bytes() / size_of(plan.weight_dtype));
-  backend.ops->fill_uniform(values, 0, elements, weights.data(), plan.weight_dtype, *stream);
+      static_cast<std::int64_t>(layout.gathered_bytes() / size_of(plan.compute_dtype));
+  backend.ops->fill_uniform(values, 0, elements, weights.data(), plan.compute_dtype, *stream);
   stream->synchronize();  // products may read weights ahead
   constexpr int kBlocks = 10;
   std::vector<RowBlockMatrix> matrices;
@@ -106,7 +106,7 @@ double product_operations(World& world, Engine& engine, std::int64_t rows, int r
     }
   }
   const double bytes = bare_products(world, engine, matrices, rows, repeats);
-  return 2 * static_cast<double>(rows) * bytes / static_cast<double>(size_of(plan.weight_dtype));
+  return 2 * static_cast<double>(rows) * bytes / static_cast<double>(size_of(plan.compute_dtype));
 }
 
 /// Seconds of bare products of `rows` rows with every weight that rests on the device, one after

@@ -33,7 +33,7 @@ std::string name_in_folders(const std::string& model_name) {
 
 std::string folder_name(const ShardFileKey& key) {
   return fmt::format("{}-{:016x}-{}-world{}", name_in_folders(key.model_name), key.model_identity,
-                     name_of(key.dtype), key.world);
+                     name_of(key.format), key.world);
 }
 
 /// Of a folder of that model: its name is one that folder_name makes.
@@ -116,9 +116,9 @@ void OpenShardFile::check_key(const ShardFileKey& key, std::size_t extent_bytes)
   if (header.key.rank != key.rank) {
     differs(fmt::format("rank {}, this is rank {}; remove it", header.key.rank, key.rank));
   }
-  if (header.key.dtype != key.dtype) {
-    differs(fmt::format("weights of {}, this job uses {}; remove it", name_of(header.key.dtype),
-                        name_of(key.dtype)));
+  if (header.key.format != key.format) {
+    differs(fmt::format("weights in {}, this job uses {}; remove it", describe(header.key.format),
+                        describe(key.format)));
   }
   if (header.key.model_identity != key.model_identity) {
     differs(fmt::format(

@@ -21,9 +21,9 @@ namespace zi {
 namespace {
 
 constexpr std::string_view kMagic = "ZISHARD\n";
-constexpr std::uint32_t kVersion = 1;
+constexpr std::uint32_t kVersion = 2;
 constexpr std::uint32_t kByteOrder = std::endian::native == std::endian::little ? 1 : 2;
-constexpr std::size_t kFixedBytes = 76;
+constexpr std::size_t kFixedBytes = 80;
 constexpr std::size_t kUnitBytes = 4 + 8 + 8;
 constexpr std::size_t kChecksumBytes = 8;
 /// Enough for tables of 8 million extents, which is 34 TB: a damaged header cannot make us take
@@ -118,6 +118,25 @@ bool read_start(int fd, const std::string& path, std::span<std::byte> dst) {
   return true;
 }
 
+WeightFormat decode_format(Decoder& in) {
+  WeightFormat format;
+  const auto kind = in.get<std::uint8_t>();
+  const auto dtype = in.get<std::uint8_t>();
+  const auto zeros = in.get<std::uint8_t>();
+  const auto padding = in.get<std::uint8_t>();
+  const auto group = in.get<std::uint32_t>();
+  in.require(kind <= static_cast<std::uint8_t>(WeightFormat::Kind::kInt4) &&
+                 dtype <= static_cast<std::uint8_t>(DType::kBFloat16) && zeros <= 1 &&
+                 padding == 0 && group <= 1u << 20 && group % 16 == 0 &&
+                 (kind != 0 || (zeros == 0 && group == 0)),
+             "format of the weights");
+  format.kind = static_cast<WeightFormat::Kind>(kind);
+  format.dtype = static_cast<DType>(dtype);
+  format.zeros = zeros == 1;
+  format.group = static_cast<std::int32_t>(group);
+  return format;
+}
+
 /// The fields after version and byte order, whose checksum has been compared.
 ShardHeader decode(Decoder in, std::size_t header_bytes, std::uint64_t file_bytes) {
   ShardHeader header;
@@ -133,9 +152,7 @@ ShardHeader decode(Decoder in, std::size_t header_bytes, std::uint64_t file_byte
   in.require(world >= 1 && world <= 1u << 30 && rank < world, "world and rank");
   header.key.world = static_cast<int>(world);
   header.key.rank = static_cast<int>(rank);
-  const auto dtype = in.get<std::uint32_t>();
-  in.require(dtype <= static_cast<std::uint32_t>(DType::kBFloat16), "dtype");
-  header.key.dtype = static_cast<DType>(dtype);
+  header.key.format = decode_format(in);
   const auto units = in.get<std::uint32_t>();
   const auto extents = in.get<std::uint64_t>();
   const auto name_bytes = in.get<std::uint32_t>();
@@ -203,7 +220,11 @@ std::vector<std::byte> ShardHeader::encode() const {
   out.put(key.model_identity);
   out.put(static_cast<std::uint32_t>(key.world));
   out.put(static_cast<std::uint32_t>(key.rank));
-  out.put(static_cast<std::uint32_t>(key.dtype));
+  out.put(static_cast<std::uint8_t>(key.format.kind));
+  out.put(static_cast<std::uint8_t>(key.format.dtype));
+  out.put(static_cast<std::uint8_t>(key.format.zeros ? 1 : 0));
+  out.put(std::uint8_t{0});
+  out.put(static_cast<std::uint32_t>(key.format.group));
   out.put(static_cast<std::uint32_t>(units.size()));
   out.put(std::uint64_t{checksums.size()});
   out.put(static_cast<std::uint32_t>(key.model_name.size()));

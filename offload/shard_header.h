@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "zero_infer/dtype.h"
+#include "zero_infer/weight_format.h"
 
 namespace zi {
 
@@ -25,7 +25,7 @@ struct ShardFileKey {
   std::string model_name;  // for the folder's name and messages
   int world = 1;
   int rank = 0;
-  DType dtype = DType::kBFloat16;
+  WeightFormat format;
 };
 
 /// A unit and the bytes of its shard.
@@ -63,15 +63,19 @@ struct ShardExtent {
 ///     40            8       identity of the model
 ///     48            4       world
 ///     52            4       rank
-///     56            4       dtype
-///     60            4       U
-///     64            8       E
-///     72            4       N
-///     76            N       name of the model
-///     76 + N        20 U    for each unit:    4  its number
+///     56            1       format of the weights: 0 element by element, 1 int8, 2 int4
+///     57            1       type of the elements or scales: 0 float32, 1 float16, 2 bfloat16
+///     58            1       1 if there are zero points, else 0
+///     59            1       0
+///     60            4       columns of a group; 0: a row is one
+///     64            4       U
+///     68            8       E
+///     76            4       N
+///     80            N       name of the model
+///     80 + N        20 U    for each unit:    4  its number
 ///                                             8  bytes of its shard
 ///                                             8  offset of its shard in the file
-///     76 + N + 20 U  8 E    for each extent:  8  XXH3 of its bytes
+///     80 + N + 20 U  8 E    for each extent:  8  XXH3 of its bytes
 ///     ..            ..      zeros, up to H - 8
 ///     H - 8         8       XXH3 of all before
 ///

@@ -12,7 +12,7 @@
 namespace zi {
 
 /// Makes any byte range of one rank's shard of one unit out of the weight source: its own rows and
-/// nothing else, padding as zeros. Any thread may call it.
+/// nothing else, packed where the layout's format says so, padding as zeros. Any thread may call it.
 class ShardReader {
  public:
   /// Keeps references: source and layout outlive the reader.
@@ -20,12 +20,15 @@ class ShardReader {
 
   std::size_t shard_bytes() const;
 
-  /// Fills dst with bytes [offset, offset + dst.size()) of the shard, both multiples of the
-  /// element's size. Throws as WeightSource::read, and Error for a range that is not one of the
-  /// shard.
+  /// Fills dst with bytes [offset, offset + dst.size()) of the shard; where rows are not packed,
+  /// both are multiples of the element's size. Throws as WeightSource::read, CheckpointError for
+  /// values that cannot be packed, and Error for a range that is not one of the shard.
   void read(std::size_t offset, std::span<std::byte> dst) const;
 
  private:
+  /// Fills dst with bytes [offset, offset + dst.size()) of the rank's packed rows of a matrix.
+  void read_packed(std::size_t matrix, std::size_t offset, std::span<std::byte> dst) const;
+
   const WeightSource* source_;
   const PartitionLayout* layout_;
   int rank_;

@@ -75,10 +75,10 @@ class ForwardingOps : public Ops {
     forward({"attention"}, stream,
             [&] { inner_->attention(q, heads, batch, kv, slopes, out, out_dtype, stream); });
   }
-  void gather_rows(const void* x, DType dtype, const std::int32_t* rows, std::int64_t count,
-                   std::int64_t cols, float* out, Stream& stream) override {
+  void gather_rows(const void* x, const WeightFormat& format, const std::int32_t* rows,
+                   std::int64_t count, std::int64_t cols, float* out, Stream& stream) override {
     forward({"gather_rows"}, stream,
-            [&] { inner_->gather_rows(x, dtype, rows, count, cols, out, stream); });
+            [&] { inner_->gather_rows(x, format, rows, count, cols, out, stream); });
   }
   void convert(const void* x, DType from, void* y, DType to, std::int64_t count,
                Stream& stream) override {
@@ -88,6 +88,12 @@ class ForwardingOps : public Ops {
                     DType to, Stream& stream) override {
     forward({"fill_uniform"}, stream,
             [&] { inner_->fill_uniform(values, first, count, y, to, stream); });
+  }
+  void fill_uniform_rows(const UniformValues& values, std::int64_t first, std::int64_t rows,
+                         std::int64_t cols, const WeightFormat& format, std::byte* y,
+                         Stream& stream) override {
+    forward({"fill_uniform_rows"}, stream,
+            [&] { inner_->fill_uniform_rows(values, first, rows, cols, format, y, stream); });
   }
   void interleave(const float* slices, int blocks, std::int64_t rows, std::int64_t slice,
                   float* logits, Stream& stream) override {

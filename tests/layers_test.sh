@@ -98,7 +98,7 @@ never() {
 }
 never src/base '(config|checkpoint|partition|comm|backend|model|text|engine|plan|measure|offload|launch)/'
 never src/chat '(config|checkpoint|partition|text)/'
-for room in config checkpoint partition chat text; do
+for room in config checkpoint partition packing chat text; do
   never "src/$room" '(comm|backend|model|engine|plan|measure|offload|launch)/|zero_infer/(device|world|communicator|model)\.h'
 done
 never src/model '(comm|backend|engine|plan|measure|offload|launch|checkpoint)/|zero_infer/(world|communicator|weight_source|checkpoint)\.h'

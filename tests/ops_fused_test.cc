@@ -51,18 +51,18 @@ struct FusedTest : OpsInputsTest {
     const std::int64_t cols = w[0].rows;
     SCOPED_TRACE(
         fmt::format("{} of {} rows, two of ({}, {})", name_of(activation), rows, cols, w.cols()));
-    const Buffer a = upload(as(floats(rows * w.cols(), 0.2f), w.dtype()));
+    const Buffer a = upload(as(floats(rows * w.cols(), 0.2f), w.format().dtype));
     const Buffer bias = upload(floats(cols)), up_bias = upload(floats(cols));
     const Activate activate{activation, biased ? bias.as<float>() : nullptr, w.first(1),
                             biased ? up_bias.as<float>() : nullptr};
     const Buffer product = device->allocate(static_cast<std::size_t>(rows * w.padded_rows()) * 4);
     const auto bytes = static_cast<std::size_t>(rows * cols) * size_of(y_dtype);
     const auto fused = run(bytes, [&](std::byte* y) {
-      ops->matmul_activate(a.data(), w.dtype(), rows, w, activate, product.as<float>(), y, y_dtype,
+      ops->matmul_activate(a.data(), w.format().dtype, rows, w, activate, product.as<float>(), y, y_dtype,
                            *stream);
     });
     const auto apart = run(bytes, [&](std::byte* y) {
-      ops->matmul(a.data(), w.dtype(), rows, w, product.as<float>(), *stream);
+      ops->matmul(a.data(), w.format().dtype, rows, w, product.as<float>(), *stream);
       ops->activate(product.as<float>(), w.padded_rows(), activate, rows, cols, y, y_dtype,
                     *stream);
     });

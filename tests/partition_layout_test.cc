@@ -86,7 +86,7 @@ TEST(PartitionLayout, GatheredViewStridesOverShards) {
   EXPECT_EQ(w.rows_per_block, 14);
   EXPECT_EQ(w.padded_rows(), 42);
   EXPECT_EQ(w.block_stride_bytes, layout.shard_bytes());
-  EXPECT_EQ(w.dtype, DType::kFloat32);
+  EXPECT_EQ(w.format, WeightFormat(DType::kFloat32));
   const std::byte* last = w.data + 2 * w.block_stride_bytes + layout.matrices()[2].bytes;
   EXPECT_LE(last, slot.data() + slot.size());
 }

@@ -234,7 +234,7 @@ TEST_F(Plan, TheJsonHoldsTheDocumentedFields) {
   std::set<std::string> keys;
   for (const auto& [key, value] : plan.items()) keys.insert(key);
   EXPECT_EQ(keys,
-            (std::set<std::string>{"name", "model", "parameters", "weight_dtype", "compute_dtype",
+            (std::set<std::string>{"name", "model", "parameters", "weight_format", "head_format", "compute_dtype",
                                    "ranks", "ranks_per_host", "batch", "tokens", "notes", "tiers",
                                    "memory", "kv", "host_peak_bytes", "host_disk_bytes", "pass",
                                    "batches", "advice", "limits"}));

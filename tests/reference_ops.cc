@@ -50,8 +50,8 @@ std::vector<double> matmul(const void* a, DType a_dtype, std::int64_t rows, cons
   for (std::int64_t out = 0; out < w.padded_rows(); ++out) {
     const std::byte* start =
         w.data + static_cast<std::size_t>(out / w.rows_per_block) * w.block_stride_bytes +
-        static_cast<std::size_t>(out % w.rows_per_block) * cols * size_of(w.dtype);
-    const std::vector<double> weights = to_doubles(start, w.dtype, w.cols);
+        static_cast<std::size_t>(out % w.rows_per_block) * w.row_bytes();
+    const std::vector<double> weights = to_doubles(start, w.format.dtype, w.cols);
     for (std::int64_t r = 0; r < rows; ++r) {
       double sum = 0;
       double magnitude = 0;

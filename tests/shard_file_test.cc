@@ -115,7 +115,7 @@ TEST_F(ShardFile, OfAnotherJobIsRefusedWithWhatDiffers) {
               HasSubstr("was written for 2 ranks, this job has 4; remove it or run with -np 2"));
   EXPECT_THAT(refusal([](ShardFileKey& key) { key.rank = 0; }),
               HasSubstr("was written for rank 1, this is rank 0"));
-  EXPECT_THAT(refusal([](ShardFileKey& key) { key.dtype = DType::kFloat16; }),
+  EXPECT_THAT(refusal([](ShardFileKey& key) { key.format = DType::kFloat16; }),
               HasSubstr("weights of bfloat16, this job uses float16"));
   EXPECT_THAT(refusal([](ShardFileKey& key) { key.model_identity = 0x99; }),
               AllOf(HasSubstr("other weights"), HasSubstr("0000000000001234"),

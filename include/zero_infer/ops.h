@@ -8,6 +8,7 @@
 #include "zero_infer/dtype.h"
 #include "zero_infer/partition_layout.h"
 #include "zero_infer/uniform_values.h"
+#include "zero_infer/weight_format.h"
 
 namespace zi {
 
@@ -136,7 +137,8 @@ class Ops {
                          void* y, DType y_dtype, Stream& stream) = 0;
 
   /// y (rows, ld) = a (rows, w.cols()) . w^T, accumulated in float32; ld = w.padded_rows(). `a` has
-  /// type `a_dtype`; weights of another type take part with their stored values.
+  /// type `a_dtype`; weights of another type take part with their stored values, packed ones with
+  /// those that `a_dtype` can hold: codes less zero points exactly, times scales.
   virtual void matmul(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w, float* y,
                       Stream& stream) = 0;
 
@@ -198,10 +200,10 @@ class Ops {
   virtual void attention(const float* q, int heads, const RaggedBatch& batch, const KvLayer& kv,
                          const float* slopes, void* out, DType out_dtype, Stream& stream) = 0;
 
-  /// out (count, cols) float32 = x[rows[i]], x (any, cols) of `dtype`; `rows` (count) in device
+  /// out (count, cols) float32 = x[rows[i]], x (any, cols) of `format`; `rows` (count) in device
   /// memory.
-  virtual void gather_rows(const void* x, DType dtype, const std::int32_t* rows, std::int64_t count,
-                           std::int64_t cols, float* out, Stream& stream) = 0;
+  virtual void gather_rows(const void* x, const WeightFormat& format, const std::int32_t* rows,
+                           std::int64_t count, std::int64_t cols, float* out, Stream& stream) = 0;
 
   /// y (count) of type `to` = x of type `from`.
   virtual void convert(const void* x, DType from, void* y, DType to, std::int64_t count,
@@ -210,6 +212,12 @@ class Ops {
   /// y (count) of type `to` = elements [first, first + count) of a tensor of seeded random values.
   virtual void fill_uniform(const UniformValues& values, std::int64_t first, std::int64_t count,
                             void* y, DType to, Stream& stream) = 0;
+
+  /// y (rows) of `format` = rows [first, first + rows) of such a tensor (any, cols), packed as
+  /// pack_rows does where the format is a packed one.
+  virtual void fill_uniform_rows(const UniformValues& values, std::int64_t first, std::int64_t rows,
+                                 std::int64_t cols, const WeightFormat& format, std::byte* y,
+                                 Stream& stream) = 0;
 
   /// Puts the vocabulary slices of n ranks side by side: slices (blocks, rows, slice) to
   /// logits (rows, blocks * slice).

@@ -6,8 +6,8 @@
 #include <span>
 #include <vector>
 
-#include "zero_infer/dtype.h"
 #include "zero_infer/model_spec.h"
+#include "zero_infer/weight_format.h"
 
 namespace zi {
 
@@ -21,29 +21,30 @@ struct RowBlockMatrix {
   int blocks = 1;
   std::int64_t rows_per_block = 0;
   std::size_t block_stride_bytes = 0;
-  DType dtype = DType::kBFloat16;
+  WeightFormat format;
 
   /// Columns of a product's output: all rows of all blocks, padding included.
   std::int64_t padded_rows() const { return blocks * rows_per_block; }
   std::size_t bytes() const {
-    return static_cast<std::size_t>(padded_rows() * cols) * size_of(dtype);
+    return static_cast<std::size_t>(padded_rows()) * row_bytes();
   }
+  std::size_t row_bytes() const { return format.row_bytes(cols); }
 };
 
-/// Up to kMost matrices of equal columns and type that are multiplied side by side: the product's
+/// Up to kMost matrices of equal columns and format that are multiplied side by side: the product's
 /// columns of matrix i start at `first(i)`.
 class Matrices {
  public:
   static constexpr std::size_t kMost = 3;
 
   Matrices(const RowBlockMatrix& one) : matrices_{one}, size_(1) {}  // a product takes either
-  /// Throws Error for none, for more than kMost, and for matrices that differ in columns or type.
+  /// Throws Error for none, for more than kMost, and for matrices that differ in columns or format.
   explicit Matrices(std::span<const RowBlockMatrix> matrices);
 
   std::size_t size() const { return size_; }
   const RowBlockMatrix& operator[](std::size_t i) const { return matrices_[i]; }
   std::int64_t cols() const { return matrices_[0].cols; }
-  DType dtype() const { return matrices_[0].dtype; }
+  const WeightFormat& format() const { return matrices_[0].format; }
   std::int64_t first(std::size_t i) const;
   /// Columns of the product: those of all matrices, padding included.
   std::int64_t padded_rows() const { return first(size_); }
@@ -64,7 +65,7 @@ class PartitionLayout {
     TensorSpec tensor;           // (rows, cols)
     std::int64_t rows_per_rank;  // ceil(rows / world)
     std::size_t offset;          // of row 0 in the shard, in bytes
-    std::size_t bytes;           // rows_per_rank * cols * size_of(dtype)
+    std::size_t bytes;           // of rows_per_rank rows
   };
   /// Rows that a rank really holds; `count` < rows_per_rank (even 0) on the last ranks.
   struct RowRange {
@@ -73,10 +74,10 @@ class PartitionLayout {
   };
 
   /// Throws CheckpointError for a tensor that is not 2-D or is empty, ConfigError for world < 1.
-  PartitionLayout(const UnitSpec& unit, DType dtype, int world);
+  PartitionLayout(const UnitSpec& unit, const WeightFormat& format, int world);
 
   int world() const { return world_; }
-  DType dtype() const { return dtype_; }
+  const WeightFormat& format() const { return format_; }
   const std::vector<Matrix>& matrices() const { return matrices_; }
   std::size_t shard_bytes() const { return shard_bytes_; }
   std::size_t gathered_bytes() const { return shard_bytes_ * static_cast<std::size_t>(world_); }
@@ -90,7 +91,7 @@ class PartitionLayout {
 
  private:
   int world_;
-  DType dtype_;
+  WeightFormat format_;
   std::vector<Matrix> matrices_;
   std::size_t shard_bytes_ = 0;
 };

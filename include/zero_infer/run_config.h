@@ -11,6 +11,9 @@
 namespace zi {
 
 enum class LoadFormat { kAuto, kDummy };
+/// How the weights of the blocks, or of head and embedding, rest and travel: as they are stored, or
+/// packed in fewer bits.
+enum class WeightChoice { kStored, kInt8, kInt4 };
 enum class BackendChoice { kAuto, kCpu, kCuda };
 
 /// All settings of a run, from YAML keys and from flags (flags win). A key is a flag's name with
@@ -37,6 +40,8 @@ struct RunConfig {
   bool ignore_eos = false;
   std::int64_t logprobs = 0;
   std::optional<DType> compute_dtype;  // default: the weights' own 16-bit type, else bfloat16
+  WeightChoice weight_format = WeightChoice::kStored;  // of the blocks
+  WeightChoice head_format = WeightChoice::kStored;    // of head and embedding
   bool score = false;
   BackendChoice backend = BackendChoice::kAuto;
   bool cpu_offload = false;

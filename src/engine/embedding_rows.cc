@@ -50,7 +50,7 @@ EmbeddingRows::EmbeddingRows(Device& device, Ops& ops, Communicator* communicato
       shape_(shape_of(plan, config)),
       rank_(static_cast<std::size_t>(rank)),
       table_(plan.embedding_layout().own(0, shard, rank).data),
-      dtype_(plan.embedding_layout().dtype()),
+      format_(plan.embedding_layout().format()),
       rows_per_rank_(plan.embedding_layout().matrices().front().rows_per_rank) {
   if (shape_.world == 1) return;
   packed_ = device.make_event();
@@ -109,13 +109,13 @@ EmbeddingRows::Round EmbeddingRows::begin_round(std::span<const std::int32_t> id
 void EmbeddingRows::look_up(const std::int32_t* on_device, float* out, Stream& compute) {
   const std::int64_t hidden = shape_.hidden;
   if (shape_.world == 1) {
-    ops_->gather_rows(table_, dtype_, on_device, tokens_, hidden, out, compute);
+    ops_->gather_rows(table_, format_, on_device, tokens_, hidden, out, compute);
     return;
   }
   const std::int32_t* sends = on_device + tokens_;
   for (const Round& round : rounds_) {
     const std::int64_t rows = shape_.world * round.block;
-    ops_->gather_rows(table_, dtype_, sends, rows, hidden, sent_, compute);
+    ops_->gather_rows(table_, format_, sends, rows, hidden, sent_, compute);
     sends += rows;
     compute.record(*packed_);
     exchange_->wait(*packed_);  // the rows are complete, those of the last round are taken

@@ -70,7 +70,7 @@ class EmbeddingRows {
   Shape shape_;
   std::size_t rank_;
   const std::byte* table_;
-  DType dtype_;
+  WeightFormat format_;
   std::int64_t rows_per_rank_;
   std::unique_ptr<Event> packed_;
   std::unique_ptr<Event> arrived_;

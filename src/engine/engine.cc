@@ -129,9 +129,9 @@ void Engine::open() {
   }
   const std::string beyond = tokens_without_rows(*tokenizer_, open_.model->config().vocabulary);
   if (first && !beyond.empty()) log_warning(beyond);
-  if (open_.weight_dtype != open_.stored_dtype && first) {
+  if (open_.block_format != open_.stored_dtype && first) {
     log_info(fmt::format("the checkpoint's {} weights are converted to {} while loading",
-                         name_of(open_.stored_dtype), name_of(open_.weight_dtype)));
+                         name_of(open_.stored_dtype), describe(open_.block_format)));
   }
 }
 
@@ -149,7 +149,8 @@ void Engine::make_memory_plan() {
   const std::vector<Memory> all = world_->all_gather(mine);
   PlanInput input;
   input.model = open_.model.get();
-  input.weight_dtype = open_.weight_dtype;
+  input.block_format = open_.block_format;
+  input.head_format = open_.head_format;
   input.compute_dtype = open_.compute_dtype;
   input.world = world_->size();
   input.device_is_host = backend_->device->is_host();
@@ -173,6 +174,8 @@ std::vector<Agreed> Engine::agreement() const {
   const SampleRow s = GenerationOptions::from(config_).sampling;
   return {
       {"--compute-dtype", std::string(name_of(plan_->compute_dtype))},
+      {"--weight-format", describe(plan_->block_format)},
+      {"--head-format", describe(plan_->head_format)},
       {"the tiers of the blocks", tiers},
       {"--batch-size", fmt::format("{}", fmt::join(config_.batch_size, ","))},
       {"the plan",

@@ -17,15 +17,16 @@ std::string MemoryPlan::table() const {
     out +=
         fmt::format("  {:<22} {:>10}  {}\n", what, format_memory(static_cast<double>(bytes)), note);
   };
-  const std::string type(name_of(weight_dtype));
+  const std::string type = describe(block_format);
+  const std::string head_type = describe(head_format);
   line("block shards, device", device_shards,
        fmt::format("{} blocks, {}", count(Tier::kDevice), type));
   line("block shards, host", host_shards, fmt::format("{} blocks, {}", count(Tier::kHost), type));
   line("block shards, nvme", nvme_shards,
        fmt::format("{} blocks, {} (on disk)", count(Tier::kNvme), type));
-  line("head shard", head_shard, fmt::format("rows of the vocabulary, {}", type));
+  line("head shard", head_shard, fmt::format("rows of the vocabulary, {}", head_type));
   line("embedding shard", embedding_shard,
-       fmt::format("rows of the vocabulary, {}{}", type,
+       fmt::format("rows of the vocabulary, {}{}", head_type,
                    embedding_tier == Tier::kHost ? ", pinned: the device reads it there" : ""));
   line("vectors", vectors, "norms, biases and positions, float32");
   line("slots", slots, fmt::format("{} gathered blocks", slot_count));

@@ -215,7 +215,8 @@ MemoryPlan make_plan(const PlanInput& in, const RunConfig& config) {
   const ModelSpec& spec = in.model->spec();
   MemoryPlan plan;
   plan.device_is_host = in.device_is_host;
-  plan.weight_dtype = in.weight_dtype;
+  plan.block_format = in.block_format;
+  plan.head_format = in.head_format;
   plan.compute_dtype = in.compute_dtype;
   plan.lanes = *std::max_element(config.batch_size.begin(), config.batch_size.end());
   const std::int64_t most_rows = config.max_pass_tokens != 0 ? config.max_pass_tokens
@@ -228,15 +229,15 @@ MemoryPlan make_plan(const PlanInput& in, const RunConfig& config) {
   std::vector<std::size_t> shard_bytes;
   std::size_t all_shards = 0;
   for (const UnitSpec& unit : spec.blocks) {
-    plan.blocks.emplace_back(unit, plan.weight_dtype, in.world);
+    plan.blocks.emplace_back(unit, plan.block_format, in.world);
     shard_bytes.push_back(plan.blocks.back().shard_bytes());
     all_shards += shard_bytes.back();
   }
-  plan.head.emplace_back(spec.head, plan.weight_dtype, in.world);
+  plan.head.emplace_back(spec.head, plan.head_format, in.world);
   plan.head_shard = plan.head.front().shard_bytes();
   if (!spec.tied()) {
     const UnitSpec unit{.name = "embedding", .matrices = {spec.embedding}, .vectors = {}};
-    plan.embedding.emplace_back(unit, plan.weight_dtype, in.world);
+    plan.embedding.emplace_back(unit, plan.head_format, in.world);
     plan.embedding_shard = plan.embedding.front().shard_bytes();
   }
   plan.vectors = vectors_bytes(spec);

@@ -12,7 +12,8 @@ namespace zi {
 /// What a plan is made from; equal on every rank (memory is the least of all ranks).
 struct PlanInput {
   const Model* model = nullptr;
-  DType weight_dtype = DType::kBFloat16;
+  WeightFormat block_format;
+  WeightFormat head_format;  // of head and embedding
   DType compute_dtype = DType::kBFloat16;
   int world = 1;
   int local_size = 1;           // the most ranks on one host: they share its memory

@@ -88,7 +88,7 @@ void ModelWeights::load_shards(Device& device, Ops& ops, const WeightSource& sou
                          .model_name = options.model_name,
                          .world = options.world,
                          .rank = options.rank,
-                         .dtype = plan.weight_dtype};
+                         .format = plan.block_format};
   std::error_code unseen;  // whoever opens the file says why
   const bool writes = !on_nvme.empty() &&
                       !std::filesystem::exists(shard_file_path(*options.nvme_path, key), unseen);

@@ -21,6 +21,18 @@ bool holds_weights(const std::filesystem::path& directory) {
   return false;
 }
 
+WeightFormat format_of(WeightChoice choice, DType elements) {
+  switch (choice) {
+    case WeightChoice::kStored:
+      break;
+    case WeightChoice::kInt8:
+      return kInt8Weights;
+    case WeightChoice::kInt4:
+      return kInt4Weights;
+  }
+  return elements;
+}
+
 /// The reference loads the adapter on top of the weights.
 void warn_of_adapter(OpenModel& open) {
   std::error_code code;
@@ -59,8 +71,10 @@ OpenModel open_model(const RunConfig& config, MissingWeights missing) {
   open.compute_dtype = config.compute_dtype.value_or(
       open.stored_dtype == DType::kFloat32 ? DType::kBFloat16 : open.stored_dtype);
   // In float32 the weights keep their stored values; else they are converted once, while loading.
-  open.weight_dtype =
+  const DType elements =
       open.compute_dtype == DType::kFloat32 ? open.stored_dtype : open.compute_dtype;
+  open.block_format = format_of(config.weight_format, elements);
+  open.head_format = format_of(config.head_format, elements);
   return open;
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "zero_infer/dtype.h"
+#include "zero_infer/weight_format.h"
 #include "zero_infer/model.h"
 #include "zero_infer/run_config.h"
 #include "zero_infer/weight_source.h"
@@ -19,7 +20,8 @@ struct OpenModel {
   std::unique_ptr<WeightSource> source;
   std::unique_ptr<Model> model;
   DType stored_dtype = DType::kBFloat16;   // of the blocks' matrices in the source
-  DType weight_dtype = DType::kBFloat16;   // in which they rest and travel
+  WeightFormat block_format;               // in which the blocks rest and travel
+  WeightFormat head_format;                // and head and embedding
   DType compute_dtype = DType::kBFloat16;  // of the products' inputs and of the KV cache
   bool assumed = false;                    // no weights are there: bfloat16 was assumed
   std::vector<std::string> warnings;       // a line each, for one rank to print

@@ -72,8 +72,8 @@ void WeightLoader::make(const PartitionLayout& layout, std::byte* dst) {
     const PartitionLayout::Matrix& matrix = layout.matrices()[i];
     const PartitionLayout::RowRange rows = layout.rows_of(i, options_.rank);
     const std::int64_t cols = matrix.tensor.shape[1];
-    ops_->fill_uniform(*source_->uniform(matrix.tensor), rows.first * cols, rows.count * cols,
-                       dst + matrix.offset, layout.dtype(), *stream_);
+    ops_->fill_uniform_rows(*source_->uniform(matrix.tensor), rows.first, rows.count, cols,
+                            layout.format(), dst + matrix.offset, *stream_);
   }
 }
 

@@ -205,7 +205,7 @@ void MachineProbe::products(MachineLimits& limits) {
       std::clamp(static_cast<std::int64_t>(most / row_bytes / 4), std::int64_t{1},
                  device_.is_host() ? kHostWeightRows : kDeviceWeightRows);
   RowBlockMatrix matrix{
-      .rows = rows_each, .cols = kWeightCols, .rows_per_block = rows_each, .dtype = kType};
+      .rows = rows_each, .cols = kWeightCols, .rows_per_block = rows_each, .format = kType};
   matrix.block_stride_bytes = matrix.bytes();
   std::vector<RowBlockMatrix> matrices(std::max(most / matrix.bytes(), std::size_t{1}), matrix);
   Buffer weights;

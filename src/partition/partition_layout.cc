@@ -33,8 +33,8 @@ Matrices::Matrices(std::span<const RowBlockMatrix> matrices) : size_(matrices.si
   }
   for (std::size_t i = 0; i < size_; ++i) {
     matrices_[i] = matrices[i];
-    if (matrices[i].cols != cols() || matrices[i].dtype != dtype()) {
-      throw Error("matrices side by side have the same columns and type");
+    if (matrices[i].cols != cols() || matrices[i].format != format()) {
+      throw Error("matrices side by side have the same columns and format");
     }
   }
 }
@@ -45,8 +45,8 @@ std::int64_t Matrices::first(std::size_t i) const {
   return columns;
 }
 
-PartitionLayout::PartitionLayout(const UnitSpec& unit, DType dtype, int world)
-    : world_(world), dtype_(dtype) {
+PartitionLayout::PartitionLayout(const UnitSpec& unit, const WeightFormat& format, int world)
+    : world_(world), format_(format) {
   if (world < 1) {
     throw ConfigError(
         fmt::format("`{}` cannot be cut over {} ranks; use at least 1", unit.name, world));
@@ -59,7 +59,7 @@ PartitionLayout::PartitionLayout(const UnitSpec& unit, DType dtype, int world)
     matrix.rows_per_rank = ceil_div(tensor.shape[0], world);
     matrix.offset = align_up(end, kMatrixAlignment);
     matrix.bytes =
-        static_cast<std::size_t>(matrix.rows_per_rank * tensor.shape[1]) * size_of(dtype);
+        static_cast<std::size_t>(matrix.rows_per_rank) * format.row_bytes(tensor.shape[1]);
     end = matrix.offset + matrix.bytes;
     matrices_.push_back(std::move(matrix));
   }
@@ -81,7 +81,7 @@ RowBlockMatrix PartitionLayout::gathered(std::size_t matrix, const std::byte* sl
           .blocks = world_,
           .rows_per_block = m.rows_per_rank,
           .block_stride_bytes = shard_bytes_,
-          .dtype = dtype_};
+          .format = format_};
 }
 
 RowBlockMatrix PartitionLayout::own(std::size_t matrix, const std::byte* shard, int rank) const {
@@ -92,7 +92,7 @@ RowBlockMatrix PartitionLayout::own(std::size_t matrix, const std::byte* shard, 
           .blocks = 1,
           .rows_per_block = m.rows_per_rank,
           .block_stride_bytes = shard_bytes_,
-          .dtype = dtype_};
+          .format = format_};
 }
 
 }  // namespace zi

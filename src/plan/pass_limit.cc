@@ -50,16 +50,22 @@ PerLink<double> traffic_of(const MemoryPlan& plan, const ModelConfig& model,
   return traffic;
 }
 
-double operations_of(const MemoryPlan& plan, std::int64_t batch) {
-  double elements = 0;
-  const auto add = [&elements](const std::vector<PartitionLayout>& layouts) {
-    for (const PartitionLayout& layout : layouts) {
-      for (const auto& m : layout.matrices()) elements += static_cast<double>(m.tensor.elements());
+/// Of a row of products with these matrices, and the bytes of them that it reads.
+struct ProductWork {
+  double operations = 0;
+  double bytes = 0;
+};
+
+ProductWork work_of(const std::vector<PartitionLayout>& layouts) {
+  ProductWork work;
+  for (const PartitionLayout& layout : layouts) {
+    for (const auto& m : layout.matrices()) {
+      work.operations += 2 * static_cast<double>(m.tensor.elements());
+      work.bytes += static_cast<double>(m.tensor.shape[0]) *
+                    static_cast<double>(layout.format().row_bytes(m.tensor.shape[1]));
     }
-  };
-  add(plan.blocks);
-  add(plan.head);
-  return 2 * elements * static_cast<double>(batch);
+  }
+  return work;
 }
 
 /// Operations per second of products with this many rows: a straight line between two measured ones
@@ -80,6 +86,26 @@ double product_rate(const std::vector<ProductRate>& products, std::int64_t rows)
                   share * (log(above->operations_rate) - log(below.operations_rate)));
 }
 
+/// Operations of products in a pass, and how many a second there can be. Rates were measured with
+/// 16-bit weights, an operation for each byte of a row: where reading them is what takes the time,
+/// weights of fewer bits are multiplied faster by as much.
+LinkLoad products_of(const MemoryPlan& plan, const MachineLimits& limits, std::int64_t batch) {
+  double best = 0;
+  for (const ProductRate& p : limits.products) best = std::max(best, p.operations_rate);
+  LinkLoad load{Link::kProducts, 0, 0};
+  double seconds = 0;
+  for (const auto* layouts : {&plan.blocks, &plan.head}) {
+    const ProductWork work = work_of(*layouts);
+    const double operations = work.operations * static_cast<double>(batch);
+    const double rate = std::min(
+        best, product_rate(limits.products, batch) * std::max(1.0, work.operations / work.bytes));
+    load.amount += operations;
+    seconds += rate > 0 ? operations / rate : 0;
+  }
+  load.rate = seconds > 0 ? load.amount / seconds : 0;
+  return load;
+}
+
 /// What the links give a rank in such a pass, a second; of host memory, all ranks of a host.
 PerLink<double> rates_of(const MemoryPlan& plan, const MachineLimits& limits,
                          const PassShape& shape) {
@@ -92,7 +118,6 @@ PerLink<double> rates_of(const MemoryPlan& plan, const MachineLimits& limits,
   rates[Link::kDeviceMemory] = limits.device_memory;
   rates[Link::kHostMemory] =
       limits.host_memory > 0 ? limits.host_memory : limits.device_memory * sharers;
-  rates[Link::kProducts] = product_rate(limits.products, shape.batch);
   return rates;
 }
 
@@ -114,8 +139,10 @@ const LinkLoad* PassLimit::find(Link link) const {
 PassLimit pass_limit(const MemoryPlan& plan, const ModelConfig& model, const MachineLimits& limits,
                      const PassShape& shape) {
   PerLink<double> amounts = traffic_of(plan, model, shape);
-  amounts[Link::kProducts] = operations_of(plan, shape.batch);
-  const PerLink<double> rates = rates_of(plan, limits, shape);
+  PerLink<double> rates = rates_of(plan, limits, shape);
+  const LinkLoad products = products_of(plan, limits, shape.batch);
+  amounts[Link::kProducts] = products.amount;
+  rates[Link::kProducts] = products.rate;
   PassLimit limit;
   limit.batch = shape.batch;
   limit.ranks = shape.ranks;

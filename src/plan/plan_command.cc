@@ -44,6 +44,15 @@ double parameters_of(const ModelSpec& spec) {
   return count;
 }
 
+/// Bytes of all ranks' weights that products read.
+double weight_bytes(const MemoryPlan& plan) {
+  double bytes = 0;
+  for (const PartitionLayout& block : plan.blocks) {
+    bytes += static_cast<double>(block.gathered_bytes());
+  }
+  return bytes + static_cast<double>(plan.head.front().gathered_bytes());
+}
+
 }  // namespace
 
 std::string plan_text(const RunConfig& config, const PlanOptions& options) {
@@ -59,12 +68,12 @@ std::string plan_text(const RunConfig& config, const PlanOptions& options) {
   if (open.compute_dtype == DType::kFloat32) {
     report.notes.push_back("the rate of matrix products is for 16-bit types; float32 is slower");
   }
-  if (report.parameters * static_cast<double>(size_of(open.weight_dtype)) < kCacheBytes) {
+  const Planner planner(open, report.machine, options.tokens);
+  report.plan = planner.plan(config);
+  if (weight_bytes(report.plan) < kCacheBytes) {
     report.notes.push_back(
         "a model this small stays in caches: passes can be faster than memory allows");
   }
-  const Planner planner(open, report.machine, options.tokens);
-  report.plan = planner.plan(config);
   for (const std::string& note : report.plan.notes) report.notes.push_back(note);
   if (auto note = planner.needless_offload(report.plan, config)) report.notes.push_back(*note);
   const ModelConfig& shape = open.model->config();

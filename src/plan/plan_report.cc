@@ -23,12 +23,18 @@ std::string plural(std::int64_t count, std::string_view noun) {
 
 std::string memory(std::size_t bytes) { return format_memory(static_cast<double>(bytes)); }
 
+std::string formats(const MemoryPlan& plan) {
+  if (plan.head_format == plan.block_format) return describe(plan.block_format);
+  return fmt::format("blocks in {}, head in {}", describe(plan.block_format),
+                     describe(plan.head_format));
+}
+
 std::string header(const PlanReport& r) {
   const PlannedMachine& m = r.machine;
   std::string out =
       fmt::format("{}: {:.3g} billion parameters, {}{}\n", r.model, r.parameters / 1e9,
-                  name_of(r.plan.weight_dtype),
-                  r.plan.compute_dtype == r.plan.weight_dtype
+                  formats(r.plan),
+                  r.plan.block_format == r.plan.compute_dtype
                       ? ""
                       : fmt::format(", computed in {}", name_of(r.plan.compute_dtype)));
   out += fmt::format("{}{}, {} backend, {}\nrates: {}\n", plural(m.ranks, "rank"),

@@ -29,7 +29,8 @@ Planner::Planner(const OpenModel& open, PlannedMachine machine, std::int64_t tok
 PlanInput Planner::input() const {
   PlanInput input;
   input.model = open_->model.get();
-  input.weight_dtype = open_->weight_dtype;
+  input.block_format = open_->block_format;
+  input.head_format = open_->head_format;
   input.compute_dtype = open_->compute_dtype;
   input.world = machine_.ranks;
   input.local_size = machine_.ranks_per_host;

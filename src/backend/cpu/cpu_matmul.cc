@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "backend/cpu/simd.h"
+#include "packing/unpack_rows.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
@@ -172,7 +173,7 @@ struct CpuMatmul::State {
   using Key = std::tuple<std::int64_t, std::int64_t, bool>;  // height, cols, bfloat16
 
   struct Thread {
-    Scratch product, scratchpad, converted, row;
+    Scratch product, scratchpad, converted, scales, row;
   };
 
   Plan& plan(std::int64_t height, std::int64_t cols, bool bfloat16);
@@ -253,12 +254,23 @@ dnnl_status_t CpuMatmul::State::run_chunk(Plan& plan, int thread, std::int64_t r
                                           std::int64_t ld) {
   auto& own = scratch[static_cast<std::size_t>(thread)];
   auto& arguments = plan.threads[static_cast<std::size_t>(thread)];
-  const auto row_bytes = static_cast<std::size_t>(w.cols) * size_of(w.dtype);
+  const std::size_t row_bytes = w.row_bytes();
   const std::byte* source = w.data + static_cast<std::size_t>(chunk.block) * w.block_stride_bytes +
                             static_cast<std::size_t>(chunk.first) * row_bytes;
-  if (!bfloat16 && w.dtype != DType::kFloat32) {
+  float* scales = nullptr;  // of rows that have one each, which sums are multiplied by
+  if (w.format.packed()) {
+    const DType to = bfloat16 ? DType::kBFloat16 : DType::kFloat32;
+    if (w.format.groups(w.cols) == 1) {
+      unpack_codes(source, height, w.cols, w.format, to, own.converted.data());
+      scales = reinterpret_cast<float*>(own.scales.data());
+      row_scales(source, height, w.cols, w.format, scales);
+    } else {
+      unpack_rows(source, height, w.cols, w.format, to, own.converted.data());
+    }
+    source = own.converted.data();
+  } else if (!bfloat16 && w.format != DType::kFloat32) {
     auto* converted = reinterpret_cast<float*>(own.converted.data());
-    simd::to_float(source, w.dtype, converted, static_cast<std::size_t>(height * w.cols));
+    simd::to_float(source, w.format.dtype, converted, static_cast<std::size_t>(height * w.cols));
     source = own.converted.data();
   }
   arguments.source.set_data_handle(const_cast<std::byte*>(source));
@@ -278,7 +290,8 @@ dnnl_status_t CpuMatmul::State::run_chunk(Plan& plan, int thread, std::int64_t r
     for (std::int64_t column = 0; column < columns; ++column) {
       float* out = y + (row + column) * ld + chunk.block * w.rows_per_block + chunk.first;
       for (std::int64_t i = chunk.keep - chunk.first; i < height; ++i) {
-        out[i] = product[i * kTileRows + column];
+        const float sum = product[i * kTileRows + column];
+        out[i] = scales == nullptr ? sum : sum * scales[i];
       }
     }
   }
@@ -334,18 +347,19 @@ void CpuMatmul::run(const void* a, DType a_dtype, std::int64_t rows, const RowBl
                     float* y, std::int64_t ld) try {
   if (rows == 0 || w.padded_rows() == 0) return;
   const OneThread one_thread;
-  const bool bfloat16 =
-      a_dtype == DType::kBFloat16 && w.dtype == DType::kBFloat16 && state_->multiplies_bfloat16();
+  const bool bfloat16 = a_dtype == DType::kBFloat16 &&
+                        (w.format.packed() || w.format == DType::kBFloat16) &&
+                        state_->multiplies_bfloat16();
   const std::int64_t height = std::min(chunk_rows(w.cols, bfloat16 ? 2 : 4), w.rows_per_block);
   Plan& plan = state_->plan(height, w.cols, bfloat16);
   state_->prepare(plan);
-  if (!bfloat16) {
-    for (auto& own : state_->scratch) {
-      own.row.reserve(static_cast<std::size_t>(w.cols) * sizeof(float));
-      if (w.dtype != DType::kFloat32) {
-        own.converted.reserve(static_cast<std::size_t>(height * w.cols) * sizeof(float));
-      }
+  const std::size_t element = bfloat16 ? 2 : sizeof(float);
+  for (auto& own : state_->scratch) {
+    if (!bfloat16) own.row.reserve(static_cast<std::size_t>(w.cols) * element);
+    if (w.format != (bfloat16 ? DType::kBFloat16 : DType::kFloat32)) {
+      own.converted.reserve(static_cast<std::size_t>(height * w.cols) * element);
     }
+    if (w.format.packed()) own.scales.reserve(static_cast<std::size_t>(height) * sizeof(float));
   }
   const std::int64_t group_tiles =
       std::max(kMinPackedTiles, static_cast<std::int64_t>(kPackedBytes / plan.tile_bytes));

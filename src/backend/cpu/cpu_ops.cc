@@ -12,6 +12,8 @@
 #include "backend/cpu/simd.h"
 #include "backend/cpu/thread_pool.h"
 #include "backend/host/attention_shape.h"
+#include "packing/pack_rows.h"
+#include "packing/unpack_rows.h"
 #include "zero_infer/backend.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/cpu_stream.h"
@@ -228,14 +230,19 @@ class CpuOps final : public Ops {
     });
   }
 
-  void gather_rows(const void* x, DType dtype, const std::int32_t* rows, std::int64_t count,
-                   std::int64_t cols, float* out, Stream& stream) override {
+  void gather_rows(const void* x, const WeightFormat& format, const std::int32_t* rows,
+                   std::int64_t count, std::int64_t cols, float* out, Stream& stream) override {
     enqueue(stream, [=](Kernels&) {
-      const std::size_t row_bytes = static_cast<std::size_t>(cols) * size_of(dtype);
+      const std::size_t row_bytes = format.row_bytes(cols);
       for (std::int64_t i = 0; i < count; ++i) {
-        zi::convert(
-            static_cast<const std::byte*>(x) + static_cast<std::size_t>(rows[i]) * row_bytes, dtype,
-            out + i * cols, DType::kFloat32, static_cast<std::size_t>(cols));
+        const std::byte* const row =
+            static_cast<const std::byte*>(x) + static_cast<std::size_t>(rows[i]) * row_bytes;
+        if (format.packed()) {
+          unpack_rows(row, 1, cols, format, DType::kFloat32, out + i * cols);
+        } else {
+          zi::convert(row, format.dtype, out + i * cols, DType::kFloat32,
+                      static_cast<std::size_t>(cols));
+        }
       }
     });
   }
@@ -255,6 +262,25 @@ class CpuOps final : public Ops {
                          to);
       };
       kernels.pool.run(ceil_div(count, kPiece), fill_piece);
+    });
+  }
+
+  void fill_uniform_rows(const UniformValues& values, std::int64_t first, std::int64_t rows,
+                         std::int64_t cols, const WeightFormat& format, std::byte* y,
+                         Stream& stream) override {
+    if (!format.packed()) {
+      fill_uniform(values, first * cols, rows * cols, y, format.dtype, stream);
+      return;
+    }
+    enqueue(stream, [=](Kernels& kernels) {
+      const std::size_t row_bytes = format.row_bytes(cols);
+      const auto fill_row = [&](std::int64_t row, int) {
+        thread_local std::vector<float> made;  // keeps its memory from call to call
+        made.resize(static_cast<std::size_t>(cols));
+        zi::fill_uniform(values, (first + row) * cols, cols, made.data(), DType::kFloat32);
+        pack_rows(made.data(), 1, cols, format, y + static_cast<std::size_t>(row) * row_bytes);
+      };
+      kernels.pool.run(rows, fill_row, rows * cols >= kParallelElements);
     });
   }
 

@@ -44,7 +44,7 @@ class CudaOps final : public Ops {
                        const Activate& activate, float* product, void* y, DType y_dtype,
                        Stream& stream) override {
     const auto output = activate_output(activate, y, w);
-    if (output && y_dtype == w.dtype() &&
+    if (output && w.format() == y_dtype &&
         matmul_.run_streamed(a, a_dtype, rows, w, *output, cuda_stream(stream))) {
       return;
     }
@@ -82,7 +82,7 @@ class CudaOps final : public Ops {
                   const RaggedBatch& batch, const KvLayer& kv, float* product, float* q,
                   Stream& stream) override {
     const auto output = qkv_output(w, split, batch, kv, q);
-    if (output && kv.dtype == w.dtype() &&
+    if (output && w.format() == kv.dtype &&
         matmul_.run_streamed(a, a_dtype, batch.tokens, w, *output, cuda_stream(stream))) {
       return;
     }

@@ -72,7 +72,7 @@ inline bool can_stream(const void* a, DType a_dtype, const Matrices& w) {
   const auto aligned = [](std::uintptr_t address) { return address % 16 == 0; };
   // Tiles and columns are counted in int, with room for one more round of all blocks.
   constexpr std::int64_t kMost = std::numeric_limits<int>::max() / 2;
-  if (a_dtype != w.dtype() || a_dtype == DType::kFloat32 || w.cols() < 8 || w.cols() % 8 != 0 ||
+  if (w.format() != a_dtype || a_dtype == DType::kFloat32 || w.cols() < 8 || w.cols() % 8 != 0 ||
       w.cols() > kMost || w.padded_rows() > kMost ||
       !aligned(reinterpret_cast<std::uintptr_t>(a))) {
     return false;

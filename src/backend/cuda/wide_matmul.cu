@@ -424,7 +424,7 @@ void WideMatmul::run(const void* a, std::int64_t rows, const Matrices& w,
         args.splits = splits(whole_tiles, args.cols);
         const auto blocks = static_cast<unsigned>(
             args.splits > 1 ? args.tiles * args.splits : std::min(args.tiles, clusters_[1]));
-        launch_clusters_early(kernel_of<Output>(w.dtype(), most_rows),
+        launch_clusters_early(kernel_of<Output>(w.format().dtype, most_rows),
                               static_cast<unsigned>(args.splits), blocks, kThreads,
                               static_cast<std::size_t>(shared_bytes(most_rows)), stream, args);
       },

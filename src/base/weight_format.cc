@@ -1,0 +1,56 @@
+#include "zero_infer/weight_format.h"
+
+#include <fmt/format.h>
+
+#include <string_view>
+
+#include "zero_infer/bytes.h"
+
+namespace zi {
+namespace {
+
+/// Packed rows and their parts begin at multiples of this.
+constexpr std::size_t kRowAlignment = 16;
+
+std::string_view codes_of(WeightFormat::Kind kind) {
+  return kind == WeightFormat::Kind::kInt8 ? "int8" : "int4";
+}
+
+}  // namespace
+
+std::size_t WeightFormat::scales_at(std::int64_t cols) const {
+  const auto codes = static_cast<std::size_t>(kind == Kind::kInt4 ? (cols + 1) / 2 : cols);
+  return align_up(codes, kRowAlignment);
+}
+
+std::size_t WeightFormat::zeros_at(std::int64_t cols) const {
+  return scales_at(cols) + static_cast<std::size_t>(groups(cols)) * size_of(dtype);
+}
+
+std::size_t WeightFormat::row_bytes(std::int64_t cols) const {
+  if (!packed()) return static_cast<std::size_t>(cols) * size_of(dtype);
+  const auto zero_points = static_cast<std::size_t>(zeros ? groups(cols) : 0);
+  return align_up(zeros_at(cols) + zero_points, kRowAlignment);
+}
+
+std::string describe(const WeightFormat& format) {
+  if (!format.packed()) return std::string(name_of(format.dtype));
+  std::string text(codes_of(format.kind));
+  if (format.group != 0) text += fmt::format(" in groups of {}", format.group);
+  if (format.zeros) text += ", with zero points";
+  return text;
+}
+
+std::string name_of(const WeightFormat& format) {
+  if (!format.packed()) return std::string(name_of(format.dtype));
+  const std::string_view scales = format.dtype == DType::kFloat32   ? "f32"
+                                  : format.dtype == DType::kFloat16 ? "f16"
+                                                                    : "bf16";
+  std::string text(codes_of(format.kind));
+  if (format.group != 0) text += fmt::format("g{}", format.group);
+  text += scales;
+  if (format.zeros) text += 'z';
+  return text;
+}
+
+}  // namespace zi

@@ -1,0 +1,175 @@
+#include "packing/pack_rows.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "base/simd_clones.h"
+#include "packing/packed_row.h"
+
+namespace zi {
+namespace {
+
+/// Sums are cut into this many, and added in one tree: their bits do not depend on how a compiler
+/// makes vectors of them.
+constexpr std::int64_t kLanes = 16;
+/// Adding it, and taking it away again, rounds to a whole number, to nearest even.
+constexpr float kRounding = 12582912.0f;  // 1.5 * 2^23
+/// Scales that are tried: the largest value takes the outermost code, or would take one up to this
+/// many steps of kScaleStep beyond or before it.
+constexpr int kScaleSteps = 4;
+constexpr float kScaleStep = 0.25f;
+
+struct Codes {
+  float lowest;
+  float highest;
+};
+
+constexpr Codes codes_of(WeightFormat::Kind kind) {
+  return kind == WeightFormat::Kind::kInt4 ? Codes{-8, 7} : Codes{-127, 127};
+}
+
+ZI_INLINE float rounded(float value) { return (value + kRounding) - kRounding; }
+
+ZI_INLINE float code_of(float value, float inverse, const Codes& codes) {
+  const float scaled = value * inverse;
+  const float low = scaled < codes.lowest ? codes.lowest : scaled;
+  return rounded(low > codes.highest ? codes.highest : low);
+}
+
+ZI_INLINE float sum_of(const float (&lanes)[kLanes]) {
+  float sums[kLanes];
+  std::copy_n(lanes, kLanes, sums);
+  for (std::int64_t width = kLanes / 2; width > 0; width /= 2) {
+    for (std::int64_t i = 0; i < width; ++i) sums[i] += sums[i + width];
+  }
+  return sums[0];
+}
+
+/// Products of a group's values with the codes that `inverse` gives them, and of those with
+/// themselves.
+struct Fit {
+  float value_code = 0;
+  float code_code = 0;
+};
+
+ZI_INLINE Fit fit(const float* values, std::int64_t count, float inverse, const Codes& codes) {
+  float value_code[kLanes] = {};
+  float code_code[kLanes] = {};
+  const std::int64_t whole = count / kLanes * kLanes;
+  for (std::int64_t i = 0; i < whole; i += kLanes) {
+    for (std::int64_t lane = 0; lane < kLanes; ++lane) {
+      const float code = code_of(values[i + lane], inverse, codes);
+      value_code[lane] += values[i + lane] * code;
+      code_code[lane] += code * code;
+    }
+  }
+  for (std::int64_t i = whole; i < count; ++i) {
+    const float code = code_of(values[i], inverse, codes);
+    value_code[i - whole] += values[i] * code;
+    code_code[i - whole] += code * code;
+  }
+  return {sum_of(value_code), sum_of(code_code)};
+}
+
+/// The value furthest from zero, the first of equals; NaN where there is one.
+ZI_INLINE float extreme_of(const float* values, std::int64_t count) {
+  float extreme = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (!(std::abs(values[i]) <= std::abs(extreme))) extreme = values[i];
+    if (values[i] != values[i]) return values[i];
+  }
+  return extreme;
+}
+
+ZI_SIMD_CLONES float best_scale(const float* values, std::int64_t count, float extreme,
+                                const Codes& codes) {
+  float best = 0;
+  float best_score = -1;
+  for (int step = -kScaleSteps; step <= kScaleSteps; ++step) {
+    // The outermost code has the sign of the lowest: int4 reaches further there.
+    const float outermost = codes.lowest - kScaleStep * static_cast<float>(step);
+    const Fit f = fit(values, count, outermost / extreme, codes);
+    if (!(f.code_code > 0)) continue;
+    // Of all scales for these codes value_code / code_code has the least squared error, which is
+    // lower by this than with zeros in place of the codes.
+    const float score = f.value_code * f.value_code / f.code_code;
+    if (score > best_score) {
+      best_score = score;
+      best = f.value_code / f.code_code;
+    }
+  }
+  return best;
+}
+
+/// As scales of `dtype` are stored and read back.
+float stored_scale(float scale, DType dtype, std::byte* at) {
+  if (dtype == DType::kFloat32) {
+    std::memcpy(at, &scale, sizeof scale);
+    return scale;
+  }
+  const std::uint16_t bits =
+      dtype == DType::kFloat16 ? float_to_float16(scale) : float_to_bfloat16(scale);
+  std::memcpy(at, &bits, sizeof bits);
+  return dtype == DType::kFloat16 ? float16_to_float(bits) : bfloat16_to_float(bits);
+}
+
+ZI_SIMD_CLONES void write_int8(const float* values, std::int64_t count, float inverse,
+                               std::byte* out) {
+  auto* to = reinterpret_cast<std::int8_t*>(out);
+  constexpr Codes kCodes = codes_of(WeightFormat::Kind::kInt8);
+  for (std::int64_t i = 0; i < count; ++i) {
+    to[i] = static_cast<std::int8_t>(code_of(values[i], inverse, kCodes));
+  }
+}
+
+ZI_SIMD_CLONES void write_int4(const float* values, std::int64_t count, float inverse,
+                               std::byte* out) {
+  auto* to = reinterpret_cast<std::uint8_t*>(out);
+  constexpr Codes kCodes = codes_of(WeightFormat::Kind::kInt4);
+  const auto code = [&](std::int64_t i) {
+    return static_cast<unsigned>(code_of(values[i], inverse, kCodes) + kInt4Middle);
+  };
+  for (std::int64_t i = 0; i < count / 2; ++i) {
+    to[i] = static_cast<std::uint8_t>(code(2 * i) | code(2 * i + 1) << 4);
+  }
+  if (count % 2 != 0) to[count / 2] = static_cast<std::uint8_t>(code(count - 1));
+}
+
+/// False where the values cannot be packed.
+bool pack_row(const float* values, const PackedRow& row, std::byte* out) {
+  const bool int4 = row.format.kind == WeightFormat::Kind::kInt4;
+  const Codes codes = codes_of(row.format.kind);
+  std::memset(out, 0, row.bytes);
+  for (std::int64_t g = 0; g < row.groups; ++g) {
+    const std::int64_t first = g * row.group;
+    const std::int64_t count = std::min(row.group, row.cols - first);
+    const float extreme = extreme_of(values + first, count);
+    if (!std::isfinite(extreme)) return false;
+    const float wanted = extreme == 0 ? 0 : best_scale(values + first, count, extreme, codes);
+    const float scale = stored_scale(
+        wanted, row.format.dtype,
+        out + row.scales_at + static_cast<std::size_t>(g) * size_of(row.format.dtype));
+    if (!std::isfinite(scale)) return false;
+    const float inverse = scale == 0 ? 0 : 1 / scale;
+    if (int4) {
+      write_int4(values + first, count, inverse, out + first / 2);
+    } else {
+      write_int8(values + first, count, inverse, out + first);
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+std::int64_t pack_rows(const float* values, std::int64_t rows, std::int64_t cols,
+                       const WeightFormat& format, std::byte* out) {
+  const PackedRow row(format, cols);
+  for (std::int64_t r = 0; r < rows; ++r, values += cols, out += row.bytes) {
+    if (!pack_row(values, row, out)) return r;
+  }
+  return rows;
+}
+
+}  // namespace zi

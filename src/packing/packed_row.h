@@ -1,0 +1,58 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "zero_infer/weight_format.h"
+
+namespace zi {
+
+/// Steps of a zero point between two codes.
+inline constexpr float kZeroPointSteps = 8;
+/// The zero point of int4 codes where the format has none.
+inline constexpr float kInt4Middle = 8;
+
+/// Where the parts of the rows of a packed matrix are, worked out once.
+struct PackedRow {
+  PackedRow(const WeightFormat& row_format, std::int64_t columns)
+      : format(row_format),
+        cols(columns),
+        groups(row_format.groups(columns)),
+        group(row_format.group == 0 ? columns : row_format.group),
+        bytes(row_format.row_bytes(columns)),
+        scales_at(row_format.scales_at(columns)),
+        zeros_at(row_format.zeros_at(columns)) {}
+
+  float scale(const std::byte* row, std::int64_t index) const {
+    const std::byte* at = row + scales_at + static_cast<std::size_t>(index) * size_of(format.dtype);
+    if (format.dtype == DType::kFloat32) {
+      float value;
+      std::memcpy(&value, at, sizeof value);
+      return value;
+    }
+    std::uint16_t bits;
+    std::memcpy(&bits, at, sizeof bits);
+    return format.dtype == DType::kFloat16 ? float16_to_float(bits) : bfloat16_to_float(bits);
+  }
+
+  /// The code whose value is zero.
+  float zero(const std::byte* row, std::int64_t index) const {
+    if (format.zeros) {
+      const auto steps =
+          std::to_integer<int>(row[zeros_at + static_cast<std::size_t>(index)]);
+      return static_cast<float>(steps) / kZeroPointSteps;
+    }
+    return format.kind == WeightFormat::Kind::kInt4 ? kInt4Middle : 0.0f;
+  }
+
+  WeightFormat format;
+  std::int64_t cols;
+  std::int64_t groups;
+  std::int64_t group;  // columns of one; the last may have fewer
+  std::size_t bytes;
+  std::size_t scales_at;
+  std::size_t zeros_at;
+};
+
+}  // namespace zi

@@ -1,0 +1,201 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "packing/pack_rows.h"
+#include "packing/packed_row.h"
+#include "packing/unpack_rows.h"
+#include "zero_infer/random.h"
+
+namespace zi {
+namespace {
+
+constexpr WeightFormat kFormats[] = {
+    kInt8Weights,
+    kInt4Weights,
+    {WeightFormat::Kind::kInt8, DType::kFloat16, 32},
+    {WeightFormat::Kind::kInt8, DType::kBFloat16, 128},
+    {WeightFormat::Kind::kInt4, DType::kFloat32, 0},
+    {WeightFormat::Kind::kInt4, DType::kBFloat16, 16},
+    {WeightFormat::Kind::kInt4, DType::kFloat16, 128},
+};
+
+/// Bell-shaped, as weights are.
+std::vector<float> bell(std::size_t count, std::uint64_t seed, float width = 0.02f) {
+  std::vector<float> values(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::uint64_t bits = mix64(seed * 1000003 + i);
+    float sum = 0;
+    for (int part = 0; part < 4; ++part) {
+      sum += static_cast<float>(bits >> (16 * part) & 0xffffu) / 65536.0f - 0.5f;
+    }
+    values[i] = sum * width;
+  }
+  return values;
+}
+
+std::vector<std::byte> packed_of(const std::vector<float>& values, std::int64_t cols,
+                                 const WeightFormat& format) {
+  const auto rows = static_cast<std::int64_t>(values.size()) / cols;
+  std::vector<std::byte> packed(static_cast<std::size_t>(rows) * format.row_bytes(cols),
+                                std::byte{0xff});
+  EXPECT_EQ(pack_rows(values.data(), rows, cols, format, packed.data()), rows);
+  return packed;
+}
+
+std::vector<float> unpacked(const std::vector<std::byte>& packed, std::int64_t rows,
+                            std::int64_t cols, const WeightFormat& format) {
+  std::vector<float> values(static_cast<std::size_t>(rows * cols));
+  unpack_rows(packed.data(), rows, cols, format, DType::kFloat32, values.data());
+  return values;
+}
+
+TEST(WeightFormat, ARowHasItsCodesThenScalesThenZeroPointsInMultiplesOf16Bytes) {
+  EXPECT_EQ(kInt8Weights.row_bytes(1024), 1024u + 16u);
+  EXPECT_EQ(kInt4Weights.row_bytes(1024), 512u + 64u);
+  EXPECT_EQ(kInt4Weights.row_bytes(33), 32u + 16u);  // 17 bytes of codes; two scales
+  const WeightFormat zeros(WeightFormat::Kind::kInt4, DType::kFloat16, 64, true);
+  EXPECT_EQ(zeros.scales_at(100), 64u);
+  EXPECT_EQ(zeros.zeros_at(100), 64u + 4u);
+  EXPECT_EQ(zeros.row_bytes(100), 64u + 16u);
+  EXPECT_EQ(WeightFormat(DType::kFloat16).row_bytes(33), 66u);
+}
+
+TEST(WeightFormat, DifferentFormatsHaveDifferentNames) {
+  EXPECT_EQ(name_of(kInt8Weights), "int8f32");
+  EXPECT_EQ(name_of(WeightFormat(DType::kBFloat16)), "bfloat16");
+  EXPECT_EQ(name_of(WeightFormat(WeightFormat::Kind::kInt4, DType::kBFloat16, 128, true)),
+            "int4g128bf16z");
+}
+
+TEST(PackRows, ValuesThatCodesReachComeBackWithinHalfAStep) {
+  for (const WeightFormat& format : kFormats) {
+    for (const std::int64_t cols : {1, 16, 31, 32, 33, 100, 256, 1000}) {
+      const std::vector<float> values = bell(static_cast<std::size_t>(3 * cols), 7);
+      const auto packed = packed_of(values, cols, format);
+      const auto back = unpacked(packed, 3, cols, format);
+      const PackedRow row(format, cols);
+      for (std::int64_t r = 0; r < 3; ++r) {
+        for (std::int64_t c = 0; c < cols; ++c) {
+          const auto i = static_cast<std::size_t>(r * cols + c);
+          const float step = std::abs(
+              row.scale(packed.data() + static_cast<std::size_t>(r) * row.bytes, c / row.group));
+          // A scale may be chosen that has no code for the largest values.
+          const float reach = (format.kind == WeightFormat::Kind::kInt4 ? 7 : 127) * step;
+          EXPECT_LE(std::abs(back[i] - values[i]),
+                    1.001f * std::max(step / 2, std::abs(values[i]) - reach))
+              << describe(format) << ", " << cols << " columns, at " << r << ", " << c;
+        }
+      }
+    }
+  }
+}
+
+TEST(PackRows, TheScaleIsBetterThanTheOneThatReachesTheLargestValue) {
+  const WeightFormat format(WeightFormat::Kind::kInt4, DType::kFloat32, 32);
+  const std::vector<float> values = bell(32 * 1000, 11);
+  const auto back = unpacked(packed_of(values, 32, format), 1000, 32, format);
+  double chosen = 0, plain = 0;
+  for (std::size_t group = 0; group < 1000; ++group) {
+    float largest = 0;
+    for (std::size_t i = group * 32; i < group * 32 + 32; ++i) {
+      largest = std::max(largest, std::abs(values[i]));
+    }
+    for (std::size_t i = group * 32; i < group * 32 + 32; ++i) {
+      chosen += std::pow(back[i] - values[i], 2);
+      const float step = largest / 7;
+      plain += std::pow(std::round(values[i] / step) * step - values[i], 2);
+    }
+  }
+  EXPECT_LT(chosen, 0.85 * plain);
+}
+
+TEST(PackRows, ARowsBytesDependOnItAlone) {
+  for (const WeightFormat& format : kFormats) {
+    const std::int64_t cols = 100;
+    const std::vector<float> values = bell(5 * 100, 3);
+    const auto all = packed_of(values, cols, format);
+    const std::size_t bytes = format.row_bytes(cols);
+    for (std::size_t r = 0; r < 5; ++r) {
+      const auto one = packed_of({values.begin() + static_cast<std::ptrdiff_t>(r * 100),
+                                  values.begin() + static_cast<std::ptrdiff_t>(r * 100 + 100)},
+                                 cols, format);
+      EXPECT_EQ(std::memcmp(one.data(), all.data() + r * bytes, bytes), 0) << describe(format);
+    }
+  }
+}
+
+TEST(PackRows, ZerosAndValuesOnTheGridComeBackExactly) {
+  for (const WeightFormat& format : kFormats) {
+    const float highest = format.kind == WeightFormat::Kind::kInt4 ? 7 : 127;
+    std::vector<float> values(128);
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      values[i] = static_cast<float>(static_cast<int>(i % 15) - 7) * 0.25f;
+      if (i % 16 == 0) values[i] = -(highest == 7 ? 8 : highest) * 0.25f;
+    }
+    EXPECT_EQ(unpacked(packed_of(values, 128, format), 1, 128, format), values) << describe(format);
+    const std::vector<float> none(128, 0.0f);
+    EXPECT_EQ(unpacked(packed_of(none, 128, format), 1, 128, format), none) << describe(format);
+  }
+}
+
+TEST(PackRows, StopsAtTheRowThatItCannotPack) {
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(),
+                          std::numeric_limits<float>::infinity(), 1e30f}) {
+    for (const WeightFormat& format : kFormats) {
+      if (bad == 1e30f && format.dtype != DType::kFloat16) continue;
+      for (const std::size_t column : {0u, 17u, 99u}) {
+        std::vector<float> values = bell(400, 5);
+        values[200 + column] = bad;
+        std::vector<std::byte> packed(4 * format.row_bytes(100));
+        EXPECT_EQ(pack_rows(values.data(), 4, 100, format, packed.data()), 2) << describe(format);
+      }
+    }
+  }
+}
+
+TEST(UnpackRows, NarrowTypesAreTheFloatsRoundedOnce) {
+  for (const WeightFormat& format : kFormats) {
+    const std::int64_t cols = 77;
+    const auto packed = packed_of(bell(77 * 4, 9), cols, format);
+    const auto exact = unpacked(packed, 4, cols, format);
+    for (const DType to : {DType::kFloat16, DType::kBFloat16}) {
+      std::vector<std::uint16_t> expected(exact.size()), narrow(exact.size());
+      convert(exact.data(), DType::kFloat32, expected.data(), to, exact.size());
+      unpack_rows(packed.data(), 4, cols, format, to, narrow.data());
+      EXPECT_EQ(narrow, expected) << describe(format);
+    }
+  }
+}
+
+TEST(UnpackCodes, AreTheValuesOverTheirScales) {
+  for (const WeightFormat& format :
+       {kInt8Weights, WeightFormat(WeightFormat::Kind::kInt4, DType::kFloat32, 0, true)}) {
+    const std::int64_t cols = 45;
+    std::vector<std::byte> packed = packed_of(
+        bell(45, 9), cols, {format.kind, format.dtype, format.group});
+    const std::size_t bytes = format.row_bytes(cols);
+    packed.resize(bytes);
+    if (format.zeros) packed[format.zeros_at(cols)] = std::byte{43};  // 5 3/8
+    std::vector<float> codes(45), values(45);
+    float scale = 0;
+    unpack_codes(packed.data(), 1, cols, format, DType::kFloat32, codes.data());
+    unpack_rows(packed.data(), 1, cols, format, DType::kFloat32, values.data());
+    row_scales(packed.data(), 1, cols, format, &scale);
+    std::vector<std::uint16_t> narrow(45);
+    unpack_codes(packed.data(), 1, cols, format, DType::kBFloat16, narrow.data());
+    for (std::size_t i = 0; i < codes.size(); ++i) {
+      EXPECT_EQ(codes[i] * scale, values[i]);
+      EXPECT_EQ(bfloat16_to_float(narrow[i]), codes[i]);  // exactly
+    }
+    if (format.zeros) {
+      EXPECT_EQ(codes[0] - std::floor(codes[0]), 0.625f);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace zi
