@@ -122,16 +122,18 @@ WeightFormat decode_format(Decoder& in) {
   WeightFormat format;
   const auto kind = in.get<std::uint8_t>();
   const auto dtype = in.get<std::uint8_t>();
+  const auto scale = in.get<std::uint8_t>();
   const auto zeros = in.get<std::uint8_t>();
-  const auto padding = in.get<std::uint8_t>();
   const auto group = in.get<std::uint32_t>();
   in.require(kind <= static_cast<std::uint8_t>(WeightFormat::Kind::kInt4) &&
-                 dtype <= static_cast<std::uint8_t>(DType::kBFloat16) && zeros <= 1 &&
-                 padding == 0 && group <= 1u << 20 && group % 16 == 0 &&
-                 (kind != 0 || (zeros == 0 && group == 0)),
+                 dtype <= static_cast<std::uint8_t>(DType::kBFloat16) &&
+                 scale <= static_cast<std::uint8_t>(ScaleType::kFloat8) && zeros <= 1 &&
+                 group <= 1u << 20 && group % 16 == 0 &&
+                 (kind != 0 || (scale == 0 && zeros == 0 && group == 0)),
              "format of the weights");
   format.kind = static_cast<WeightFormat::Kind>(kind);
   format.dtype = static_cast<DType>(dtype);
+  format.scale = static_cast<ScaleType>(scale);
   format.zeros = zeros == 1;
   format.group = static_cast<std::int32_t>(group);
   return format;
@@ -222,8 +224,8 @@ std::vector<std::byte> ShardHeader::encode() const {
   out.put(static_cast<std::uint32_t>(key.rank));
   out.put(static_cast<std::uint8_t>(key.format.kind));
   out.put(static_cast<std::uint8_t>(key.format.dtype));
+  out.put(static_cast<std::uint8_t>(key.format.scale));
   out.put(static_cast<std::uint8_t>(key.format.zeros ? 1 : 0));
-  out.put(std::uint8_t{0});
   out.put(static_cast<std::uint32_t>(key.format.group));
   out.put(static_cast<std::uint32_t>(units.size()));
   out.put(std::uint64_t{checksums.size()});

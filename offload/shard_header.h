@@ -64,9 +64,9 @@ struct ShardExtent {
 ///     48            4       world
 ///     52            4       rank
 ///     56            1       format of the weights: 0 element by element, 1 int8, 2 int4
-///     57            1       type of the elements or scales: 0 float32, 1 float16, 2 bfloat16
-///     58            1       1 if there are zero points, else 0
-///     59            1       0
+///     57            1       type of the elements: 0 float32, 1 float16, 2 bfloat16
+///     58            1       type of the scales: the same, 3 float8
+///     59            1       1 if there are zero points, else 0
 ///     60            4       columns of a group; 0: a row is one
 ///     64            4       U
 ///     68            8       E

@@ -109,8 +109,7 @@ void ShardReader::read_packed(std::size_t matrix, std::size_t offset,
       }
       // The first row and the last may be wanted in part.
       const std::size_t start = static_cast<std::size_t>(row + i) * row_bytes;
-      const Range part =
-          intersect({offset, offset + dst.size()}, {start, start + row_bytes});
+      const Range part = intersect({offset, offset + dst.size()}, {start, start + row_bytes});
       std::memcpy(dst.data() + (part.begin - offset), packed.data() + (part.begin - start),
                   part.bytes());
     }

@@ -12,7 +12,8 @@
 namespace zi {
 
 /// Makes any byte range of one rank's shard of one unit out of the weight source: its own rows and
-/// nothing else, packed where the layout's format says so, padding as zeros. Any thread may call it.
+/// nothing else, packed where the layout's format says so, padding as zeros. Any thread may call
+/// it.
 class ShardReader {
  public:
   /// Keeps references: source and layout outlive the reader.

@@ -16,11 +16,11 @@ namespace {
 constexpr WeightFormat kFormats[] = {
     kInt8Weights,
     kInt4Weights,
-    {WeightFormat::Kind::kInt8, DType::kFloat16, 32},
-    {WeightFormat::Kind::kInt8, DType::kBFloat16, 128},
-    {WeightFormat::Kind::kInt4, DType::kFloat32, 0},
-    {WeightFormat::Kind::kInt4, DType::kBFloat16, 16},
-    {WeightFormat::Kind::kInt4, DType::kFloat16, 128},
+    {WeightFormat::Kind::kInt8, ScaleType::kFloat16, 32},
+    {WeightFormat::Kind::kInt8, ScaleType::kBFloat16, 128},
+    {WeightFormat::Kind::kInt4, ScaleType::kFloat32, 0},
+    {WeightFormat::Kind::kInt4, ScaleType::kBFloat16, 16},
+    {WeightFormat::Kind::kInt4, ScaleType::kFloat16, 128},
 };
 
 /// Bell-shaped, as weights are.
@@ -56,8 +56,8 @@ std::vector<float> unpacked(const std::vector<std::byte>& packed, std::int64_t r
 TEST(WeightFormat, ARowHasItsCodesThenScalesThenZeroPointsInMultiplesOf16Bytes) {
   EXPECT_EQ(kInt8Weights.row_bytes(1024), 1024u + 16u);
   EXPECT_EQ(kInt4Weights.row_bytes(1024), 512u + 64u);
-  EXPECT_EQ(kInt4Weights.row_bytes(33), 32u + 16u);  // 17 bytes of codes; two scales
-  const WeightFormat zeros(WeightFormat::Kind::kInt4, DType::kFloat16, 64, true);
+  EXPECT_EQ(kInt4Weights.row_bytes(33), 32u + 16u);  // 17 bytes of codes; three scales
+  const WeightFormat zeros(WeightFormat::Kind::kInt4, ScaleType::kFloat16, 64, true);
   EXPECT_EQ(zeros.scales_at(100), 64u);
   EXPECT_EQ(zeros.zeros_at(100), 64u + 4u);
   EXPECT_EQ(zeros.row_bytes(100), 64u + 16u);
@@ -67,7 +67,7 @@ TEST(WeightFormat, ARowHasItsCodesThenScalesThenZeroPointsInMultiplesOf16Bytes) 
 TEST(WeightFormat, DifferentFormatsHaveDifferentNames) {
   EXPECT_EQ(name_of(kInt8Weights), "int8f32");
   EXPECT_EQ(name_of(WeightFormat(DType::kBFloat16)), "bfloat16");
-  EXPECT_EQ(name_of(WeightFormat(WeightFormat::Kind::kInt4, DType::kBFloat16, 128, true)),
+  EXPECT_EQ(name_of(WeightFormat(WeightFormat::Kind::kInt4, ScaleType::kBFloat16, 128, true)),
             "int4g128bf16z");
 }
 
@@ -95,7 +95,7 @@ TEST(PackRows, ValuesThatCodesReachComeBackWithinHalfAStep) {
 }
 
 TEST(PackRows, TheScaleIsBetterThanTheOneThatReachesTheLargestValue) {
-  const WeightFormat format(WeightFormat::Kind::kInt4, DType::kFloat32, 32);
+  const WeightFormat format(WeightFormat::Kind::kInt4, ScaleType::kFloat32, 32);
   const std::vector<float> values = bell(32 * 1000, 11);
   const auto back = unpacked(packed_of(values, 32, format), 1000, 32, format);
   double chosen = 0, plain = 0;
@@ -143,10 +143,13 @@ TEST(PackRows, ZerosAndValuesOnTheGridComeBackExactly) {
 }
 
 TEST(PackRows, StopsAtTheRowThatItCannotPack) {
-  for (const float bad : {std::numeric_limits<float>::quiet_NaN(),
-                          std::numeric_limits<float>::infinity(), 1e30f}) {
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), 1e30f}) {
     for (const WeightFormat& format : kFormats) {
-      if (bad == 1e30f && format.dtype != DType::kFloat16) continue;
+      if (bad == 1e30f && format.scale != ScaleType::kFloat16 &&
+          format.scale != ScaleType::kFloat8) {
+        continue;
+      }
       for (const std::size_t column : {0u, 17u, 99u}) {
         std::vector<float> values = bell(400, 5);
         values[200 + column] = bad;
@@ -173,10 +176,10 @@ TEST(UnpackRows, NarrowTypesAreTheFloatsRoundedOnce) {
 
 TEST(UnpackCodes, AreTheValuesOverTheirScales) {
   for (const WeightFormat& format :
-       {kInt8Weights, WeightFormat(WeightFormat::Kind::kInt4, DType::kFloat32, 0, true)}) {
+       {kInt8Weights, WeightFormat(WeightFormat::Kind::kInt4, ScaleType::kFloat32, 0, true)}) {
     const std::int64_t cols = 45;
-    std::vector<std::byte> packed = packed_of(
-        bell(45, 9), cols, {format.kind, format.dtype, format.group});
+    std::vector<std::byte> packed =
+        packed_of(bell(45, 9), cols, {format.kind, format.scale, format.group});
     const std::size_t bytes = format.row_bytes(cols);
     packed.resize(bytes);
     if (format.zeros) packed[format.zeros_at(cols)] = std::byte{43};  // 5 3/8

@@ -233,11 +233,26 @@ TEST_F(Plan, TheJsonHoldsTheDocumentedFields) {
   const auto plan = planned(run_of("7b1"), like("h100", 2));
   std::set<std::string> keys;
   for (const auto& [key, value] : plan.items()) keys.insert(key);
-  EXPECT_EQ(keys,
-            (std::set<std::string>{"name", "model", "parameters", "weight_format", "head_format", "compute_dtype",
-                                   "ranks", "ranks_per_host", "batch", "tokens", "notes", "tiers",
-                                   "memory", "kv", "host_peak_bytes", "host_disk_bytes", "pass",
-                                   "batches", "advice", "limits"}));
+  EXPECT_EQ(keys, (std::set<std::string>{"name",
+                                         "model",
+                                         "parameters",
+                                         "weight_format",
+                                         "head_format",
+                                         "compute_dtype",
+                                         "ranks",
+                                         "ranks_per_host",
+                                         "batch",
+                                         "tokens",
+                                         "notes",
+                                         "tiers",
+                                         "memory",
+                                         "kv",
+                                         "host_peak_bytes",
+                                         "host_disk_bytes",
+                                         "pass",
+                                         "batches",
+                                         "advice",
+                                         "limits"}));
   EXPECT_EQ(plan.at("name"), "plan");
   EXPECT_EQ(plan.at("tiers").size(), 30u);
   EXPECT_EQ(plan.at("tiers").at(0), "device");

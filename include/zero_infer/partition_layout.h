@@ -25,9 +25,7 @@ struct RowBlockMatrix {
 
   /// Columns of a product's output: all rows of all blocks, padding included.
   std::int64_t padded_rows() const { return blocks * rows_per_block; }
-  std::size_t bytes() const {
-    return static_cast<std::size_t>(padded_rows()) * row_bytes();
-  }
+  std::size_t bytes() const { return static_cast<std::size_t>(padded_rows()) * row_bytes(); }
   std::size_t row_bytes() const { return format.row_bytes(cols); }
 };
 

@@ -8,32 +8,40 @@
 
 namespace zi {
 
+/// The type of a packed row's scales. kFloat8 has a sign, 4 bits of exponent and 3 of mantissa, and
+/// neither zero nor infinity: byte b is (1 + b % 8 / 8) * 2^(b / 8 % 16 - 15), less than zero from
+/// 128 on.
+enum class ScaleType : std::uint8_t { kFloat32, kFloat16, kBFloat16, kFloat8 };
+
 /// How the rows of a matrix are stored. Either element by element in a DType, or packed: a row is
-/// then its columns' codes, the scales of its groups of columns, and their zero points if the format
-/// has them. A row needs nothing but its own bytes, so that any run of rows is a matrix, and
+/// then its columns' codes, the scales of its groups of columns, and their zero points if the
+/// format has them. A row needs nothing but its own bytes, so that any run of rows is a matrix, and
 /// whatever moves shards moves bytes.
 ///
-///     packed row:  codes      cols bytes (int8), or (cols + 1) / 2: column 2 i in the low half of
-///                             byte i (int4); zeros up to a multiple of 16 bytes
-///                  scales     one of type `dtype` for each group
+///     packed row:  codes        cols bytes (int8), or (cols + 1) / 2: column 2 i in the low half
+///     of
+///                               byte i (int4); zeros up to a multiple of 16 bytes
+///                  scales       one for each group
 ///                  zero points  a byte for each group, if `zeros`: in steps of 1 / 8
-///                  zeros      up to a multiple of 16 bytes
+///                  zeros        up to a multiple of 16 bytes
 ///
-/// The value of a column is scale * (code - zero). Codes of int8 are signed, and without zero points
-/// zero is 0; codes of int4 are 0 .. 15, and without zero points zero is 8.
+/// The value of a column is scale * (code - zero). Codes of int8 are signed, and without zero
+/// points zero is 0; codes of int4 are 0 .. 15, and without zero points zero is 8.
 struct WeightFormat {
   enum class Kind : std::uint8_t { kElements, kInt8, kInt4 };
 
   Kind kind = Kind::kElements;
-  DType dtype = DType::kBFloat16;  // of the elements, or of the scales
-  bool zeros = false;              // packed: there are zero points
-  std::int32_t group = 0;          // packed: columns that share a scale, a multiple of 16; 0: all
+  DType dtype = DType::kBFloat16;         // of the elements
+  ScaleType scale = ScaleType::kFloat32;  // packed
+  bool zeros = false;                     // packed: there are zero points
+  std::int32_t group = 0;  // packed: columns that share a scale, a multiple of 16; 0: all
 
   constexpr WeightFormat() = default;
   /// Element by element.
   constexpr WeightFormat(DType elements) : dtype(elements) {}
-  constexpr WeightFormat(Kind packed, DType scales, std::int32_t columns, bool zero_points = false)
-      : kind(packed), dtype(scales), zeros(zero_points), group(columns) {}
+  constexpr WeightFormat(Kind packed, ScaleType scales, std::int32_t columns,
+                         bool zero_points = false)
+      : kind(packed), scale(scales), zeros(zero_points), group(columns) {}
 
   constexpr bool packed() const { return kind != Kind::kElements; }
   /// Groups of a row of `cols` columns; the last one may have fewer.
@@ -49,11 +57,18 @@ struct WeightFormat {
   bool operator==(const WeightFormat&) const = default;
 };
 
-/// What --weight-format int8 and int4 make.
-inline constexpr WeightFormat kInt8Weights{WeightFormat::Kind::kInt8, DType::kFloat32, 0};
-inline constexpr WeightFormat kInt4Weights{WeightFormat::Kind::kInt4, DType::kFloat16, 32};
+/// Bytes of one scale.
+std::size_t size_of(ScaleType type);
 
-/// `bfloat16`; `int8`; `int4 in groups of 64, with zero points`.
+/// What --weight-format int8 makes. A code has 8 significant bits, which a bfloat16 holds, and the
+/// row's scale is left to the sums of a product.
+inline constexpr WeightFormat kInt8Weights{WeightFormat::Kind::kInt8, ScaleType::kFloat32, 0};
+/// What --weight-format int4 makes: 4.5 bits a weight. A code less 8 has 4 significant bits and a
+/// scale 4: their product is a bfloat16, exactly. The scale's sign turns the codes' range, -8 .. 7,
+/// to where the values reach further.
+inline constexpr WeightFormat kInt4Weights{WeightFormat::Kind::kInt4, ScaleType::kFloat8, 16};
+
+/// `bfloat16`; `int8`; `int4 in groups of 16`; `int4 in groups of 64, with zero points`.
 std::string describe(const WeightFormat& format);
 
 /// The same in letters and digits: `bfloat16`, `int8f32`, `int4g64f16z`. Different formats have

@@ -16,7 +16,25 @@ std::string_view codes_of(WeightFormat::Kind kind) {
   return kind == WeightFormat::Kind::kInt8 ? "int8" : "int4";
 }
 
+std::string_view name_of(ScaleType type) {
+  switch (type) {
+    case ScaleType::kFloat32:
+      return "f32";
+    case ScaleType::kFloat16:
+      return "f16";
+    case ScaleType::kBFloat16:
+      return "bf16";
+    case ScaleType::kFloat8:
+      break;
+  }
+  return "f8";
+}
+
 }  // namespace
+
+std::size_t size_of(ScaleType type) {
+  return type == ScaleType::kFloat32 ? 4 : type == ScaleType::kFloat8 ? 1 : 2;
+}
 
 std::size_t WeightFormat::scales_at(std::int64_t cols) const {
   const auto codes = static_cast<std::size_t>(kind == Kind::kInt4 ? (cols + 1) / 2 : cols);
@@ -24,7 +42,7 @@ std::size_t WeightFormat::scales_at(std::int64_t cols) const {
 }
 
 std::size_t WeightFormat::zeros_at(std::int64_t cols) const {
-  return scales_at(cols) + static_cast<std::size_t>(groups(cols)) * size_of(dtype);
+  return scales_at(cols) + static_cast<std::size_t>(groups(cols)) * size_of(scale);
 }
 
 std::size_t WeightFormat::row_bytes(std::int64_t cols) const {
@@ -43,12 +61,9 @@ std::string describe(const WeightFormat& format) {
 
 std::string name_of(const WeightFormat& format) {
   if (!format.packed()) return std::string(name_of(format.dtype));
-  const std::string_view scales = format.dtype == DType::kFloat32   ? "f32"
-                                  : format.dtype == DType::kFloat16 ? "f16"
-                                                                    : "bf16";
   std::string text(codes_of(format.kind));
   if (format.group != 0) text += fmt::format("g{}", format.group);
-  text += scales;
+  text += name_of(format.scale);
   if (format.zeros) text += 'z';
   return text;
 }

@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "zero_infer/dtype.h"
-#include "zero_infer/weight_format.h"
 #include "zero_infer/model.h"
 #include "zero_infer/run_config.h"
+#include "zero_infer/weight_format.h"
 #include "zero_infer/weight_source.h"
 
 namespace zi {

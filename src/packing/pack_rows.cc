@@ -1,8 +1,10 @@
 #include "packing/pack_rows.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "base/simd_clones.h"
 #include "packing/packed_row.h"
@@ -19,6 +21,11 @@ constexpr float kRounding = 12582912.0f;  // 1.5 * 2^23
 /// many steps of kScaleStep beyond or before it.
 constexpr int kScaleSteps = 4;
 constexpr float kScaleStep = 0.25f;
+
+/// The same where scales are few: magnitudes of codes that the largest value may take, or would
+/// take if there were more of them.
+constexpr float kMostOutermost = 9;
+constexpr float kLeastOutermost = 6;
 
 struct Codes {
   float lowest;
@@ -102,16 +109,107 @@ ZI_SIMD_CLONES float best_scale(const float* values, std::int64_t count, float e
   return best;
 }
 
-/// As scales of `dtype` are stored and read back.
-float stored_scale(float scale, DType dtype, std::byte* at) {
-  if (dtype == DType::kFloat32) {
+/// As scales of a type are stored and read back.
+float stored_scale(float scale, ScaleType type, std::byte* at) {
+  if (type == ScaleType::kFloat32) {
     std::memcpy(at, &scale, sizeof scale);
     return scale;
   }
   const std::uint16_t bits =
-      dtype == DType::kFloat16 ? float_to_float16(scale) : float_to_bfloat16(scale);
+      type == ScaleType::kFloat16 ? float_to_float16(scale) : float_to_bfloat16(scale);
   std::memcpy(at, &bits, sizeof bits);
-  return dtype == DType::kFloat16 ? float16_to_float(bits) : bfloat16_to_float(bits);
+  return type == ScaleType::kFloat16 ? float16_to_float(bits) : bfloat16_to_float(bits);
+}
+
+/// Groups whose float8 scales are searched side by side, and columns of each: a vector's lanes are
+/// groups, so that a group's sum has one order, that of its columns.
+constexpr std::int64_t kGroupsAtOnce = 16;
+constexpr std::int64_t kMostFloat8Columns = 32;
+
+/// Values of groups by column: (kMostFloat8Columns, kGroupsAtOnce), zeros where there are none.
+struct GroupColumns {
+  alignas(64) float values[kMostFloat8Columns][kGroupsAtOnce];
+  std::int64_t columns = 0;
+  std::int64_t groups = 0;
+};
+
+/// The largest byte without a sign whose scale is not above a magnitude; 0 below all.
+ZI_INLINE std::int32_t float8_below(float magnitude) {
+  const auto bits = static_cast<std::int32_t>(std::bit_cast<std::uint32_t>(magnitude) >> 20);
+  const std::int32_t byte = bits - ((127 + kFloat8Exponent) << 3);
+  return byte < 0 ? 0 : byte;
+}
+
+/// For each group the byte of the scale with the least sum of squared errors, among those of either
+/// sign for which the value furthest from zero takes a code of magnitude kLeastOutermost to
+/// kMostOutermost, were there as many. From kFloat8Magnitudes * 2 on: no scale is large enough.
+ZI_SIMD_CLONES void best_float8(const GroupColumns& in, std::int32_t (&best)[kGroupsAtOnce]) {
+  constexpr Codes kCodes = codes_of(WeightFormat::Kind::kInt4);
+  float largest[kGroupsAtOnce] = {};
+  for (std::int64_t c = 0; c < in.columns; ++c) {
+    for (std::int64_t g = 0; g < kGroupsAtOnce; ++g) {
+      const float magnitude = std::abs(in.values[c][g]);
+      largest[g] = magnitude > largest[g] ? magnitude : largest[g];
+    }
+  }
+  std::int32_t first[kGroupsAtOnce];
+  std::int32_t last[kGroupsAtOnce];
+  float least[kGroupsAtOnce];
+  std::int32_t most = 0;
+  for (std::int64_t g = 0; g < kGroupsAtOnce; ++g) {
+    first[g] = float8_below(largest[g] * (1 / kMostOutermost));
+    const std::int32_t wanted = float8_below(largest[g] * (1 / kLeastOutermost));
+    last[g] = wanted < kFloat8Magnitudes ? wanted : kFloat8Magnitudes - 1;
+    best[g] = first[g] < kFloat8Magnitudes ? first[g] : 2 * kFloat8Magnitudes;
+    least[g] = std::numeric_limits<float>::infinity();
+    most = last[g] - first[g] > most ? last[g] - first[g] : most;
+  }
+  for (std::int32_t step = 0; step <= most; ++step) {
+    for (const std::int32_t sign : {0, kFloat8Magnitudes}) {
+      float scale[kGroupsAtOnce];
+      float inverse[kGroupsAtOnce];
+      float errors[kGroupsAtOnce] = {};
+      for (std::int64_t g = 0; g < kGroupsAtOnce; ++g) {
+        scale[g] = float8_to_float(
+            static_cast<std::uint8_t>((first[g] + step) % kFloat8Magnitudes + sign));
+        inverse[g] = 1 / scale[g];
+      }
+      for (std::int64_t c = 0; c < in.columns; ++c) {
+        for (std::int64_t g = 0; g < kGroupsAtOnce; ++g) {
+          const float value = in.values[c][g];
+          const float error = value - code_of(value, inverse[g], kCodes) * scale[g];
+          errors[g] += error * error;
+        }
+      }
+      for (std::int64_t g = 0; g < kGroupsAtOnce; ++g) {
+        const bool better = errors[g] < least[g] && first[g] + step <= last[g];
+        least[g] = better ? errors[g] : least[g];
+        best[g] = better ? first[g] + step + sign : best[g];
+      }
+    }
+  }
+}
+
+/// Writes the scales of a row's groups; false where one is too large.
+bool write_float8_scales(const float* values, const PackedRow& row, std::byte* out) {
+  GroupColumns groups;
+  for (std::int64_t g = 0; g < row.groups; g += kGroupsAtOnce) {
+    groups = {};
+    groups.columns = row.group;
+    groups.groups = std::min(kGroupsAtOnce, row.groups - g);
+    for (std::int64_t i = 0; i < groups.groups; ++i) {
+      const std::int64_t first = (g + i) * row.group;
+      const std::int64_t count = std::min(row.group, row.cols - first);
+      for (std::int64_t c = 0; c < count; ++c) groups.values[c][i] = values[first + c];
+    }
+    std::int32_t best[kGroupsAtOnce];
+    best_float8(groups, best);
+    for (std::int64_t i = 0; i < groups.groups; ++i) {
+      if (best[i] >= 2 * kFloat8Magnitudes) return false;
+      out[row.scales_at + static_cast<std::size_t>(g + i)] = static_cast<std::byte>(best[i]);
+    }
+  }
+  return true;
 }
 
 ZI_SIMD_CLONES void write_int8(const float* values, std::int64_t count, float inverse,
@@ -139,18 +237,24 @@ ZI_SIMD_CLONES void write_int4(const float* values, std::int64_t count, float in
 /// False where the values cannot be packed.
 bool pack_row(const float* values, const PackedRow& row, std::byte* out) {
   const bool int4 = row.format.kind == WeightFormat::Kind::kInt4;
+  const bool float8 = row.format.scale == ScaleType::kFloat8;
   const Codes codes = codes_of(row.format.kind);
   std::memset(out, 0, row.bytes);
+  if (!std::isfinite(extreme_of(values, row.cols))) return false;
+  if (float8 && !write_float8_scales(values, row, out)) return false;
   for (std::int64_t g = 0; g < row.groups; ++g) {
     const std::int64_t first = g * row.group;
     const std::int64_t count = std::min(row.group, row.cols - first);
-    const float extreme = extreme_of(values + first, count);
-    if (!std::isfinite(extreme)) return false;
-    const float wanted = extreme == 0 ? 0 : best_scale(values + first, count, extreme, codes);
-    const float scale = stored_scale(
-        wanted, row.format.dtype,
-        out + row.scales_at + static_cast<std::size_t>(g) * size_of(row.format.dtype));
-    if (!std::isfinite(scale)) return false;
+    float scale;
+    if (float8) {
+      scale = row.scale(out, g);
+    } else {
+      const float extreme = extreme_of(values + first, count);
+      const float wanted = extreme == 0 ? 0 : best_scale(values + first, count, extreme, codes);
+      scale = stored_scale(wanted, row.format.scale,
+                           out + row.scales_at + static_cast<std::size_t>(g) * row.scale_bytes);
+      if (!std::isfinite(scale)) return false;
+    }
     const float inverse = scale == 0 ? 0 : 1 / scale;
     if (int4) {
       write_int4(values + first, count, inverse, out + first / 2);

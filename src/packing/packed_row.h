@@ -1,5 +1,6 @@
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -13,6 +14,18 @@ inline constexpr float kZeroPointSteps = 8;
 /// The zero point of int4 codes where the format has none.
 inline constexpr float kInt4Middle = 8;
 
+/// The exponent of ScaleType::kFloat8's byte 0.
+inline constexpr int kFloat8Exponent = -15;
+/// Bytes of it without the sign.
+inline constexpr int kFloat8Magnitudes = 128;
+
+/// A byte of ScaleType::kFloat8: its bits are those of a float32 but for the exponent's bias.
+constexpr float float8_to_float(std::uint8_t bits) {
+  return std::bit_cast<float>((static_cast<std::uint32_t>(bits & 0x80u) << 24) +
+                              (static_cast<std::uint32_t>(bits & 0x7fu) << 20) +
+                              (static_cast<std::uint32_t>(127 + kFloat8Exponent) << 23));
+}
+
 /// Where the parts of the rows of a packed matrix are, worked out once.
 struct PackedRow {
   PackedRow(const WeightFormat& row_format, std::int64_t columns)
@@ -21,26 +34,28 @@ struct PackedRow {
         groups(row_format.groups(columns)),
         group(row_format.group == 0 ? columns : row_format.group),
         bytes(row_format.row_bytes(columns)),
+        scale_bytes(size_of(row_format.scale)),
         scales_at(row_format.scales_at(columns)),
         zeros_at(row_format.zeros_at(columns)) {}
 
   float scale(const std::byte* row, std::int64_t index) const {
-    const std::byte* at = row + scales_at + static_cast<std::size_t>(index) * size_of(format.dtype);
-    if (format.dtype == DType::kFloat32) {
+    const std::byte* at = row + scales_at + static_cast<std::size_t>(index) * scale_bytes;
+    if (format.scale == ScaleType::kFloat8)
+      return float8_to_float(std::to_integer<std::uint8_t>(*at));
+    if (format.scale == ScaleType::kFloat32) {
       float value;
       std::memcpy(&value, at, sizeof value);
       return value;
     }
     std::uint16_t bits;
     std::memcpy(&bits, at, sizeof bits);
-    return format.dtype == DType::kFloat16 ? float16_to_float(bits) : bfloat16_to_float(bits);
+    return format.scale == ScaleType::kFloat16 ? float16_to_float(bits) : bfloat16_to_float(bits);
   }
 
   /// The code whose value is zero.
   float zero(const std::byte* row, std::int64_t index) const {
     if (format.zeros) {
-      const auto steps =
-          std::to_integer<int>(row[zeros_at + static_cast<std::size_t>(index)]);
+      const auto steps = std::to_integer<int>(row[zeros_at + static_cast<std::size_t>(index)]);
       return static_cast<float>(steps) / kZeroPointSteps;
     }
     return format.kind == WeightFormat::Kind::kInt4 ? kInt4Middle : 0.0f;
@@ -51,6 +66,7 @@ struct PackedRow {
   std::int64_t groups;
   std::int64_t group;  // columns of one; the last may have fewer
   std::size_t bytes;
+  std::size_t scale_bytes;  // of one
   std::size_t scales_at;
   std::size_t zeros_at;
 };

@@ -73,8 +73,8 @@ ZI_INLINE void unpack(const std::byte* packed, std::int64_t rows, const PackedRo
   for (std::int64_t r = 0; r < rows; ++r, packed += row.bytes, to += row.cols) {
     for (std::int64_t g = 0; g < row.groups; ++g) {
       const std::int64_t first = g * row.group;
-      const auto at = static_cast<std::size_t>(
-          kKind == WeightFormat::Kind::kInt4 ? first / 2 : first);
+      const auto at =
+          static_cast<std::size_t>(kKind == WeightFormat::Kind::kInt4 ? first / 2 : first);
       unpack_group<kKind, To>(packed + at, std::min(row.group, row.cols - first),
                               row.zero(packed, g), kScaled ? row.scale(packed, g) : 1.0f,
                               to + first);
@@ -82,7 +82,7 @@ ZI_INLINE void unpack(const std::byte* packed, std::int64_t rows, const PackedRo
   }
 }
 
-#define ZI_UNPACK(name, kind, to, scaled)                                                     \
+#define ZI_UNPACK(name, kind, to, scaled)                                                    \
   ZI_SIMD_CLONES void name(const std::byte* packed, std::int64_t rows, const PackedRow& row, \
                            void* out) {                                                      \
     unpack<WeightFormat::Kind::kind, to, scaled>(packed, rows, row, out);                    \

@@ -31,12 +31,11 @@ std::string formats(const MemoryPlan& plan) {
 
 std::string header(const PlanReport& r) {
   const PlannedMachine& m = r.machine;
-  std::string out =
-      fmt::format("{}: {:.3g} billion parameters, {}{}\n", r.model, r.parameters / 1e9,
-                  formats(r.plan),
-                  r.plan.block_format == r.plan.compute_dtype
-                      ? ""
-                      : fmt::format(", computed in {}", name_of(r.plan.compute_dtype)));
+  std::string out = fmt::format(
+      "{}: {:.3g} billion parameters, {}{}\n", r.model, r.parameters / 1e9, formats(r.plan),
+      r.plan.block_format == r.plan.compute_dtype
+          ? ""
+          : fmt::format(", computed in {}", name_of(r.plan.compute_dtype)));
   out += fmt::format("{}{}, {} backend, {}\nrates: {}\n", plural(m.ranks, "rank"),
                      m.hosts() > 1 ? fmt::format(" on {}", plural(m.hosts(), "host")) : "",
                      m.limits.backend, m.limits.device, m.limits.source);

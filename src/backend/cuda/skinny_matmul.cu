@@ -308,8 +308,8 @@ void SkinnyMatmul::run(const void* a, std::int64_t rows, const Matrices& w,
       [&]<typename Output>(const Output& out) {
         const SkinnyArgs<Output> args{streamed(w, a, rows, kTileRows, Output::kMixed), out};
         const auto blocks = static_cast<unsigned>(std::min(args.tiles, blocks_[groups - 1]));
-        launch_early(kernel_of<Output>(w.format().dtype, groups), blocks, kThreads, shared_bytes(groups),
-                     stream, args);
+        launch_early(kernel_of<Output>(w.format().dtype, groups), blocks, kThreads,
+                     shared_bytes(groups), stream, args);
       },
       output);
 }
