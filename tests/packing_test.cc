@@ -54,7 +54,7 @@ std::vector<float> unpacked(const std::vector<std::byte>& packed, std::int64_t r
 }
 
 TEST(WeightFormat, ARowHasItsCodesThenScalesThenZeroPointsInMultiplesOf16Bytes) {
-  EXPECT_EQ(kInt8Weights.row_bytes(1024), 1024u + 16u);
+  EXPECT_EQ(kInt8Weights.row_bytes(1024), 1024u + 32u);
   EXPECT_EQ(kInt4Weights.row_bytes(1024), 512u + 64u);
   EXPECT_EQ(kInt4Weights.row_bytes(33), 32u + 16u);  // 17 bytes of codes; three scales
   const WeightFormat zeros(WeightFormat::Kind::kInt4, ScaleType::kFloat16, 64, true);
@@ -65,7 +65,7 @@ TEST(WeightFormat, ARowHasItsCodesThenScalesThenZeroPointsInMultiplesOf16Bytes) 
 }
 
 TEST(WeightFormat, DifferentFormatsHaveDifferentNames) {
-  EXPECT_EQ(name_of(kInt8Weights), "int8f32");
+  EXPECT_EQ(name_of(kInt8Weights), "int8g32f8");
   EXPECT_EQ(name_of(WeightFormat(DType::kBFloat16)), "bfloat16");
   EXPECT_EQ(name_of(WeightFormat(WeightFormat::Kind::kInt4, ScaleType::kBFloat16, 128, true)),
             "int4g128bf16z");
@@ -133,8 +133,8 @@ TEST(PackRows, ZerosAndValuesOnTheGridComeBackExactly) {
     const float highest = format.kind == WeightFormat::Kind::kInt4 ? 7 : 127;
     std::vector<float> values(128);
     for (std::size_t i = 0; i < values.size(); ++i) {
-      values[i] = static_cast<float>(static_cast<int>(i % 15) - 7) * 0.25f;
-      if (i % 16 == 0) values[i] = -(highest == 7 ? 8 : highest) * 0.25f;
+      values[i] = static_cast<float>(static_cast<int>(i % 15) - 7) * 0x1p-6f;
+      if (i % 16 == 0) values[i] = -(highest == 7 ? 8 : highest) * 0x1p-6f;
     }
     EXPECT_EQ(unpacked(packed_of(values, 128, format), 1, 128, format), values) << describe(format);
     const std::vector<float> none(128, 0.0f);
@@ -174,30 +174,44 @@ TEST(UnpackRows, NarrowTypesAreTheFloatsRoundedOnce) {
   }
 }
 
-TEST(UnpackCodes, AreTheValuesOverTheirScales) {
-  for (const WeightFormat& format :
-       {kInt8Weights, WeightFormat(WeightFormat::Kind::kInt4, ScaleType::kFloat32, 0, true)}) {
-    const std::int64_t cols = 45;
-    std::vector<std::byte> packed =
-        packed_of(bell(45, 9), cols, {format.kind, format.scale, format.group});
-    const std::size_t bytes = format.row_bytes(cols);
-    packed.resize(bytes);
-    if (format.zeros) packed[format.zeros_at(cols)] = std::byte{43};  // 5 3/8
-    std::vector<float> codes(45), values(45);
-    float scale = 0;
-    unpack_codes(packed.data(), 1, cols, format, DType::kFloat32, codes.data());
-    unpack_rows(packed.data(), 1, cols, format, DType::kFloat32, values.data());
-    row_scales(packed.data(), 1, cols, format, &scale);
-    std::vector<std::uint16_t> narrow(45);
-    unpack_codes(packed.data(), 1, cols, format, DType::kBFloat16, narrow.data());
-    for (std::size_t i = 0; i < codes.size(); ++i) {
-      EXPECT_EQ(codes[i] * scale, values[i]);
-      EXPECT_EQ(bfloat16_to_float(narrow[i]), codes[i]);  // exactly
-    }
-    if (format.zeros) {
-      EXPECT_EQ(codes[0] - std::floor(codes[0]), 0.625f);
-    }
+TEST(UnpackRows, ZeroPointsCountInEighths) {
+  const WeightFormat format(WeightFormat::Kind::kInt4, ScaleType::kFloat32, 0, true);
+  std::vector<std::byte> packed(format.row_bytes(3));
+  packed[0] = std::byte{0xb2};  // columns 0 and 8 on: words of 32 bits hold pairs 2 t, 2 t + 1
+  packed[2] = std::byte{0x07};
+  const float scale = 0.5f;
+  std::memcpy(packed.data() + format.scales_at(3), &scale, sizeof scale);
+  packed[format.zeros_at(3)] = std::byte{43};
+  std::vector<float> values(3);
+  unpack_rows(packed.data(), 1, 3, format, DType::kFloat32, values.data());
+  EXPECT_EQ(values, (std::vector<float>{(2 - 5.375f) / 2, (7 - 5.375f) / 2, -5.375f / 2}));
+}
+
+TEST(PackRows, CodesStandInTheOrderThatTensorCoresTake) {
+  std::vector<float> values(32);
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    values[i] = i % 2 == 0 ? -8.0f : static_cast<float>(i % 8);
   }
+  const WeightFormat int4(WeightFormat::Kind::kInt4, ScaleType::kFloat32, 0);
+  const auto packed = packed_of(values, 32, int4);
+  std::uint32_t word = 0;
+  std::memcpy(&word, packed.data() + 4, sizeof word);  // t = 1: columns 2, 3, 10, 11, 18, ..
+  EXPECT_EQ(word, 0xbbbb0000u);                        // -8 is code 0, 3 is code 11
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = i == 0 ? 127 : static_cast<float>(i);
+  const auto bytes = packed_of(values, 32, {WeightFormat::Kind::kInt8, ScaleType::kFloat32, 0});
+  const int expected[] = {127, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15, 16, 17, 24};
+  for (std::size_t i = 0; i < std::size(expected); ++i) {
+    EXPECT_EQ(std::to_integer<int>(bytes[i]), expected[i]) << i;
+  }
+}
+
+TEST(Int4Weights, AreBFloat16sExactly) {
+  const auto packed = packed_of(bell(1024, 13), 1024, kInt4Weights);
+  std::vector<float> exact(1024);
+  std::vector<std::uint16_t> narrow(1024);
+  unpack_rows(packed.data(), 1, 1024, kInt4Weights, DType::kFloat32, exact.data());
+  unpack_rows(packed.data(), 1, 1024, kInt4Weights, DType::kBFloat16, narrow.data());
+  for (std::size_t i = 0; i < exact.size(); ++i) EXPECT_EQ(bfloat16_to_float(narrow[i]), exact[i]);
 }
 
 }  // namespace

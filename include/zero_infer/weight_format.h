@@ -8,9 +8,10 @@
 
 namespace zi {
 
-/// The type of a packed row's scales. kFloat8 has a sign, 4 bits of exponent and 3 of mantissa, and
-/// neither zero nor infinity: byte b is (1 + b % 8 / 8) * 2^(b / 8 % 16 - 15), less than zero from
-/// 128 on.
+/// The type of a packed row's scales. kFloat8 is the upper half of a float16 without its uppermost
+/// bit of exponent: sign, 4 bits of exponent, 3 of mantissa. Byte b is (1 + b % 8 / 8) *
+/// 2^(b / 8 % 16 - 15), of int8 codes a sixteenth of that, and less than zero from 128 on. Bytes
+/// with exponent 0 are not used.
 enum class ScaleType : std::uint8_t { kFloat32, kFloat16, kBFloat16, kFloat8 };
 
 /// How the rows of a matrix are stored. Either element by element in a DType, or packed: a row is
@@ -18,15 +19,18 @@ enum class ScaleType : std::uint8_t { kFloat32, kFloat16, kBFloat16, kFloat8 };
 /// format has them. A row needs nothing but its own bytes, so that any run of rows is a matrix, and
 /// whatever moves shards moves bytes.
 ///
-///     packed row:  codes        cols bytes (int8), or (cols + 1) / 2: column 2 i in the low half
-///     of
-///                               byte i (int4); zeros up to a multiple of 16 bytes
+///     packed row:  codes        in blocks of 16 bytes, the last one filled up with zeros
 ///                  scales       one for each group
 ///                  zero points  a byte for each group, if `zeros`: in steps of 1 / 8
 ///                  zeros        up to a multiple of 16 bytes
 ///
 /// The value of a column is scale * (code - zero). Codes of int8 are signed, and without zero
-/// points zero is 0; codes of int4 are 0 .. 15, and without zero points zero is 8.
+/// points zero is 0; codes of int4 are 0 .. 15, and without zero points zero is 8. Inside a block
+/// the order is that in which tensor cores take columns: lane t of four has column pairs 2 t, 2 t +
+/// 1 and, eight columns on, the same again, which here are one word of 32 bits, little-endian:
+///
+///     int8, 16 columns a block:  column 8 e + 2 t + h is byte 2 e + h of word t
+///     int4, 32 columns a block:  column 8 e + 2 t + h is bits 4 e + 16 h .. + 3 of word t
 struct WeightFormat {
   enum class Kind : std::uint8_t { kElements, kInt8, kInt4 };
 
@@ -60,18 +64,17 @@ struct WeightFormat {
 /// Bytes of one scale.
 std::size_t size_of(ScaleType type);
 
-/// What --weight-format int8 makes. A code has 8 significant bits, which a bfloat16 holds, and the
-/// row's scale is left to the sums of a product.
-inline constexpr WeightFormat kInt8Weights{WeightFormat::Kind::kInt8, ScaleType::kFloat32, 0};
+/// What --weight-format int8 makes: 8.25 bits a weight.
+inline constexpr WeightFormat kInt8Weights{WeightFormat::Kind::kInt8, ScaleType::kFloat8, 32};
 /// What --weight-format int4 makes: 4.5 bits a weight. A code less 8 has 4 significant bits and a
 /// scale 4: their product is a bfloat16, exactly. The scale's sign turns the codes' range, -8 .. 7,
 /// to where the values reach further.
 inline constexpr WeightFormat kInt4Weights{WeightFormat::Kind::kInt4, ScaleType::kFloat8, 16};
 
-/// `bfloat16`; `int8`; `int4 in groups of 16`; `int4 in groups of 64, with zero points`.
+/// `bfloat16`; `int8 in groups of 32`; `int4 in groups of 64, with zero points`.
 std::string describe(const WeightFormat& format);
 
-/// The same in letters and digits: `bfloat16`, `int8f32`, `int4g64f16z`. Different formats have
+/// The same in letters and digits: `bfloat16`, `int8g32f8`, `int4g64f16z`. Different formats have
 /// different names.
 std::string name_of(const WeightFormat& format);
 

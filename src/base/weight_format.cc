@@ -9,7 +9,7 @@
 namespace zi {
 namespace {
 
-/// Packed rows and their parts begin at multiples of this.
+/// Packed rows, blocks of codes and scales begin at multiples of this.
 constexpr std::size_t kRowAlignment = 16;
 
 std::string_view codes_of(WeightFormat::Kind kind) {

@@ -5,9 +5,11 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <vector>
 
 #include "base/simd_clones.h"
 #include "packing/packed_row.h"
+#include "zero_infer/bytes.h"
 
 namespace zi {
 namespace {
@@ -22,18 +24,17 @@ constexpr float kRounding = 12582912.0f;  // 1.5 * 2^23
 constexpr int kScaleSteps = 4;
 constexpr float kScaleStep = 0.25f;
 
-/// The same where scales are few: magnitudes of codes that the largest value may take, or would
-/// take if there were more of them.
-constexpr float kMostOutermost = 9;
-constexpr float kLeastOutermost = 6;
-
+/// Codes less zero, and for float8 scales, of which there are few: those are tried under which the
+/// value furthest from zero takes a code of magnitude `least` to `most`, were there as many.
 struct Codes {
   float lowest;
   float highest;
+  float least;
+  float most;
 };
 
 constexpr Codes codes_of(WeightFormat::Kind kind) {
-  return kind == WeightFormat::Kind::kInt4 ? Codes{-8, 7} : Codes{-127, 127};
+  return kind == WeightFormat::Kind::kInt4 ? Codes{-8, 7, 6, 9} : Codes{-127, 127, 113, 136};
 }
 
 ZI_INLINE float rounded(float value) { return (value + kRounding) - kRounding; }
@@ -91,12 +92,13 @@ ZI_INLINE float extreme_of(const float* values, std::int64_t count) {
 
 ZI_SIMD_CLONES float best_scale(const float* values, std::int64_t count, float extreme,
                                 const Codes& codes) {
+  // Where codes reach further below zero, the value furthest from it is to have one of those.
+  const float reach = codes.lowest == -codes.highest ? std::abs(extreme) : -extreme;
   float best = 0;
   float best_score = -1;
   for (int step = -kScaleSteps; step <= kScaleSteps; ++step) {
-    // The outermost code has the sign of the lowest: int4 reaches further there.
-    const float outermost = codes.lowest - kScaleStep * static_cast<float>(step);
-    const Fit f = fit(values, count, outermost / extreme, codes);
+    const float outermost = kScaleStep * static_cast<float>(step) - codes.lowest;
+    const Fit f = fit(values, count, outermost / reach, codes);
     if (!(f.code_code > 0)) continue;
     // Of all scales for these codes value_code / code_code has the least squared error, which is
     // lower by this than with zeros in place of the codes.
@@ -125,6 +127,7 @@ float stored_scale(float scale, ScaleType type, std::byte* at) {
 /// groups, so that a group's sum has one order, that of its columns.
 constexpr std::int64_t kGroupsAtOnce = 16;
 constexpr std::int64_t kMostFloat8Columns = 32;
+constexpr std::int32_t kNoFloat8 = 256;
 
 /// Values of groups by column: (kMostFloat8Columns, kGroupsAtOnce), zeros where there are none.
 struct GroupColumns {
@@ -133,18 +136,21 @@ struct GroupColumns {
   std::int64_t groups = 0;
 };
 
-/// The largest byte without a sign whose scale is not above a magnitude; 0 below all.
+/// The largest byte without a sign whose scale is not above a magnitude; the least one below all.
+template <WeightFormat::Kind kKind>
 ZI_INLINE std::int32_t float8_below(float magnitude) {
   const auto bits = static_cast<std::int32_t>(std::bit_cast<std::uint32_t>(magnitude) >> 20);
-  const std::int32_t byte = bits - ((127 + kFloat8Exponent) << 3);
-  return byte < 0 ? 0 : byte;
+  const std::int32_t byte = bits - ((127 + float8_exponent(kKind)) << 3);
+  return byte < kLeastFloat8 ? kLeastFloat8 : byte;
 }
 
-/// For each group the byte of the scale with the least sum of squared errors, among those of either
-/// sign for which the value furthest from zero takes a code of magnitude kLeastOutermost to
-/// kMostOutermost, were there as many. From kFloat8Magnitudes * 2 on: no scale is large enough.
-ZI_SIMD_CLONES void best_float8(const GroupColumns& in, std::int32_t (&best)[kGroupsAtOnce]) {
-  constexpr Codes kCodes = codes_of(WeightFormat::Kind::kInt4);
+/// For each group the byte of the scale with the least sum of squared errors; kNoFloat8 where no
+/// scale is large enough.
+template <WeightFormat::Kind kKind>
+ZI_INLINE void best_float8(const GroupColumns& in, std::int32_t (&best)[kGroupsAtOnce]) {
+  constexpr Codes kCodes = codes_of(kKind);
+  constexpr int kSigns =
+      kKind == WeightFormat::Kind::kInt4 ? 2 : 1;  // int8 reaches as far both ways
   float largest[kGroupsAtOnce] = {};
   for (std::int64_t c = 0; c < in.columns; ++c) {
     for (std::int64_t g = 0; g < kGroupsAtOnce; ++g) {
@@ -157,21 +163,21 @@ ZI_SIMD_CLONES void best_float8(const GroupColumns& in, std::int32_t (&best)[kGr
   float least[kGroupsAtOnce];
   std::int32_t most = 0;
   for (std::int64_t g = 0; g < kGroupsAtOnce; ++g) {
-    first[g] = float8_below(largest[g] * (1 / kMostOutermost));
-    const std::int32_t wanted = float8_below(largest[g] * (1 / kLeastOutermost));
-    last[g] = wanted < kFloat8Magnitudes ? wanted : kFloat8Magnitudes - 1;
-    best[g] = first[g] < kFloat8Magnitudes ? first[g] : 2 * kFloat8Magnitudes;
+    first[g] = float8_below<kKind>(largest[g] * (1 / kCodes.most));
+    const std::int32_t wanted = float8_below<kKind>(largest[g] * (1 / kCodes.least));
+    last[g] = wanted < kLastFloat8 ? wanted : kLastFloat8;
+    best[g] = first[g] <= kLastFloat8 ? first[g] : kNoFloat8;
     least[g] = std::numeric_limits<float>::infinity();
     most = last[g] - first[g] > most ? last[g] - first[g] : most;
   }
   for (std::int32_t step = 0; step <= most; ++step) {
-    for (const std::int32_t sign : {0, kFloat8Magnitudes}) {
+    for (std::int32_t sign = 0; sign < kSigns; ++sign) {
       float scale[kGroupsAtOnce];
       float inverse[kGroupsAtOnce];
       float errors[kGroupsAtOnce] = {};
       for (std::int64_t g = 0; g < kGroupsAtOnce; ++g) {
-        scale[g] = float8_to_float(
-            static_cast<std::uint8_t>((first[g] + step) % kFloat8Magnitudes + sign));
+        const std::int32_t byte = first[g] + step < last[g] ? first[g] + step : last[g];
+        scale[g] = float8_to_float(static_cast<std::uint32_t>(byte + 128 * sign), kKind);
         inverse[g] = 1 / scale[g];
       }
       for (std::int64_t c = 0; c < in.columns; ++c) {
@@ -184,10 +190,19 @@ ZI_SIMD_CLONES void best_float8(const GroupColumns& in, std::int32_t (&best)[kGr
       for (std::int64_t g = 0; g < kGroupsAtOnce; ++g) {
         const bool better = errors[g] < least[g] && first[g] + step <= last[g];
         least[g] = better ? errors[g] : least[g];
-        best[g] = better ? first[g] + step + sign : best[g];
+        best[g] = better ? first[g] + step + 128 * sign : best[g];
       }
     }
   }
+}
+
+ZI_SIMD_CLONES void best_float8_of_int8(const GroupColumns& in,
+                                        std::int32_t (&best)[kGroupsAtOnce]) {
+  best_float8<WeightFormat::Kind::kInt8>(in, best);
+}
+ZI_SIMD_CLONES void best_float8_of_int4(const GroupColumns& in,
+                                        std::int32_t (&best)[kGroupsAtOnce]) {
+  best_float8<WeightFormat::Kind::kInt4>(in, best);
 }
 
 /// Writes the scales of a row's groups; false where one is too large.
@@ -203,35 +218,52 @@ bool write_float8_scales(const float* values, const PackedRow& row, std::byte* o
       for (std::int64_t c = 0; c < count; ++c) groups.values[c][i] = values[first + c];
     }
     std::int32_t best[kGroupsAtOnce];
-    best_float8(groups, best);
+    if (row.format.kind == WeightFormat::Kind::kInt4) {
+      best_float8_of_int4(groups, best);
+    } else {
+      best_float8_of_int8(groups, best);
+    }
     for (std::int64_t i = 0; i < groups.groups; ++i) {
-      if (best[i] >= 2 * kFloat8Magnitudes) return false;
+      if (best[i] == kNoFloat8) return false;
       out[row.scales_at + static_cast<std::size_t>(g + i)] = static_cast<std::byte>(best[i]);
     }
   }
   return true;
 }
 
-ZI_SIMD_CLONES void write_int8(const float* values, std::int64_t count, float inverse,
-                               std::byte* out) {
-  auto* to = reinterpret_cast<std::int8_t*>(out);
-  constexpr Codes kCodes = codes_of(WeightFormat::Kind::kInt8);
+/// Codes less zero of a group, in the order of its columns.
+ZI_SIMD_CLONES void make_codes(const float* values, std::int64_t count, float inverse,
+                               const Codes& codes, std::int8_t* out) {
   for (std::int64_t i = 0; i < count; ++i) {
-    to[i] = static_cast<std::int8_t>(code_of(values[i], inverse, kCodes));
+    out[i] = static_cast<std::int8_t>(code_of(values[i], inverse, codes));
   }
 }
 
-ZI_SIMD_CLONES void write_int4(const float* values, std::int64_t count, float inverse,
-                               std::byte* out) {
-  auto* to = reinterpret_cast<std::uint8_t*>(out);
-  constexpr Codes kCodes = codes_of(WeightFormat::Kind::kInt4);
-  const auto code = [&](std::int64_t i) {
-    return static_cast<unsigned>(code_of(values[i], inverse, kCodes) + kInt4Middle);
-  };
-  for (std::int64_t i = 0; i < count / 2; ++i) {
-    to[i] = static_cast<std::uint8_t>(code(2 * i) | code(2 * i + 1) << 4);
+/// Puts codes into their blocks.
+void write_int8(const std::int8_t* codes, std::int64_t blocks, std::byte* out) {
+  auto* to = reinterpret_cast<std::int8_t*>(out);
+  for (std::int64_t b = 0; b < blocks; ++b, codes += 16, to += 16) {
+    for (std::size_t t = 0; t < 4; ++t) {
+      for (std::size_t e = 0; e < 2; ++e) {
+        for (std::size_t h = 0; h < 2; ++h) to[4 * t + 2 * e + h] = codes[8 * e + 2 * t + h];
+      }
+    }
   }
-  if (count % 2 != 0) to[count / 2] = static_cast<std::uint8_t>(code(count - 1));
+}
+
+void write_int4(const std::int8_t* codes, std::int64_t blocks, std::byte* out) {
+  for (std::int64_t b = 0; b < blocks; ++b, codes += 32, out += 16) {
+    std::uint32_t words[4] = {};
+    for (std::size_t t = 0; t < 4; ++t) {
+      for (std::size_t e = 0; e < 4; ++e) {
+        for (std::size_t h = 0; h < 2; ++h) {
+          const auto code = static_cast<std::uint32_t>(codes[8 * e + 2 * t + h] + 8);
+          words[t] |= code << (4 * e + 16 * h);
+        }
+      }
+    }
+    std::memcpy(out, words, sizeof words);
+  }
 }
 
 /// False where the values cannot be packed.
@@ -239,6 +271,9 @@ bool pack_row(const float* values, const PackedRow& row, std::byte* out) {
   const bool int4 = row.format.kind == WeightFormat::Kind::kInt4;
   const bool float8 = row.format.scale == ScaleType::kFloat8;
   const Codes codes = codes_of(row.format.kind);
+  const std::int64_t blocks = ceil_div(row.cols, block_columns(row.format.kind));
+  thread_local std::vector<std::int8_t> made;  // keeps its memory from call to call
+  made.assign(static_cast<std::size_t>(blocks * block_columns(row.format.kind)), 0);
   std::memset(out, 0, row.bytes);
   if (!std::isfinite(extreme_of(values, row.cols))) return false;
   if (float8 && !write_float8_scales(values, row, out)) return false;
@@ -256,11 +291,12 @@ bool pack_row(const float* values, const PackedRow& row, std::byte* out) {
       if (!std::isfinite(scale)) return false;
     }
     const float inverse = scale == 0 ? 0 : 1 / scale;
-    if (int4) {
-      write_int4(values + first, count, inverse, out + first / 2);
-    } else {
-      write_int8(values + first, count, inverse, out + first);
-    }
+    make_codes(values + first, count, inverse, codes, made.data() + first);
+  }
+  if (int4) {
+    write_int4(made.data(), blocks, out);
+  } else {
+    write_int8(made.data(), blocks, out);
   }
   return true;
 }

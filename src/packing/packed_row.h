@@ -14,16 +14,24 @@ inline constexpr float kZeroPointSteps = 8;
 /// The zero point of int4 codes where the format has none.
 inline constexpr float kInt4Middle = 8;
 
-/// The exponent of ScaleType::kFloat8's byte 0.
-inline constexpr int kFloat8Exponent = -15;
-/// Bytes of it without the sign.
-inline constexpr int kFloat8Magnitudes = 128;
+/// Columns of a block of codes.
+constexpr std::int64_t block_columns(WeightFormat::Kind kind) {
+  return kind == WeightFormat::Kind::kInt4 ? 32 : 16;
+}
+
+/// ScaleType::kFloat8 without the sign: from the least byte up to the last.
+inline constexpr std::int32_t kLeastFloat8 = 8;
+inline constexpr std::int32_t kLastFloat8 = 127;
+
+/// The exponent of bytes 0 to 7.
+constexpr int float8_exponent(WeightFormat::Kind kind) {
+  return kind == WeightFormat::Kind::kInt8 ? -19 : -15;
+}
 
 /// A byte of ScaleType::kFloat8: its bits are those of a float32 but for the exponent's bias.
-constexpr float float8_to_float(std::uint8_t bits) {
-  return std::bit_cast<float>((static_cast<std::uint32_t>(bits & 0x80u) << 24) +
-                              (static_cast<std::uint32_t>(bits & 0x7fu) << 20) +
-                              (static_cast<std::uint32_t>(127 + kFloat8Exponent) << 23));
+constexpr float float8_to_float(std::uint32_t bits, WeightFormat::Kind kind) {
+  return std::bit_cast<float>(((bits & 0x80u) << 24) + ((bits & 0x7fu) << 20) +
+                              (static_cast<std::uint32_t>(127 + float8_exponent(kind)) << 23));
 }
 
 /// Where the parts of the rows of a packed matrix are, worked out once.
@@ -40,8 +48,9 @@ struct PackedRow {
 
   float scale(const std::byte* row, std::int64_t index) const {
     const std::byte* at = row + scales_at + static_cast<std::size_t>(index) * scale_bytes;
-    if (format.scale == ScaleType::kFloat8)
-      return float8_to_float(std::to_integer<std::uint8_t>(*at));
+    if (format.scale == ScaleType::kFloat8) {
+      return float8_to_float(std::to_integer<std::uint32_t>(*at), format.kind);
+    }
     if (format.scale == ScaleType::kFloat32) {
       float value;
       std::memcpy(&value, at, sizeof value);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 
 #include "base/simd_clones.h"
 #include "packing/packed_row.h"
@@ -9,32 +10,40 @@
 namespace zi {
 namespace {
 
-/// Codes become floats in pieces of this many columns, which stay in registers or the first cache.
-constexpr std::int64_t kPiece = 64;
+using Kind = WeightFormat::Kind;
 
-ZI_INLINE void codes_of_int8(const std::byte* codes, std::int64_t count, float* out) {
-  const auto* in = reinterpret_cast<const std::int8_t*>(codes);
-  for (std::int64_t i = 0; i < count; ++i) out[i] = static_cast<float>(in[i]);
-}
-
-/// From an even column on.
-ZI_INLINE void codes_of_int4(const std::byte* codes, std::int64_t count, float* out) {
-  const auto* in = reinterpret_cast<const std::uint8_t*>(codes);
-  for (std::int64_t i = 0; i < count / 2; ++i) {
-    out[2 * i] = static_cast<float>(in[i] & 15);
-    out[2 * i + 1] = static_cast<float>(in[i] >> 4);
+/// The codes of a block, in the order of their columns.
+ZI_INLINE void codes_of_int8(const std::byte* block, float* out) {
+  for (std::size_t t = 0; t < 4; ++t) {
+    std::int8_t bytes[4];
+    std::memcpy(bytes, block + 4 * t, sizeof bytes);
+    out[2 * t] = bytes[0];
+    out[2 * t + 1] = bytes[1];
+    out[8 + 2 * t] = bytes[2];
+    out[8 + 2 * t + 1] = bytes[3];
   }
-  if (count % 2 != 0) out[count - 1] = static_cast<float>(in[count / 2] & 15);
 }
 
-/// What is stored of a value in 16 bits or 32.
+ZI_INLINE void codes_of_int4(const std::byte* block, float* out) {
+  std::uint32_t words[4];
+  std::memcpy(words, block, sizeof words);
+  for (std::size_t e = 0; e < 4; ++e) {
+    for (std::size_t t = 0; t < 4; ++t) {
+      const std::uint32_t pair = words[t] >> (4 * e);
+      out[8 * e + 2 * t] = static_cast<float>(static_cast<std::int32_t>(pair & 15u));
+      out[8 * e + 2 * t + 1] = static_cast<float>(static_cast<std::int32_t>(pair >> 16 & 15u));
+    }
+  }
+}
+
+/// What is stored of a finite value.
 struct ToFloat32 {
   using Type = float;
   ZI_INLINE static float of(float v) { return v; }
 };
 struct ToBFloat16 {
   using Type = std::uint16_t;
-  ZI_INLINE static std::uint16_t of(float v) {  // of a finite value
+  ZI_INLINE static std::uint16_t of(float v) {
     const auto bits = std::bit_cast<std::uint32_t>(v);
     return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
   }
@@ -44,91 +53,61 @@ struct ToFloat16 {
   ZI_INLINE static std::uint16_t of(float v) { return float_to_float16(v); }
 };
 
-/// One group: out[i] = scale * (code[i] - zero).
-template <WeightFormat::Kind kKind, typename To>
-ZI_INLINE void unpack_group(const std::byte* codes, std::int64_t count, float zero, float scale,
-                            typename To::Type* out) {
-  float values[kPiece];
-  std::int64_t done = 0;
-  for (; done + kPiece <= count; done += kPiece) {
-    if constexpr (kKind == WeightFormat::Kind::kInt4) {
-      codes_of_int4(codes + done / 2, kPiece, values);
-    } else {
-      codes_of_int8(codes + done, kPiece, values);
-    }
-    for (std::int64_t i = 0; i < kPiece; ++i) out[done + i] = To::of((values[i] - zero) * scale);
-  }
-  const std::int64_t rest = count - done;
-  if constexpr (kKind == WeightFormat::Kind::kInt4) {
-    codes_of_int4(codes + done / 2, rest, values);
-  } else {
-    codes_of_int8(codes + done, rest, values);
-  }
-  for (std::int64_t i = 0; i < rest; ++i) out[done + i] = To::of((values[i] - zero) * scale);
-}
-
-template <WeightFormat::Kind kKind, typename To, bool kScaled>
+template <Kind kKind, typename To>
 ZI_INLINE void unpack(const std::byte* packed, std::int64_t rows, const PackedRow& row, void* out) {
+  constexpr std::int64_t kColumns = block_columns(kKind);
+  constexpr std::int64_t kHalf = 16;  // a multiple of which every group is
   auto* to = static_cast<typename To::Type*>(out);
   for (std::int64_t r = 0; r < rows; ++r, packed += row.bytes, to += row.cols) {
-    for (std::int64_t g = 0; g < row.groups; ++g) {
-      const std::int64_t first = g * row.group;
-      const auto at =
-          static_cast<std::size_t>(kKind == WeightFormat::Kind::kInt4 ? first / 2 : first);
-      unpack_group<kKind, To>(packed + at, std::min(row.group, row.cols - first),
-                              row.zero(packed, g), kScaled ? row.scale(packed, g) : 1.0f,
-                              to + first);
+    for (std::int64_t first = 0; first < row.cols; first += kColumns) {
+      float codes[kColumns];
+      const std::byte* const block = packed + first / kColumns * 16;
+      if constexpr (kKind == Kind::kInt4) {
+        codes_of_int4(block, codes);
+      } else {
+        codes_of_int8(block, codes);
+      }
+      for (std::int64_t half = 0; half < kColumns && first + half < row.cols; half += kHalf) {
+        const std::int64_t group = (first + half) / row.group;
+        const float zero = row.zero(packed, group);
+        const float scale = row.scale(packed, group);
+        typename To::Type* const at = to + first + half;
+        const std::int64_t count = std::min(kHalf, row.cols - first - half);
+        if (count == kHalf) {
+          for (std::int64_t i = 0; i < kHalf; ++i) at[i] = To::of((codes[half + i] - zero) * scale);
+        } else {
+          for (std::int64_t i = 0; i < count; ++i) at[i] = To::of((codes[half + i] - zero) * scale);
+        }
+      }
     }
   }
 }
 
-#define ZI_UNPACK(name, kind, to, scaled)                                                    \
+#define ZI_UNPACK(name, kind, to)                                                            \
   ZI_SIMD_CLONES void name(const std::byte* packed, std::int64_t rows, const PackedRow& row, \
                            void* out) {                                                      \
-    unpack<WeightFormat::Kind::kind, to, scaled>(packed, rows, row, out);                    \
+    unpack<Kind::kind, to>(packed, rows, row, out);                                          \
   }
-ZI_UNPACK(int8_to_float32, kInt8, ToFloat32, true)
-ZI_UNPACK(int8_to_bfloat16, kInt8, ToBFloat16, true)
-ZI_UNPACK(int8_to_float16, kInt8, ToFloat16, true)
-ZI_UNPACK(int4_to_float32, kInt4, ToFloat32, true)
-ZI_UNPACK(int4_to_bfloat16, kInt4, ToBFloat16, true)
-ZI_UNPACK(int4_to_float16, kInt4, ToFloat16, true)
-ZI_UNPACK(int8_codes_float32, kInt8, ToFloat32, false)
-ZI_UNPACK(int8_codes_bfloat16, kInt8, ToBFloat16, false)
-ZI_UNPACK(int8_codes_float16, kInt8, ToFloat16, false)
-ZI_UNPACK(int4_codes_float32, kInt4, ToFloat32, false)
-ZI_UNPACK(int4_codes_bfloat16, kInt4, ToBFloat16, false)
-ZI_UNPACK(int4_codes_float16, kInt4, ToFloat16, false)
+ZI_UNPACK(int8_to_float32, kInt8, ToFloat32)
+ZI_UNPACK(int8_to_bfloat16, kInt8, ToBFloat16)
+ZI_UNPACK(int8_to_float16, kInt8, ToFloat16)
+ZI_UNPACK(int4_to_float32, kInt4, ToFloat32)
+ZI_UNPACK(int4_to_bfloat16, kInt4, ToBFloat16)
+ZI_UNPACK(int4_to_float16, kInt4, ToFloat16)
 #undef ZI_UNPACK
 
 using Unpack = void (*)(const std::byte*, std::int64_t, const PackedRow&, void*);
 
 /// By kind, then by DType.
-constexpr Unpack kScaled[2][3] = {{int8_to_float32, int8_to_float16, int8_to_bfloat16},
-                                  {int4_to_float32, int4_to_float16, int4_to_bfloat16}};
-constexpr Unpack kCodes[2][3] = {{int8_codes_float32, int8_codes_float16, int8_codes_bfloat16},
-                                 {int4_codes_float32, int4_codes_float16, int4_codes_bfloat16}};
-
-Unpack choose(const Unpack (&table)[2][3], const WeightFormat& format, DType to) {
-  return table[format.kind == WeightFormat::Kind::kInt4 ? 1 : 0][static_cast<std::size_t>(to)];
-}
+constexpr Unpack kUnpacks[2][3] = {{int8_to_float32, int8_to_float16, int8_to_bfloat16},
+                                   {int4_to_float32, int4_to_float16, int4_to_bfloat16}};
 
 }  // namespace
 
 void unpack_rows(const std::byte* packed, std::int64_t rows, std::int64_t cols,
                  const WeightFormat& format, DType to, void* out) {
-  choose(kScaled, format, to)(packed, rows, PackedRow(format, cols), out);
-}
-
-void unpack_codes(const std::byte* packed, std::int64_t rows, std::int64_t cols,
-                  const WeightFormat& format, DType to, void* out) {
-  choose(kCodes, format, to)(packed, rows, PackedRow(format, cols), out);
-}
-
-void row_scales(const std::byte* packed, std::int64_t rows, std::int64_t cols,
-                const WeightFormat& format, float* out) {
-  const PackedRow row(format, cols);
-  for (std::int64_t r = 0; r < rows; ++r, packed += row.bytes) out[r] = row.scale(packed, 0);
+  const auto& by_type = kUnpacks[format.kind == Kind::kInt4 ? 1 : 0];
+  by_type[static_cast<std::size_t>(to)](packed, rows, PackedRow(format, cols), out);
 }
 
 }  // namespace zi

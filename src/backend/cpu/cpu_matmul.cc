@@ -173,7 +173,7 @@ struct CpuMatmul::State {
   using Key = std::tuple<std::int64_t, std::int64_t, bool>;  // height, cols, bfloat16
 
   struct Thread {
-    Scratch product, scratchpad, converted, scales, row;
+    Scratch product, scratchpad, converted, row;
   };
 
   Plan& plan(std::int64_t height, std::int64_t cols, bool bfloat16);
@@ -257,16 +257,9 @@ dnnl_status_t CpuMatmul::State::run_chunk(Plan& plan, int thread, std::int64_t r
   const std::size_t row_bytes = w.row_bytes();
   const std::byte* source = w.data + static_cast<std::size_t>(chunk.block) * w.block_stride_bytes +
                             static_cast<std::size_t>(chunk.first) * row_bytes;
-  float* scales = nullptr;  // of rows that have one each, which sums are multiplied by
   if (w.format.packed()) {
     const DType to = bfloat16 ? DType::kBFloat16 : DType::kFloat32;
-    if (w.format.groups(w.cols) == 1) {
-      unpack_codes(source, height, w.cols, w.format, to, own.converted.data());
-      scales = reinterpret_cast<float*>(own.scales.data());
-      row_scales(source, height, w.cols, w.format, scales);
-    } else {
-      unpack_rows(source, height, w.cols, w.format, to, own.converted.data());
-    }
+    unpack_rows(source, height, w.cols, w.format, to, own.converted.data());
     source = own.converted.data();
   } else if (!bfloat16 && w.format != DType::kFloat32) {
     auto* converted = reinterpret_cast<float*>(own.converted.data());
@@ -290,8 +283,7 @@ dnnl_status_t CpuMatmul::State::run_chunk(Plan& plan, int thread, std::int64_t r
     for (std::int64_t column = 0; column < columns; ++column) {
       float* out = y + (row + column) * ld + chunk.block * w.rows_per_block + chunk.first;
       for (std::int64_t i = chunk.keep - chunk.first; i < height; ++i) {
-        const float sum = product[i * kTileRows + column];
-        out[i] = scales == nullptr ? sum : sum * scales[i];
+        out[i] = product[i * kTileRows + column];
       }
     }
   }
@@ -359,7 +351,6 @@ void CpuMatmul::run(const void* a, DType a_dtype, std::int64_t rows, const RowBl
     if (w.format != (bfloat16 ? DType::kBFloat16 : DType::kFloat32)) {
       own.converted.reserve(static_cast<std::size_t>(height * w.cols) * element);
     }
-    if (w.format.packed()) own.scales.reserve(static_cast<std::size_t>(height) * sizeof(float));
   }
   const std::int64_t group_tiles =
       std::max(kMinPackedTiles, static_cast<std::int64_t>(kPackedBytes / plan.tile_bytes));

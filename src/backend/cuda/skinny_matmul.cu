@@ -94,7 +94,7 @@ class WeightStream {
 #pragma unroll
     for (int r = 0; r < kRowsOfLane; ++r) {
       // Nobody stores the sums of lanes after the last row.
-      row_[r] = weight_at<kMixed>(args_, tile, r * 8 + first_row_, col_);
+      row_[r] = row_at<kMixed>(args_, tile, r * 8 + first_row_) + col_ * 2;
     }
   }
 

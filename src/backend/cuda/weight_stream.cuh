@@ -26,6 +26,7 @@ struct StreamedMatrix {
 struct StreamedProduct {
   StreamedMatrix matrices[Matrices::kMost];
   int cols;
+  int row_bytes;  // of a weight row
   int tiles;
   const std::byte* x;  // (rows, cols)
   int rows;
@@ -47,6 +48,7 @@ inline StreamedProduct streamed(const Matrices& w, const void* x, std::int64_t r
                                 bool mixed) {
   StreamedProduct product{.matrices = {},
                           .cols = static_cast<int>(w.cols()),
+                          .row_bytes = static_cast<int>(w[0].row_bytes()),
                           .tiles = 0,
                           .x = static_cast<const std::byte*>(x),
                           .rows = static_cast<int>(rows)};
@@ -67,14 +69,13 @@ inline StreamedProduct streamed(const Matrices& w, const void* x, std::int64_t r
   return product;
 }
 
-/// Equal 16-bit types, columns in multiples of 8, and `a` and all rows of w aligned to 16 bytes.
-inline bool can_stream(const void* a, DType a_dtype, const Matrices& w) {
+/// Columns in multiples of 8, and `a` and all rows of w aligned to 16 bytes.
+inline bool can_stream_rows(const void* a, const Matrices& w) {
   const auto aligned = [](std::uintptr_t address) { return address % 16 == 0; };
   // Tiles and columns are counted in int, with room for one more round of all blocks.
   constexpr std::int64_t kMost = std::numeric_limits<int>::max() / 2;
-  if (w.format() != a_dtype || a_dtype == DType::kFloat32 || w.cols() < 8 || w.cols() % 8 != 0 ||
-      w.cols() > kMost || w.padded_rows() > kMost ||
-      !aligned(reinterpret_cast<std::uintptr_t>(a))) {
+  if (w.cols() < 8 || w.cols() % 8 != 0 || w.cols() > kMost / 2 || w.padded_rows() > kMost ||
+      !aligned(reinterpret_cast<std::uintptr_t>(a)) || !aligned(w[0].row_bytes())) {
     return false;
   }
   for (std::size_t i = 0; i < w.size(); ++i) {
@@ -84,6 +85,11 @@ inline bool can_stream(const void* a, DType a_dtype, const Matrices& w) {
     }
   }
   return true;
+}
+
+/// The same, and equal 16-bit types.
+inline bool can_stream(const void* a, DType a_dtype, const Matrices& w) {
+  return w.format() == a_dtype && a_dtype != DType::kFloat32 && can_stream_rows(a, w);
 }
 
 template <int kTileRows, bool kMixed>
@@ -101,16 +107,16 @@ __device__ inline TileColumns columns_of(const StreamedProduct& product, const S
   return {m.first + tile.row, m.first + m.rows};
 }
 
-/// Where an element of a tile's row is; for rows after the last one, where the last row's is.
+/// Where a tile's row begins; for rows after the last one, where the last row does.
 template <bool kMixed>
-__device__ inline const std::byte* weight_at(const StreamedProduct& product,
-                                             const StreamedTile& tile, int row, int col) {
+__device__ inline const std::byte* row_at(const StreamedProduct& product, const StreamedTile& tile,
+                                          int row) {
   const StreamedMatrix& m = product.matrices[kMixed ? row / 8 % 2 : tile.matrix];
   const int at = tile.row + (kMixed ? row / 16 * 8 + row % 8 : row);
   const auto last = static_cast<std::uint32_t>(min(at, m.rows - 1));
   const std::uint32_t block = last / m.rows_per_block;
   return m.w + block * m.block_stride_bytes +
-         (static_cast<std::size_t>(last - block * m.rows_per_block) * product.cols + col) * 2;
+         static_cast<std::size_t>(last - block * m.rows_per_block) * product.row_bytes;
 }
 
 __device__ inline std::uint64_t evict_first_policy() {

@@ -30,30 +30,6 @@ constexpr int stage_bytes(int rows) { return kWeightBytes + rows * kStepCols * 2
 constexpr int kAlignment = 1024;
 constexpr int shared_bytes(int rows) { return kStages * stage_bytes(rows) + kAlignment; }
 
-struct WideProduct : StreamedProduct {
-  int splits;  // blocks of a cluster
-};
-
-template <typename Output>
-struct WideArgs : WideProduct {
-  Output out;
-};
-
-/// What a block multiplies: tiles from `tile` on, every `stride`-th, each in `steps` steps of the
-/// columns from `begin` on, `advance` apart.
-struct Work {
-  __device__ explicit Work(const WideProduct& args)
-      : split(static_cast<int>(blockIdx.x) % args.splits),
-        tile(static_cast<int>(blockIdx.x) / args.splits),
-        stride(static_cast<int>(gridDim.x) / args.splits),
-        begin(split * kStepCols),
-        advance(args.splits * kStepCols),
-        steps((max(args.cols - begin, 0) + advance - 1) / advance),
-        all_steps((args.tiles - tile + stride - 1) / stride * steps) {}
-
-  int split, tile, stride, begin, advance, steps, all_steps;
-};
-
 /// A thread's share of the copies of weights: a piece of each kRowsAtOnce-th row.
 template <bool kMixed>
 class WeightCopies {
@@ -99,7 +75,7 @@ class WeightCopies {
 #pragma unroll
     for (int i = 0; i < kTileRows / kRowsAtOnce; ++i) {
       // Nobody stores the sums of rows after the last one.
-      from_[i] = weight_at<kMixed>(args_, tile, row + i * kRowsAtOnce, col_);
+      from_[i] = row_at<kMixed>(args_, tile, row + i * kRowsAtOnce) + col_ * 2;
     }
   }
 
@@ -112,137 +88,6 @@ class WeightCopies {
   int col_ = 0;
   const std::byte* from_[kTileRows / kRowsAtOnce];
 };
-
-/// The same of activations: the columns of a tile again and again.
-template <int kRows>
-class ActivationCopies {
- public:
-  __device__ ActivationCopies(const WideProduct& args, const Work& work)
-      : args_(args),
-        work_(work),
-        row_(static_cast<int>(threadIdx.x) / kRowPieces),
-        first_col_(work.begin + static_cast<int>(threadIdx.x) % kRowPieces * 8),
-        from_(args.x + (static_cast<std::size_t>(row_) * args.cols + first_col_) * 2),
-        stride_(static_cast<std::size_t>(kRowsAtOnce) * args.cols * 2) {}
-
-  __device__ void copy_step(std::uint32_t stage) {
-    if (done_ == work_.all_steps) return;
-    const int col = step_ * work_.advance;
-    const bool in_row = first_col_ + col < args_.cols;
-    const std::byte* from = from_ + static_cast<std::size_t>(col) * 2;
-#pragma unroll
-    for (int i = 0; i < kRows / kRowsAtOnce; ++i) {
-      ptx::copy_async_16(stage + i * kRowsAtOnce * 128, from,
-                         in_row && row_ + i * kRowsAtOnce < args_.rows);
-      from += stride_;
-    }
-    ++done_;
-    if (++step_ == work_.steps) step_ = 0;
-  }
-
- private:
-  const WideProduct& args_;
-  const Work& work_;
-  int row_;
-  int first_col_;
-  const std::byte* from_;
-  std::size_t stride_;
-  int step_ = 0;
-  int done_ = 0;
-};
-
-/// Calls use(activation row, weight row of the tile, sum) for each of the thread's sums.
-template <int kRows, typename Use>
-__device__ inline void for_each_sum(const float (&sums)[kRows / 2], const Use& use) {
-  const int warp = static_cast<int>(threadIdx.x) / 32;  // four of a warpgroup, 16 rows each
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-#pragma unroll
-  for (int i = 0; i < kRows / 2; ++i) {
-    use(i / 4 * 8 + lane % 4 * 2 + i % 2, warp * 16 + i / 2 % 2 * 8 + lane / 4, sums[i]);
-  }
-}
-
-/// Those of the lane whose number differs in the bits of `lanes`.
-__device__ inline float4 exchange_four(float4 v, int lanes) {
-  return make_float4(
-      __shfl_xor_sync(0xffffffffu, v.x, lanes), __shfl_xor_sync(0xffffffffu, v.y, lanes),
-      __shfl_xor_sync(0xffffffffu, v.z, lanes), __shfl_xor_sync(0xffffffffu, v.w, lanes));
-}
-
-/// Adds the sums of the cluster's kSplits blocks and stores them, each block some activation rows.
-template <int kRows, int kSplits, bool kMixed, typename Stores>
-__device__ inline void store_sum_of_blocks(const WideProduct& args, const Work& work,
-                                           const Stores& stores, std::uint32_t shared,
-                                           float* partials, const float (&sums)[kRows / 2]) {
-  constexpr int kRowsOfRound = kThreads / 32 * kSplits;  // one a warp
-  constexpr int kRounds = (kRows + kRowsOfRound - 1) / kRowsOfRound;
-  // Weight rows are exchanged so that a warp's stores hit all banks.
-  const auto place = [](int x_row, int weight_row) {
-    return x_row * kTileRows + (weight_row ^ (x_row >> 1 & 3) << 3);
-  };
-  for_each_sum<kRows>(sums, [&](int x_row, int weight_row, float sum) {
-    partials[place(x_row, weight_row)] = sum;
-  });
-  ptx::arrive_at_cluster_barrier();
-  ptx::wait_at_cluster_barrier();
-  const int first_row = work.split + static_cast<int>(threadIdx.x) / 32 * kSplits;
-  const int row_col = static_cast<int>(threadIdx.x) % 32 * 4;
-  const StreamedTile tile = tile_of<kTileRows, kMixed>(args, work.tile);
-
-  float4 parts[kRounds][kSplits];  // all on their way before the first is waited for
-#pragma unroll
-  for (int round = 0; round < kRounds; ++round) {
-    const int x_row = first_row + round * kRowsOfRound;
-    if (x_row >= args.rows) break;
-    const auto at = static_cast<std::uint32_t>(place(x_row, row_col)) * 4;
-#pragma unroll
-    for (int block = 0; block < kSplits; ++block) {
-      parts[round][block] = ptx::load_from_block(shared + at, block);
-    }
-  }
-#pragma unroll
-  for (int round = 0; round < kRounds; ++round) {
-    if (first_row + round * kRowsOfRound >= args.rows) break;
-#pragma unroll
-    for (int block = 1; block < kSplits; ++block) {
-      parts[round][0].x += parts[round][block].x;
-      parts[round][0].y += parts[round][block].y;
-      parts[round][0].z += parts[round][block].z;
-      parts[round][0].w += parts[round][block].w;
-    }
-  }
-  ptx::arrive_at_cluster_barrier();
-  const bool fours = stores.takes_fours();
-#pragma unroll
-  for (int round = 0; round < kRounds; ++round) {
-    const int x_row = first_row + round * kRowsOfRound;
-    if (x_row >= args.rows) break;
-    const float4 sum = parts[round][0];
-    const float values[4] = {sum.x, sum.y, sum.z, sum.w};
-    if constexpr (kMixed) {
-      const float4 up = exchange_four(sum, 2);
-      if (row_col % 16 >= 8) continue;
-      const int column = tile.row + row_col / 16 * 8 + row_col % 8;
-      const float ups[4] = {up.x, up.y, up.z, up.w};
-      if (fours) {
-        stores.store_four(x_row, column, sum, up);
-      } else {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) stores.store(x_row, column + i, values[i], ups[i]);
-      }
-    } else {
-      const TileColumns columns = columns_of(args, tile);
-      const int column = columns.first + row_col;
-      if (fours) {
-        stores.store_four(x_row, column, columns.limit, sum);
-      } else {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) stores.store(x_row, column + i, columns.limit, values[i]);
-      }
-    }
-  }
-  ptx::wait_at_cluster_barrier();  // no block is gone before its sums are read
-}
 
 /// Up to kRows activation rows. A cluster has one tile.
 template <typename T, int kRows, typename Output>
