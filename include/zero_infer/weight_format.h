@@ -25,12 +25,10 @@ enum class ScaleType : std::uint8_t { kFloat32, kFloat16, kBFloat16, kFloat8 };
 ///                  zeros        up to a multiple of 16 bytes
 ///
 /// The value of a column is scale * (code - zero). Codes of int8 are signed, and without zero
-/// points zero is 0; codes of int4 are 0 .. 15, and without zero points zero is 8. Inside a block
-/// the order is that in which tensor cores take columns: lane t of four has column pairs 2 t, 2 t +
-/// 1 and, eight columns on, the same again, which here are one word of 32 bits, little-endian:
-///
-///     int8, 16 columns a block:  column 8 e + 2 t + h is byte 2 e + h of word t
-///     int4, 32 columns a block:  column 8 e + 2 t + h is bits 4 e + 16 h .. + 3 of word t
+/// points zero is 0; codes of int4 are 0 .. 15, and without zero points zero is 8. A block has 16
+/// columns of int8, a byte each, or 32 of int4: column 8 w + 2 e + h is bits 4 e + 16 h .. + 3 of
+/// its word w (of 32 bits, little-endian), so that a mask and an exponent make two 16-bit floats of
+/// a pair.
 struct WeightFormat {
   enum class Kind : std::uint8_t { kElements, kInt8, kInt4 };
 

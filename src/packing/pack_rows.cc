@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/simd_clones.h"
+#include "packing/group_codes.h"
 #include "packing/packed_row.h"
 #include "zero_infer/bytes.h"
 
@@ -17,33 +18,10 @@ namespace {
 /// Sums are cut into this many, and added in one tree: their bits do not depend on how a compiler
 /// makes vectors of them.
 constexpr std::int64_t kLanes = 16;
-/// Adding it, and taking it away again, rounds to a whole number, to nearest even.
-constexpr float kRounding = 12582912.0f;  // 1.5 * 2^23
 /// Scales that are tried: the largest value takes the outermost code, or would take one up to this
 /// many steps of kScaleStep beyond or before it.
 constexpr int kScaleSteps = 4;
 constexpr float kScaleStep = 0.25f;
-
-/// Codes less zero, and for float8 scales, of which there are few: those are tried under which the
-/// value furthest from zero takes a code of magnitude `least` to `most`, were there as many.
-struct Codes {
-  float lowest;
-  float highest;
-  float least;
-  float most;
-};
-
-constexpr Codes codes_of(WeightFormat::Kind kind) {
-  return kind == WeightFormat::Kind::kInt4 ? Codes{-8, 7, 6, 9} : Codes{-127, 127, 113, 136};
-}
-
-ZI_INLINE float rounded(float value) { return (value + kRounding) - kRounding; }
-
-ZI_INLINE float code_of(float value, float inverse, const Codes& codes) {
-  const float scaled = value * inverse;
-  const float low = scaled < codes.lowest ? codes.lowest : scaled;
-  return rounded(low > codes.highest ? codes.highest : low);
-}
 
 ZI_INLINE float sum_of(const float (&lanes)[kLanes]) {
   float sums[kLanes];
@@ -136,21 +114,11 @@ struct GroupColumns {
   std::int64_t groups = 0;
 };
 
-/// The largest byte without a sign whose scale is not above a magnitude; the least one below all.
-template <WeightFormat::Kind kKind>
-ZI_INLINE std::int32_t float8_below(float magnitude) {
-  const auto bits = static_cast<std::int32_t>(std::bit_cast<std::uint32_t>(magnitude) >> 20);
-  const std::int32_t byte = bits - ((127 + float8_exponent(kKind)) << 3);
-  return byte < kLeastFloat8 ? kLeastFloat8 : byte;
-}
-
 /// For each group the byte of the scale with the least sum of squared errors; kNoFloat8 where no
 /// scale is large enough.
 template <WeightFormat::Kind kKind>
 ZI_INLINE void best_float8(const GroupColumns& in, std::int32_t (&best)[kGroupsAtOnce]) {
   constexpr Codes kCodes = codes_of(kKind);
-  constexpr int kSigns =
-      kKind == WeightFormat::Kind::kInt4 ? 2 : 1;  // int8 reaches as far both ways
   float largest[kGroupsAtOnce] = {};
   for (std::int64_t c = 0; c < in.columns; ++c) {
     for (std::int64_t g = 0; g < kGroupsAtOnce; ++g) {
@@ -163,15 +131,15 @@ ZI_INLINE void best_float8(const GroupColumns& in, std::int32_t (&best)[kGroupsA
   float least[kGroupsAtOnce];
   std::int32_t most = 0;
   for (std::int64_t g = 0; g < kGroupsAtOnce; ++g) {
-    first[g] = float8_below<kKind>(largest[g] * (1 / kCodes.most));
-    const std::int32_t wanted = float8_below<kKind>(largest[g] * (1 / kCodes.least));
+    first[g] = float8_below(largest[g] * (1 / kCodes.most), kKind);
+    const std::int32_t wanted = float8_below(largest[g] * (1 / kCodes.least), kKind);
     last[g] = wanted < kLastFloat8 ? wanted : kLastFloat8;
     best[g] = first[g] <= kLastFloat8 ? first[g] : kNoFloat8;
     least[g] = std::numeric_limits<float>::infinity();
     most = last[g] - first[g] > most ? last[g] - first[g] : most;
   }
   for (std::int32_t step = 0; step <= most; ++step) {
-    for (std::int32_t sign = 0; sign < kSigns; ++sign) {
+    for (std::int32_t sign = 0; sign < float8_signs(kKind); ++sign) {
       float scale[kGroupsAtOnce];
       float inverse[kGroupsAtOnce];
       float errors[kGroupsAtOnce] = {};
@@ -240,35 +208,20 @@ ZI_SIMD_CLONES void make_codes(const float* values, std::int64_t count, float in
 }
 
 /// Puts codes into their blocks.
-void write_int8(const std::int8_t* codes, std::int64_t blocks, std::byte* out) {
-  auto* to = reinterpret_cast<std::int8_t*>(out);
-  for (std::int64_t b = 0; b < blocks; ++b, codes += 16, to += 16) {
-    for (std::size_t t = 0; t < 4; ++t) {
-      for (std::size_t e = 0; e < 2; ++e) {
-        for (std::size_t h = 0; h < 2; ++h) to[4 * t + 2 * e + h] = codes[8 * e + 2 * t + h];
-      }
-    }
-  }
-}
-
 void write_int4(const std::int8_t* codes, std::int64_t blocks, std::byte* out) {
-  for (std::int64_t b = 0; b < blocks; ++b, codes += 32, out += 16) {
-    std::uint32_t words[4] = {};
-    for (std::size_t t = 0; t < 4; ++t) {
-      for (std::size_t e = 0; e < 4; ++e) {
-        for (std::size_t h = 0; h < 2; ++h) {
-          const auto code = static_cast<std::uint32_t>(codes[8 * e + 2 * t + h] + 8);
-          words[t] |= code << (4 * e + 16 * h);
-        }
+  for (std::int64_t word = 0; word < 4 * blocks; ++word, codes += 8, out += 4) {
+    std::uint32_t bits = 0;
+    for (std::size_t e = 0; e < 4; ++e) {
+      for (std::size_t h = 0; h < 2; ++h) {
+        bits |= static_cast<std::uint32_t>(codes[2 * e + h] + 8) << (4 * e + 16 * h);
       }
     }
-    std::memcpy(out, words, sizeof words);
+    std::memcpy(out, &bits, sizeof bits);
   }
 }
 
 /// False where the values cannot be packed.
 bool pack_row(const float* values, const PackedRow& row, std::byte* out) {
-  const bool int4 = row.format.kind == WeightFormat::Kind::kInt4;
   const bool float8 = row.format.scale == ScaleType::kFloat8;
   const Codes codes = codes_of(row.format.kind);
   const std::int64_t blocks = ceil_div(row.cols, block_columns(row.format.kind));
@@ -293,10 +246,10 @@ bool pack_row(const float* values, const PackedRow& row, std::byte* out) {
     const float inverse = scale == 0 ? 0 : 1 / scale;
     make_codes(values + first, count, inverse, codes, made.data() + first);
   }
-  if (int4) {
+  if (row.format.kind == WeightFormat::Kind::kInt4) {
     write_int4(made.data(), blocks, out);
   } else {
-    write_int8(made.data(), blocks, out);
+    std::memcpy(out, made.data(), made.size());
   }
   return true;
 }

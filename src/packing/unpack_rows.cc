@@ -14,24 +14,19 @@ using Kind = WeightFormat::Kind;
 
 /// The codes of a block, in the order of their columns.
 ZI_INLINE void codes_of_int8(const std::byte* block, float* out) {
-  for (std::size_t t = 0; t < 4; ++t) {
-    std::int8_t bytes[4];
-    std::memcpy(bytes, block + 4 * t, sizeof bytes);
-    out[2 * t] = bytes[0];
-    out[2 * t + 1] = bytes[1];
-    out[8 + 2 * t] = bytes[2];
-    out[8 + 2 * t + 1] = bytes[3];
-  }
+  std::int8_t bytes[16];
+  std::memcpy(bytes, block, sizeof bytes);
+  for (std::size_t i = 0; i < 16; ++i) out[i] = bytes[i];
 }
 
 ZI_INLINE void codes_of_int4(const std::byte* block, float* out) {
   std::uint32_t words[4];
   std::memcpy(words, block, sizeof words);
-  for (std::size_t e = 0; e < 4; ++e) {
-    for (std::size_t t = 0; t < 4; ++t) {
-      const std::uint32_t pair = words[t] >> (4 * e);
-      out[8 * e + 2 * t] = static_cast<float>(static_cast<std::int32_t>(pair & 15u));
-      out[8 * e + 2 * t + 1] = static_cast<float>(static_cast<std::int32_t>(pair >> 16 & 15u));
+  for (std::size_t w = 0; w < 4; ++w) {
+    for (std::size_t e = 0; e < 4; ++e) {
+      const std::uint32_t pair = words[w] >> (4 * e);
+      out[8 * w + 2 * e] = static_cast<float>(static_cast<std::int32_t>(pair & 15u));
+      out[8 * w + 2 * e + 1] = static_cast<float>(static_cast<std::int32_t>(pair >> 16 & 15u));
     }
   }
 }

@@ -25,7 +25,13 @@ __device__ inline void copy_async_16(std::uint32_t shared, const void* global, b
                : "memory");
 }
 
-/// The same with 4 bytes, through the L1 cache.
+/// The same with 8 bytes, and with 4, through the L1 cache.
+__device__ inline void copy_async_8(std::uint32_t shared, const void* global, bool present) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;\n" ::"r"(shared), "l"(global),
+               "r"(present ? 8 : 0)
+               : "memory");
+}
+
 __device__ inline void copy_async_4(std::uint32_t shared, const void* global, bool present) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(shared), "l"(global),
                "r"(present ? 4 : 0)

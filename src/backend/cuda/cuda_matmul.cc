@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "backend/cuda/cublas_library.h"
+#include "backend/cuda/packed_rows.h"
 #include "backend/cuda/row_kernels.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
@@ -58,7 +59,9 @@ void CudaMatmul::run(const void* a, DType a_dtype, std::int64_t rows, const Matr
   }
   for (std::size_t i = 0; i < w.size(); ++i) {
     float* const columns = y + w.first(i);
-    if (a_dtype == w.dtype()) {
+    if (w.format().packed()) {
+      product_of_packed(a, a_dtype, rows, w[i], columns, w.padded_rows(), stream);
+    } else if (w.format() == a_dtype) {
       product(a, cuda_type(a_dtype), rows, w[i], columns, w.padded_rows());
     } else {
       product_in_float32(a, a_dtype, rows, w[i], columns, w.padded_rows(), stream);
@@ -70,6 +73,10 @@ bool CudaMatmul::run_streamed(const void* a, DType a_dtype, std::int64_t rows, c
                               const ProductOutput& output, cudaStream_t stream) const {
   if (skinny_.fits(a, a_dtype, rows, w)) {
     skinny_.run(a, rows, w, output, stream);
+    return true;
+  }
+  if (packed_.fits(a, a_dtype, rows, w, output)) {
+    packed_.run(a, a_dtype, rows, w, output, stream);
     return true;
   }
   if (wide_.fits(a, a_dtype, rows, w)) {
@@ -93,11 +100,37 @@ void CudaMatmul::product(const void* a, cudaDataType_t type, std::int64_t rows,
                                     CUBLAS_GEMM_DEFAULT));
     return;
   }
-  const auto stride = static_cast<long long>(w.block_stride_bytes / size_of(w.dtype));
+  const auto stride = static_cast<long long>(w.block_stride_bytes / size_of(w.format.dtype));
   ZI_CUBLAS(cublas_library().gemm_strided_batched(handle_, CUBLAS_OP_T, CUBLAS_OP_N, m, n, k, &one,
                                                   w.data, type, k, stride, a, type, k, 0, &zero, y,
                                                   CUDA_R_32F, ldc, w.rows_per_block, w.blocks,
                                                   CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
+}
+
+void CudaMatmul::product_of_packed(const void* a, DType a_dtype, std::int64_t rows,
+                                   const RowBlockMatrix& w, float* y, std::int64_t ld,
+                                   cudaStream_t stream) {
+  const auto most = static_cast<std::int64_t>(
+      scratch_.size() / (static_cast<std::size_t>(w.cols) * size_of(a_dtype)));
+  if (most == 0) {
+    throw Error(fmt::format("rows of {} elements are too long to be unpacked", w.cols));
+  }
+  for (int block = 0; block < w.blocks; ++block) {
+    for (std::int64_t first = 0; first < w.rows_per_block; first += most) {
+      const std::int64_t count = std::min(most, w.rows_per_block - first);
+      cuda_unpack_rows(w.data + static_cast<std::size_t>(block) * w.block_stride_bytes +
+                           static_cast<std::size_t>(first) * w.row_bytes(),
+                       count, w.cols, w.format, a_dtype, scratch_.data(), stream);
+      const RowBlockMatrix piece{.data = scratch_.data(),
+                                 .rows = count,
+                                 .cols = w.cols,
+                                 .blocks = 1,
+                                 .rows_per_block = count,
+                                 .block_stride_bytes = 0,
+                                 .format = a_dtype};
+      product(a, cuda_type(a_dtype), rows, piece, y + block * w.rows_per_block + first, ld);
+    }
+  }
 }
 
 void CudaMatmul::product_in_float32(const void* a, DType a_dtype, std::int64_t rows,
@@ -125,15 +158,15 @@ void CudaMatmul::product_in_float32(const void* a, DType a_dtype, std::int64_t r
         const std::int64_t w_count = std::min(most, w.rows_per_block - first);
         RowBlockMatrix piece{.data = w.data +
                                      static_cast<std::size_t>(block) * w.block_stride_bytes +
-                                     static_cast<std::size_t>(first * w.cols) * size_of(w.dtype),
+                                     static_cast<std::size_t>(first) * w.row_bytes(),
                              .rows = w_count,
                              .cols = w.cols,
                              .blocks = 1,
                              .rows_per_block = w_count,
                              .block_stride_bytes = 0,
-                             .dtype = DType::kFloat32};
-        if (w.dtype != DType::kFloat32) {
-          cuda_convert(piece.data, w.dtype, w_piece, DType::kFloat32, w_count * w.cols, stream);
+                             .format = DType::kFloat32};
+        if (w.format != DType::kFloat32) {
+          cuda_convert(piece.data, w.format.dtype, w_piece, DType::kFloat32, w_count * w.cols, stream);
           piece.data = reinterpret_cast<const std::byte*>(w_piece);
         }
         product(a_float, CUDA_R_32F, count, piece, y + row * ld + block * w.rows_per_block + first,

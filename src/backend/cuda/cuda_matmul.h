@@ -6,16 +6,17 @@
 #include <span>
 
 #include "backend/cuda/cuda_support.h"
+#include "backend/cuda/packed_matmul.h"
 #include "backend/cuda/skinny_matmul.h"
 #include "backend/cuda/wide_matmul.h"
 #include "zero_infer/ops.h"
 
 namespace zi {
 
-/// Ops::matmul by SkinnyMatmul or WideMatmul where they fit, else by cuBLAS: the row blocks of a
-/// gathered slot are one strided-batched product, in place. Products of equal 16-bit types run on
-/// tensor cores; all other pairs of types are converted to float32, piece by piece, and multiplied
-/// in float32.
+/// Ops::matmul by SkinnyMatmul, WideMatmul or PackedMatmul where they fit, else by cuBLAS: the row
+/// blocks of a gathered slot are one strided-batched product, in place. Products of equal 16-bit
+/// types run on tensor cores; packed weights become that type first, piece by piece; all other pairs
+/// of types are converted to float32, in pieces as well, and multiplied in float32.
 class CudaMatmul {
  public:
   /// `workspace` is cuBLAS's, `scratch` holds converted pieces; both are
@@ -29,8 +30,8 @@ class CudaMatmul {
   void run(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w, float* y,
            cudaStream_t stream);
 
-  /// Does a product of few rows and finishes its sums as `output` says, by SkinnyMatmul or
-  /// WideMatmul; returns false and does nothing where neither fits.
+  /// Does a product of few rows and finishes its sums as `output` says, by SkinnyMatmul,
+  /// WideMatmul or PackedMatmul; returns false and does nothing where none fits.
   bool run_streamed(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w,
                     const ProductOutput& output, cudaStream_t stream) const;
 
@@ -38,11 +39,15 @@ class CudaMatmul {
   /// y (rows, ld) columns [0, blocks * rows_per_block) = a . w^T with both of the same type.
   void product(const void* a, cudaDataType_t type, std::int64_t rows, const RowBlockMatrix& w,
                float* y, std::int64_t ld);
+  /// The same of packed weights, in pieces.
+  void product_of_packed(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w,
+                         float* y, std::int64_t ld, cudaStream_t stream);
   void product_in_float32(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w,
                           float* y, std::int64_t ld, cudaStream_t stream);
 
   SkinnyMatmul skinny_;
   WideMatmul wide_;
+  PackedMatmul packed_;
   cublasHandle_t handle_ = nullptr;
   cudaStream_t stream_ = nullptr;
   std::span<std::byte> workspace_;

@@ -3,6 +3,7 @@
 #include "backend/cuda/cuda_positions.h"
 #include "backend/cuda/cuda_sampler.h"
 #include "backend/cuda/cuda_support.h"
+#include "backend/cuda/packed_rows.h"
 #include "backend/cuda/row_kernels.h"
 #include "backend/host/attention_shape.h"
 #include "zero_infer/error.h"
@@ -44,7 +45,7 @@ class CudaOps final : public Ops {
                        const Activate& activate, float* product, void* y, DType y_dtype,
                        Stream& stream) override {
     const auto output = activate_output(activate, y, w);
-    if (output && w.format() == y_dtype &&
+    if (output && (w.format() == y_dtype || (w.format().packed() && a_dtype == y_dtype)) &&
         matmul_.run_streamed(a, a_dtype, rows, w, *output, cuda_stream(stream))) {
       return;
     }
@@ -82,7 +83,7 @@ class CudaOps final : public Ops {
                   const RaggedBatch& batch, const KvLayer& kv, float* product, float* q,
                   Stream& stream) override {
     const auto output = qkv_output(w, split, batch, kv, q);
-    if (output && w.format() == kv.dtype &&
+    if (output && (w.format() == kv.dtype || (w.format().packed() && a_dtype == kv.dtype)) &&
         matmul_.run_streamed(a, a_dtype, batch.tokens, w, *output, cuda_stream(stream))) {
       return;
     }
@@ -95,9 +96,14 @@ class CudaOps final : public Ops {
     cuda_attention(q, heads, batch, kv, slopes, out, out_dtype, scratch(), cuda_stream(stream));
   }
 
-  void gather_rows(const void* x, DType dtype, const std::int32_t* rows, std::int64_t count,
-                   std::int64_t cols, float* out, Stream& stream) override {
-    cuda_gather_rows(x, dtype, rows, count, cols, out, cuda_stream(stream));
+  void gather_rows(const void* x, const WeightFormat& format, const std::int32_t* rows,
+                   std::int64_t count, std::int64_t cols, float* out, Stream& stream) override {
+    if (format.packed()) {
+      cuda_gather_packed_rows(static_cast<const std::byte*>(x), format, rows, count, cols, out,
+                              cuda_stream(stream));
+    } else {
+      cuda_gather_rows(x, format.dtype, rows, count, cols, out, cuda_stream(stream));
+    }
   }
 
   void convert(const void* x, DType from, void* y, DType to, std::int64_t count,
@@ -108,6 +114,16 @@ class CudaOps final : public Ops {
   void fill_uniform(const UniformValues& values, std::int64_t first, std::int64_t count, void* y,
                     DType to, Stream& stream) override {
     cuda_fill_uniform(values, first, count, y, to, cuda_stream(stream));
+  }
+
+  void fill_uniform_rows(const UniformValues& values, std::int64_t first, std::int64_t rows,
+                         std::int64_t cols, const WeightFormat& format, std::byte* y,
+                         Stream& stream) override {
+    if (format.packed()) {
+      cuda_fill_packed_rows(values, first, rows, cols, format, y, cuda_stream(stream));
+    } else {
+      fill_uniform(values, first * cols, rows * cols, y, format.dtype, stream);
+    }
   }
 
   void interleave(const float* slices, int blocks, std::int64_t rows, std::int64_t slice,

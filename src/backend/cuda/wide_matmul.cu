@@ -1,40 +1,28 @@
 #include <algorithm>
 
-#include "backend/cuda/cuda_attention_mma.cuh"
-#include "backend/cuda/cuda_support.h"
-#include "backend/cuda/hopper_mma.cuh"
 #include "backend/cuda/launch.cuh"
-#include "backend/cuda/product_output.cuh"
-#include "backend/cuda/weight_stream.cuh"
 #include "backend/cuda/wide_matmul.h"
+#include "backend/cuda/wide_product.cuh"
 
-/// A block takes tiles of kTileRows weight rows in turn, two blocks a multiprocessor. Weights, read
-/// once, and the activations of the same columns come in steps of kStepCols columns into a ring in
-/// shared memory, from which Hopper's matrix units take both; each warpgroup has half of the tile's
-/// rows. Where there are fewer tiles than places for blocks, a cluster of blocks divides a tile's
-/// columns, a step each in turn so that the memory is read in longer pieces of a row, and adds its
-/// sums in the order of the blocks through their shared memories.
+/// Weights, read once, and the activations of the same columns come in steps of kStepCols columns into
+/// a ring in shared memory, from which Hopper's matrix units take both; two blocks a multiprocessor.
 namespace zi {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kGroupRows = 64;  // of a warpgroup
-constexpr int kTileRows = kThreads / 128 * kGroupRows;
 constexpr int kStepCols = 64;              // 128 bytes of each row
 constexpr int kRowPieces = kStepCols / 8;  // of 16 bytes
-constexpr int kRowsAtOnce = kThreads / kRowPieces;
-constexpr int kWeightBytes = kTileRows * kStepCols * 2;  // of a stage
+constexpr int kRowsAtOnce = kWideThreads / kRowPieces;
+constexpr int kWeightBytes = kWideTileRows * kStepCols * 2;  // of a stage
 
 constexpr int kStages = 4;
 constexpr int stage_bytes(int rows) { return kWeightBytes + rows * kStepCols * 2; }
-constexpr int kAlignment = 1024;
-constexpr int shared_bytes(int rows) { return kStages * stage_bytes(rows) + kAlignment; }
+constexpr int shared_bytes(int rows) { return kStages * stage_bytes(rows) + kRingAlignment; }
 
 /// A thread's share of the copies of weights: a piece of each kRowsAtOnce-th row.
 template <bool kMixed>
 class WeightCopies {
  public:
-  __device__ WeightCopies(const WideProduct& args, const Work& work)
+  __device__ WeightCopies(const WideProduct& args, const WideWork& work)
       : args_(args), work_(work), policy_(evict_first_policy()), tile_(work.tile) {
     start_tile();
   }
@@ -44,7 +32,7 @@ class WeightCopies {
     if (done_ == work_.all_steps) return;
     const bool there = col_ < args_.cols;
 #pragma unroll
-    for (int i = 0; i < kTileRows / kRowsAtOnce; ++i) {
+    for (int i = 0; i < kWideTileRows / kRowsAtOnce; ++i) {
       copy_weights_async(stage + i * kRowsAtOnce * 128, from_[i], there, policy_);
       from_[i] += work_.advance * 2;
     }
@@ -60,7 +48,7 @@ class WeightCopies {
   __device__ void fetch_step() const {
     if (done_ == work_.all_steps || col_ >= args_.cols) return;
 #pragma unroll
-    for (int i = 0; i < kTileRows / kRowsAtOnce; ++i) {
+    for (int i = 0; i < kWideTileRows / kRowsAtOnce; ++i) {
       if (threadIdx.x % kRowPieces == 0) fetch_to_l2(from_[i]);
     }
   }
@@ -70,36 +58,74 @@ class WeightCopies {
     if (tile_ >= args_.tiles) return;
     step_ = 0;
     col_ = work_.begin + static_cast<int>(threadIdx.x) % kRowPieces * 8;
-    const StreamedTile tile = tile_of<kTileRows, kMixed>(args_, tile_);
+    const StreamedTile tile = tile_of<kWideTileRows, kMixed>(args_, tile_);
     const int row = static_cast<int>(threadIdx.x) / kRowPieces;
 #pragma unroll
-    for (int i = 0; i < kTileRows / kRowsAtOnce; ++i) {
+    for (int i = 0; i < kWideTileRows / kRowsAtOnce; ++i) {
       // Nobody stores the sums of rows after the last one.
       from_[i] = row_at<kMixed>(args_, tile, row + i * kRowsAtOnce) + col_ * 2;
     }
   }
 
   const WideProduct& args_;
-  const Work& work_;
+  const WideWork& work_;
   std::uint64_t policy_;
   int tile_;
   int step_ = 0;
   int done_ = 0;
   int col_ = 0;
-  const std::byte* from_[kTileRows / kRowsAtOnce];
+  const std::byte* from_[kWideTileRows / kRowsAtOnce];
+};
+
+/// The same of activations: the columns of a tile again and again.
+template <int kRows>
+class ActivationCopies {
+ public:
+  __device__ ActivationCopies(const WideProduct& args, const WideWork& work)
+      : args_(args),
+        work_(work),
+        row_(static_cast<int>(threadIdx.x) / kRowPieces),
+        first_col_(work.begin + static_cast<int>(threadIdx.x) % kRowPieces * 8),
+        from_(args.x + (static_cast<std::size_t>(row_) * args.cols + first_col_) * 2),
+        stride_(static_cast<std::size_t>(kRowsAtOnce) * args.cols * 2) {}
+
+  __device__ void copy_step(std::uint32_t stage) {
+    if (done_ == work_.all_steps) return;
+    const int col = step_ * work_.advance;
+    const bool in_row = first_col_ + col < args_.cols;
+    const std::byte* from = from_ + static_cast<std::size_t>(col) * 2;
+#pragma unroll
+    for (int i = 0; i < kRows / kRowsAtOnce; ++i) {
+      ptx::copy_async_16(stage + i * kRowsAtOnce * 128, from,
+                         in_row && row_ + i * kRowsAtOnce < args_.rows);
+      from += stride_;
+    }
+    ++done_;
+    if (++step_ == work_.steps) step_ = 0;
+  }
+
+ private:
+  const WideProduct& args_;
+  const WideWork& work_;
+  int row_;
+  int first_col_;
+  const std::byte* from_;
+  std::size_t stride_;
+  int step_ = 0;
+  int done_ = 0;
 };
 
 /// Up to kRows activation rows. A cluster has one tile.
 template <typename T, int kRows, typename Output>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kWideThreads, 2)
     wide_kernel(const __grid_constant__ WideArgs<Output> args) {
   using Stores = OutputStores<T, kRows, Output>;
-  constexpr int kColumns = kTileRows / (Output::kMixed ? 2 : 1);  // of a tile
+  constexpr int kColumns = kWideTileRows / (Output::kMixed ? 2 : 1);  // of a tile
   __shared__ typename Stores::Shared stores_shared;
   constexpr std::uint32_t kStageBytes = stage_bytes(kRows);
   extern __shared__ std::byte memory[];
   const std::uint32_t start = ptx::shared_address(memory);
-  const std::uint32_t ring = (start + kAlignment - 1) / kAlignment * kAlignment;
+  const std::uint32_t ring = (start + kRingAlignment - 1) / kRingAlignment * kRingAlignment;
   const int row = static_cast<int>(threadIdx.x) / kRowPieces;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   // Through a shuffle, and kept as an address: where ptxas 13.0 knows the part that all threads
@@ -109,7 +135,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       0xffffffffu, ring + ptx::swizzled(row, static_cast<int>(threadIdx.x) % kRowPieces), lane);
   const std::uint32_t last = first + (kStages - 1) * kStageBytes;
 
-  const Work work(args);
+  const WideWork work(args, kStepCols);
   const Stores stores(args.out, stores_shared);
   WeightCopies<Output::kMixed> weights(args, work);
   ActivationCopies<kRows> activations(args, work);
@@ -137,7 +163,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       __syncthreads();  // all copies have arrived, and the stage before is used up
       const std::uint32_t at = ring + stage * kStageBytes;
       const std::uint64_t w =
-          ptx::describe_rows(at + threadIdx.x / 128 * (kWeightBytes / (kTileRows / kGroupRows)));
+          ptx::describe_rows(at + threadIdx.x / 128 * (kWeightBytes / (kWideTileRows / kWideGroupRows)));
       const std::uint64_t x = ptx::describe_rows(at + kWeightBytes);
       ptx::begin_products();
 #pragma unroll
@@ -154,41 +180,12 @@ __global__ void __launch_bounds__(kThreads, 2)
     ptx::wait_for_products();
     ptx::take_sums(sums);
     if (args.splits > 1) break;
-    const StreamedTile of = tile_of<kTileRows, Output::kMixed>(args, tile);
-    if constexpr (Output::kMixed) {
-      // A thread holds eight rows on from a sum of the gate that of the other matrix.
-      const int column = of.row + static_cast<int>(threadIdx.x) / 32 * 8 + lane / 4;
-#pragma unroll
-      for (int i = 0; i < kRows / 2; ++i) {
-        const int x_row = i / 4 * 8 + lane % 4 * 2 + i % 2;
-        if (i / 2 % 2 == 0 && x_row < args.rows) {
-          stores.store(x_row, column, sums[i], sums[i + 2]);
-        }
-      }
-    } else {
-      const TileColumns columns = columns_of(args, of);
-      for_each_sum<kRows>(sums, [&](int x_row, int weight_row, float sum) {
-        if (x_row < args.rows) {
-          stores.store(x_row, columns.first + weight_row, columns.limit, sum);
-        }
-      });
-    }
+    store_own_sums<kRows, Output::kMixed>(args, stores, tile, sums);
   }
   if (args.splits == 1) return;
   __syncthreads();  // the ring is used up
-  auto* const partials = reinterpret_cast<float*>(memory + (ring - start));
-  static_assert(WideMatmul::kMostSplits == 8);
-  switch (args.splits) {
-    case 2:
-      store_sum_of_blocks<kRows, 2, Output::kMixed>(args, work, stores, ring, partials, sums);
-      break;
-    case 4:
-      store_sum_of_blocks<kRows, 4, Output::kMixed>(args, work, stores, ring, partials, sums);
-      break;
-    case 8:
-      store_sum_of_blocks<kRows, 8, Output::kMixed>(args, work, stores, ring, partials, sums);
-      break;
-  }
+  store_sums_of_cluster<kRows, Output::kMixed>(
+      args, work, stores, ring, reinterpret_cast<float*>(memory + (ring - start)), sums);
 }
 
 template <typename Output>
@@ -211,10 +208,7 @@ void prepare_kernels() {
   for (const int rows : {32, 64}) {
     for (const DType dtype : {DType::kFloat16, DType::kBFloat16}) {
       const Kernel<Output> kernel = kernel_of<Output>(dtype, rows);
-      ZI_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   shared_bytes(rows)));
-      ZI_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                   cudaSharedmemCarveoutMaxShared));
+      allow_shared_memory(reinterpret_cast<const void*>(kernel), shared_bytes(rows));
     }
   }
 }
@@ -228,49 +222,27 @@ WideMatmul::WideMatmul() {
     return;
   }
   for_each_output([]<typename Output>(const Output&) { prepare_kernels<Output>(); });
-  for (int blocks = 1; blocks <= kMostSplits; blocks *= 2) {
-    cudaLaunchAttribute attribute{};
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim = {static_cast<unsigned>(blocks), 1, 1};
-    cudaLaunchConfig_t config{};
-    config.gridDim = static_cast<unsigned>(blocks);
-    config.blockDim = kThreads;
-    config.dynamicSmemBytes = shared_bytes(64);
-    config.attrs = &attribute;
-    config.numAttrs = 1;
-    ZI_CUDA(cudaOccupancyMaxActiveClusters(&clusters_[static_cast<std::size_t>(blocks)],
-                                           kernel_of<QkvOutput>(DType::kBFloat16, 64), &config));
-  }
+  clusters_ = clusters_at_once(
+      reinterpret_cast<const void*>(kernel_of<QkvOutput>(DType::kBFloat16, 64)), shared_bytes(64));
 }
 
 bool WideMatmul::fits(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w) const {
   return rows >= 1 && rows <= kMaxRows && clusters_[1] > 0 && can_stream(a, a_dtype, w);
 }
 
-int WideMatmul::splits(int tiles, int cols) const {
-  constexpr int kFewestSteps = 4;  // of a split
-  for (int splits = kMostSplits; splits > 1; splits /= 2) {
-    if (tiles <= clusters_[static_cast<std::size_t>(splits)] &&
-        cols >= splits * kFewestSteps * kStepCols) {
-      return splits;
-    }
-  }
-  return 1;
-}
-
 void WideMatmul::run(const void* a, std::int64_t rows, const Matrices& w,
                      const ProductOutput& output, cudaStream_t stream) const {
   const int most_rows = rows <= 32 ? 32 : 64;
   // The same for mixed and unmixed tiles, so that sums are the same.
-  const auto whole_tiles = static_cast<int>((w.padded_rows() + kTileRows - 1) / kTileRows);
+  const auto whole_tiles = static_cast<int>((w.padded_rows() + kWideTileRows - 1) / kWideTileRows);
   std::visit(
       [&]<typename Output>(const Output& out) {
-        WideArgs<Output> args{{streamed(w, a, rows, kTileRows, Output::kMixed), 1}, out};
-        args.splits = splits(whole_tiles, args.cols);
+        WideArgs<Output> args{{streamed(w, a, rows, kWideTileRows, Output::kMixed), 1}, out};
+        args.splits = cluster_splits(clusters_, whole_tiles, args.cols, kStepCols);
         const auto blocks = static_cast<unsigned>(
             args.splits > 1 ? args.tiles * args.splits : std::min(args.tiles, clusters_[1]));
         launch_clusters_early(kernel_of<Output>(w.format().dtype, most_rows),
-                              static_cast<unsigned>(args.splits), blocks, kThreads,
+                              static_cast<unsigned>(args.splits), blocks, kWideThreads,
                               static_cast<std::size_t>(shared_bytes(most_rows)), stream, args);
       },
       output);

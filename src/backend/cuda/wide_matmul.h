@@ -2,9 +2,9 @@
 
 #include <cuda_runtime.h>
 
-#include <array>
 #include <cstdint>
 
+#include "backend/cuda/cluster_counts.h"
 #include "backend/cuda/product_output.h"
 #include "zero_infer/dtype.h"
 #include "zero_infer/partition_layout.h"
@@ -16,7 +16,6 @@ namespace zi {
 class WideMatmul {
  public:
   static constexpr std::int64_t kMaxRows = 64;
-  static constexpr int kMostSplits = 8;  // a larger cluster may be refused
 
   /// Asks the current device what it holds; where it has no code for the device nothing fits.
   WideMatmul();
@@ -31,11 +30,7 @@ class WideMatmul {
            cudaStream_t stream) const;
 
  private:
-  /// How many blocks share the columns of a tile.
-  int splits(int tiles, int cols) const;
-
-  /// Clusters of 1, 2, 4, .. blocks that the whole device runs at once, by that number.
-  std::array<int, kMostSplits + 1> clusters_{};
+  ClusterCounts clusters_{};
 };
 
 }  // namespace zi
