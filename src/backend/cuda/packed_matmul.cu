@@ -13,16 +13,16 @@
 namespace zi {
 namespace {
 
-constexpr int kMostSharedBytes = 110 << 10;
+constexpr int kMostSharedBytes = 111 << 10;
 constexpr int kMostStages = 8;
-/// Columns of a step, for the number of splits: the same for all rows, so that sums are the same.
-constexpr int kSplitCols = 2 * kUnitCols;
+/// Columns of a block that shares a tile at least, for all numbers of rows: sums are the same.
+constexpr int kFewestCols = 8 * kUnitCols;
 
 /// A stage of the ring: activations, codes, scales; each row's units side by side.
 template <typename Fragments, int kRows>
 struct Stage {
-  /// Steps of 128 bytes of codes a row, where activations do not take too much for that.
-  static constexpr int kUnits = Fragments::kCodeBytes == 64 && kRows <= 16 ? 2 : 1;
+  /// Long steps, where codes and activations do not take too much memory for that.
+  static constexpr int kUnits = kRows <= (Fragments::kCodeBytes == 64 ? 16 : 8) ? 2 : 1;
   static constexpr int kCols = kUnits * kUnitCols;
   static constexpr int kXRowBytes = kCols * 2;
   static constexpr int kCodeRowBytes = kUnits * Fragments::kCodeBytes;
@@ -41,7 +41,7 @@ struct Stage {
 template <typename StageOf>
 __device__ constexpr int code_place(int row, int piece) {
   if (StageOf::kCodeRowBytes == 64) return piece;
-  return StageOf::kUnits == 2 ? piece ^ (row & 1) << 2 : piece ^ (row & 1);
+  return StageOf::kCodeRowBytes == 64 * StageOf::kUnits ? piece ^ (row & 1) << 2 : piece ^ (row & 1);
 }
 
 /// The same of activations, of which lanes read pieces 4 t + j of a unit.
@@ -372,7 +372,7 @@ void PackedMatmul::run(const void* a, DType a_dtype, std::int64_t rows, const Ma
           PackedArgs<Output> args{
               {{streamed(w, a, rows, kWideTileRows, Output::kMixed), 1}, out},
               static_cast<int>(w.format().scales_at(w.cols()))};
-          args.splits = cluster_splits(clusters_, whole_tiles, args.cols, kSplitCols);
+          args.splits = cluster_splits(clusters_, whole_tiles, args.cols, kFewestCols);
           const auto blocks = static_cast<unsigned>(
               args.splits > 1 ? args.tiles * args.splits : std::min(args.tiles, clusters_[1]));
           launch_clusters_early(kernel, static_cast<unsigned>(args.splits), blocks, kWideThreads,

@@ -15,6 +15,7 @@ constexpr int kRowsAtOnce = kWideThreads / kRowPieces;
 constexpr int kWeightBytes = kWideTileRows * kStepCols * 2;  // of a stage
 
 constexpr int kStages = 4;
+constexpr int kFewestCols = 4 * kStepCols;  // of a block that shares a tile
 constexpr int stage_bytes(int rows) { return kWeightBytes + rows * kStepCols * 2; }
 constexpr int shared_bytes(int rows) { return kStages * stage_bytes(rows) + kRingAlignment; }
 
@@ -238,7 +239,7 @@ void WideMatmul::run(const void* a, std::int64_t rows, const Matrices& w,
   std::visit(
       [&]<typename Output>(const Output& out) {
         WideArgs<Output> args{{streamed(w, a, rows, kWideTileRows, Output::kMixed), 1}, out};
-        args.splits = cluster_splits(clusters_, whole_tiles, args.cols, kStepCols);
+        args.splits = cluster_splits(clusters_, whole_tiles, args.cols, kFewestCols);
         const auto blocks = static_cast<unsigned>(
             args.splits > 1 ? args.tiles * args.splits : std::min(args.tiles, clusters_[1]));
         launch_clusters_early(kernel_of<Output>(w.format().dtype, most_rows),

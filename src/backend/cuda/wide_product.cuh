@@ -184,13 +184,12 @@ __device__ inline void store_sums_of_cluster(const WideProduct& args, const Wide
   }
 }
 
-/// How many blocks share the columns of a tile.
+/// How many blocks share the columns of a tile, each so many at least.
 inline int cluster_splits(const ClusterCounts& clusters, int tiles, int cols,
-                          int step_cols) {
-  constexpr int kFewestSteps = 4;  // of a split
+                          int fewest_cols) {
   for (int splits = kMostSplits; splits > 1; splits /= 2) {
     if (tiles <= clusters[static_cast<std::size_t>(splits)] &&
-        cols >= splits * kFewestSteps * step_cols) {
+        cols >= splits * fewest_cols) {
       return splits;
     }
   }
