@@ -117,8 +117,8 @@ void OpenShardFile::check_key(const ShardFileKey& key, std::size_t extent_bytes)
     differs(fmt::format("rank {}, this is rank {}; remove it", header.key.rank, key.rank));
   }
   if (header.key.format != key.format) {
-    differs(fmt::format("weights in {}, this job uses {}; remove it", describe(header.key.format),
-                        describe(key.format)));
+    differs(fmt::format("weights in {}, this job uses {}; remove it", name_of(header.key.format),
+                        name_of(key.format)));
   }
   if (header.key.model_identity != key.model_identity) {
     differs(fmt::format(

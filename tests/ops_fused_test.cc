@@ -60,8 +60,8 @@ struct FusedTest : OpsInputsTest {
     const Buffer product = device->allocate(static_cast<std::size_t>(rows * w.padded_rows()) * 4);
     const auto bytes = static_cast<std::size_t>(rows * cols) * size_of(y_dtype);
     const auto fused = run(bytes, [&](std::byte* y) {
-      ops->matmul_activate(a.data(), dtype, rows, w, activate, product.as<float>(), y,
-                           y_dtype, *stream);
+      ops->matmul_activate(a.data(), dtype, rows, w, activate, product.as<float>(), y, y_dtype,
+                           *stream);
     });
     const auto apart = run(bytes, [&](std::byte* y) {
       ops->matmul(a.data(), dtype, rows, w, product.as<float>(), *stream);

@@ -46,8 +46,8 @@ struct OpsInputsTest : OpsTest {
       std::memcpy(m.bytes.data() + b * stride, values.data() + b * block_bytes, block_bytes);
     }
     m.buffer = upload(m.bytes);
-    m.device = {
-        m.buffer.data(), rows_per_block * blocks, cols, blocks, rows_per_block, stride, format};
+    m.device = {m.buffer.data(), rows_per_block * blocks, cols, blocks, rows_per_block, stride,
+                format};
     m.host = m.device;
     m.host.data = m.bytes.data();
     return m;

@@ -140,8 +140,8 @@ TEST_P(PackedTest, GatheredRowsHaveTheirValues) {
       SCOPED_TRACE(fmt::format("{}, {} columns", name_of(format), cols));
       const std::vector<std::byte> host_x = packed_rows(6, cols, format);
       const Buffer x = upload(host_x);
-      const Buffer rows = upload(std::vector<std::int32_t>(std::begin(kGatheredRows),
-                                                           std::end(kGatheredRows)));
+      const Buffer rows =
+          upload(std::vector<std::int32_t>(std::begin(kGatheredRows), std::end(kGatheredRows)));
       const auto bytes = run(3 * static_cast<std::size_t>(cols) * 4, [&](std::byte* y) {
         ops->gather_rows(x.data(), format, rows.as<std::int32_t>(), 3, cols,
                          reinterpret_cast<float*>(y), *stream);
@@ -161,8 +161,8 @@ TEST_P(PackedTest, GatheredRowsHaveTheirValues) {
 TEST_P(PackedTest, UniformRowsArePackedAsTheirValuesAre) {
   const UniformValues values{.key = 77, .half_width = 0.035f, .stored = DType::kBFloat16};
   constexpr std::int64_t kFirst = 7, kRows = 5;
-  for (const WeightFormat& format :
-       {WeightFormat(DType::kBFloat16), WeightFormat(DType::kFloat32), kInt8Weights, kInt4Weights}) {
+  for (const WeightFormat& format : {WeightFormat(DType::kBFloat16), WeightFormat(DType::kFloat32),
+                                     kInt8Weights, kInt4Weights}) {
     for (const std::int64_t cols : {1, 33, 576, 5000}) {
       SCOPED_TRACE(fmt::format("{}, {} columns", name_of(format), cols));
       std::vector<std::byte> want(static_cast<std::size_t>(kRows) * format.row_bytes(cols));

@@ -50,7 +50,8 @@ using Kind = WeightFormat::Kind;
 std::pair<std::size_t, bool> code_at(Kind kind, std::int64_t column) {
   const std::int64_t in_block = column % (kind == Kind::kInt8 ? 16 : 32);
   const auto block = static_cast<std::size_t>((column - in_block) / (kind == Kind::kInt8 ? 1 : 2));
-  const auto e = static_cast<std::size_t>(in_block / 8), t = static_cast<std::size_t>(in_block % 8 / 2),
+  const auto e = static_cast<std::size_t>(in_block / 8),
+             t = static_cast<std::size_t>(in_block % 8 / 2),
              h = static_cast<std::size_t>(in_block % 2);
   if (kind == Kind::kInt8) return {block + 4 * t + 2 * e + h, false};
   return {block + 4 * t + (4 * e + 16 * h) / 8, e % 2 == 1};
@@ -59,7 +60,8 @@ std::pair<std::size_t, bool> code_at(Kind kind, std::int64_t column) {
 double scale_at(const std::byte* at, const WeightFormat& format) {
   if (format.scale == ScaleType::kFloat8) {
     const int b = std::to_integer<int>(*at);
-    const double size = std::ldexp(1 + b % 8 / 8.0, b / 8 % 16 - 15) / (format.kind == Kind::kInt8 ? 16 : 1);
+    const double size =
+        std::ldexp(1 + b % 8 / 8.0, b / 8 % 16 - 15) / (format.kind == Kind::kInt8 ? 16 : 1);
     return b < 128 ? size : -size;
   }
   const DType type = format.scale == ScaleType::kFloat32   ? DType::kFloat32
@@ -80,7 +82,8 @@ std::vector<double> row_values(const std::byte* row, const WeightFormat& format,
     const auto bits = std::to_integer<unsigned>(row[byte]);
     const int code = format.kind == Kind::kInt8 ? static_cast<std::int8_t>(bits)
                                                 : static_cast<int>(upper ? bits >> 4 : bits & 15u);
-    const double zero = format.zeros ? std::to_integer<int>(row[format.zeros_at(cols) + group]) / 8.0
+    const double zero = format.zeros
+                            ? std::to_integer<int>(row[format.zeros_at(cols) + group]) / 8.0
                         : format.kind == Kind::kInt4 ? 8
                                                      : 0;
     const std::byte* const scale = row + format.scales_at(cols) + group * size_of(format.scale);

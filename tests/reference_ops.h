@@ -25,8 +25,7 @@ void set_code(std::byte* row, const WeightFormat& format, std::int64_t column, u
 /// (rows, w.padded_rows()); `magnitudes` receives the sums of |a w|, by which errors are judged.
 /// Weights take part with their values, or with those rounded to `rounded`.
 std::vector<double> matmul(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w,
-                           std::vector<double>& magnitudes,
-                           DType rounded = DType::kFloat32);
+                           std::vector<double>& magnitudes, DType rounded = DType::kFloat32);
 
 std::vector<double> bias_gelu(const float* x, std::int64_t ld, const float* bias, std::int64_t rows,
                               std::int64_t cols);

@@ -116,7 +116,9 @@ TEST_F(ShardFile, OfAnotherJobIsRefusedWithWhatDiffers) {
   EXPECT_THAT(refusal([](ShardFileKey& key) { key.rank = 0; }),
               HasSubstr("was written for rank 1, this is rank 0"));
   EXPECT_THAT(refusal([](ShardFileKey& key) { key.format = DType::kFloat16; }),
-              HasSubstr("weights of bfloat16, this job uses float16"));
+              HasSubstr("weights in bfloat16, this job uses float16; remove it"));
+  EXPECT_THAT(refusal([](ShardFileKey& key) { key.format = kInt4Weights; }),
+              HasSubstr("weights in bfloat16, this job uses int4g16f8; remove it"));
   EXPECT_THAT(refusal([](ShardFileKey& key) { key.model_identity = 0x99; }),
               AllOf(HasSubstr("other weights"), HasSubstr("0000000000001234"),
                     HasSubstr("0000000000000099")));
