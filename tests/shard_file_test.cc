@@ -274,8 +274,16 @@ TEST_F(ShardFile, OfOtherWeightsIsNamedOnceByRank0WhenItWritesItsOwn) {
   EXPECT_EQ(std::ranges::count(said, '\n'), 1) << said;
   EXPECT_THAT(said, Not(HasSubstr("samples of the weights are the same")));
   EXPECT_EQ(said_by(weights), "") << "it uses the file that is there";
+  // The same weights for other ranks, or in another format, are no older ones.
   EXPECT_THAT(said_by(ranks),
-              AllOf(HasSubstr(folder_of(units_.key)), HasSubstr(folder_of(weights.key))));
+              AllOf(HasSubstr(folder_of(units_.key)), HasSubstr(folder_of(weights.key)),
+                    Not(HasSubstr("samples of the weights are the same"))));
+  TestUnits format(4);
+  format.key.rank = 0;
+  format.key.model_identity = weights.key.model_identity;
+  format.key.format = DType::kFloat16;
+  EXPECT_THAT(said_by(format), AllOf(HasSubstr(folder_of(weights.key)),
+                                     Not(HasSubstr("samples of the weights are the same"))));
   TestUnits touched(4);  // the lower half of an identity is of the files' times
   touched.key.rank = 0;
   touched.key.model_identity = weights.key.model_identity ^ 1;
