@@ -250,6 +250,8 @@ ordered_json line_of(World& world, Engine& engine, const Options& o, std::int64_
                        {"backend", engine.backend().name},
                        {"model", o.model},
                        {"dtype", name_of(engine.plan().compute_dtype)},
+                       {"weight_format", name_of(engine.plan().block_format)},
+                       {"head_format", name_of(engine.plan().head_format)},
                        {"tier", o.tier},
                        {"batch", batch}};
   if (prompts) {

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/standard_output.h"
+#include "convert/pack_command.h"
 #include "engine/engine.h"
 #include "launch/job_files.h"
 #include "launch/signals.h"
@@ -153,6 +154,27 @@ int plan(int argc, char** argv) {
   return 0;
 }
 
+/// `zero-infer pack`: without MPI, as a plan.
+int pack(int argc, char** argv) {
+  if (!speaks_for_job()) return 0;
+  const CommandLine command = parse_command_line(argc, argv);
+  if (command.exit_now) {
+    print(command.text);
+    return 0;
+  }
+  set_log(command.pack.quiet ? LogLevel::kQuiet : LogLevel::kNormal, "");
+  catch_stop_signals();
+  try {
+    const int signal = pack_checkpoint(command.pack, stop_signal);
+    if (signal == 0) return 0;
+    log_error(fmt::format("stopped by {}; nothing was left behind", name_of_signal(signal)));
+    return 128 + signal;
+  } catch (const IoError& error) {
+    log_error(error.what());
+    return kFailed;
+  }
+}
+
 int run(World& world, int argc, char** argv, const ClosedDescriptors& closed,
         std::chrono::steady_clock::time_point start) {
   CommandLine command;
@@ -206,6 +228,7 @@ int main(int argc, char** argv) {
   const zi::ClosedDescriptors closed = zi::fill_standard_descriptors();
   try {
     if (argc > 1 && std::string_view(argv[1]) == "plan") return zi::plan(argc, argv);
+    if (argc > 1 && std::string_view(argv[1]) == "pack") return zi::pack(argc, argv);
     world = std::make_unique<zi::World>(&argc, &argv);
     return zi::run(*world, argc, argv, closed, start);
   } catch (const zi::PeerError&) {

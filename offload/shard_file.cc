@@ -117,8 +117,8 @@ void OpenShardFile::check_key(const ShardFileKey& key, std::size_t extent_bytes)
     differs(fmt::format("rank {}, this is rank {}; remove it", header.key.rank, key.rank));
   }
   if (header.key.format != key.format) {
-    differs(fmt::format("weights in {}, this job uses {}; remove it", describe(header.key.format),
-                        describe(key.format)));
+    differs(fmt::format("weights in {}, this job uses {}; remove it", name_of(header.key.format),
+                        name_of(key.format)));
   }
   if (header.key.model_identity != key.model_identity) {
     differs(fmt::format(
@@ -158,8 +158,10 @@ std::vector<OtherShards> other_shards(const std::filesystem::path& directory,
     if (name == own || !is_folder_of(name, key.model_name)) continue;
     std::error_code ignored;
     if (!std::filesystem::is_directory(entry->symlink_status(ignored))) continue;
-    others.push_back({name, bytes_on_disk(entry->path()),
-                      same_content(identity_in(name, key.model_name), key.model_identity)});
+    const std::uint64_t identity = identity_in(name, key.model_name);
+    others.push_back(
+        {name, bytes_on_disk(entry->path()),
+         identity != key.model_identity && same_content(identity, key.model_identity)});
   }
   std::ranges::sort(others, std::ranges::greater(), &OtherShards::bytes);
   return others;
@@ -174,7 +176,7 @@ std::string other_shards_text(const std::filesystem::path& directory, const Shar
     text += fmt::format(
         "{}{} ({}{})", i == 0 ? "" : ", ", others[i].folder,
         others[i].bytes ? format_bytes(static_cast<double>(*others[i].bytes)) : "cannot be read",
-        others[i].same_content
+        others[i].other_times
             ? ": samples of the weights are the same, but the checkpoint's files had other times; "
               "they were copied, fetched again or changed, and a small change would not show"
             : "");

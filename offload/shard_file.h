@@ -44,7 +44,7 @@ struct OpenShardFile {
 struct OtherShards {
   std::string folder;                  // its name in the directory
   std::optional<std::uint64_t> bytes;  // on the disk; nothing when it cannot be read
-  bool same_content = false;           // as far as samples tell: only the times of files differ
+  bool other_times = false;            // alone, as far as samples of the weights tell
 };
 
 /// What else is in the directory for the same model's name, next to the folder of `key`; the

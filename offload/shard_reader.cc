@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <vector>
 
 #include "packing/pack_rows.h"
+#include "packing/valid_rows.h"
 #include "zero_infer/error.h"
 
 namespace zi {
@@ -26,6 +28,64 @@ struct Range {
 };
 
 Range intersect(Range a, Range b) { return {std::max(a.begin, b.begin), std::min(a.end, b.end)}; }
+
+/// Rows of a matrix in a packed format: read as they are stored, or packed when they are read.
+class PackedRows {
+ public:
+  PackedRows(const WeightSource& source, const TensorSpec& tensor, const WeightFormat& format)
+      : source_(source),
+        tensor_(tensor),
+        format_(format),
+        cols_(tensor.shape[1]),
+        row_bytes_(format.row_bytes(cols_)),
+        stored_(source.packed_format(tensor.name)) {
+    if (stored_ && *stored_ != format) {
+      throw CheckpointError(fmt::format("tensor `{}` is stored in {}, and wanted in {}",
+                                        tensor.name, name_of(*stored_), name_of(format)));
+    }
+    if (!stored_) dtype_ = source.stored_dtype(tensor.name);
+    source_row_ = stored_ ? row_bytes_ : static_cast<std::size_t>(cols_) * size_of(dtype_);
+  }
+
+  /// Rows that are read in one go.
+  std::int64_t at_once() const {
+    return std::max(std::int64_t{1}, static_cast<std::int64_t>(kPackedAtOnce / source_row_));
+  }
+
+  void read(std::int64_t first, std::int64_t count, std::byte* out) const {
+    if (stored_) {
+      source_.read_packed(tensor_, first, count, out);
+      const std::int64_t valid = valid_rows(out, count, cols_, format_);
+      if (valid == count) return;
+      throw CheckpointError(
+          fmt::format("tensor `{}`: row {} of {} has a scale that is none; the file is damaged: "
+                      "pack the checkpoint again",
+                      tensor_.name, first + valid, name_of(format_)));
+    }
+    std::vector<std::byte> read(static_cast<std::size_t>(count) * source_row_);
+    std::vector<float> values(static_cast<std::size_t>(cols_));
+    source_.read(tensor_, first * cols_, count * cols_, dtype_, read.data());
+    for (std::int64_t i = 0; i < count; ++i, out += row_bytes_) {
+      convert(read.data() + static_cast<std::size_t>(i) * source_row_, dtype_, values.data(),
+              DType::kFloat32, values.size());
+      if (pack_rows(values.data(), 1, cols_, format_, out) == 1) continue;
+      throw CheckpointError(fmt::format(
+          "tensor `{}`: row {} has a value that is not finite, or too large for {}; use other "
+          "weights, or no --weight-format and --head-format",
+          tensor_.name, first + i, describe(format_)));
+    }
+  }
+
+ private:
+  const WeightSource& source_;
+  const TensorSpec& tensor_;
+  WeightFormat format_;
+  std::int64_t cols_;
+  std::size_t row_bytes_;
+  std::optional<WeightFormat> stored_;
+  DType dtype_ = DType::kFloat32;
+  std::size_t source_row_ = 0;
+};
 
 }  // namespace
 
@@ -84,35 +144,26 @@ void ShardReader::read_packed(std::size_t matrix, std::size_t offset,
                               std::span<std::byte> dst) const {
   const WeightFormat& format = layout_->format();
   const TensorSpec& tensor = layout_->matrices()[matrix].tensor;
-  const std::int64_t cols = tensor.shape[1];
-  const std::size_t row_bytes = format.row_bytes(cols);
-  const DType stored = source_->stored_dtype(tensor.name);
-  const std::size_t source_row = static_cast<std::size_t>(cols) * size_of(stored);
+  const std::size_t row_bytes = format.row_bytes(tensor.shape[1]);
+  const PackedRows rows(*source_, tensor, format);
   const std::int64_t own = layout_->rows_of(matrix, rank_).first;
   const auto end = static_cast<std::int64_t>((offset + dst.size() + row_bytes - 1) / row_bytes);
-  const auto at_once =
-      std::max(std::int64_t{1}, static_cast<std::int64_t>(kPackedAtOnce / source_row));
-  std::vector<std::byte> read(static_cast<std::size_t>(at_once) * source_row);
-  std::vector<float> values(static_cast<std::size_t>(cols));
-  std::vector<std::byte> packed(row_bytes);
-  for (auto row = static_cast<std::int64_t>(offset / row_bytes); row < end; row += at_once) {
-    const std::int64_t count = std::min(at_once, end - row);
-    source_->read(tensor, (own + row) * cols, count * cols, stored, read.data());
-    for (std::int64_t i = 0; i < count; ++i) {
-      convert(read.data() + static_cast<std::size_t>(i) * source_row, stored, values.data(),
-              DType::kFloat32, static_cast<std::size_t>(cols));
-      if (pack_rows(values.data(), 1, cols, format, packed.data()) == 0) {
-        throw CheckpointError(fmt::format(
-            "tensor `{}`: row {} has a value that is not finite, or too large for {}; use other "
-            "weights, or --weight-format stored",
-            tensor.name, own + row + i, describe(format)));
-      }
-      // The first row and the last may be wanted in part.
-      const std::size_t start = static_cast<std::size_t>(row + i) * row_bytes;
-      const Range part = intersect({offset, offset + dst.size()}, {start, start + row_bytes});
-      std::memcpy(dst.data() + (part.begin - offset), packed.data() + (part.begin - start),
-                  part.bytes());
+  const Range wanted{offset, offset + dst.size()};
+  std::vector<std::byte> whole;  // the first row and the last may be wanted in part
+  for (auto row = static_cast<std::int64_t>(offset / row_bytes); row < end;) {
+    const std::int64_t count = std::min(rows.at_once(), end - row);
+    const std::size_t start = static_cast<std::size_t>(row) * row_bytes;
+    const Range read{start, start + static_cast<std::size_t>(count) * row_bytes};
+    const Range part = intersect(wanted, read);
+    std::byte* const to = dst.data() + (part.begin - offset);
+    if (part.bytes() == read.bytes()) {
+      rows.read(own + row, count, to);
+    } else {
+      whole.resize(read.bytes());
+      rows.read(own + row, count, whole.data());
+      std::memcpy(to, whole.data() + (part.begin - read.begin), part.bytes());
     }
+    row += count;
   }
 }
 

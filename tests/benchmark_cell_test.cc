@@ -33,6 +33,7 @@ BenchmarkSetting setting() {
   BenchmarkSetting s;
   s.world = 2;
   s.backend = "cuda";
+  s.block_format = kInt4Weights;
   s.tiers = {Tier::kNvme, Tier::kHost, Tier::kNvme};
   s.cycles = 5;
   s.ready_seconds = 30;
@@ -91,6 +92,8 @@ TEST(BenchmarkCell, TheJsonHoldsEveryFieldWithItsUnit) {
                                          "device",
                                          "model",
                                          "dtype",
+                                         "weight_format",
+                                         "head_format",
                                          "tier",
                                          "batch",
                                          "cycles",
@@ -107,6 +110,9 @@ TEST(BenchmarkCell, TheJsonHoldsEveryFieldWithItsUnit) {
                                          "peak_host_bytes",
                                          "peak_device_bytes"}));
   EXPECT_EQ(line.at("tier"), "host + nvme");
+  EXPECT_EQ(line.at("dtype"), "bfloat16");
+  EXPECT_EQ(line.at("weight_format"), "int4g16f8");
+  EXPECT_EQ(line.at("head_format"), "bfloat16");
   EXPECT_DOUBLE_EQ(line.at("ms_per_token"), 1.25);
   std::vector<std::string> parts;
   for (const auto& [key, value] : line.at("split").items()) parts.push_back(key);

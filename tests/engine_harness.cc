@@ -6,7 +6,12 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
 
+#include "engine/open_model.h"
+#include "packing/pack_rows.h"
+#include "packing/unpack_rows.h"
 #include "zero_infer/error.h"
 
 namespace zi::test {
@@ -105,6 +110,50 @@ Played play(const RunConfig& config, PromptSource* prompts) {
   out.results = std::move(sink.results);
   out.logits = gather_records(record);
   return out;
+}
+
+void make_unpacked_checkpoint(const RunConfig& config, const std::string& to) {
+  const OpenModel open = open_model(config);
+  const ModelSpec& spec = open.model->spec();
+  nlohmann::json header;
+  std::string data;
+  const auto add = [&](const std::vector<TensorSpec>& tensors, const WeightFormat& format) {
+    for (const TensorSpec& t : tensors) {
+      if (header.contains(t.name)) continue;  // a tied head
+      std::vector<float> values(static_cast<std::size_t>(t.elements()));
+      open.source->read(t, 0, t.elements(), DType::kFloat32, values.data());
+      if (format.packed()) {
+        const std::int64_t rows = t.shape[0], cols = t.shape[1];
+        std::vector<std::byte> packed(static_cast<std::size_t>(rows) * format.row_bytes(cols));
+        EXPECT_EQ(pack_rows(values.data(), rows, cols, format, packed.data()), rows);
+        unpack_rows(packed.data(), rows, cols, format, DType::kFloat32, values.data());
+      }
+      const std::size_t begin = data.size();
+      data.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float));
+      header[t.name] = {
+          {"dtype", "F32"}, {"shape", t.shape}, {"data_offsets", {begin, data.size()}}};
+    }
+  };
+  add({spec.embedding}, open.head_format);
+  add(spec.head.matrices, open.head_format);
+  add(spec.head.vectors, DType::kFloat32);
+  add(spec.vectors, DType::kFloat32);
+  for (const UnitSpec& block : spec.blocks) {
+    add(block.matrices, open.block_format);
+    add(block.vectors, DType::kFloat32);
+  }
+  std::filesystem::create_directory(to);
+  for (const auto& entry : std::filesystem::directory_iterator(open.directory)) {
+    const std::string name = entry.path().filename().string();
+    if (name.ends_with(".json") && !name.ends_with(".index.json")) {
+      std::filesystem::copy(entry.path(), to + "/" + name);
+    }
+  }
+  const std::string text = header.dump();
+  const std::uint64_t bytes = text.size();
+  std::ofstream file(to + "/model.safetensors", std::ios::binary);
+  file << std::string(reinterpret_cast<const char*>(&bytes), sizeof bytes) << text << data;
+  EXPECT_TRUE(file.flush().good());
 }
 
 void expect_same_bits(const RecordingOps::Record& a, const RecordingOps::Record& b,

@@ -66,6 +66,10 @@ Played play(const RunConfig& config, PromptSource* prompts);
 /// Collective. The config with its shards at such places; those on disk go to `folder`.
 RunConfig placed(RunConfig config, const Placement& placement, const std::string& folder);
 
+/// Writes to the directory `to`, which it makes, a checkpoint of float32 values: those that a run
+/// with this config multiplies, unpacked where its formats are packed.
+void make_unpacked_checkpoint(const RunConfig& config, const std::string& to);
+
 /// What must not differ in one bit: on rank 0.
 void expect_same_bits(const RecordingOps::Record& a, const RecordingOps::Record& b,
                       const std::string& what);

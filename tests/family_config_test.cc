@@ -310,6 +310,29 @@ TEST(FamilyConfig, FrequenciesAreFiniteAndFallForEveryScaling) {
   EXPECT_TRUE(Rotary{}.frequencies().empty());
 }
 
+TEST(FamilyConfig, TakesThePackingOfZeroInferAndNoOther) {
+  json packing = {{"quant_method", "zero-infer"},
+                  {"version", 1},
+                  {"weight_format", "int4g16f8"},
+                  {"head_format", "float16"}};
+  const ModelConfig config = parse(llama(), {{"quantization_config", packing}});
+  EXPECT_EQ(config.block_format, "int4g16f8");
+  EXPECT_EQ(config.head_format, "float16");
+  EXPECT_EQ(parse(llama()).block_format, "");
+  const auto refused = [&](const char* key, const json& value, const std::string& with) {
+    json other = packing;
+    other[key] = value;
+    expect_refused(llama(), {{"quantization_config", other}}, with);
+  };
+  refused("version", 2,
+          "`quantization_config.version` is `2`, expected 1, which this version reads");
+  refused("weight_format", "int4g24f8", "`quantization_config.weight_format` is");
+  refused("head_format", 8, "`quantization_config.head_format` is");
+  refused("bits", 4, "does not know the key");
+  refused("quant_method", "awq", "quantized weights of this kind are not supported");
+  expect_refused(llama(), {{"quantization_config", "zero-infer"}}, "`quantization_config` is");
+}
+
 TEST(FamilyConfig, RefusesWhatIsNotComputedByName) {
   expect_refused(llama(), {{"quantization_config", {{"quant_method", "gptq"}}}},
                  "`quantization_config` is");

@@ -56,7 +56,11 @@ class FamilyModel : public testing::TestWithParam<std::string> {
   /// Collective.
   Played play(const Placement& placement, DType dtype, std::int64_t batch,
               std::int64_t pass_tokens = 512, std::optional<std::size_t> kv_budget = {}) {
-    RunConfig config = placed(test_config(model()), placement, folder_.path());
+    return play(test_config(model()), placement, dtype, batch, pass_tokens, kv_budget);
+  }
+  Played play(RunConfig config, const Placement& placement, DType dtype, std::int64_t batch,
+              std::int64_t pass_tokens = 512, std::optional<std::size_t> kv_budget = {}) {
+    config = placed(config, placement, folder_.path());
     config.compute_dtype = dtype;
     config.batch_size = {batch};
     config.max_new_tokens = std::ssize(golden_.front().greedy_ids);
@@ -131,6 +135,30 @@ TEST_P(FamilyModel, IsAsNearToTheReferenceInBfloat16AsTheReferencesOwnRunOrNearl
   fmt::print("[          ] {}: worst logits, averaged: {:.4f}, the reference's {:.4f}\n",
              GetParam(), ours / static_cast<double>(golden_.size()),
              theirs / static_cast<double>(golden_.size()));
+}
+
+TEST_P(FamilyModel, PackedIsTheRunOfItsUnpackedValuesOnEveryTierWithTheSameBits) {
+  RunConfig config = test_config(model());
+  config.weight_format = WeightChoice::kInt4;
+  config.head_format = WeightChoice::kInt8;
+  const std::string unpacked = folder_.path() + "/unpacked";
+  if (world().rank() == 0) make_unpacked_checkpoint(config, unpacked);
+  world().barrier();
+  const Played base = play(config, kDeviceOnly, DType::kFloat32, 16);
+  const Played values = play(test_config(unpacked), kDeviceOnly, DType::kFloat32, 16);
+  if (world().rank() == 0) {
+    ASSERT_EQ(base.results.size(), golden_.size());
+    if (!exact_bits()) {
+      for (std::size_t i = 0; i < golden_.size(); ++i) {
+        EXPECT_LE(worst(logits(base, i, 0), logits(values, i, 0)), 1e-3);
+      }
+    }
+  }
+  if (!exact_bits()) return;
+  expect_same_bits(values.logits, base.logits, "the unpacked values");
+  for (const Placement& place : {placements(1)[1], placements(1)[2]}) {
+    expect_same_bits(base.logits, play(config, place, DType::kFloat32, 3, 5).logits, place.name);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, FamilyModel,

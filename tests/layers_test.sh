@@ -96,18 +96,20 @@ never() {
     failed=1
   fi
 }
-never src/base '(config|checkpoint|partition|comm|backend|model|text|engine|plan|measure|offload|launch)/'
+never src/base '(config|checkpoint|partition|packing|comm|backend|model|text|engine|convert|plan|measure|offload|launch)/'
 never src/chat '(config|checkpoint|partition|text)/'
 for room in config checkpoint partition packing chat text; do
-  never "src/$room" '(comm|backend|model|engine|plan|measure|offload|launch)/|zero_infer/(device|world|communicator|model)\.h'
+  never "src/$room" '(comm|backend|model|engine|convert|plan|measure|offload|launch)/|zero_infer/(device|world|communicator|model)\.h'
 done
-never src/model '(comm|backend|engine|plan|measure|offload|launch|checkpoint)/|zero_infer/(world|communicator|weight_source|checkpoint)\.h'
-never offload '(model|engine|plan|measure|launch|text|config)/|zero_infer/(model|world|run_config)\.h'
-never src/backend '(model|engine|plan|measure|offload|launch|comm)/'
-never src/comm '(model|engine|plan|measure|offload|launch)/'
-never src/engine '(plan|measure|launch)/'
-never src/plan '(measure|launch)/'
-never src/measure 'launch/'
+never src/model '(comm|backend|engine|convert|plan|measure|offload|launch|checkpoint)/|zero_infer/(world|communicator|weight_source|checkpoint)\.h'
+never offload '(model|engine|convert|plan|measure|launch|text|config)/|zero_infer/(model|world|run_config)\.h'
+never src/backend '(model|engine|convert|plan|measure|offload|launch|comm)/'
+never src/comm '(model|engine|convert|plan|measure|offload|launch)/'
+never src/engine '(convert|plan|measure|launch)/'
+never src/convert '(comm|backend|model|text|chat|plan|measure|launch)/|zero_infer/(device|world|communicator)\.h'
+never src/packing '(checkpoint|partition|config)/|zero_infer/(weight_source|partition_layout)\.h'
+never src/plan '(convert|measure|launch)/'
+never src/measure '(convert|launch)/'
 
 # arrows: a line `FROM TO` for each include of a file of ours by another. A header and its .cc are one, named by their
 # path without the ending: the arrows are between their contents, whichever of the two holds them.

@@ -88,10 +88,11 @@ class Loading : public ::testing::Test {
     source_.emplace(open_checkpoint(directory_.path() / "model", "transformer."));
   }
 
-  MemoryPlan plan(const std::string& tier, int world) const {
+  MemoryPlan plan(const std::string& tier, int world,
+                  const WeightFormat& format = DType::kBFloat16) const {
     PlanInput in;
     in.model = model_.get();
-    in.weight_dtype = in.compute_dtype = DType::kBFloat16;
+    in.block_format = in.head_format = format;
     in.world = in.local_size = world;
     in.device_is_host = true;
     in.device_free = in.host_free = std::size_t{8} << 30;
@@ -133,9 +134,13 @@ class Loading : public ::testing::Test {
 };
 
 TEST_F(Loading, GivesTheSameShardsInEveryTierAndThroughPinnedPieces) {
-  for (int world : {1, 3}) {
+  for (const auto& [format, world] : {std::pair{WeightFormat(DType::kBFloat16), 1},
+                                      {DType::kBFloat16, 3},
+                                      {kInt8Weights, 1},
+                                      {kInt4Weights, 3}}) {
+    SCOPED_TRACE(name_of(format));
     for (int rank = 0; rank < world; ++rank) {
-      const MemoryPlan on_device = plan("device", world);
+      const MemoryPlan on_device = plan("device", world, format);
       std::vector<std::byte> expected;
       for (const auto* unit : {&on_device.head.front()}) {
         expected.resize(unit->shard_bytes());
@@ -155,7 +160,7 @@ TEST_F(Loading, GivesTheSameShardsInEveryTierAndThroughPinnedPieces) {
         EXPECT_GE(far.pinned_bytes, WeightLoader::kPinnedBytes) << "nothing was sent in pieces";
       }
       for (const char* tier : {"host", "nvme", "nvme"}) {  // the second nvme start is a warm one
-        const MemoryPlan elsewhere = plan(tier, world);
+        const MemoryPlan elsewhere = plan(tier, world, format);
         const auto weights = load(elsewhere, rank, world);
         EXPECT_TRUE(shards(elsewhere, *weights) == expected) << world << " " << tier;
       }
@@ -191,8 +196,11 @@ TEST_F(Loading, PutsAnEmbeddingOfItsOwnWhereThePlanSaysAndReadsEachOfItsRowsOnce
 }
 
 TEST_F(Loading, AFirstStartReadsEachMatrixOnce) {
-  for (const char* tier : {"device", "host", "nvme"}) {
-    const MemoryPlan p = plan(tier, 1);
+  for (const auto& [tier, format] : {std::pair<const char*, WeightFormat>{"device", kInt4Weights},
+                                     {"device", DType::kBFloat16},
+                                     {"host", DType::kBFloat16},
+                                     {"nvme", DType::kBFloat16}}) {
+    const MemoryPlan p = plan(tier, 1, format);
     (void)source_->take();
     (void)load(p, 0, 1);
     const auto read = source_->take();

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <optional>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -23,7 +24,7 @@ struct FusedTest : OpsInputsTest {
                       bool biased = true) {
     m.device.rows = m.device.padded_rows() - padding;
     SCOPED_TRACE(fmt::format("{} of {} {} rows, {} ({}, {}) to {}", name_of(activation), rows,
-                             name_of(a_dtype), name_of(m.device.dtype), m.device.rows,
+                             name_of(a_dtype), describe(m.device.format), m.device.rows,
                              m.device.cols, name_of(y_dtype)));
     const Buffer a = upload(as(floats(rows * m.device.cols, 0.2f), a_dtype));
     const Buffer bias = upload(floats(m.device.rows));
@@ -45,24 +46,25 @@ struct FusedTest : OpsInputsTest {
   /// The same of a gate and the matrix that it opens.
   void match_gate(std::int64_t rows, TestMatrix& gate, TestMatrix& up, std::int64_t padding,
                   DType y_dtype, Activation activation = Activation::kSilu, bool biased = true) {
+    const DType dtype = gate.device.format.dtype;  // of the inputs; where weights are packed, too
     RowBlockMatrix both[] = {gate.device, up.device};
     for (RowBlockMatrix& m : both) m.rows = m.padded_rows() - padding;
     const Matrices w{std::span<const RowBlockMatrix>(both)};
     const std::int64_t cols = w[0].rows;
     SCOPED_TRACE(
         fmt::format("{} of {} rows, two of ({}, {})", name_of(activation), rows, cols, w.cols()));
-    const Buffer a = upload(as(floats(rows * w.cols(), 0.2f), w.format().dtype));
+    const Buffer a = upload(as(floats(rows * w.cols(), 0.2f), dtype));
     const Buffer bias = upload(floats(cols)), up_bias = upload(floats(cols));
     const Activate activate{activation, biased ? bias.as<float>() : nullptr, w.first(1),
                             biased ? up_bias.as<float>() : nullptr};
     const Buffer product = device->allocate(static_cast<std::size_t>(rows * w.padded_rows()) * 4);
     const auto bytes = static_cast<std::size_t>(rows * cols) * size_of(y_dtype);
     const auto fused = run(bytes, [&](std::byte* y) {
-      ops->matmul_activate(a.data(), w.format().dtype, rows, w, activate, product.as<float>(), y,
-                           y_dtype, *stream);
+      ops->matmul_activate(a.data(), dtype, rows, w, activate, product.as<float>(), y, y_dtype,
+                           *stream);
     });
     const auto apart = run(bytes, [&](std::byte* y) {
-      ops->matmul(a.data(), w.format().dtype, rows, w, product.as<float>(), *stream);
+      ops->matmul(a.data(), dtype, rows, w, product.as<float>(), *stream);
       ops->activate(product.as<float>(), w.padded_rows(), activate, rows, cols, y, y_dtype,
                     *stream);
     });
@@ -71,7 +73,8 @@ struct FusedTest : OpsInputsTest {
 
   /// Any pages that no sequence has stay as they were.
   void match_qkv(const std::vector<std::pair<int, int>>& lengths, int heads, int head_dim,
-                 std::int64_t cols, int blocks, DType dtype, DType kv_dtype, bool biased = true) {
+                 std::int64_t cols, int blocks, DType dtype, DType kv_dtype, bool biased = true,
+                 std::optional<WeightFormat> packed = {}) {
     SCOPED_TRACE(fmt::format("qkv of {} sequences, {} heads of {}, {} cols in {} blocks, {} {}",
                              lengths.size(), heads, head_dim, cols, blocks, name_of(dtype),
                              name_of(kv_dtype)));
@@ -80,7 +83,7 @@ struct FusedTest : OpsInputsTest {
     for (const auto& list : pages) page_count += list.size();
     const TestBatch b = batch(lengths, pages);
     const std::int64_t out = std::int64_t{3} * heads * head_dim;
-    TestMatrix m = matrix(ceil_div(out, blocks), blocks, cols, dtype);
+    TestMatrix m = matrix(ceil_div(out, blocks), blocks, cols, packed.value_or(dtype));
     m.device.rows = out;
     KvLayer kv{nullptr, kv_dtype, heads, head_dim};
     const Buffer a = upload(as(floats(b.host.tokens * cols, 0.2f), dtype));
@@ -143,7 +146,8 @@ TEST_P(FusedTest, EveryActivationEqualsProductAndActivation) {
 }
 
 TEST_P(FusedTest, GeluTakesEveryType) {
-  for (const DType w : kDTypes) {
+  for (const WeightFormat& w : {WeightFormat(DType::kFloat32), WeightFormat(DType::kBFloat16),
+                                WeightFormat(DType::kFloat16), kInt8Weights, kInt4Weights}) {
     TestMatrix m = matrix(20, 2, 40, w);
     for (const DType a : kDTypes) {
       for (const DType y : kDTypes) match_activate(3, m, 1, a, y);
@@ -176,6 +180,29 @@ TEST_P(FusedTest, AGateEqualsProductAndGate) {
       match_gate(rows, gate, up, 0, DType::kBFloat16, activation, false);
     }
     match_gate(rows, gate, up, 0, DType::kFloat32);
+  }
+}
+
+TEST_P(FusedTest, PackedWeightsAreFusedAsOthersAre) {
+  std::vector<std::pair<int, int>> lengths;
+  for (int s = 0; s < 9; ++s) lengths.emplace_back(1, 1 + s * 7 % 40);
+  for (const WeightFormat& format : {kInt8Weights, kInt4Weights}) {
+    // Whole fours and not, odd columns, columns shared by a cluster of blocks.
+    for (const auto& [cols, block_rows, blocks, padding] :
+         {std::tuple{72, 20, 2, 3}, {33, 33, 1, 0}, {1288, 107, 4, 3}, {520, 300, 3, 1}}) {
+      TestMatrix gate = matrix(block_rows, blocks, cols, format);
+      TestMatrix up = matrix(block_rows, blocks, cols, format);
+      for (const std::int64_t rows : {0, 1, 9, 16, 33, 65}) {
+        match_activate(rows, gate, padding, DType::kBFloat16, DType::kBFloat16);
+        match_gate(rows, gate, up, padding, DType::kBFloat16);
+        if (HasFatalFailure()) return;
+      }
+    }
+    for (const auto& [head_dim, cols] : {std::pair{20, 64}, {5, 33}}) {
+      match_qkv(lengths, 2, head_dim, cols, 2, DType::kBFloat16, DType::kBFloat16, true, format);
+      match_qkv({{3, 18}, {0, 7}, {12, 50}}, 2, head_dim, cols, 1, DType::kBFloat16,
+                DType::kFloat16, false, format);
+    }
   }
 }
 

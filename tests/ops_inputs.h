@@ -1,12 +1,14 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <numeric>
 #include <utility>
 #include <vector>
 
 #include "ops_fixture.h"
+#include "packing/pack_rows.h"
 #include "zero_infer/bytes.h"
 
 /// Inputs that the tests of products and of attention share.
@@ -31,22 +33,53 @@ struct TestBatch {
 };
 
 struct OpsInputsTest : OpsTest {
-  TestMatrix matrix(std::int64_t rows_per_block, int blocks, std::int64_t cols, DType dtype) {
+  TestMatrix matrix(std::int64_t rows_per_block, int blocks, std::int64_t cols,
+                    const WeightFormat& format) {
     TestMatrix m;
-    const auto values = as(floats(rows_per_block * blocks * cols), dtype);
+    const auto values = format.packed() ? packed_rows(rows_per_block * blocks, cols, format)
+                                        : as(floats(rows_per_block * blocks * cols), format.dtype);
     const std::size_t block_bytes =
-        static_cast<std::size_t>(rows_per_block * cols) * size_of(dtype);
+        static_cast<std::size_t>(rows_per_block) * format.row_bytes(cols);
     const std::size_t stride = block_bytes + 512;
     m.bytes.assign(stride * static_cast<std::size_t>(blocks), std::byte{0xff});  // NaN in the gaps
     for (std::size_t b = 0; b < static_cast<std::size_t>(blocks); ++b) {
       std::memcpy(m.bytes.data() + b * stride, values.data() + b * block_bytes, block_bytes);
     }
     m.buffer = upload(m.bytes);
-    m.device = {
-        m.buffer.data(), rows_per_block * blocks, cols, blocks, rows_per_block, stride, dtype};
+    m.device = {m.buffer.data(), rows_per_block * blocks, cols, blocks, rows_per_block, stride,
+                format};
     m.host = m.device;
     m.host.data = m.bytes.data();
     return m;
+  }
+
+  /// Packed bell-shaped values; where there are zero points, which pack_rows makes none of, any
+  /// codes and zero points with scales around 1 / 32.
+  std::vector<std::byte> packed_rows(std::int64_t rows, std::int64_t cols,
+                                     const WeightFormat& format) {
+    const std::size_t row_bytes = format.row_bytes(cols);
+    std::vector<std::byte> bytes(static_cast<std::size_t>(rows) * row_bytes);
+    if (!format.zeros) {
+      const auto packed = pack_rows(floats(rows * cols).data(), rows, cols, format, bytes.data());
+      EXPECT_EQ(packed, rows);
+      return bytes;
+    }
+    const auto groups = static_cast<std::size_t>(format.groups(cols));
+    for (std::size_t row = 0; row < bytes.size(); row += row_bytes) {
+      for (std::int64_t c = 0; c < cols; ++c) {
+        test::set_code(bytes.data() + row, format, c, static_cast<unsigned>(random()));
+      }
+      for (std::size_t g = 0; g < groups; ++g) {
+        const float scale = std::ldexp(1 + static_cast<float>(random() % 8) / 8, -5);
+        const DType type = format.scale == ScaleType::kFloat32   ? DType::kFloat32
+                           : format.scale == ScaleType::kFloat16 ? DType::kFloat16
+                                                                 : DType::kBFloat16;
+        std::byte* const at = bytes.data() + row + format.scales_at(cols) + g * size_of(type);
+        convert(&scale, DType::kFloat32, at, type, 1);
+        bytes[row + format.zeros_at(cols) + g] = static_cast<std::byte>(random() % 128);
+      }
+    }
+    return bytes;
   }
 
   /// `lengths[s]` = {rows in this pass, keys after it}; `pages[s]` the pages of each sequence.

@@ -8,6 +8,7 @@
 #include "packing/pack_rows.h"
 #include "packing/packed_row.h"
 #include "packing/unpack_rows.h"
+#include "packing/valid_rows.h"
 #include "zero_infer/random.h"
 
 namespace zi {
@@ -69,6 +70,39 @@ TEST(WeightFormat, DifferentFormatsHaveDifferentNames) {
   EXPECT_EQ(name_of(WeightFormat(DType::kBFloat16)), "bfloat16");
   EXPECT_EQ(name_of(WeightFormat(WeightFormat::Kind::kInt4, ScaleType::kBFloat16, 128, true)),
             "int4g128bf16z");
+}
+
+TEST(WeightFormat, ItsNameSaysAllOfAPackedOne) {
+  for (const WeightFormat& format : kFormats) {
+    EXPECT_EQ(packed_format_named(name_of(format)), format) << name_of(format);
+  }
+  const WeightFormat zeros(WeightFormat::Kind::kInt4, ScaleType::kFloat16, 64, true);
+  EXPECT_EQ(packed_format_named("int4g64f16z"), zeros);
+  for (const char* none : {"", "bfloat16", "int4", "int4g", "int4g24f8", "int4g016f8", "int4g-16f8",
+                           "int4g16f8 ", "int4g16f8zz", "int5g16f8", "int4g16f9", "int4g16",
+                           "int4g99999999999999999999f8", "xint4g16f8", "int4g0f8"}) {
+    EXPECT_EQ(packed_format_named(none), std::nullopt) << none;
+  }
+}
+
+TEST(ValidRows, StopAtTheRowWhoseScaleIsNone) {
+  for (const WeightFormat& format : kFormats) {
+    const std::int64_t cols = 100;
+    const auto good = packed_of(bell(4 * 100, 21), cols, format);
+    EXPECT_EQ(valid_rows(good.data(), 4, cols, format), 4) << name_of(format);
+    const std::size_t row = format.row_bytes(cols);
+    for (std::int64_t group = 0; group < format.groups(cols); ++group) {
+      auto bad = good;
+      std::byte* const at = bad.data() + 2 * row + format.scales_at(cols) +
+                            static_cast<std::size_t>(group) * size_of(format.scale);
+      if (format.scale == ScaleType::kFloat8) {
+        *at = std::byte{0x87};  // exponent 0
+      } else {
+        std::memset(at, 0xff, size_of(format.scale));  // NaN
+      }
+      EXPECT_EQ(valid_rows(bad.data(), 4, cols, format), 2) << name_of(format) << " " << group;
+    }
+  }
 }
 
 TEST(PackRows, ValuesThatCodesReachComeBackWithinHalfAStep) {

@@ -106,7 +106,7 @@ class PassRunnerTest : public ::testing::Test {
   MemoryPlan plan(bool cpu_offload) const {
     PlanInput in;
     in.model = model_.get();
-    in.weight_dtype = in.compute_dtype = DType::kBFloat16;
+    in.compute_dtype = DType::kBFloat16;
     in.device_free = in.host_free = std::size_t{8} << 30;
     RunConfig config;
     config.batch_size = {kLanes};

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace zi::test {
 
@@ -41,8 +42,69 @@ std::vector<double> layer_norm(const float* x, const float* gamma, const float* 
   return y;
 }
 
+namespace {
+
+using Kind = WeightFormat::Kind;
+
+/// Where the code of a column is in a packed row: its byte, and whether in its upper half.
+std::pair<std::size_t, bool> code_at(Kind kind, std::int64_t column) {
+  const std::int64_t in_block = column % (kind == Kind::kInt8 ? 16 : 32);
+  const auto block = static_cast<std::size_t>((column - in_block) / (kind == Kind::kInt8 ? 1 : 2));
+  const auto e = static_cast<std::size_t>(in_block / 8),
+             t = static_cast<std::size_t>(in_block % 8 / 2),
+             h = static_cast<std::size_t>(in_block % 2);
+  if (kind == Kind::kInt8) return {block + 4 * t + 2 * e + h, false};
+  return {block + 4 * t + (4 * e + 16 * h) / 8, e % 2 == 1};
+}
+
+double scale_at(const std::byte* at, const WeightFormat& format) {
+  if (format.scale == ScaleType::kFloat8) {
+    const int b = std::to_integer<int>(*at);
+    const double size =
+        std::ldexp(1 + b % 8 / 8.0, b / 8 % 16 - 15) / (format.kind == Kind::kInt8 ? 16 : 1);
+    return b < 128 ? size : -size;
+  }
+  const DType type = format.scale == ScaleType::kFloat32   ? DType::kFloat32
+                     : format.scale == ScaleType::kFloat16 ? DType::kFloat16
+                                                           : DType::kBFloat16;
+  return to_doubles(at, type, 1).front();
+}
+
+}  // namespace
+
+std::vector<double> row_values(const std::byte* row, const WeightFormat& format,
+                               std::int64_t cols) {
+  if (!format.packed()) return to_doubles(row, format.dtype, cols);
+  std::vector<double> values;
+  for (std::int64_t c = 0; c < cols; ++c) {
+    const auto group = static_cast<std::size_t>(format.group == 0 ? 0 : c / format.group);
+    const auto [byte, upper] = code_at(format.kind, c);
+    const auto bits = std::to_integer<unsigned>(row[byte]);
+    const int code = format.kind == Kind::kInt8 ? static_cast<std::int8_t>(bits)
+                                                : static_cast<int>(upper ? bits >> 4 : bits & 15u);
+    const double zero = format.zeros
+                            ? std::to_integer<int>(row[format.zeros_at(cols) + group]) / 8.0
+                        : format.kind == Kind::kInt4 ? 8
+                                                     : 0;
+    const std::byte* const scale = row + format.scales_at(cols) + group * size_of(format.scale);
+    values.push_back(static_cast<float>(scale_at(scale, format) * (code - zero)));
+  }
+  return values;
+}
+
+void set_code(std::byte* row, const WeightFormat& format, std::int64_t column, unsigned code) {
+  const auto [byte, upper] = code_at(format.kind, column);
+  if (format.kind == Kind::kInt8) {
+    row[byte] = static_cast<std::byte>(code & 0xffu);
+    return;
+  }
+  const unsigned shift = upper ? 4 : 0;
+  const auto others = std::to_integer<unsigned>(row[byte]) & ~(15u << shift);
+  row[byte] = static_cast<std::byte>(others | (code & 15u) << shift);
+}
+
 std::vector<double> matmul(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w,
-                           std::vector<double>& magnitudes) {
+                           std::vector<double>& magnitudes, DType rounded) {
   const std::vector<double> left = to_doubles(a, a_dtype, rows * w.cols);
   std::vector<double> y(static_cast<std::size_t>(rows * w.padded_rows()));
   magnitudes.assign(y.size(), 0);
@@ -51,7 +113,13 @@ std::vector<double> matmul(const void* a, DType a_dtype, std::int64_t rows, cons
     const std::byte* start =
         w.data + static_cast<std::size_t>(out / w.rows_per_block) * w.block_stride_bytes +
         static_cast<std::size_t>(out % w.rows_per_block) * w.row_bytes();
-    const std::vector<double> weights = to_doubles(start, w.format.dtype, w.cols);
+    std::vector<double> weights = row_values(start, w.format, w.cols);
+    for (double& weight : weights) {
+      const auto exact = static_cast<float>(weight);
+      std::uint32_t stored = 0;
+      convert(&exact, DType::kFloat32, &stored, rounded, 1);
+      weight = to_doubles(&stored, rounded, 1).front();
+    }
     for (std::int64_t r = 0; r < rows; ++r) {
       double sum = 0;
       double magnitude = 0;

@@ -16,9 +16,16 @@ std::vector<double> to_doubles(const void* data, DType dtype, std::int64_t count
 std::vector<double> layer_norm(const float* x, const float* gamma, const float* beta,
                                double epsilon, std::int64_t rows, std::int64_t cols);
 
+/// The values of a row of weights: what weight_format.h says, column by column.
+std::vector<double> row_values(const std::byte* row, const WeightFormat& format, std::int64_t cols);
+
+/// Puts the lower bits of `code` where the code of a column stands in a packed row.
+void set_code(std::byte* row, const WeightFormat& format, std::int64_t column, unsigned code);
+
 /// (rows, w.padded_rows()); `magnitudes` receives the sums of |a w|, by which errors are judged.
+/// Weights take part with their values, or with those rounded to `rounded`.
 std::vector<double> matmul(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w,
-                           std::vector<double>& magnitudes);
+                           std::vector<double>& magnitudes, DType rounded = DType::kFloat32);
 
 std::vector<double> bias_gelu(const float* x, std::int64_t ld, const float* bias, std::int64_t rows,
                               std::int64_t cols);

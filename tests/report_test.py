@@ -236,6 +236,19 @@ class Passes(unittest.TestCase):
     def test_fields_that_are_not_known_do_no_harm(self) -> None:
         self.assertEqual(self.block(PASS | {"colour": "blue"}), self.block(PASS))
 
+    def test_packed_weights_are_a_configuration_of_their_own(self) -> None:
+        lines = (
+            PASS | {"weight_format": "bfloat16", "head_format": "bfloat16"},
+            PASS | {"weight_format": "int4g16f8", "head_format": "int8g32f8", "pass_ms": 30.0},
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            (Path(folder) / "some.jsonl").write_text(text, encoding="utf-8")
+            block = pass_block(load_results(Path(folder)), PASS_TABLES[1])
+        self.assertIn("| 560m | host memory | 1 | 600 MB copied | 100.0 (", block)
+        self.assertIn("| 560m, bfloat16, weights int4g16f8, head int8g32f8 | host memory", block)
+        self.assertIn("30.00 (", block)
+
     def test_the_resident_share_is_of_all_blocks(self) -> None:
         self.assertIn("host memory, 25% resident", self.block(PASS | {"resident_bytes": 200000000}))
 

@@ -71,6 +71,8 @@ stop: END
 ignore_eos: true
 logprobs: 5
 compute_dtype: float32
+weight_format: int4
+head_format: int8
 score: true
 backend: cpu
 cpu_offload: true
@@ -99,6 +101,8 @@ verbose: true
   EXPECT_TRUE(config.ignore_eos);
   EXPECT_EQ(config.logprobs, 5);
   EXPECT_EQ(config.compute_dtype, DType::kFloat32);
+  EXPECT_EQ(config.weight_format, WeightChoice::kInt4);
+  EXPECT_EQ(config.head_format, WeightChoice::kInt8);
   EXPECT_TRUE(config.score);
   EXPECT_EQ(config.backend, BackendChoice::kCpu);
   EXPECT_TRUE(config.cpu_offload);
@@ -143,6 +147,8 @@ TEST_F(Yaml, NamesTheLineOfAValueOfTheWrongType) {
   EXPECT_EQ(refusal_of("top_p: 0.5x"), "run.yaml:1: top_p: `0.5x` is not a number");
   EXPECT_EQ(refusal_of("resume: 1"), "run.yaml:1: resume: `1` is neither true nor false");
   EXPECT_EQ(refusal_of("backend: gpu"), "run.yaml:1: backend: `gpu` is not one of auto|cpu|cuda");
+  EXPECT_EQ(refusal_of("weight_format: fp8"),
+            "run.yaml:1: weight_format: `fp8` is not one of stored|int8|int4");
   EXPECT_THAT(refusal_of("kv_budget: lots"), StartsWith("run.yaml:1: kv_budget: `lots` is not"));
   EXPECT_THAT(refusal_of("compute_dtype: int8"), StartsWith("run.yaml:1: compute_dtype: `int8`"));
   EXPECT_THAT(refusal_of("seed: -1"), StartsWith("run.yaml:1: seed: `-1` is not a whole number"));

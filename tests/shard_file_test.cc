@@ -116,7 +116,9 @@ TEST_F(ShardFile, OfAnotherJobIsRefusedWithWhatDiffers) {
   EXPECT_THAT(refusal([](ShardFileKey& key) { key.rank = 0; }),
               HasSubstr("was written for rank 1, this is rank 0"));
   EXPECT_THAT(refusal([](ShardFileKey& key) { key.format = DType::kFloat16; }),
-              HasSubstr("weights of bfloat16, this job uses float16"));
+              HasSubstr("weights in bfloat16, this job uses float16; remove it"));
+  EXPECT_THAT(refusal([](ShardFileKey& key) { key.format = kInt4Weights; }),
+              HasSubstr("weights in bfloat16, this job uses int4g16f8; remove it"));
   EXPECT_THAT(refusal([](ShardFileKey& key) { key.model_identity = 0x99; }),
               AllOf(HasSubstr("other weights"), HasSubstr("0000000000001234"),
                     HasSubstr("0000000000000099")));
@@ -272,8 +274,16 @@ TEST_F(ShardFile, OfOtherWeightsIsNamedOnceByRank0WhenItWritesItsOwn) {
   EXPECT_EQ(std::ranges::count(said, '\n'), 1) << said;
   EXPECT_THAT(said, Not(HasSubstr("samples of the weights are the same")));
   EXPECT_EQ(said_by(weights), "") << "it uses the file that is there";
+  // The same weights for other ranks, or in another format, are no older ones.
   EXPECT_THAT(said_by(ranks),
-              AllOf(HasSubstr(folder_of(units_.key)), HasSubstr(folder_of(weights.key))));
+              AllOf(HasSubstr(folder_of(units_.key)), HasSubstr(folder_of(weights.key)),
+                    Not(HasSubstr("samples of the weights are the same"))));
+  TestUnits format(4);
+  format.key.rank = 0;
+  format.key.model_identity = weights.key.model_identity;
+  format.key.format = DType::kFloat16;
+  EXPECT_THAT(said_by(format), AllOf(HasSubstr(folder_of(weights.key)),
+                                     Not(HasSubstr("samples of the weights are the same"))));
   TestUnits touched(4);  // the lower half of an identity is of the files' times
   touched.key.rank = 0;
   touched.key.model_identity = weights.key.model_identity ^ 1;

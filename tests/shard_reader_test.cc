@@ -7,12 +7,14 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
 
+#include "packing/pack_rows.h"
 #include "synthetic_checkpoint.h"
 #include "zero_infer/checkpoint.h"
 #include "zero_infer/error.h"
@@ -20,6 +22,7 @@
 namespace zi {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::ThrowsMessage;
 
@@ -142,6 +145,96 @@ TEST(ShardReader, AnyRangeEqualsThatRangeOfTheWholeShard) {
         ASSERT_EQ(std::memcmp(part.data(), whole.data() + offset, bytes), 0) << offset;
         ASSERT_EQ(part.back(), std::byte{0xee});
       }
+    }
+  }
+}
+
+/// What a rank's shard has to be: its rows, packed one by one.
+std::vector<std::byte> packed_shard(const WeightSource& source, const PartitionLayout& layout,
+                                    int rank) {
+  std::vector<std::byte> shard(layout.shard_bytes());
+  for (std::size_t m = 0; m < layout.matrices().size(); ++m) {
+    const PartitionLayout::Matrix& matrix = layout.matrices()[m];
+    const std::int64_t cols = matrix.tensor.shape[1];
+    const PartitionLayout::RowRange rows = layout.rows_of(m, rank);
+    std::vector<float> values(static_cast<std::size_t>(rows.count * cols));
+    source.read(matrix.tensor, rows.first * cols, rows.count * cols, DType::kFloat32,
+                values.data());
+    EXPECT_EQ(
+        pack_rows(values.data(), rows.count, cols, layout.format(), shard.data() + matrix.offset),
+        rows.count);
+  }
+  return shard;
+}
+
+TEST(ShardReader, PacksItsRowsAndLeavesPaddingZero) {
+  // float16 and float32 checkpoints, odd columns, more ranks than rows.
+  for (const DType stored : {DType::kBFloat16, DType::kFloat16, DType::kFloat32}) {
+    const auto source = make_dummy_weights(4, stored);
+    for (const WeightFormat& format : {kInt8Weights, kInt4Weights}) {
+      for (const int world : {1, 3, 40}) {
+        const PartitionLayout layout(block(33), format, world);
+        for (int rank = 0; rank<world; rank += world> 3 ? 13 : 1) {
+          ASSERT_EQ(whole_shard(*source, layout, rank, 2), packed_shard(*source, layout, rank))
+              << name_of(stored) << " in " << name_of(format) << ", rank " << rank << " of "
+              << world;
+        }
+      }
+    }
+  }
+}
+
+TEST(ShardReader, AnyRangeOfPackedRowsEqualsThatRangeOfTheWholeShard) {
+  const auto source = make_dummy_weights(4, DType::kBFloat16);
+  const PartitionLayout layout(block(33), kInt4Weights, 5);
+  for (int rank : {0, 4}) {
+    const ShardReader reader(*source, layout, rank);
+    const std::vector<std::byte> whole = whole_shard(*source, layout, rank);
+    for (std::size_t bytes : {1u, 47u, 254u, 1000u, 4096u}) {
+      for (std::size_t offset = 0; offset + bytes <= whole.size(); offset += bytes + 13) {
+        std::vector<std::byte> part(bytes + 1, std::byte{0xee});
+        reader.read(offset, std::span(part).first(bytes));
+        ASSERT_EQ(std::memcmp(part.data(), whole.data() + offset, bytes), 0) << offset;
+        ASSERT_EQ(part.back(), std::byte{0xee});
+      }
+    }
+  }
+}
+
+/// A source with one value that nothing can pack, at (row 70, column 9) of one matrix.
+class SpoiltSource final : public WeightSource {
+ public:
+  explicit SpoiltSource(float value) : value_(value) {}
+  void read(const TensorSpec& tensor, std::int64_t first, std::int64_t count, DType to,
+            void* dst) const override {
+    ASSERT_EQ(to, DType::kFloat32);
+    source_->read(tensor, first, count, to, dst);
+    const std::int64_t at = 70 * tensor.shape[1] + 9 - first;
+    if (tensor.name.ends_with("h_to_4h.weight") && at >= 0 && at < count) {
+      static_cast<float*>(dst)[at] = value_;
+    }
+  }
+  bool contains(const std::string&) const override { return true; }
+  DType stored_dtype(const std::string&) const override { return DType::kFloat32; }
+  std::uint64_t identity() const override { return 1; }
+  std::string describe() const override { return "spoilt"; }
+
+ private:
+  float value_;
+  std::unique_ptr<WeightSource> source_ = make_dummy_weights(1, DType::kFloat32);
+};
+
+TEST(ShardReader, NamesTheTensorAndTheRowThatCannotBePacked) {
+  for (const float value :
+       {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity(), 1e30f}) {
+    for (const WeightFormat& format : {kInt8Weights, kInt4Weights}) {
+      const SpoiltSource source(value);
+      const PartitionLayout layout(block(33), format, 2);  // 66 of 132 rows each
+      EXPECT_NO_THROW(whole_shard(source, layout, 0, 3));
+      EXPECT_THAT([&] { whole_shard(source, layout, 1, 3); },
+                  ThrowsMessage<CheckpointError>(
+                      AllOf(HasSubstr("tensor `h.0.mlp.dense_h_to_4h.weight`: row 70"),
+                            HasSubstr(describe(format)))));
     }
   }
 }

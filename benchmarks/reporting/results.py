@@ -123,6 +123,18 @@ def _checked(result: Result) -> Result:
     return result
 
 
+def _name_weights(fields: dict[str, Any]) -> None:
+    """`dtype` is that of the products. Where weights are packed it says their format too, so that
+    these lines are a configuration of their own, in every table and plot."""
+    packed = {
+        part: fields[key]
+        for part, key in (("weights", "weight_format"), ("head", "head_format"))
+        if str(fields.get(key, "")).startswith(("int8", "int4"))
+    }
+    if packed and isinstance(fields.get("dtype"), str):
+        fields["dtype"] += "".join(f", {part} {name}" for part, name in packed.items())
+
+
 def _parsed(text: str, file: str, number: int) -> Result:
     try:
         fields = json.loads(text)
@@ -130,6 +142,7 @@ def _parsed(text: str, file: str, number: int) -> Result:
         raise ReportError(f"{file}:{number}: no JSON: {error}") from error
     if not isinstance(fields, dict):
         raise ReportError(f"{file}:{number}: no JSON object")
+    _name_weights(fields)
     return _checked(Result(fields, file, number))
 
 

@@ -38,6 +38,8 @@ struct ModelConfig {
   bool mlp_bias = true;              // of the MLP's products
   bool residual_after_norm = false;  // apply_residual_connection_post_layernorm
   bool tied_head = true;
+  std::string block_format;  // names of the formats in which a checkpoint of `zero-infer pack`
+  std::string head_format;   // holds blocks, and head and embedding; else empty
   std::vector<std::int32_t> eos_ids;  // any of them ends a sequence; may be empty
   std::int32_t bos_id = -1;
   std::int32_t pad_id = -1;

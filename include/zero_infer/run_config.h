@@ -54,8 +54,9 @@ struct RunConfig {
   bool verbose = false;
 };
 
-/// What the first word says: `zero-infer plan ..`, `zero-infer limits ..`, else a run.
-enum class Command { kRun, kPlan, kLimits };
+/// What the first word says: `zero-infer plan ..`, `zero-infer limits ..`, `zero-infer pack ..`,
+/// else a run.
+enum class Command { kRun, kPlan, kLimits, kPack };
 
 /// The settings of `zero-infer plan`, in addition to those of a run.
 struct PlanOptions {
@@ -76,6 +77,15 @@ struct LimitsOptions {
   bool quiet = false;
 };
 
+/// The settings of `zero-infer pack`.
+struct PackOptions {
+  std::string model;  // directory or name
+  std::filesystem::path output;
+  WeightChoice weight_format = WeightChoice::kStored;
+  WeightChoice head_format = WeightChoice::kStored;
+  bool quiet = false;
+};
+
 /// What the command line asks for.
 struct CommandLine {
   Command command = Command::kRun;
@@ -83,6 +93,7 @@ struct CommandLine {
   std::optional<std::string> config_file;  // --config, already read into `config`
   PlanOptions plan;
   LimitsOptions limits;
+  PackOptions pack;
   bool exit_now = false;  // --help or --version was asked for: print `text` and leave with 0
   std::string text;
 };
@@ -95,8 +106,8 @@ struct CommandLine {
 RunConfig load_run_config(const std::filesystem::path& yaml, RunConfig defaults = {});
 
 /// Reads flags (CLI11; --config FILE.yaml first, then the flags over it) and checks the whole.
-/// `plan` and `limits` as the first word have flags of their own, a plan the run's as well. Throws
-/// ConfigError with one line for anything unknown, malformed, out of range or contradictory.
+/// `plan`, `limits` and `pack` as the first word have flags of their own, a plan the run's as well.
+/// Throws ConfigError with one line for anything unknown, malformed, out of range or contradictory.
 CommandLine parse_command_line(int argc, const char* const* argv);
 
 /// Checks what does not depend on the machine: ranges, and options that exclude or require each

@@ -2,7 +2,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <string_view>
 
 #include "zero_infer/dtype.h"
 
@@ -75,5 +77,8 @@ std::string describe(const WeightFormat& format);
 /// The same in letters and digits: `bfloat16`, `int8g32f8`, `int4g64f16z`. Different formats have
 /// different names.
 std::string name_of(const WeightFormat& format);
+
+/// The packed format of that name; none for any other text.
+std::optional<WeightFormat> packed_format_named(std::string_view name);
 
 }  // namespace zi

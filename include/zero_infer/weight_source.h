@@ -1,13 +1,16 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "zero_infer/dtype.h"
+#include "zero_infer/error.h"
 #include "zero_infer/model_spec.h"
 #include "zero_infer/uniform_values.h"
+#include "zero_infer/weight_format.h"
 
 namespace zi {
 
@@ -29,8 +32,23 @@ class WeightSource {
   /// Whether the tensor is there.
   virtual bool contains(const std::string& name) const = 0;
 
-  /// The type in which the tensor is stored. Throws CheckpointError if it is missing.
+  /// The type in which the tensor's elements are stored; where its rows are packed, the type that
+  /// the elements had. Throws CheckpointError if it is missing.
   virtual DType stored_dtype(const std::string& name) const = 0;
+
+  /// The format of a matrix whose rows are stored packed: such a one is read by `read_packed`, and
+  /// `read` throws CheckpointError. None for a tensor of elements, and for one that is missing.
+  virtual std::optional<WeightFormat> packed_format(const std::string&) const {
+    return std::nullopt;
+  }
+
+  /// Writes packed rows [first, first + count) of the matrix to `dst`, as they are stored. Any
+  /// thread may call it at any time. Throws as `read`, and CheckpointError for a matrix that is not
+  /// packed.
+  virtual void read_packed(const TensorSpec& tensor, std::int64_t /*first*/, std::int64_t /*count*/,
+                           std::byte* /*dst*/) const {
+    throw CheckpointError(describe() + ": the rows of `" + tensor.name + "` are not packed");
+  }
 
   /// The tensors that are there, as they are stored (names may carry the family's prefix). Empty
   /// for a source that makes any tensor.

@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <charconv>
 #include <string_view>
+#include <system_error>
 
 #include "zero_infer/bytes.h"
 
@@ -66,6 +68,35 @@ std::string name_of(const WeightFormat& format) {
   text += name_of(format.scale);
   if (format.zeros) text += 'z';
   return text;
+}
+
+std::optional<WeightFormat> packed_format_named(std::string_view name) {
+  WeightFormat format;
+  std::string_view rest = name;
+  const auto take = [&rest](std::string_view part) {
+    if (!rest.starts_with(part)) return false;
+    rest.remove_prefix(part.size());
+    return true;
+  };
+  if (take("int8")) {
+    format.kind = WeightFormat::Kind::kInt8;
+  } else if (take("int4")) {
+    format.kind = WeightFormat::Kind::kInt4;
+  } else {
+    return std::nullopt;
+  }
+  if (take("g")) {
+    const auto [end, error] = std::from_chars(rest.data(), rest.data() + rest.size(), format.group);
+    if (error != std::errc() || format.group <= 0 || format.group % 16 != 0) return std::nullopt;
+    rest.remove_prefix(static_cast<std::size_t>(end - rest.data()));
+  }
+  for (const ScaleType scale :
+       {ScaleType::kFloat32, ScaleType::kFloat16, ScaleType::kBFloat16, ScaleType::kFloat8}) {
+    format.scale = scale;
+    if (take(name_of(scale))) break;
+  }
+  format.zeros = take("z");
+  return name_of(format) == name ? std::optional(format) : std::nullopt;
 }
 
 }  // namespace zi

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/json_file.h"
+#include "checkpoint/packed_tensors.h"
 #include "content_samples.h"
 #include "safetensors.h"
 #include "zero_infer/bytes.h"
@@ -50,6 +51,8 @@ std::optional<DType> usable_dtype(std::string_view stored) {
 struct Place {
   std::size_t file = 0;
   StoredTensor tensor;
+  std::optional<WeightFormat> packed;  // its rows are packed
+  DType elements = DType::kBFloat16;   // that they had
 };
 
 /// The files of a directory, opened, and where each tensor is.
@@ -67,7 +70,16 @@ class Checkpoint final : public WeightSource {
   void read(const TensorSpec& tensor, std::int64_t first, std::int64_t count, DType to,
             void* dst) const override;
   bool contains(const std::string& name) const override { return find(name) != nullptr; }
-  DType stored_dtype(const std::string& name) const override { return dtype_of(name, at(name)); }
+  DType stored_dtype(const std::string& name) const override {
+    const Place& place = at(name);
+    return place.packed ? place.elements : dtype_of(name, place);
+  }
+  std::optional<WeightFormat> packed_format(const std::string& name) const override {
+    const Place* const place = find(name);
+    return place == nullptr ? std::nullopt : place->packed;
+  }
+  void read_packed(const TensorSpec& tensor, std::int64_t first, std::int64_t count,
+                   std::byte* dst) const override;
   std::vector<std::string> names() const override;
   std::uint64_t identity() const override;
   std::uint64_t content_identity() const override;
@@ -119,7 +131,8 @@ std::uint64_t Checkpoint::content_identity() const {
   std::call_once(sampled_, [this] {
     std::vector<TensorInFile> tensors;
     for (const auto& [name, place] : files_.tensors) {
-      tensors.push_back({name, &files_.files[place.file], &place.tensor});
+      tensors.push_back({place.packed ? packed_name(name, *place.packed) : name,
+                         &files_.files[place.file], &place.tensor});
     }
     content_ = sampled_content(std::move(tensors), kSampleThreads);
   });
@@ -179,10 +192,44 @@ void read_large(const SafetensorsFile& file, std::uint64_t offset, std::size_t c
   }
 }
 
+void Checkpoint::read_packed(const TensorSpec& tensor, std::int64_t first, std::int64_t count,
+                             std::byte* dst) const {
+  const Place& place = at(tensor.name);
+  const SafetensorsFile& file = files_.files[place.file];
+  if (!place.packed) return WeightSource::read_packed(tensor, first, count, dst);
+  const std::int64_t rows = tensor.shape.front();
+  const std::size_t row_bytes = place.packed->row_bytes(tensor.shape.back());
+  if (place.tensor.shape != std::vector{rows, static_cast<std::int64_t>(row_bytes)}) {
+    throw CheckpointError(fmt::format(
+        "{}: tensor {} has the shape [{}]; ({}, {}) in {} are [{}, {}]: the file is damaged, or "
+        "config.json belongs to another model",
+        file.path(), in_quotes(packed_name(tensor.name, *place.packed)),
+        fmt::join(place.tensor.shape, ", "), rows, tensor.shape.back(), name_of(*place.packed),
+        rows, row_bytes));
+  }
+  if (first < 0 || count < 0 || first > rows || count > rows - first) {
+    throw CheckpointError(fmt::format("{}: rows [{}, +{}) of tensor {} were asked for, it has {}",
+                                      file.path(), first, count, in_quotes(tensor.name), rows));
+  }
+  const std::uint64_t offset = place.tensor.begin + static_cast<std::uint64_t>(first) * row_bytes;
+  const std::size_t bytes = static_cast<std::size_t>(count) * row_bytes;
+  constexpr DType kWord = DType::kFloat32;  // rows are whole words, which are copied as they are
+  if (bytes >= kLargeBytes && file.direct().usable()) {
+    read_large(file, offset, bytes / size_of(kWord), kWord, kWord, dst);
+    return;
+  }
+  if (bytes >= kLargeBytes) file.will_read(offset, bytes);
+  file.read(offset, dst, bytes);
+}
+
 void Checkpoint::read(const TensorSpec& tensor, std::int64_t first, std::int64_t count, DType to,
                       void* dst) const {
   const Place& place = at(tensor.name);
   const SafetensorsFile& file = files_.files[place.file];
+  if (place.packed) {
+    throw CheckpointError(fmt::format("{}: tensor {} is packed in {}: it has no elements",
+                                      file.path(), in_quotes(tensor.name), name_of(*place.packed)));
+  }
   if (tensor.shape != place.tensor.shape) {
     throw CheckpointError(
         fmt::format("{}: tensor {} has the shape [{}], config.json asks for [{}]; config.json "
@@ -292,7 +339,7 @@ class FilesReader {
   Files read_single() {
     const std::size_t file = open(kSingleFile);
     for (const auto& [name, tensor] : files_.files[file].header().tensors) {
-      files_.tensors.emplace(name, Place{file, tensor});
+      add(name, file, tensor);
     }
     return finish();
   }
@@ -321,7 +368,7 @@ class FilesReader {
                         "different checkpoints: fetch both again",
                         directory_.string(), kIndexFile, in_quotes(tensor), in_quotes(name)));
       }
-      files_.tensors.emplace(tensor, Place{file, found->second});
+      add(tensor, file, found->second);
     }
     warn_of_unindexed();
     return finish();
@@ -333,7 +380,8 @@ class FilesReader {
     std::set<std::string> names;
     for (const SafetensorsFile& file : files_.files) {
       for (const auto& [name, tensor] : file.header().tensors) {
-        if (!files_.tensors.contains(name)) names.insert(name);
+        const auto packed = packed_tensor(name, tensor, file.path());
+        if (!files_.tensors.contains(packed ? packed->matrix : name)) names.insert(name);
       }
     }
     if (names.empty()) return;
@@ -341,6 +389,21 @@ class FilesReader {
         "{}: the files hold {} tensors that {} does not name, such as {}: they are not used; "
         "fetch index and files again if they belong to the model",
         directory_.string(), names.size(), kIndexFile, in_quotes(*names.begin())));
+  }
+  void add(const std::string& name, std::size_t file, const StoredTensor& tensor) {
+    const SafetensorsFile& opened = files_.files[file];
+    const auto packed = packed_tensor(name, tensor, opened.path());
+    Place place{file, tensor, {}};
+    if (packed) {
+      place.packed = packed->format;
+      place.elements = elements_of_packed(opened.header(), opened.path());
+    }
+    const std::string& matrix = packed ? packed->matrix : name;
+    if (files_.tensors.emplace(matrix, std::move(place)).second) return;
+    throw CheckpointError(
+        fmt::format("{}: tensor {} is there twice, packed and not, or in two formats; pack the "
+                    "checkpoint again",
+                    opened.path(), in_quotes(matrix)));
   }
   std::size_t open(const std::string& name) {
     files_.files.emplace_back(directory_ / name);

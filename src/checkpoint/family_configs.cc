@@ -9,9 +9,12 @@
 #include "base/printable_text.h"
 #include "checkpoint/rotary_config.h"
 #include "zero_infer/error.h"
+#include "zero_infer/weight_format.h"
 
 namespace zi {
 namespace {
+
+using nlohmann::json;
 
 Activation activation_of(const ConfigKeys& keys, const char* key, Activation absent) {
   constexpr std::array<std::pair<std::string_view, Activation>, 9> kNames = {
@@ -118,13 +121,11 @@ void read_gated(const ConfigKeys& keys, ModelConfig& config) {
 
 /// Keys of relatives of the supported families, each of which changes what is computed.
 void refuse_unknown(const ConfigKeys& keys) {
-  using nlohmann::json;
   const struct {
     const char* key;
     const char* what;
     json neutral;
   } kRefused[] = {
-      {"quantization_config", "quantized weights are", nullptr},
       {"num_local_experts", "mixtures of experts are", nullptr},
       {"num_experts", "mixtures of experts are", nullptr},
       {"n_routed_experts", "mixtures of experts are", nullptr},
@@ -155,6 +156,33 @@ void refuse_unknown(const ConfigKeys& keys) {
   for (const auto& refused : kRefused) keys.refuse(refused.key, refused.what, refused.neutral);
 }
 
+/// What `zero-infer pack` writes; the quantized weights of others are refused.
+void read_packing(const ConfigKeys& keys, ModelConfig& config) {
+  constexpr const char* kKey = "quantization_config";
+  if (!keys.has(kKey)) return;
+  const json& value = keys.root().at(kKey);
+  const auto method = value.is_object() ? value.find("quant_method") : value.end();
+  if (!value.is_object() || method == value.end() || *method != kPackMethod) {
+    keys.refuse(kKey, "quantized weights of this kind are");
+    return;
+  }
+  const ConfigKeys packing = *keys.object(kKey);
+  packing.allow_only({"quant_method", "version", "weight_format", "head_format"});
+  if (packing.size({"version"}, kMostHidden) != kPackVersion) {
+    packing.fail("version", fmt::format("{}, which this version reads", kPackVersion));
+  }
+  const auto format = [&](const char* key) {
+    const std::string name = packing.text(key);
+    const bool elements = name == "bfloat16" || name == "float16" || name == "float32";
+    if (!elements && !packed_format_named(name)) {
+      packing.fail(key, "the name of a format, such as int4g16f8 or bfloat16");
+    }
+    return name;
+  };
+  config.block_format = format("weight_format");
+  config.head_format = format("head_format");
+}
+
 constexpr std::array<std::pair<std::string_view, void (*)(const ConfigKeys&, ModelConfig&)>, 6>
     kFamilies = {{{"bloom", read_bloom},
                   {"llama", read_gated},
@@ -179,6 +207,7 @@ void read_family(const ConfigKeys& keys, ModelConfig& config) {
                     in_quotes(config.family), names));
   }
   refuse_unknown(keys);
+  read_packing(keys, config);
   const bool own_head_dim = config.family != "bloom" && config.family != "opt";
   const auto head_dim =
       own_head_dim ? keys.optional_size({"head_dim"}, kMostHidden) : std::optional<std::int64_t>();

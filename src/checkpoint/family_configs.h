@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "checkpoint/config_keys.h"
@@ -14,6 +15,12 @@ inline constexpr std::int64_t kMostHidden = std::int64_t{1} << 20;
 inline constexpr std::int64_t kMostLayers = 4096;
 inline constexpr std::int64_t kMostHeads = 4096;
 inline constexpr std::int64_t kMostFfn = std::int64_t{1} << 24;
+
+/// The `quantization_config` of a checkpoint that `zero-infer pack` wrote, which other programs
+/// refuse by its method: {"quant_method": "zero-infer", "version": 1, "weight_format": "int4g16f8",
+/// "head_format": "bfloat16"}.
+inline constexpr const char* kPackMethod = "zero-infer";
+inline constexpr std::int64_t kPackVersion = 1;
 
 /// Reads what differs between families, with the defaults of Hugging Face transformers, into a
 /// config that has `family`, `hidden`, `layers`, `heads` and `vocabulary`. Throws CheckpointError

@@ -201,7 +201,12 @@ SafetensorsHeader parse_safetensors_header(std::string_view start, std::uint64_t
   const std::string_view text = start.substr(kLengthBytes, header.bytes - kLengthBytes);
   const json root = parse_json_object(text, file, kMaxHeaderDepth);
   for (const auto& [name, entry] : root.items()) {
-    if (name == kMetadata) continue;
+    if (name == kMetadata) {
+      for (const auto& [key, value] : entry.items()) {
+        if (value.is_string()) header.metadata.emplace(key, value.get<std::string>());
+      }
+      continue;
+    }
     const EntryReader reader(entry, fmt::format("{}: tensor {}", file, in_quotes(name)));
     header.tensors.emplace(name, reader.read(header.bytes));
   }

@@ -25,6 +25,7 @@ struct StoredTensor {
 struct SafetensorsHeader {
   std::uint64_t bytes = 0;  // length word and JSON: the tensors' bytes start here
   std::map<std::string, StoredTensor> tensors;
+  std::map<std::string, std::string> metadata;  // the texts of `__metadata__`
 };
 
 /// Longest JSON header that is read, as in the reference implementation.

@@ -66,13 +66,18 @@ CommandText text_of(Command command) {
           "zero-infer limits", "Measures the links and memories of this machine.",
           "On several GPUs: mpirun -np 4 zero-infer limits .. The result is kept for zero-infer "
           "plan."};
+    case Command::kPack:
+      return {"zero-infer pack",
+              "Writes a checkpoint whose weights are packed, for runs that do not pack them again.",
+              "It takes the place of the other one in --model, with any number of ranks and on any "
+              "tier. Answers are\nthose of a run with the same --weight-format and --head-format."};
     case Command::kRun:
       break;
   }
   return {
       "zero-infer",
       "Runs language models whose weights do not fit on one device.\n"
-      "zero-infer plan and zero-infer limits have their own flags: add --help.",
+      "zero-infer plan, zero-infer limits and zero-infer pack have their own flags: add --help.",
       "Each flag is also a key of the YAML file, with `_` for `-`; flags win. Switches also accept "
       "=false.\nSizes read like 24GiB, 512MiB or 1.5GB. Several ranks: mpirun -np 4 zero-infer "
       ".."};
@@ -92,7 +97,7 @@ class Flags {
       command_flags_.push_back({&option, parsed->group("Options")});
       known_.push_back("--" + option.flag);
     }
-    if (command != Command::kLimits) add_table(command == Command::kRun);
+    if (command == Command::kRun || command == Command::kPlan) add_table(command == Command::kRun);
     // Last, so that --help shows their group last.
     app_.set_help_flag("-h,--help", "show this and exit")->group("Other");
     app_.set_version_flag("--version", "zero-infer " ZI_VERSION, "show the version and exit")
@@ -189,7 +194,17 @@ Command command_of(int argc, const char* const* argv) {
   const std::string_view first = argc > 1 ? argv[1] : "";
   if (first == "plan") return Command::kPlan;
   if (first == "limits") return Command::kLimits;
+  if (first == "pack") return Command::kPack;
   return Command::kRun;
+}
+
+void check_pack(const PackOptions& pack) {
+  if (pack.model.empty()) throw ConfigError("no model: give --model DIR|NAME");
+  if (pack.output.empty())
+    throw ConfigError("no place for the packed checkpoint: give --output DIR");
+  if (pack.weight_format == WeightChoice::kStored && pack.head_format == WeightChoice::kStored) {
+    throw ConfigError("nothing to pack: give --weight-format int8 or int4");
+  }
 }
 
 }  // namespace
@@ -205,7 +220,8 @@ CommandLine parse_command_line(int argc, const char* const* argv) {
     return line;
   }
   flags.read_command_flags(line);
-  if (line.command == Command::kLimits) return line;
+  if (line.command == Command::kPack) check_pack(line.pack);
+  if (line.command == Command::kLimits || line.command == Command::kPack) return line;
   line.config_file = flags.config();
   if (line.config_file) line.config = load_run_config(*line.config_file);
   apply_level(line.config, flags.level());

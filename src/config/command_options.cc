@@ -26,6 +26,13 @@ BackendChoice backend_of(const std::string& text) {
   throw ConfigError(fmt::format("`{}` is not one of auto|cpu|cuda", text));
 }
 
+WeightChoice weight_choice_of(const std::string& text) {
+  if (text == "stored") return WeightChoice::kStored;
+  if (text == "int8") return WeightChoice::kInt8;
+  if (text == "int4") return WeightChoice::kInt4;
+  throw ConfigError(fmt::format("`{}` is not one of stored|int8|int4", text));
+}
+
 using Read = std::function<void(CommandLine&, const std::string&)>;
 
 CommandOption valued(std::string flag, std::string value_name, std::string help, Read read) {
@@ -76,13 +83,41 @@ std::vector<CommandOption> limits_options() {
   };
 }
 
+std::vector<CommandOption> pack_options() {
+  return {
+      valued("model", "DIR|NAME", "the checkpoint to pack, as for a run",
+             [](CommandLine& l, const std::string& v) { l.pack.model = some(v); }),
+      valued("output", "DIR", "a directory for the packed one: made, or empty",
+             [](CommandLine& l, const std::string& v) { l.pack.output = some(v); }),
+      valued(
+          "weight-format", "stored|int8|int4", "of the blocks (default: stored)",
+          [](CommandLine& l, const std::string& v) { l.pack.weight_format = weight_choice_of(v); }),
+      valued(
+          "head-format", "stored|int8|int4", "of head and embedding (default: stored)",
+          [](CommandLine& l, const std::string& v) { l.pack.head_format = weight_choice_of(v); }),
+      toggle("quiet", "show no progress, only errors",
+             [](CommandLine& l) -> bool& { return l.pack.quiet; }),
+  };
+}
+
 }  // namespace
 
 const std::vector<CommandOption>& options_of(Command command) {
   static const std::vector<CommandOption> plan = plan_options();
   static const std::vector<CommandOption> limits = limits_options();
+  static const std::vector<CommandOption> pack = pack_options();
   static const std::vector<CommandOption> none;
-  return command == Command::kPlan ? plan : command == Command::kLimits ? limits : none;
+  switch (command) {
+    case Command::kPlan:
+      return plan;
+    case Command::kLimits:
+      return limits;
+    case Command::kPack:
+      return pack;
+    case Command::kRun:
+      break;
+  }
+  return none;
 }
 
 }  // namespace zi

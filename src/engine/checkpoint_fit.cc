@@ -61,8 +61,25 @@ void check_blocks(const ModelSpec& spec, const WeightSource& source,
                      : ""));
 }
 
+/// The same of packed ones, by rows.
+bool rows_look_alike(const WeightSource& source, const TensorSpec& a, const TensorSpec& b,
+                     std::size_t row_bytes) {
+  constexpr std::int64_t kRows = 64;
+  std::vector<std::byte> here(row_bytes), there(row_bytes);
+  for (std::int64_t i = 0; i < kRows; ++i) {
+    const std::int64_t row = (a.shape.front() - 1) * i / (kRows - 1);
+    source.read_packed(a, row, 1, here.data());
+    source.read_packed(b, row, 1, there.data());
+    if (here != there) return false;
+  }
+  return true;
+}
+
 /// Whether two tensors of one shape hold the same values, by stretches spread over them.
 bool look_alike(const WeightSource& source, const TensorSpec& a, const TensorSpec& b) {
+  const std::optional<WeightFormat> packed = source.packed_format(a.name);
+  if (packed != source.packed_format(b.name)) return false;
+  if (packed) return rows_look_alike(source, a, b, packed->row_bytes(a.shape.back()));
   constexpr std::int64_t kStretches = 64;
   constexpr std::int64_t kValues = 1024;
   const std::int64_t count = std::min(kValues, a.elements());

@@ -129,9 +129,22 @@ void Engine::open() {
   }
   const std::string beyond = tokens_without_rows(*tokenizer_, open_.model->config().vocabulary);
   if (first && !beyond.empty()) log_warning(beyond);
-  if (open_.block_format != open_.stored_dtype && first) {
-    log_info(fmt::format("the checkpoint's {} weights are converted to {} while loading",
-                         name_of(open_.stored_dtype), describe(open_.block_format)));
+  if (first) log_conversions();
+}
+
+void Engine::log_conversions() const {
+  const auto log = [this](const char* what, const TensorSpec& matrix, const WeightFormat& format) {
+    if (open_.source->packed_format(matrix.name)) return;
+    const DType stored = open_.source->stored_dtype(matrix.name);
+    if (format == stored) return;
+    log_info(fmt::format("the checkpoint's {} {} are {} {} while loading", name_of(stored), what,
+                         format.packed() ? "packed in" : "converted to", describe(format)));
+  };
+  const ModelSpec& spec = open_.model->spec();
+  log(open_.head_format == open_.block_format ? "weights" : "blocks",
+      spec.blocks.front().matrices.front(), open_.block_format);
+  if (open_.head_format != open_.block_format) {
+    log("head and embedding", spec.head.matrices.front(), open_.head_format);
   }
 }
 
@@ -174,8 +187,8 @@ std::vector<Agreed> Engine::agreement() const {
   const SampleRow s = GenerationOptions::from(config_).sampling;
   return {
       {"--compute-dtype", std::string(name_of(plan_->compute_dtype))},
-      {"--weight-format", describe(plan_->block_format)},
-      {"--head-format", describe(plan_->head_format)},
+      {"--weight-format", name_of(plan_->block_format)},
+      {"--head-format", name_of(plan_->head_format)},
       {"the tiers of the blocks", tiers},
       {"--batch-size", fmt::format("{}", fmt::join(config_.batch_size, ","))},
       {"the plan",

@@ -67,6 +67,8 @@ class Engine {
 
  private:
   void open();
+  /// Says what of the checkpoint is loaded in another format.
+  void log_conversions() const;
   void make_memory_plan();
   Buffer allocate_slots();
   void make_runner(Buffer slots);

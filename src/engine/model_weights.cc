@@ -11,12 +11,28 @@
 #include "offload/shard_file.h"
 #include "offload/shard_writer.h"
 #include "zero_infer/bytes.h"
+#include "zero_infer/random.h"
 
 namespace zi {
 namespace {
 
 std::size_t vector_stride(const TensorSpec& v) {
   return align_up(static_cast<std::size_t>(v.elements()) * sizeof(float), kMatrixAlignment);
+}
+
+/// Of the weights in a shard file. A source that makes any tensor knows no shapes, and shards of
+/// two models may be of one size.
+std::uint64_t identity_of(const WeightSource& source, const MemoryPlan& plan) {
+  std::uint64_t identity = source.identity();
+  if (!source.names().empty()) return identity;
+  for (const PartitionLayout& block : plan.blocks) {
+    for (const PartitionLayout::Matrix& matrix : block.matrices()) {
+      for (const std::int64_t extent : matrix.tensor.shape) {
+        identity = mix64(identity ^ static_cast<std::uint64_t>(extent));
+      }
+    }
+  }
+  return identity;
 }
 
 }  // namespace
@@ -84,7 +100,7 @@ void ModelWeights::load_shards(Device& device, Ops& ops, const WeightSource& sou
       plan.device_shards + plan.host_shards + plan.head_shard + plan.embedding_shard;
   const auto& on_nvme = units[of(Tier::kNvme)];
   // Only then: a checkpoint is sampled for it.
-  const ShardFileKey key{.model_identity = on_nvme.empty() ? 0 : source.identity(),
+  const ShardFileKey key{.model_identity = on_nvme.empty() ? 0 : identity_of(source, plan),
                          .model_name = options.model_name,
                          .world = options.world,
                          .rank = options.rank,

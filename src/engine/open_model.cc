@@ -1,10 +1,17 @@
 #include "engine/open_model.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <optional>
 #include <string>
 #include <system_error>
+#include <vector>
 
+#include "base/printable_text.h"
 #include "engine/checkpoint_fit.h"
 #include "zero_infer/checkpoint.h"
+#include "zero_infer/error.h"
 
 namespace zi {
 namespace {
@@ -21,7 +28,7 @@ bool holds_weights(const std::filesystem::path& directory) {
   return false;
 }
 
-WeightFormat format_of(WeightChoice choice, DType elements) {
+std::optional<WeightFormat> format_of(WeightChoice choice) {
   switch (choice) {
     case WeightChoice::kStored:
       break;
@@ -30,7 +37,57 @@ WeightFormat format_of(WeightChoice choice, DType elements) {
     case WeightChoice::kInt4:
       return kInt4Weights;
   }
-  return elements;
+  return std::nullopt;
+}
+
+/// A part of the model, and the flag that chooses its format.
+struct Part {
+  const char* what;
+  const char* flag;
+  WeightChoice choice;
+  std::string in_config;  // the name of the format of which config.json speaks
+
+  std::string key() const {
+    std::string key = flag;
+    std::ranges::replace(key, '-', '_');
+    return key;
+  }
+};
+
+/// The one format of matrices of a part.
+WeightFormat format_of(const OpenModel& open, const Part& part,
+                       const std::vector<const TensorSpec*>& matrices) {
+  const std::optional<WeightFormat> chosen = format_of(part.choice);
+  const TensorSpec& first = *matrices.front();
+  const std::optional<WeightFormat> promised = packed_format_named(part.in_config);
+  const bool any_tensor = open.source->names().empty();  // no files: those of config.json are meant
+  const std::optional<WeightFormat> packed =
+      any_tensor ? promised : open.source->packed_format(first.name);
+  const auto named = [](const std::optional<WeightFormat>& format) {
+    return format ? describe(*format) : std::string("elements that are not packed");
+  };
+  if (!part.in_config.empty() && packed != promised && open.source->contains(first.name)) {
+    throw CheckpointError(fmt::format(
+        "{}: {} is stored in {}, but config.json (`quantization_config.{}`) says {}: it belongs to "
+        "another checkpoint; pack it again",
+        open.source->describe(), in_quotes(first.name), named(packed), part.key(), part.in_config));
+  }
+  for (const TensorSpec* other : matrices) {
+    const std::optional<WeightFormat> its = open.source->packed_format(other->name);
+    if (any_tensor || its == packed || !open.source->contains(other->name)) continue;
+    throw CheckpointError(
+        fmt::format("{}: {} is stored in {}, {} in {}: {} have one format; pack the checkpoint "
+                    "again",
+                    open.source->describe(), in_quotes(first.name), named(packed),
+                    in_quotes(other->name), named(its), part.what));
+  }
+  if (!packed) return chosen.value_or(WeightFormat(open.element_dtype));
+  if (!chosen || chosen == packed) return *packed;
+  throw CheckpointError(
+      fmt::format("{}: {} are stored in {} ({}), --{} asks for {} ({}): leave it out, or give the "
+                  "checkpoint from which they were packed",
+                  open.source->describe(), part.what, describe(*packed), name_of(*packed),
+                  part.flag, describe(*chosen), name_of(*chosen)));
 }
 
 /// The reference loads the adapter on top of the weights.
@@ -71,11 +128,26 @@ OpenModel open_model(const RunConfig& config, MissingWeights missing) {
   open.compute_dtype = config.compute_dtype.value_or(
       open.stored_dtype == DType::kFloat32 ? DType::kBFloat16 : open.stored_dtype);
   // In float32 the weights keep their stored values; else they are converted once, while loading.
-  const DType elements =
+  open.element_dtype =
       open.compute_dtype == DType::kFloat32 ? open.stored_dtype : open.compute_dtype;
-  open.block_format = format_of(config.weight_format, elements);
-  open.head_format = format_of(config.head_format, elements);
+  const WeightFormats formats = weight_formats(open, config);
+  open.block_format = formats.blocks;
+  open.head_format = formats.head;
   return open;
+}
+
+WeightFormats weight_formats(const OpenModel& open, const RunConfig& config) {
+  const ModelSpec& spec = open.model->spec();
+  std::vector<const TensorSpec*> blocks;
+  for (const UnitSpec& block : spec.blocks) {
+    for (const TensorSpec& matrix : block.matrices) blocks.push_back(&matrix);
+  }
+  const ModelConfig& shape = open.model->config();
+  return {
+      format_of(open, {"the blocks", "weight-format", config.weight_format, shape.block_format},
+                blocks),
+      format_of(open, {"head and embedding", "head-format", config.head_format, shape.head_format},
+                {&spec.head.matrices.front(), &spec.embedding})};
 }
 
 }  // namespace zi

@@ -20,12 +20,23 @@ struct OpenModel {
   std::unique_ptr<WeightSource> source;
   std::unique_ptr<Model> model;
   DType stored_dtype = DType::kBFloat16;   // of the blocks' matrices in the source
+  DType element_dtype = DType::kBFloat16;  // of matrices that are not packed, when they rest
   WeightFormat block_format;               // in which the blocks rest and travel
   WeightFormat head_format;                // and head and embedding
   DType compute_dtype = DType::kBFloat16;  // of the products' inputs and of the KV cache
   bool assumed = false;                    // no weights are there: bfloat16 was assumed
   std::vector<std::string> warnings;       // a line each, for one rank to print
 };
+
+/// How the weights of a model rest and travel.
+struct WeightFormats {
+  WeightFormat blocks;
+  WeightFormat head;  // and embedding
+};
+
+/// What --weight-format and --head-format of the config ask of this model. Throws CheckpointError
+/// for weights that are stored packed in another format, or in several.
+WeightFormats weight_formats(const OpenModel& open, const RunConfig& config);
 
 /// What to do about a model directory that holds a config.json and no weights at all.
 enum class MissingWeights { kRefuse, kAssume };

@@ -82,6 +82,8 @@ std::string json_of(const BenchmarkCell& c, const BenchmarkSetting& s) {
                        {"device", s.device},
                        {"model", s.model},
                        {"dtype", name_of(s.dtype)},
+                       {"weight_format", name_of(s.block_format)},
+                       {"head_format", name_of(s.head_format)},
                        {"tier", tiers_text(s.tiers)},
                        {"batch", c.batch}};
   if (!c.out_of_memory.empty()) {

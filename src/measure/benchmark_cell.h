@@ -7,6 +7,7 @@
 #include "base/link.h"
 #include "engine/pass_times.h"
 #include "measure/link_use.h"
+#include "zero_infer/weight_format.h"
 
 namespace zi {
 
@@ -17,8 +18,10 @@ struct BenchmarkSetting {
   std::string device;
   std::string model;
   std::string command;
-  DType dtype = DType::kBFloat16;
-  std::vector<Tier> tiers;  // of the blocks
+  DType dtype = DType::kBFloat16;  // of the products
+  WeightFormat block_format;
+  WeightFormat head_format;  // of head and embedding
+  std::vector<Tier> tiers;   // of the blocks
   int cycles = 0;
   double ready_seconds = 0;  // from the start of the program
   double load_seconds = 0;   // of that, loading

@@ -222,6 +222,8 @@ class Benchmark {
                                    .model = config_.model,
                                    .command = run_->command,
                                    .dtype = engine_->plan().compute_dtype,
+                                   .block_format = engine_->plan().block_format,
+                                   .head_format = engine_->plan().head_format,
                                    .tiers = engine_->plan().tiers,
                                    .cycles = kCycles,
                                    .ready_seconds = ready_,

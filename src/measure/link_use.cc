@@ -7,6 +7,15 @@
 #include "zero_infer/bytes.h"
 
 namespace zi {
+namespace {
+
+/// With the format where the weights have fewer bits than were stored.
+std::string weights_text(const MemoryPlan& plan) {
+  if (!plan.block_format.packed()) return "weights multiplied";
+  return fmt::format("weights multiplied ({})", name_of(plan.block_format));
+}
+
+}  // namespace
 
 std::vector<LinkUse> link_uses(const Engine& engine, const FetchStats& fetched, double passes,
                                const RunLimits& limits) {
@@ -24,7 +33,7 @@ std::vector<LinkUse> link_uses(const Engine& engine, const FetchStats& fetched, 
        a_pass(fetched.gather_seconds)},
       {Link::kCopy, "copied from host memory", a_pass(copied - std::min(copied, read))},
       {Link::kRead, fmt::format("read from NVMe ({})", engine.nvme_method()), a_pass(read)},
-      {Link::kProducts, "weights multiplied", weights}};
+      {Link::kProducts, weights_text(plan), weights}};
   for (LinkUse& use : uses) use.limit = limits[use.link];
   std::erase_if(uses, [](const LinkUse& use) { return use.bytes <= 0; });
   return uses;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <utility>
 
 #include "plan/plan_report.h"
 #include "zero_infer/bytes.h"
@@ -179,30 +180,39 @@ class Adviser {
         ranks, tokens_text(together)));
   }
 
-  /// Only what it would give: weights are 16 bit so far.
+  /// Blocks of fewer bits than they have now, planned anew: what they leave free, others may take.
   void bits() {
-    if (is_compute_bound()) return;
-    const auto with = [this](double share) {
-      const PassLimit bare = pass_limit(plan_, open_.model->config(), planner_.machine().limits,
-                                        {.ranks = planner_.machine().ranks,
-                                         .ranks_per_host = planner_.machine().ranks_per_host,
-                                         .batch = base_.batch,
-                                         .tokens = 0});
-      double slowest = 0;
-      for (std::size_t i = 0; i < base_.links.size(); ++i) {
-        const LinkLoad& load = base_.links[i];
-        const double weights = bare.links[i].amount;  // all but keys and values
-        const bool streams = load.link != Link::kProducts || base_.products_read_weights;
-        const double left = load.amount - weights * (streams ? 1 - share : 0);
-        if (load.rate > 0) slowest = std::max(slowest, left / load.rate);
+    if (is_compute_bound() || packed_in_source()) return;
+    std::string gives;
+    double worth = base_.tokens_per_second();  // the next format is to give this much more
+    for (const auto& [choice, name] :
+         {std::pair{WeightChoice::kInt8, "int8"}, {WeightChoice::kInt4, "int4"}}) {
+      RunConfig other = config_;
+      other.weight_format = choice;
+      if (bytes_a_row(weight_formats(open_, other).blocks) >= bytes_a_row(plan_.block_format)) {
+        continue;
       }
-      return slowest;
-    };
-    const double half = with(0.5);
-    if (half * kWorth > base_.seconds()) return;
-    lines_.push_back(
-        fmt::format("fewer bits: with 8 a weight a pass would take {}, with 4 {} (not there yet)",
-                    format_seconds(half), format_seconds(with(0.25))));
+      const std::optional<PassLimit> limit = at(other);
+      if (!faster(limit, worth)) continue;
+      worth = limit->tokens_per_second();
+      gives += gives.empty()
+                   ? fmt::format(
+                         "--weight-format {} gives {} instead of {}, a pass takes {} "
+                         "instead of {}",
+                         name, tokens_text(worth), format_rate(base_.tokens_per_second()),
+                         format_seconds(limit->seconds()), format_seconds(base_.seconds()))
+                   : fmt::format("; {} gives {}", name, tokens_text(worth));
+    }
+    if (!gives.empty()) lines_.push_back("fewer bits: " + gives + "; answers differ a little");
+  }
+  /// Then they have the format that they are stored in.
+  bool packed_in_source() const {
+    const std::string& matrix = open_.model->spec().blocks.front().matrices.front().name;
+    return open_.source->packed_format(matrix) ||
+           packed_format_named(open_.model->config().block_format);
+  }
+  std::size_t bytes_a_row(const WeightFormat& format) const {
+    return format.row_bytes(open_.model->config().hidden);
   }
 
   std::optional<PassLimit> at(const RunConfig& config) const {

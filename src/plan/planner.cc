@@ -26,11 +26,12 @@ std::set<std::int64_t> powers_below(std::int64_t end) {
 Planner::Planner(const OpenModel& open, PlannedMachine machine, std::int64_t tokens)
     : open_(&open), machine_(std::move(machine)), tokens_(tokens) {}
 
-PlanInput Planner::input() const {
+PlanInput Planner::input(const RunConfig& config) const {
+  const WeightFormats formats = weight_formats(*open_, config);
   PlanInput input;
   input.model = open_->model.get();
-  input.block_format = open_->block_format;
-  input.head_format = open_->head_format;
+  input.block_format = formats.blocks;
+  input.head_format = formats.head;
   input.compute_dtype = open_->compute_dtype;
   input.world = machine_.ranks;
   input.local_size = machine_.ranks_per_host;
@@ -41,11 +42,11 @@ PlanInput Planner::input() const {
   return input;
 }
 
-MemoryPlan Planner::plan(const RunConfig& config) const { return make_plan(input(), config); }
+MemoryPlan Planner::plan(const RunConfig& config) const { return make_plan(input(config), config); }
 
 std::optional<std::string> Planner::needless_offload(const MemoryPlan& plan,
                                                      const RunConfig& config) const {
-  return zi::needless_offload(plan, input(), config);
+  return zi::needless_offload(plan, input(config), config);
 }
 
 PassLimit Planner::limit(const MemoryPlan& plan, std::int64_t batch) const {

@@ -47,7 +47,7 @@ class Planner {
   std::optional<PassLimit> fastest(const RunConfig& config) const;
 
  private:
-  PlanInput input() const;
+  PlanInput input(const RunConfig& config) const;
 
   const OpenModel* open_;
   PlannedMachine machine_;

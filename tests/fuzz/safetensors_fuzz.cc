@@ -4,12 +4,14 @@
 #include <string>
 #include <string_view>
 
+#include "checkpoint/packed_tensors.h"
 #include "checkpoint/safetensors.h"
 #include "zero_infer/error.h"
 
 namespace {
 
-/// Either a CheckpointError with a message, or a header whose tensors lie inside the file.
+/// Either a CheckpointError with a message, or a header whose tensors lie inside the file; of a
+/// packed tensor, the matrix and the format whose names are the tensor's.
 void parse(std::string_view start, std::uint64_t file_bytes) {
   try {
     const zi::SafetensorsHeader header = zi::parse_safetensors_header(start, file_bytes, "fuzz");
@@ -17,6 +19,11 @@ void parse(std::string_view start, std::uint64_t file_bytes) {
       if (tensor.begin < header.bytes || tensor.end < tensor.begin || tensor.end > file_bytes) {
         std::abort();
       }
+      const auto packed = zi::packed_tensor(name, tensor, "fuzz");
+      if (!packed) continue;
+      if (zi::packed_name(packed->matrix, packed->format) != name) std::abort();
+      if (!packed->format.packed() || packed->format.row_bytes(33) % 16 != 0) std::abort();
+      zi::elements_of_packed(header, "fuzz");
     }
   } catch (const zi::CheckpointError& error) {
     if (error.what()[0] == '\0') std::abort();

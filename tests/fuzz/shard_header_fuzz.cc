@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -26,9 +27,9 @@ namespace {
 constexpr std::size_t kChecksumAt = 8;  // from the header's end
 constexpr std::size_t kHeaderBytesAt = 16;
 constexpr std::size_t kFileBytesAt = 24;
-constexpr std::size_t kUnitsAt = 60;
-constexpr std::size_t kNameBytesAt = 72;
-constexpr std::size_t kNameAt = 76;
+constexpr std::size_t kUnitsAt = 64;
+constexpr std::size_t kNameBytesAt = 76;
+constexpr std::size_t kNameAt = 80;
 constexpr std::size_t kUnitBytes = 20;  // number, bytes, offset
 /// Files of this size need no blocks.
 constexpr std::uint64_t kMostFileBytes = std::uint64_t{1} << 42;
@@ -90,10 +91,22 @@ void read_file(std::span<const std::byte> bytes, std::uint64_t file_bytes) {
   }
 }
 
+/// A good header, in which the fields above are where they are said to be.
+std::vector<std::byte> known_header() {
+  constexpr std::string_view kName = "name";
+  std::vector<std::byte> good =
+      zi::plan_shard_file({.model_name = std::string(kName)}, zi::kPageBytes, {{7, zi::kPageBytes}})
+          .encode();
+  check(get(good, kHeaderBytesAt) == good.size() && get(good, kFileBytesAt) > good.size());
+  check(get(good, kUnitsAt, 4) == 1 && get(good, kNameBytesAt, 4) == kName.size());
+  check(std::memcmp(good.data() + kNameAt, kName.data(), kName.size()) == 0);
+  check(get(good, kNameAt + kName.size(), 4) == 7);
+  return good;
+}
+
 /// Puts start, header size and checksum right, and the file's size where it is absurd.
 void read_put_right(std::vector<std::byte>& bytes) {
-  static const std::vector<std::byte> good =
-      zi::plan_shard_file({}, zi::kPageBytes, {{0, zi::kPageBytes}}).encode();
+  static const std::vector<std::byte> good = known_header();
   std::ranges::copy(std::span(good).first(kHeaderBytesAt), bytes.begin());
   put(bytes, kHeaderBytesAt, bytes.size());
   const std::size_t checksum_at = bytes.size() - kChecksumAt;
