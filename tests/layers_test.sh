@@ -58,7 +58,7 @@ only 'yaml-cpp' src/config/
 only 'oniguruma' src/text/pattern.cc
 only 'oneapi' src/backend/cpu/
 only 'hwloc' src/backend/
-only 'unicode/' src/chat/python_case.cc src/text/unicode.cc
+only 'unicode/' src/chat/values/python_case.cc src/text/unicode.cc
 
 # Whether a build has CUDA is known where the runtime is chosen, and nowhere else.
 if grep -rl 'ZI_HAVE_CUDA' src offload launch include --include='*.cc' --include='*.h' | grep -v '^src/engine/backend_choice.cc$'; then
@@ -97,6 +97,9 @@ never() {
 }
 never src/base '(config|checkpoint|partition|comm|backend|model|text|engine|plan|measure|offload|launch)/'
 never src/chat '(config|checkpoint|partition|text)/'
+never src/chat/values 'chat/(library|jinja|[a-z_]+\.h)'
+never src/chat/library 'chat/(jinja|[a-z_]+\.h)'
+never src/chat/jinja 'chat/[a-z_]+\.h'
 for room in config checkpoint partition chat text; do
   never "src/$room" '(comm|backend|model|engine|plan|measure|offload|launch)/|zero_infer/(device|world|communicator|model)\.h'
 done
