@@ -251,8 +251,9 @@ TEST(Resume, SaysThatFinishedTextsHaveAnotherLimit) {
   const std::string out = folder / "out.jsonl";
   write_file(in, kTwoPrompts);
   const auto with_limit = [&](const char* limit) {
-    return with(job(model(), in, {"--output", out, "--resume", "--ignore-eos"}),
-                {"--max-new-tokens", limit});
+    return std::vector<std::string>{"--model",          model(), "--prompts", in,
+                                    "--output",         out,     "--resume",  "--ignore-eos",
+                                    "--max-new-tokens", limit};
   };
   ASSERT_EQ(run_job(0, with_limit("3")).code, 0);
   const std::string before = read_file(out);

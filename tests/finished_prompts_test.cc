@@ -59,9 +59,9 @@ std::vector<std::string> left(const std::vector<Prompt>& prompts,
                               std::optional<std::int64_t> max_new_tokens = std::nullopt) {
   FinishedPrompts finished;
   for (const auto& [id, prompt] : done) finished.by_id[id] = prompt;
-  const auto source = skip_done(std::make_unique<ListedPrompts>(prompts),
-                                std::make_shared<const FinishedPrompts>(std::move(finished)),
-                                max_new_tokens);
+  const auto source =
+      skip_done(std::make_unique<ListedPrompts>(prompts),
+                std::make_shared<const FinishedPrompts>(std::move(finished)), max_new_tokens);
   EXPECT_EQ(source->total(), prompts.size() - std::min(prompts.size(), done.size()));
   std::vector<std::string> ids;
   while (!source->exhausted()) {

@@ -62,8 +62,7 @@ TEST_F(ProgressTest, ShowsRateAndTimeLeftOnATerminalAndCleansUp) {
     Progress progress("loading weights", 4 * kGigabyte, Progress::Unit::kBytes, true, now);
     pass(milliseconds(1000));
     progress.add(kGigabyte);
-    EXPECT_EQ(terminal_.read(),
-              "\r\x1b[Kloading weights: 1.00 GB of 4.00 GB, 1.00 GB/s, 3 s left");
+    EXPECT_EQ(terminal_.read(), "\r\x1b[Kloading weights: 1.00 GB of 4.00 GB, 1.00 GB/s, 3 s left");
   }
   EXPECT_EQ(terminal_.read(), "\r\x1b[K");
 }

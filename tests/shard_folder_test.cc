@@ -274,7 +274,7 @@ TEST_F(SharedDisk, ADirectoryThatEverybodyCanWriteIsUsedAndSoIsALinkToIt) {
   set_mode(open, 0777);
   if (is_root()) give_to(open, kNobody);
   fs::create_directory_symlink(open, link);
-  units_.key.rank = 0;  // which speaks for the job
+  units_.key.rank = 0;                           // which speaks for the job
   for (const char* time : {"first", "again"}) {  // made, and found
     testing::internal::CaptureStderr();
     units_.prepare(link);

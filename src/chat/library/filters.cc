@@ -17,7 +17,7 @@ namespace zi::chat {
 namespace {
 
 /// Filters of Jinja2 that are not here.
-constexpr std::array<std::string_view, 14> kUnsupported = {
+constexpr std::array<std::string_view, 14> kUnsupportedFilters = {
     "filesizeformat", "forceescape", "groupby", "pprint",   "random",  "slice",     "striptags",
     "truncate",       "urlencode",   "urlize",  "wordwrap", "xmlattr", "wordcount", "attr"};
 
@@ -137,7 +137,7 @@ Filter find_filter(std::string_view name) {
 }
 
 std::string unknown_filter(std::string_view name) {
-  const bool known = std::ranges::find(kUnsupported, name) != kUnsupported.end();
+  const bool known = std::ranges::find(kUnsupportedFilters, name) != kUnsupportedFilters.end();
   return fmt::format("{} {}", known ? "unsupported filter" : "there is no filter", in_quotes(name));
 }
 

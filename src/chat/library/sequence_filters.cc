@@ -203,7 +203,7 @@ Value batch(const Value& value, const Arguments& arguments, Budget& budget) {
   return budget.generator(std::move(lines));
 }
 
-const std::unordered_map<std::string_view, Filter> kFilters = {
+const std::unordered_map<std::string_view, Filter> kSequenceFilters = {
     {"batch", batch},        {"count", length_filter},
     {"d", default_filter},   {"default", default_filter},
     {"dictsort", dictsort},  {"first", first},
@@ -218,8 +218,8 @@ const std::unordered_map<std::string_view, Filter> kFilters = {
 }  // namespace
 
 Filter find_sequence_filter(std::string_view name) {
-  const auto found = kFilters.find(name);
-  return found == kFilters.end() ? nullptr : found->second;
+  const auto found = kSequenceFilters.find(name);
+  return found == kSequenceFilters.end() ? nullptr : found->second;
 }
 
 }  // namespace zi::chat

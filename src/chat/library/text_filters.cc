@@ -284,7 +284,7 @@ Value round_filter(const Value& value, const Arguments& arguments, Budget&) {
   return method == "ceil" ? std::ceil(real_of(value)) : std::floor(real_of(value));
 }
 
-const std::unordered_map<std::string_view, Filter> kFilters = {
+const std::unordered_map<std::string_view, Filter> kTextFilters = {
     {"abs", abs_filter},
     {"capitalize", change<capitalize>},
     {"center", center},
@@ -308,8 +308,8 @@ const std::unordered_map<std::string_view, Filter> kFilters = {
 }  // namespace
 
 Filter find_text_filter(std::string_view name) {
-  const auto found = kFilters.find(name);
-  return found == kFilters.end() ? nullptr : found->second;
+  const auto found = kTextFilters.find(name);
+  return found == kTextFilters.end() ? nullptr : found->second;
 }
 
 }  // namespace zi::chat

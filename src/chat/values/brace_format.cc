@@ -14,8 +14,6 @@
 namespace zi::chat {
 namespace {
 
-bool is_digit_byte(char c) { return c >= '0' && c <= '9'; }
-
 FormatSpec read_brace(std::string_view written) {
   FormatSpec spec;
   std::string_view rest = written;

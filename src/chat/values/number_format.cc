@@ -13,8 +13,6 @@
 namespace zi::chat {
 namespace {
 
-bool is_digit_byte(char c) { return c >= '0' && c <= '9'; }
-
 std::string with_commas(const std::string& digits) {
   const std::size_t whole = std::min(digits.find_first_not_of("0123456789"), digits.size());
   std::string out;

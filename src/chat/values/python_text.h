@@ -9,6 +9,9 @@
 
 namespace zi::chat {
 
+/// An ASCII digit.
+inline bool is_digit_byte(char c) { return c >= '0' && c <= '9'; }
+
 /// Texts as Python has them: sequences of code points. All texts here are valid UTF-8.
 
 std::size_t count_points(std::string_view text);
