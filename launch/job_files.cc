@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -92,13 +93,14 @@ void JobFiles::resume(const RunConfig& config) {
   done->check_kind(config.score, config.logprobs, *config.output);
   // Prompts that changed are better found now than when they are taken, between passes. Those of a
   // pipe, which cannot be read twice, are found then.
+  std::optional<std::int64_t> limit = config.max_new_tokens;
   if (source->total()) {
-    const auto compared = skip_done(open_prompts(config, false), done);
+    const auto compared = skip_done(open_prompts(config, false), done, std::exchange(limit, {}));
     while (!compared->exhausted()) compared->take(kComparedAtOnce, true);
   }
   log_info(fmt::format("{} finished sequences found in {}: they are skipped", done->by_id.size(),
                        *config.output));
-  source = skip_done(std::move(source), done);
+  source = skip_done(std::move(source), done, limit);
   results->forget_finished();
 }
 

@@ -33,11 +33,9 @@ nvidia-smi -L >/dev/null 2>&1 || export CUDAARCHS=90-real
 build cpu -DZI_TESTS=ON -DZI_BENCHMARKS=ON
 check cpu
 if [ "$quick" != --quick ]; then
-  build asan
-  check asan -LE slow -E '/cpu1'  # ops on one thread
+  build asan  # with the fuzzers
+  check asan -LE 'slow|fuzz' -E '/cpu1'  # ops on one thread
   build tsan
   check tsan -LE slow -E '/cpu1'
-  cmake --preset fuzz >/dev/null
-  cmake --build --preset fuzz --target fuzzers --parallel "$jobs" -- --quiet
-  check fuzz -L fuzz --parallel 3  # each for a minute, side by side
+  check asan -L fuzz --parallel 3  # each for a minute, side by side
 fi

@@ -146,6 +146,18 @@ std::string ShardFolder::path_of(std::string_view name) const {
   return fmt::format("{}/{}", path_, name);
 }
 
+std::string ShardFolder::warning_of_directory() const {
+  struct stat info {};
+  if (::fstatat(fd(), "..", &info, 0) != 0) return {};
+  if ((info.st_mode & S_IWOTH) == 0 || (info.st_mode & S_ISVTX) != 0) return {};
+  const std::filesystem::path parent = std::filesystem::path(path_).parent_path();
+  const std::string directory = parent.empty() ? "." : parent.string();
+  return fmt::format(
+      "{} can be written by everybody and is not sticky (mode {:04o}): other users can remove this "
+      "job's shard files; run: chmod +t '{}', or {}",
+      directory, info.st_mode & kAccess, directory, kOtherDirectory);
+}
+
 std::optional<FileDescriptor> ShardFolder::open(const std::string& name) const {
   const std::string path = path_of(name);
   struct stat info {};

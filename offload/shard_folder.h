@@ -36,6 +36,11 @@ class ShardFolder {
   std::string path_of(std::string_view name) const;
   int fd() const { return folder_.get(); }
 
+  /// What to say where everybody can take this folder away or put another one in its place, because
+  /// its directory can be written by all and is not sticky; empty else. (A folder of another user's
+  /// is refused, but the shard files can be lost.)
+  std::string warning_of_directory() const;
+
   /// A file in it, open for reading; nothing when it is not there.
   std::optional<FileDescriptor> open(const std::string& name) const;
 

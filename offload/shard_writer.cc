@@ -208,13 +208,19 @@ std::filesystem::path prepare_shard_file(const std::filesystem::path& directory,
   }
   const std::filesystem::path path = shard_file_path(directory, key);
   const std::string name = path.filename().string();
+  const auto warn_of_directory = [&](const ShardFolder& folder) {
+    const std::string warning = key.rank == 0 ? folder.warning_of_directory() : "";
+    if (!warning.empty()) log_warning(warning);
+  };
   if (const auto folder = ShardFolder::find(path.parent_path());
       folder && find_for_job(*folder, name, key, extent_bytes, wanted).complete) {
+    warn_of_directory(*folder);
     remove_left_behind(*folder, name);
     return path;
   }
 
   const ShardFolder folder = ShardFolder::make(path.parent_path());
+  warn_of_directory(folder);
   const std::optional<FileDescriptor> lock = folder.lock(lock_name(name));
   if (!lock) {
     throw IoError(

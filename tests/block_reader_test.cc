@@ -367,7 +367,9 @@ void refuse(int call, int error, std::optional<Condition> condition = {}) {
   }
 }
 
-/// In a child process: 0 when the reader for what is left to it reads the right bytes.
+/// What children say is compared without regular expressions: the address sanitizer of clang 14
+/// takes an outdated regexec of glibc's. In a child process: 0 when the reader for what is left to
+/// it reads the right bytes.
 class RefusalTest : public BlockReaderTest {
  protected:
   [[noreturn]] void read_all_and_exit(const std::string& expected_method) {
@@ -389,19 +391,21 @@ TEST_F(RefusalTest, ARefusedRingIsReplacedByPreadAndSaysSo) {
         read_all_and_exit("pread");
       },
       testing::ExitedWithCode(0),
-      "io_uring is refused by the kernel .EPERM.*pread with 4 threads is used");
+      AllOf(HasSubstr("io_uring is refused by the kernel (EPERM"),
+            HasSubstr("pread with 4 threads is used")));
   EXPECT_EXIT(
       {
         refuse(SYS_io_uring_setup, ENOSYS);
         read_all_and_exit("pread");
       },
-      testing::ExitedWithCode(0), "ENOSYS: this kernel has no io_uring.*pread");
+      testing::ExitedWithCode(0),
+      AllOf(HasSubstr("ENOSYS: this kernel has no io_uring"), HasSubstr("pread")));
   EXPECT_EXIT(
       {
         refuse(SYS_io_uring_setup, EINVAL);  // whatever the flags
         read_all_and_exit("pread");
       },
-      testing::ExitedWithCode(0), "Invalid argument.*pread");
+      testing::ExitedWithCode(0), AllOf(HasSubstr("Invalid argument"), HasSubstr("pread")));
 }
 
 TEST_F(RefusalTest, StagingThatCannotBeRegisteredIsUsedUnregisteredAndSaysSo) {
@@ -411,7 +415,9 @@ TEST_F(RefusalTest, StagingThatCannotBeRegisteredIsUsedUnregisteredAndSaysSo) {
                Condition{1, BPF_JEQ, 0});  // operation 0 registers buffers
         read_all_and_exit("io_uring");
       },
-      testing::ExitedWithCode(0), "ENOMEM.*ulimit -l.*unregistered buffers are used");
+      testing::ExitedWithCode(0),
+      AllOf(HasSubstr("ENOMEM"), HasSubstr("ulimit -l"),
+            HasSubstr("unregistered buffers are used")));
 }
 
 TEST_F(RefusalTest, AFileSystemWithoutODirectIsReadBufferedAndSaysSo) {
@@ -420,7 +426,8 @@ TEST_F(RefusalTest, AFileSystemWithoutODirectIsReadBufferedAndSaysSo) {
         refuse(SYS_fcntl, EINVAL, Condition{2, BPF_JSET, O_DIRECT});
         read_all_and_exit("io_uring");
       },
-      testing::ExitedWithCode(0), "O_DIRECT is refused by .* for .*data; buffered reads are used");
+      testing::ExitedWithCode(0),
+      AllOf(HasSubstr("O_DIRECT is refused by "), HasSubstr("data; buffered reads are used")));
 }
 
 }  // namespace

@@ -7,10 +7,10 @@
 #include <chrono>
 #include <string>
 
-#include "chat/interpreter.h"
-#include "chat/json_text.h"
-#include "chat/parser.h"
-#include "chat/template_error.h"
+#include "chat/jinja/interpreter.h"
+#include "chat/jinja/parser.h"
+#include "chat/values/json_text.h"
+#include "chat/values/template_error.h"
 
 namespace zi::chat {
 namespace {

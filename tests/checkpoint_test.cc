@@ -20,13 +20,13 @@ namespace zi {
 namespace {
 
 using nlohmann::json;
+using test::SyntheticOptions;
 using ::testing::AllOf;
 using ::testing::Contains;
 using ::testing::Each;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-using testing::SyntheticOptions;
 using ::testing::ThrowsMessage;
 namespace fs = std::filesystem;
 
@@ -47,37 +47,35 @@ std::string read_file(const fs::path& path) {
 class CheckpointTest : public ::testing::Test {
  protected:
   CheckpointTest() {
-    testing::write_text(
+    test::write_text(
         config_json_,
         R"({"model_type":"bloom","n_embed":24,"n_head":3,"n_layer":2,"vocab_size":50})");
   }
   void generate(const SyntheticOptions& options) {
     fs::remove_all(root());
-    testing::write_synthetic_checkpoint(config_json_, root(), options);
+    test::write_synthetic_checkpoint(config_json_, root(), options);
   }
   fs::path root() const { return directory_.path() / "model"; }
   std::unique_ptr<WeightSource> open() const { return open_checkpoint(root(), kPrefix); }
-  std::vector<TensorSpec> tensors() const {
-    return testing::bloom_tensors(ModelConfig::load(root()));
-  }
+  std::vector<TensorSpec> tensors() const { return test::bloom_tensors(ModelConfig::load(root())); }
   /// Makes the directory hold just one model.safetensors of these bytes.
   void write_single(const std::string& header, const std::string& data) {
     fs::remove_all(root());
     fs::create_directories(root());
-    testing::write_text(root() / "model.safetensors", testing::safetensors_bytes(header, data));
+    test::write_text(root() / "model.safetensors", test::safetensors_bytes(header, data));
   }
   void edit_index(const std::function<void(json&)>& edit) {
     const fs::path path = root() / "model.safetensors.index.json";
     json index = json::parse(read_file(path));
     edit(index);
-    testing::write_text(path, index.dump());
+    test::write_text(path, index.dump());
   }
   void expect_refused(const std::string& part, const std::string& other = "") {
     EXPECT_THAT([&] { open(); },
                 ThrowsMessage<CheckpointError>(AllOf(HasSubstr(part), HasSubstr(other))));
   }
 
-  testing::TemporaryDirectory directory_;
+  test::TemporaryDirectory directory_;
   fs::path config_json_ = directory_.path() / "shape.json";
 };
 
@@ -97,7 +95,7 @@ TEST_F(CheckpointTest, GivesEveryTensorOfTheBundledModelByteForByte) {
     files.push_back(std::move(file));
   }
   const auto source = open_checkpoint(kKjv, kPrefix);
-  for (const TensorSpec& tensor : testing::bloom_tensors(ModelConfig::load(kKjv))) {
+  for (const TensorSpec& tensor : test::bloom_tensors(ModelConfig::load(kKjv))) {
     ASSERT_TRUE(source->contains(tensor.name)) << tensor.name;
     EXPECT_EQ(source->stored_dtype(tensor.name), DType::kBFloat16);
     // The file's own bytes, by headers read independently of the code under test.
@@ -269,7 +267,7 @@ TEST_F(CheckpointTest, RefusesAnIndexThatDoesNotFitItsFiles) {
   expect_refused("names no file for tensor `transformer.ghost`");
   edit_index([](json& index) { index.erase("weight_map"); });
   expect_refused("`weight_map` is missing");
-  testing::write_text(root() / "model.safetensors.index.json", "{\"weight_map\":");
+  test::write_text(root() / "model.safetensors.index.json", "{\"weight_map\":");
   expect_refused("model.safetensors.index.json: not valid JSON");
 }
 
@@ -288,8 +286,8 @@ TEST_F(CheckpointTest, RefusesFilesOutsideTheDirectory) {
 
 TEST_F(CheckpointTest, RefusesPicklesAndSaysHowToConvertThem) {
   fs::create_directories(root());
-  testing::write_text(root() / "pytorch_model-00001-of-00002.bin", "x");
-  testing::write_text(root() / "pytorch_model-00002-of-00002.bin", "x");
+  test::write_text(root() / "pytorch_model-00001-of-00002.bin", "x");
+  test::write_text(root() / "pytorch_model-00002-of-00002.bin", "x");
   expect_refused("pytorch_model*.bin (2 files)", "safe_serialization=True");
 }
 
@@ -297,7 +295,7 @@ TEST_F(CheckpointTest, SaysWhatADirectoryLacks) {
   expect_refused("model is not a directory");
   fs::create_directories(root());
   expect_refused("has no weights", "--load-format dummy");
-  testing::write_text(root() / "model-00001-of-00002.safetensors", "x");
+  test::write_text(root() / "model-00001-of-00002.safetensors", "x");
   expect_refused("fetch the index too");
 }
 
@@ -392,8 +390,8 @@ TEST_F(CheckpointTest, TakesTheSingleFileBeforeAnIndexAndSaysSo) {
   EXPECT_THAT(open()->warnings(), IsEmpty());
   const TensorSpec tensor{"h.1.self_attention.dense.weight", {24, 24}};
   const std::vector<float> indexed = read_floats(*open(), tensor);
-  testing::write_synthetic_checkpoint(config_json_, root(),
-                                      {.single = true, .seed = 2, .tokenizer = {}});
+  test::write_synthetic_checkpoint(config_json_, root(),
+                                   {.single = true, .seed = 2, .tokenizer = {}});
   EXPECT_THAT(open()->warnings(),
               ElementsAre(AllOf(HasSubstr(root().string()), HasSubstr("model.safetensors is used"),
                                 HasSubstr("model.safetensors.index.json"))));

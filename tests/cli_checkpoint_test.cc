@@ -23,7 +23,7 @@ using testing::AllOf;
 using testing::HasSubstr;
 using testing::Not;
 
-const std::string kFirst = "/model-00001-of-00003.safetensors";
+const std::string kFirstFile = "/model-00001-of-00003.safetensors";
 const std::string kQkv = "transformer.h.0.self_attention.query_key_value.weight";
 
 std::vector<std::string> run_of(const std::string& model, std::vector<std::string> more = {}) {
@@ -34,7 +34,7 @@ std::vector<std::string> run_of(const std::string& model, std::vector<std::strin
 }
 
 /// Token ids of the only result.
-nlohmann::json ids_of(const Ended& ended) {
+nlohmann::json token_ids_of(const Ended& ended) {
   EXPECT_EQ(ended.code, 0) << ended.err;
   const auto lines = json_lines(ended.out);
   EXPECT_EQ(lines.size(), 1u) << ended.err;
@@ -96,7 +96,7 @@ TEST(Replaced, WeightsUnderTheSameNameSizeAndMtimeAreServedAnew) {
   const TemporaryFolder folder;
   const std::string model = copy_of_model(folder);
   const auto with_nvme = run_of(model, {"--nvme-offload-path", folder / "nvme"});
-  const auto before = ids_of(run_job(2, with_nvme));
+  const auto before = token_ids_of(run_job(2, with_nvme));
   EXPECT_THAT(run_job(2, with_nvme).err, Not(HasSubstr("shards")));
   for (int layer : {0, 1, 2}) {
     for (const char* file : {"1", "2"}) {
@@ -110,10 +110,10 @@ TEST(Replaced, WeightsUnderTheSameNameSizeAndMtimeAreServedAnew) {
       });
     }
   }
-  const auto expected = ids_of(run_job(2, run_of(model)));
+  const auto expected = token_ids_of(run_job(2, run_of(model)));
   EXPECT_NE(expected, before);
   const Ended after = run_job(2, with_nvme);
-  EXPECT_EQ(ids_of(after), expected);
+  EXPECT_EQ(token_ids_of(after), expected);
   EXPECT_EQ(count_of(after.err, "also holds shard files of"), 1u) << after.err;
   EXPECT_THAT(after.err, Not(HasSubstr("samples of the weights are the same")));
   EXPECT_EQ(folders_in(folder / "nvme"), 2);
@@ -123,10 +123,11 @@ TEST(Replaced, ShardsAreWrittenAnewAfterATouchAndOneLineSaysWhy) {
   const TemporaryFolder folder;
   const std::string model = copy_of_model(folder);
   const auto with_nvme = run_of(model, {"--nvme-offload-path", folder / "nvme"});
-  const auto before = ids_of(run_job(2, with_nvme));
-  fs::last_write_time(model + kFirst, fs::last_write_time(model + kFirst) + std::chrono::hours(1));
+  const auto before = token_ids_of(run_job(2, with_nvme));
+  fs::last_write_time(model + kFirstFile,
+                      fs::last_write_time(model + kFirstFile) + std::chrono::hours(1));
   const Ended after = run_job(2, with_nvme);
-  EXPECT_EQ(ids_of(after), before);
+  EXPECT_EQ(token_ids_of(after), before);
   EXPECT_EQ(count_of(after.err, "samples of the weights are the same"), 1u) << after.err;
   EXPECT_EQ(folders_in(folder / "nvme"), 2);
   EXPECT_THAT(run_job(2, with_nvme).err, Not(HasSubstr("also holds")));
@@ -152,7 +153,7 @@ TEST(DifferentRanks, AreRefusedByTheNameOfWhatDiffers) {
   };
   const std::vector<Case> cases = {
       {"the model's weights",
-       [](const std::string& model) { edit_tensor(model + kFirst, kQkv, merge_lora); }},
+       [](const std::string& model) { edit_tensor(model + kFirstFile, kQkv, merge_lora); }},
       {"`eos_token_id` of the model's config must be the same on every rank: rank 0 has `[2]`, "
        "rank 1",
        [](const std::string& model) {
@@ -188,7 +189,7 @@ TEST(DifferentRanks, MayHaveCopiesOfTheModelInOtherPlacesWithOtherTimes) {
   for (const auto& file : fs::directory_iterator(other)) {
     fs::last_write_time(file, fs::last_write_time(file) - std::chrono::hours(9));
   }
-  EXPECT_EQ(ids_of(run_two(other)), ids_of(run_job(2, run_of(model()))));
+  EXPECT_EQ(token_ids_of(run_two(other)), token_ids_of(run_job(2, run_of(model()))));
 }
 
 /// What a job wrote to stderr, without the line of CPUs that lack bfloat16.
@@ -211,7 +212,7 @@ TEST(Contradictions, TheSingleFileGoesBeforeAnIndexAndOneLineSaysSo) {
   EXPECT_EQ(count_of(both.err, "model.safetensors is used"), 1u) << both.err;
   fs::remove(model + "/model.safetensors.index.json");
   const Ended single = run_job(2, run_of(model));
-  EXPECT_EQ(ids_of(both), ids_of(single));
+  EXPECT_EQ(token_ids_of(both), token_ids_of(single));
   EXPECT_THAT(warnings_of_the_checkpoint(single), Not(HasSubstr("warning")));
 }
 

@@ -19,6 +19,7 @@
 #include "base/file_descriptor.h"
 #include "cli_harness.h"
 #include "nan_checkpoint.h"
+#include "open_files.h"
 
 namespace zi::test {
 namespace {
@@ -204,8 +205,11 @@ TEST(Resume, CountsWhatAnotherJobWroteUntilItEnded) {
   FileDescriptor other(open(out.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC));
   ASSERT_EQ(flock(other.get(), LOCK_EX), 0);
   Job job(0, arguments);
-  // Whether it waits for the lock by now or comes later: it must not have counted before.
-  std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+  // From here on it waits for the lock; it must not have counted before.
+  ASSERT_TRUE(wait_until([&] {
+    const std::vector<int> ranks = job.rank_pids();
+    return ranks.size() == 1 && times_open(out, std::to_string(ranks[0])) > 0;
+  }));
   const std::string rest = all.substr(half);
   ASSERT_EQ(write(other.get(), rest.data(), rest.size()), static_cast<ssize_t>(rest.size()));
   other.close();
@@ -239,6 +243,27 @@ TEST(Resume, RefusesOtherPromptsAndOtherKindsOfResultsBeforeItLoads) {
   ASSERT_EQ(run_job(0, job(model(), in, {"--output", out, "--score"})).code, 0);
   EXPECT_THAT(refused({}), HasSubstr(out + ":1 was written with --score"));
   EXPECT_EQ(run_job(0, job(model(), in, {"--output", out, "--score", "--resume"})).code, 0);
+}
+
+TEST(Resume, SaysThatFinishedTextsHaveAnotherLimit) {
+  const TemporaryFolder folder;
+  const std::string in = folder / "in.jsonl";
+  const std::string out = folder / "out.jsonl";
+  write_file(in, kTwoPrompts);
+  const auto with_limit = [&](const char* limit) {
+    return std::vector<std::string>{"--model",          model(), "--prompts", in,
+                                    "--output",         out,     "--resume",  "--ignore-eos",
+                                    "--max-new-tokens", limit};
+  };
+  ASSERT_EQ(run_job(0, with_limit("3")).code, 0);
+  const std::string before = read_file(out);
+  EXPECT_THAT(run_job(0, with_limit("3")).err, Not(HasSubstr("limit")));
+  const Ended ended = run_job(0, with_limit("4"));
+  EXPECT_EQ(ended.code, 0);
+  const auto said = ended.err.find("with 3 new tokens, and its limit is now 4 (--max-new-tokens)");
+  ASSERT_NE(said, std::string::npos) << ended.err;
+  EXPECT_EQ(ended.err.find("limit is now", said + 40), std::string::npos) << ended.err;
+  EXPECT_EQ(read_file(out), before);
 }
 
 /// A model that gives NaN for prompts with token 5.

@@ -109,7 +109,8 @@ std::vector<int> Job::rank_pids() const {
     if (name.find_first_not_of("0123456789") != std::string::npos) continue;
     int parent = 0;
     const int pid = std::stoi(name);
-    if (parent_and_name(pid, parent) == "zero-infer" && parent == pid_) pids.push_back(pid);
+    if (parent_and_name(pid, parent) == "zero-infer" && (parent == pid_ || pid == pid_))
+      pids.push_back(pid);
   }
   return pids;
 }

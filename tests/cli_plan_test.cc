@@ -23,7 +23,7 @@ Ended run_plan(std::vector<std::string> arguments, int ranks = 0) {
 }
 
 /// Refused by one line on stderr that holds `text`, with exit code 2.
-void expect_refused(const std::vector<std::string>& arguments, const std::string& text) {
+void expect_plan_refused(const std::vector<std::string>& arguments, const std::string& text) {
   const Ended ended = run_plan(arguments);
   EXPECT_EQ(ended.code, 2) << ended.err;
   EXPECT_EQ(std::ranges::count(ended.err, '\n'), 1) << ended.err;
@@ -74,19 +74,20 @@ TEST(CliPlan, BadInputGetsOneClearLine) {
     more.insert(more.begin(), base.begin(), base.end());
     return more;
   };
-  expect_refused(with({"--gpus-like", "h1000"}), "did you mean `h100`?");
-  expect_refused(with({"--gpus-like", "abacus"}), "rtx4090");
-  expect_refused(with({"--gpus-like", "h100", "--batch-size", "0"}),
-                 "--batch-size: must be from 1");
-  expect_refused(with({"--gpus-like", "h100", "--batch-size", "1,x"}), "`x` is not a whole number");
-  expect_refused(with({"--gpus-like", "h100", "--batch-size", "1,,2"}), "--batch-size");
-  expect_refused(with({"--gpus-like", "h100", "--tokens", "0"}), "--tokens: must be from 1");
-  expect_refused(with({"--gpus-like", "h100", "--ranks", "many"}), "--ranks");
-  expect_refused(with({"--gpus-like", "h100", "--host-memory", "much"}), "--host-memory");
-  expect_refused(with({"--limits", "/nonexistent/limits.json"}), "No such file");
-  expect_refused(with({"--ranks", "8", "--ranks-per-host", "3"}), "--ranks-per-host 3");
-  expect_refused({"--model", "/nonexistent/model"}, "/nonexistent/model");
-  expect_refused({"--gpus-like", "h100"}, "no model");
+  expect_plan_refused(with({"--gpus-like", "h1000"}), "did you mean `h100`?");
+  expect_plan_refused(with({"--gpus-like", "abacus"}), "rtx4090");
+  expect_plan_refused(with({"--gpus-like", "h100", "--batch-size", "0"}),
+                      "--batch-size: must be from 1");
+  expect_plan_refused(with({"--gpus-like", "h100", "--batch-size", "1,x"}),
+                      "`x` is not a whole number");
+  expect_plan_refused(with({"--gpus-like", "h100", "--batch-size", "1,,2"}), "--batch-size");
+  expect_plan_refused(with({"--gpus-like", "h100", "--tokens", "0"}), "--tokens: must be from 1");
+  expect_plan_refused(with({"--gpus-like", "h100", "--ranks", "many"}), "--ranks");
+  expect_plan_refused(with({"--gpus-like", "h100", "--host-memory", "much"}), "--host-memory");
+  expect_plan_refused(with({"--limits", "/nonexistent/limits.json"}), "No such file");
+  expect_plan_refused(with({"--ranks", "8", "--ranks-per-host", "3"}), "--ranks-per-host 3");
+  expect_plan_refused({"--model", "/nonexistent/model"}, "/nonexistent/model");
+  expect_plan_refused({"--gpus-like", "h100"}, "no model");
 }
 
 TEST(CliPlan, ARunIsRefusedWithTheTableOfItsPlan) {

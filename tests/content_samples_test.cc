@@ -83,7 +83,7 @@ class SampledContent : public ::testing::Test {
       data += t.data;
     }
     const auto path = directory_.path() / name;
-    testing::write_text(path, testing::safetensors_bytes(header + "}", data));
+    test::write_text(path, test::safetensors_bytes(header + "}", data));
     return path;
   }
   static std::vector<TensorInFile> tensors_of(const SafetensorsFile& file) {
@@ -105,7 +105,7 @@ class SampledContent : public ::testing::Test {
     return text;
   }
 
-  testing::TemporaryDirectory directory_;
+  test::TemporaryDirectory directory_;
   const std::vector<Tensor> base_ = {{"big", {400, 1000}, noise(400'000, 1)},
                                      {"empty", {0}, ""},
                                      {"small", {5000}, noise(5000, 2)}};

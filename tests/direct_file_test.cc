@@ -37,7 +37,7 @@ class DirectFileTest : public ::testing::Test {
     if (fd_ >= 0) ::close(fd_);
   }
   DirectFile open(const std::string& data) {
-    testing::write_text(path_, data);
+    test::write_text(path_, data);
     fd_ = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
     return {path_, fd_, data.size()};
   }
@@ -49,7 +49,7 @@ class DirectFileTest : public ::testing::Test {
     ::close(fd);
   }
 
-  testing::TemporaryDirectory directory_;
+  test::TemporaryDirectory directory_;
   const std::string path_ = (directory_.path() / "noise").string();
   int fd_ = -1;
 };
@@ -95,7 +95,7 @@ TEST_F(DirectFileTest, SaysWhereAFileEndsTooEarly) {
 TEST_F(DirectFileTest, RefusesAFileThatHasTakenTheName) {
   open(noise(5000));
   std::filesystem::rename(path_, path_ + ".old");
-  testing::write_text(path_, noise(5000));
+  test::write_text(path_, noise(5000));
   const DirectFile other(path_, fd_, 5000);
   EXPECT_FALSE(other.usable());
   EXPECT_FALSE(other.refusal().empty());
@@ -137,7 +137,7 @@ TEST_F(DirectFileTest, CheckpointsReadTheSameFromDiskAndCache) {
           fmt::format(R"({{"t":{{"dtype":"{}","shape":[{},{}],"data_offsets":[0,{}]}}}}{})",
                       type.name, kRows, kCols, data.size(), std::string(spaces, ' '));
       const auto file = directory_.path() / "model.safetensors";
-      testing::write_text(file, testing::safetensors_bytes(header, data));
+      test::write_text(file, test::safetensors_bytes(header, data));
       const auto source = open_checkpoint(directory_.path(), "");
       std::mt19937_64 random(spaces);
       for (DType to : {DType::kBFloat16, DType::kFloat16, DType::kFloat32}) {
@@ -166,8 +166,8 @@ TEST_F(DirectFileTest, CheckpointsReadTheSameFromDiskAndCache) {
 TEST_F(DirectFileTest, CheckpointsSayWhenTheyAreShortened) {
   const std::string data = noise(std::size_t{1} << 20);
   const auto file = directory_.path() / "model.safetensors";
-  testing::write_text(
-      file, testing::safetensors_bytes(
+  test::write_text(
+      file, test::safetensors_bytes(
                 R"({"t":{"dtype":"BF16","shape":[1024,512],"data_offsets":[0,1048576]}})", data));
   const auto source = open_checkpoint(directory_.path(), "");
   evict(file);

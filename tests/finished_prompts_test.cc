@@ -15,8 +15,11 @@
 namespace zi {
 namespace {
 
+using testing::AllOf;
 using testing::ElementsAre;
+using testing::HasSubstr;
 using testing::IsEmpty;
+using testing::Not;
 
 /// Prompts in memory.
 class ListedPrompts final : public PromptSource {
@@ -52,11 +55,13 @@ Prompt by_ids(const std::string& id, const std::vector<std::int32_t>& ids) {
 
 /// The ids of the prompts that are left of these, by what is done.
 std::vector<std::string> left(const std::vector<Prompt>& prompts,
-                              const std::vector<std::pair<std::string, FinishedPrompt>>& done) {
+                              const std::vector<std::pair<std::string, FinishedPrompt>>& done,
+                              std::optional<std::int64_t> max_new_tokens = std::nullopt) {
   FinishedPrompts finished;
   for (const auto& [id, prompt] : done) finished.by_id[id] = prompt;
-  const auto source = skip_done(std::make_unique<ListedPrompts>(prompts),
-                                std::make_shared<const FinishedPrompts>(std::move(finished)));
+  const auto source =
+      skip_done(std::make_unique<ListedPrompts>(prompts),
+                std::make_shared<const FinishedPrompts>(std::move(finished)), max_new_tokens);
   EXPECT_EQ(source->total(), prompts.size() - std::min(prompts.size(), done.size()));
   std::vector<std::string> ids;
   while (!source->exhausted()) {
@@ -73,6 +78,37 @@ TEST(SkipDone, LeavesOutWhatIsDone) {
       ElementsAre("\"2\""));
   EXPECT_THAT(left({by_text("0", "a")}, {{"0", text("a")}, {"1", text("")}, {"2", text("")}}),
               IsEmpty());
+}
+
+TEST(SkipDone, WarnsOnceWhereALimitOfNewTokensHasChanged) {
+  const auto done = [](std::int64_t new_tokens, bool at_limit) {
+    FinishedPrompt finished = FinishedPrompt::of_text("a", 1);
+    finished.new_tokens = new_tokens;
+    finished.at_limit = at_limit;
+    return finished;
+  };
+  const auto warning = [](const std::vector<Prompt>& prompts, const FinishedPrompt& finished,
+                          std::optional<std::int64_t> max_new_tokens) {
+    testing::internal::CaptureStderr();
+    EXPECT_THAT(left(prompts, {{"0", finished}, {"1", finished}}, max_new_tokens), IsEmpty());
+    return testing::internal::GetCapturedStderr();
+  };
+  const std::vector<Prompt> prompts = {by_text("0", "a"), by_text("1", "a")};
+  EXPECT_EQ(warning(prompts, done(8, true), 8), "");
+  EXPECT_EQ(warning(prompts, done(7, false), 8), "") << "it ended by itself";
+  EXPECT_EQ(warning(prompts, done(8, true), std::nullopt), "");
+  EXPECT_THAT(warning(prompts, done(8, true), 9),
+              AllOf(HasSubstr("id `0` is in the output file with 8 new tokens, and its limit is "
+                              "now 9 (--max-new-tokens)"),
+                    Not(HasSubstr("id `1`"))));
+  EXPECT_THAT(warning(prompts, done(8, true), 7), HasSubstr("its limit is now 7"));
+  EXPECT_THAT(warning(prompts, done(8, false), 7), HasSubstr("its limit is now 7"));
+  // The prompt's own limit goes before the job's.
+  std::vector<Prompt> own = {prompts[0]};
+  own[0].max_new_tokens = 8;
+  EXPECT_EQ(warning(own, done(8, true), 9), "");
+  own[0].max_new_tokens = 5;
+  EXPECT_THAT(warning(own, done(8, true), 8), HasSubstr("now 5 (its `max_new_tokens`)"));
 }
 
 TEST(SkipDone, RefusesAPromptThatChangedUnderItsId) {

@@ -25,21 +25,21 @@ const std::string kLfsPointer =
 class JsonFileTest : public ::testing::Test {
  protected:
   std::filesystem::path path(const char* name) const { return directory_.path() / name; }
-  testing::TemporaryDirectory directory_;
+  test::TemporaryDirectory directory_;
 };
 
 TEST_F(JsonFileTest, ReadsWholeFilesUpToTheLimit) {
-  testing::write_text(path("a"), "12345");
+  test::write_text(path("a"), "12345");
   EXPECT_EQ(read_text_file(path("a"), 5), "12345");
   EXPECT_THAT([&] { read_text_file(path("a"), 4); },
               ThrowsMessage<CheckpointError>(HasSubstr("has 5 bytes; a file of this kind has at "
                                                        "most 4")));
-  testing::write_text(path("empty"), "");
+  test::write_text(path("empty"), "");
   EXPECT_EQ(read_text_file(path("empty"), 5), "");
 }
 
 TEST_F(JsonFileTest, RecognisesALfsPointer) {
-  testing::write_text(path("config.json"), kLfsPointer);
+  test::write_text(path("config.json"), kLfsPointer);
   EXPECT_THAT([&] { read_text_file(path("config.json"), 1000); },
               ThrowsMessage<CheckpointError>(
                   AllOf(HasSubstr("config.json is a Git LFS pointer"), HasSubstr("git lfs pull"))));

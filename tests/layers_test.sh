@@ -8,7 +8,7 @@ cd "$1"
 failed=0
 
 # No public header names a vendor type.
-vendor='<(mpi|cuda|cublas|nccl|liburing|yaml-cpp|oneapi|oniguruma|nlohmann|CLI|spdlog|fmt|hwloc|utf8proc|xxhash)'
+vendor='<(mpi|cuda|cublas|nccl|liburing|yaml-cpp|oneapi|oniguruma|nlohmann|CLI|spdlog|fmt|hwloc|unicode|xxhash)'
 if grep -nE "#include $vendor" include/zero_infer/*.h; then
   echo "a public header includes a vendor header" >&2
   failed=1
@@ -56,10 +56,9 @@ only 'nccl' src/comm/
 only 'liburing' offload/io_uring_reader
 only 'yaml-cpp' src/config/
 only 'oniguruma' src/text/pattern.cc
-only 'utf8proc' src/text/unicode.cc
 only 'oneapi' src/backend/cpu/
 only 'hwloc' src/backend/
-only 'unicode/' src/chat/python_case.cc
+only 'unicode/' src/chat/values/python_case.cc src/text/unicode.cc
 
 # Whether a build has CUDA is known where the runtime is chosen, and nowhere else.
 if grep -rl 'ZI_HAVE_CUDA' src offload launch include --include='*.cc' --include='*.h' | grep -v '^src/engine/backend_choice.cc$'; then
@@ -98,6 +97,9 @@ never() {
 }
 never src/base '(config|checkpoint|partition|packing|comm|backend|model|text|engine|convert|plan|measure|offload|launch)/'
 never src/chat '(config|checkpoint|partition|text)/'
+never src/chat/values 'chat/(library|jinja|[a-z_]+\.h)'
+never src/chat/library 'chat/(jinja|[a-z_]+\.h)'
+never src/chat/jinja 'chat/[a-z_]+\.h'
 for room in config checkpoint partition packing chat text; do
   never "src/$room" '(comm|backend|model|engine|convert|plan|measure|offload|launch)/|zero_infer/(device|world|communicator|model)\.h'
 done

@@ -25,9 +25,9 @@ namespace zi {
 namespace {
 
 /// A checkpoint that counts the bytes asked of each tensor, and fails when told to.
-class CountingSource final : public WeightSource {
+class CountedSource final : public WeightSource {
  public:
-  explicit CountingSource(std::unique_ptr<WeightSource> source) : source_(std::move(source)) {}
+  explicit CountedSource(std::unique_ptr<WeightSource> source) : source_(std::move(source)) {}
   void read(const TensorSpec& tensor, std::int64_t first, std::int64_t count, DType to,
             void* dst) const override {
     if (tensor.name == failing) throw IoError("offset 17: broken");
@@ -80,10 +80,10 @@ class Loading : public ::testing::Test {
  protected:
   Loading() {
     const auto shape = directory_.path() / "shape.json";
-    testing::write_text(
+    test::write_text(
         shape, R"({"model_type":"bloom","n_embed":192,"n_head":4,"n_layer":9,"vocab_size":999})");
-    testing::write_synthetic_checkpoint(shape, directory_.path() / "model",
-                                        {.shards = 2, .seed = 5, .tokenizer = {}});
+    test::write_synthetic_checkpoint(shape, directory_.path() / "model",
+                                     {.shards = 2, .seed = 5, .tokenizer = {}});
     model_ = make_model(ModelConfig::load(directory_.path() / "model"), false);
     source_.emplace(open_checkpoint(directory_.path() / "model", "transformer."));
   }
@@ -126,11 +126,11 @@ class Loading : public ::testing::Test {
     return all;
   }
 
-  testing::TemporaryDirectory directory_;
+  test::TemporaryDirectory directory_;
   std::unique_ptr<Device> device_ = make_cpu_device();
   std::unique_ptr<Ops> ops_ = make_cpu_ops(1);
   std::unique_ptr<Model> model_;
-  std::optional<CountingSource> source_;
+  std::optional<CountedSource> source_;
 };
 
 TEST_F(Loading, GivesTheSameShardsInEveryTierAndThroughPinnedPieces) {

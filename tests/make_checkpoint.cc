@@ -10,7 +10,7 @@
 
 int main(int argc, char** argv) {
   CLI::App app("Writes a synthetic BLOOM checkpoint with seeded random weights");
-  zi::testing::SyntheticOptions options;
+  zi::test::SyntheticOptions options;
   std::string config, out, dtype = "bf16", tokenizer;
   app.add_option("--config", config, "config.json with the model's shape")->required();
   app.add_option("--out", out, "directory to write (made where missing)")->required();
@@ -27,7 +27,7 @@ int main(int argc, char** argv) {
   try {
     options.dtype = zi::parse_dtype(dtype);
     if (!tokenizer.empty()) options.tokenizer = tokenizer;
-    zi::testing::write_synthetic_checkpoint(config, out, options);
+    zi::test::write_synthetic_checkpoint(config, out, options);
   } catch (const std::exception& error) {
     fmt::print(stderr, "make_checkpoint: {}\n", error.what());
     return 1;

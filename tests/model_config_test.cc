@@ -25,7 +25,7 @@ using ::testing::ThrowsMessage;
 class ModelConfigTest : public ::testing::Test {
  protected:
   void write(const std::string& json, const char* name = "config.json") {
-    testing::write_text(directory_.path() / name, json);
+    test::write_text(directory_.path() / name, json);
   }
   ModelConfig load() const { return ModelConfig::load(directory_.path()); }
   ModelConfig load(const std::string& json) {
@@ -43,7 +43,7 @@ class ModelConfigTest : public ::testing::Test {
                 ThrowsMessage<CheckpointError>(AllOf(HasSubstr("config.json"), HasSubstr(part))))
         << json;
   }
-  testing::TemporaryDirectory directory_;
+  test::TemporaryDirectory directory_;
 };
 
 TEST_F(ModelConfigTest, ReadsTheBundledModel) {
@@ -115,30 +115,30 @@ TEST_F(ModelConfigTest, ValuesListEveryMember) {
          activation, norm_epsilon, attention_bias, output_bias, mlp_bias, residual_after_norm,
          tied_head, block_format, head_format, eos_ids, bos_id, pad_id] = c;
   const auto changes = std::to_array<std::function<void()>>(
-      {[&] { family = "other"; },
-       [&] { ++hidden; },
-       [&] { ++layers; },
-       [&] { ++heads; },
-       [&] { ++kv_heads; },
-       [&] { ++head_dim; },
-       [&] { ++ffn; },
-       [&] { ++vocabulary; },
-       [&] { ++max_positions; },
-       [&] { rotary.theta = std::nextafter(rotary.theta, 0); },
-       [&] { activation = Activation::kRelu; },
-       [&] { norm_epsilon = std::nextafter(norm_epsilon, 1.0f); },
-       [&] { attention_bias = !attention_bias; },
-       [&] { output_bias = !output_bias; },
-       [&] { mlp_bias = !mlp_bias; },
-       [&] { residual_after_norm = !residual_after_norm; },
-       [&] { tied_head = !tied_head; },
-       [&] { block_format = "int4g16f8"; },
-       [&] { head_format = "int8g32f8"; },
-       [&] {
+      {[&family = family] { family = "other"; },
+       [&hidden = hidden] { ++hidden; },
+       [&layers = layers] { ++layers; },
+       [&heads = heads] { ++heads; },
+       [&kv_heads = kv_heads] { ++kv_heads; },
+       [&head_dim = head_dim] { ++head_dim; },
+       [&ffn = ffn] { ++ffn; },
+       [&vocabulary = vocabulary] { ++vocabulary; },
+       [&max_positions = max_positions] { ++max_positions; },
+       [&rotary = rotary] { rotary.theta = std::nextafter(rotary.theta, 0); },
+       [&activation = activation] { activation = Activation::kRelu; },
+       [&norm_epsilon = norm_epsilon] { norm_epsilon = std::nextafter(norm_epsilon, 1.0f); },
+       [&attention_bias = attention_bias] { attention_bias = !attention_bias; },
+       [&output_bias = output_bias] { output_bias = !output_bias; },
+       [&mlp_bias = mlp_bias] { mlp_bias = !mlp_bias; },
+       [&residual_after_norm = residual_after_norm] { residual_after_norm = !residual_after_norm; },
+       [&tied_head = tied_head] { tied_head = !tied_head; },
+       [&block_format = block_format] { block_format = "int4g16f8"; },
+       [&head_format = head_format] { head_format = "int8g32f8"; },
+       [&eos_ids = eos_ids] {
          eos_ids = {2, 3};
        },
-       [&] { ++bos_id; },
-       [&] { ++pad_id; }});
+       [&bos_id = bos_id] { ++bos_id; },
+       [&pad_id = pad_id] { ++pad_id; }});
   ASSERT_EQ(values.size(), changes.size());
   std::set<std::string> keys;
   for (std::size_t i = 0; i < changes.size(); ++i) {

@@ -16,6 +16,7 @@
 #include <sstream>
 #include <thread>
 
+#include "open_files.h"
 #include "zero_infer/error.h"
 
 namespace zi {
@@ -118,7 +119,7 @@ TEST_F(OutputFileTest, WaitsABoundedTimeForAnotherJob) {
   EXPECT_THAT(refusal(kAppend), HasSubstr("another job is writing this file"));
   first->write("first\n");
   std::thread ends_soon([&] {
-    std::this_thread::sleep_for(milliseconds(60));
+    EXPECT_TRUE(test::wait_until([&] { return test::times_open(path()) == 2; }));
     first.reset();
   });
   OutputFile second(path(), "--output", kAppend, milliseconds(20'000));
@@ -129,7 +130,7 @@ TEST_F(OutputFileTest, WaitsABoundedTimeForAnotherJob) {
 TEST_F(OutputFileTest, LocksTheFileThatThePathLeadsToInTheEnd) {
   std::optional<OutputFile> first(open());
   std::thread ends_soon([&] {
-    std::this_thread::sleep_for(milliseconds(60));
+    EXPECT_TRUE(test::wait_until([&] { return test::times_open(path()) == 2; }));
     first.reset();  // which takes away the empty file, for whose lock the second waits
   });
   OutputFile second(path(), "--output", kReplace, milliseconds(20'000));

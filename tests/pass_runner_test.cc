@@ -89,10 +89,10 @@ class PassRunnerTest : public ::testing::Test {
 
   PassRunnerTest() {
     const auto shape = directory_.path() / "shape.json";
-    testing::write_text(
+    test::write_text(
         shape, R"({"model_type":"bloom","n_embed":64,"n_head":4,"n_layer":3,"vocab_size":250})");
-    testing::write_synthetic_checkpoint(shape, directory_.path() / "model",
-                                        {.shards = 1, .seed = 5, .tokenizer = {}});
+    test::write_synthetic_checkpoint(shape, directory_.path() / "model",
+                                     {.shards = 1, .seed = 5, .tokenizer = {}});
     model_ = make_model(ModelConfig::load(directory_.path() / "model"), false);
     source_ = std::make_unique<CountingSource>(
         open_checkpoint(directory_.path() / "model", "transformer."));
@@ -171,7 +171,7 @@ class PassRunnerTest : public ::testing::Test {
     }
   }
 
-  testing::TemporaryDirectory directory_;
+  test::TemporaryDirectory directory_;
   Tokenizer tokenizer_ = Tokenizer::bytes();
   std::unique_ptr<Model> model_;
   std::unique_ptr<CountingSource> source_;

@@ -124,11 +124,11 @@ class SharedModel {
       std::string name = std::filesystem::temp_directory_path() / "zero-infer-XXXXXX";
       path_ = mkdtemp(name.data());
       const auto config = std::filesystem::path(path_) / "config.json";
-      zi::testing::write_text(config, shape);
+      zi::test::write_text(config, shape);
       if (!dummy) {
-        zi::testing::SyntheticOptions options;
+        zi::test::SyntheticOptions options;
         options.tokenizer = std::filesystem::path(ZI_TEST_DATA) / "bloom-kjv/tokenizer.json";
-        zi::testing::write_synthetic_checkpoint(config, path_ + "/model", options);
+        zi::test::write_synthetic_checkpoint(config, path_ + "/model", options);
       }
     }
     path_ = world().broadcast(path_, 0);

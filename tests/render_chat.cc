@@ -7,11 +7,11 @@
 #include <string>
 
 #include "base/json_file.h"
-#include "chat/budget.h"
-#include "chat/interpreter.h"
-#include "chat/json_text.h"
-#include "chat/parser.h"
-#include "chat/template_error.h"
+#include "chat/jinja/interpreter.h"
+#include "chat/jinja/parser.h"
+#include "chat/values/budget.h"
+#include "chat/values/json_text.h"
+#include "chat/values/template_error.h"
 #include "zero_infer/error.h"
 
 namespace {

@@ -48,12 +48,12 @@ class ResolveModelTest : public ::testing::Test {
   }
   void set_main(const fs::path& hub, const std::string& text) {
     fs::create_directories(hub / "models--bigscience--bloom" / "refs");
-    testing::write_text(hub / "models--bigscience--bloom" / "refs" / "main", text);
+    test::write_text(hub / "models--bigscience--bloom" / "refs" / "main", text);
   }
   fs::path root() const { return directory_.path(); }
 
  private:
-  testing::TemporaryDirectory directory_;
+  test::TemporaryDirectory directory_;
   std::map<std::string, std::optional<std::string>> before_;
 };
 
@@ -151,7 +151,7 @@ TEST_F(ResolveModelTest, PathsAreNotTakenForNames) {
                 ThrowsMessage<CheckpointError>(HasSubstr("there is no directory")))
         << path;
   }
-  testing::write_text(root() / "file", "x");
+  test::write_text(root() / "file", "x");
   EXPECT_THAT([&] { resolve_model((root() / "file").string()); },
               ThrowsMessage<CheckpointError>(HasSubstr("is a file")));
 }

@@ -7,7 +7,6 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <cmath>
 #include <fstream>
 #include <limits>
@@ -16,6 +15,7 @@
 #include <sstream>
 #include <thread>
 
+#include "open_files.h"
 #include "text/finished_prompts.h"
 #include "text/prompt.h"
 #include "text/result_file.h"
@@ -229,13 +229,31 @@ TEST_F(ResultFileTest, ReadsWhatAnotherJobWroteUntilItEnded) {
   std::optional<ResultFile> first(std::in_place, path(), false);
   first->write(generated("\"before\""));
   std::thread ends_soon([&] {
-    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    EXPECT_TRUE(test::wait_until([&] { return test::times_open(path()) == 2; }));
     first->write(generated("\"meanwhile\""));
     first.reset();
   });
   const ResultFile second(path(), true);
   ends_soon.join();
   EXPECT_EQ(second.finished()->by_id.size(), 2u);
+}
+
+TEST_F(ResultFileTest, ReadsWhereALimitEndedATextAndWhereNot) {
+  {
+    ResultFile file(path(), false);
+    file.write(generated("1"));
+    Result ended = generated("2");
+    ended.finish_reason = "eos";
+    file.write(ended);
+    file.write(scored());  // id 7
+  }
+  const ResultFile file(path(), true);
+  const auto& by_id = file.finished()->by_id;
+  EXPECT_EQ(by_id.at("1").new_tokens, 2);
+  EXPECT_TRUE(by_id.at("1").at_limit);
+  EXPECT_EQ(by_id.at("2").new_tokens, 2);
+  EXPECT_FALSE(by_id.at("2").at_limit);
+  EXPECT_TRUE(by_id.at("7").fits_limit(1)) << "no text was generated";
 }
 
 TEST_F(ResultFileTest, LeavesNoHalfLineBehindAFailedWrite) {

@@ -12,14 +12,14 @@
 namespace zi {
 namespace {
 
+using test::safetensors_bytes;
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-using testing::safetensors_bytes;
 using ::testing::ThrowsMessage;
 
-SafetensorsHeader parse(const std::string& file) {
+SafetensorsHeader parse_header(const std::string& file) {
   return parse_safetensors_header(file, file.size(), "x.safetensors");
 }
 
@@ -34,7 +34,7 @@ std::string entry(const std::string& dtype, const std::string& shape, const std:
 void expect_refused(const std::string& header, std::size_t data_bytes, const std::string& part,
                     const std::string& other = "") {
   const std::string file = safetensors_bytes(header, std::string(data_bytes, '\0'));
-  EXPECT_THAT([&] { parse(file); },
+  EXPECT_THAT([&] { parse_header(file); },
               ThrowsMessage<CheckpointError>(
                   AllOf(HasSubstr("x.safetensors"), HasSubstr(part), HasSubstr(other))))
       << header;
@@ -44,7 +44,7 @@ TEST(Safetensors, ReadsTypesShapesAndAbsoluteOffsets) {
   const std::string header =
       R"({"__metadata__":{"format":"pt"},"b":{"dtype":"F32","shape":[1],"data_offsets":[12,16]},)"
       R"("a":{"dtype":"BF16","shape":[2,3],"data_offsets":[0,12]}}   )";
-  const SafetensorsHeader parsed = parse(safetensors_bytes(header, std::string(16, 'x')));
+  const SafetensorsHeader parsed = parse_header(safetensors_bytes(header, std::string(16, 'x')));
   EXPECT_EQ(parsed.bytes, 8 + header.size());
   ASSERT_EQ(parsed.tensors.size(), 2u);
   const StoredTensor& a = parsed.tensors.at("a");
@@ -61,20 +61,20 @@ TEST(Safetensors, AcceptsScalarsEmptyTensorsAndTypesThatItCannotUse) {
                              R"("mask":{"dtype":"BOOL","shape":[2],"data_offsets":[8,10]},)"
                              R"("small":{"dtype":"F4","shape":[3,2],"data_offsets":[10,13]},)"
                              R"("later":{"dtype":"X9","shape":[5],"data_offsets":[13,14]}})";
-  EXPECT_EQ(parse(safetensors_bytes(header, std::string(14, '\0'))).tensors.size(), 5u);
-  EXPECT_THAT(parse(safetensors_bytes("{}", "")).tensors, IsEmpty());
+  EXPECT_EQ(parse_header(safetensors_bytes(header, std::string(14, '\0'))).tensors.size(), 5u);
+  EXPECT_THAT(parse_header(safetensors_bytes("{}", "")).tensors, IsEmpty());
 }
 
 TEST(Safetensors, NamesPromisedAndRealBytesOfATruncatedFile) {
   const std::string whole =
       safetensors_bytes(entry("BF16", "[2,2]", "[0,8]"), std::string(8, '\0'));
   for (std::size_t size = 0; size < whole.size(); ++size) {
-    EXPECT_THAT([&] { parse(whole.substr(0, size)); },
+    EXPECT_THAT([&] { parse_header(whole.substr(0, size)); },
                 ThrowsMessage<CheckpointError>(
                     AllOf(HasSubstr("truncated"), HasSubstr(fmt::format("has {}", size)))))
         << size;
   }
-  EXPECT_THAT([&] { parse(whole.substr(0, whole.size() - 3)); },
+  EXPECT_THAT([&] { parse_header(whole.substr(0, whole.size() - 3)); },
               ThrowsMessage<CheckpointError>(
                   HasSubstr(fmt::format("truncated: header promises {} bytes, the file has {}",
                                         whole.size(), whole.size() - 3))));
@@ -158,21 +158,22 @@ TEST(Safetensors, RefusesRangesOutsideTheFileOverlappingOrWithHoles) {
 TEST(Safetensors, RefusesHeaderLengthsBeyondTheFormatsLimit) {
   std::string file = safetensors_bytes("{}", "");
   file[4] = 1;  // + 2^32
-  EXPECT_THAT([&] { parse(file); },
+  EXPECT_THAT([&] { parse_header(file); },
               ThrowsMessage<CheckpointError>(HasSubstr("a header of 4294967298 bytes")));
   file[7] = '\xff';
-  EXPECT_THROW(parse(file), CheckpointError);
+  EXPECT_THROW(parse_header(file), CheckpointError);
 }
 
 TEST(Safetensors, RecognisesAGitLfsPointer) {
-  EXPECT_THAT([] { parse("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"); },
-              ThrowsMessage<CheckpointError>(HasSubstr("git lfs pull")));
+  EXPECT_THAT(
+      [] { parse_header("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"); },
+      ThrowsMessage<CheckpointError>(HasSubstr("git lfs pull")));
 }
 
 TEST(Safetensors, KeepsMessagesShortAndInOneLine) {
   const std::string name = "a\\nb" + std::string(100000, 'x');
   try {
-    parse(safetensors_bytes("{\"" + name + "\":7}", ""));
+    parse_header(safetensors_bytes("{\"" + name + "\":7}", ""));
     FAIL();
   } catch (const CheckpointError& error) {
     EXPECT_LT(std::string(error.what()).size(), 400u);
@@ -183,10 +184,10 @@ TEST(Safetensors, KeepsMessagesShortAndInOneLine) {
 class SafetensorsFileTest : public ::testing::Test {
  protected:
   std::filesystem::path write(const std::string& bytes) {
-    testing::write_text(directory_.path() / "m.safetensors", bytes);
+    test::write_text(directory_.path() / "m.safetensors", bytes);
     return directory_.path() / "m.safetensors";
   }
-  testing::TemporaryDirectory directory_;
+  test::TemporaryDirectory directory_;
 };
 
 TEST_F(SafetensorsFileTest, ReadsExactlyTheRangeAskedFor) {

@@ -274,8 +274,21 @@ TEST_F(SharedDisk, ADirectoryThatEverybodyCanWriteIsUsedAndSoIsALinkToIt) {
   set_mode(open, 0777);
   if (is_root()) give_to(open, kNobody);
   fs::create_directory_symlink(open, link);
-  units_.prepare(link);
+  units_.key.rank = 0;                           // which speaks for the job
+  for (const char* time : {"first", "again"}) {  // made, and found
+    testing::internal::CaptureStderr();
+    units_.prepare(link);
+    EXPECT_THAT(testing::internal::GetCapturedStderr(),
+                HasSubstr("link can be written by everybody and is not sticky (mode 0777)"))
+        << time;
+  }
   EXPECT_EQ(mode_of(open), 0777u) << "it is not ours to change";
+  for (const mode_t quiet : {01777, 0775, 0755}) {
+    set_mode(open, quiet);
+    testing::internal::CaptureStderr();
+    units_.prepare(link);
+    EXPECT_EQ(testing::internal::GetCapturedStderr().find("sticky"), std::string::npos) << quiet;
+  }
   EXPECT_EQ(mode_of(shard_file_path(open, units_.key).parent_path()), 0700u);
 }
 

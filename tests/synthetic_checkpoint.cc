@@ -15,7 +15,7 @@
 #include "zero_infer/checkpoint.h"
 #include "zero_infer/error.h"
 
-namespace zi::testing {
+namespace zi::test {
 namespace {
 
 using nlohmann::ordered_json;
@@ -193,4 +193,4 @@ void write_synthetic_checkpoint(const fs::path& config_json, const fs::path& out
   write_text(out / "model.safetensors.index.json", index.dump(2) + "\n");
 }
 
-}  // namespace zi::testing
+}  // namespace zi::test

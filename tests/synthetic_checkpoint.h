@@ -13,9 +13,7 @@
 #include "zero_infer/model_config.h"
 #include "zero_infer/model_spec.h"
 
-namespace zi::testing {
-
-using test::TemporaryDirectory;
+namespace zi::test {
 
 /// Writes `text` to `path`, over what was there.
 void write_text(const std::filesystem::path& path, std::string_view text);
@@ -42,4 +40,4 @@ struct SyntheticOptions {
 void write_synthetic_checkpoint(const std::filesystem::path& config_json,
                                 const std::filesystem::path& out, const SyntheticOptions& options);
 
-}  // namespace zi::testing
+}  // namespace zi::test

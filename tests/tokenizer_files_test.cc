@@ -55,7 +55,7 @@ Tokenizer tokenizer_with(const Beside& beside) {
   return Tokenizer::parse(files_of(bundled_text(), beside));
 }
 
-std::string refusal(const Beside& beside) {
+std::string refusal_beside(const Beside& beside) {
   try {
     tokenizer_with(beside);
   } catch (const CheckpointError& error) {
@@ -84,13 +84,13 @@ struct Golden {
 //   ids = t(text, add_special_tokens=False).input_ids
 //   t.decode(ids, skip_special_tokens=True)
 // where the directory holds the bundled tokenizer.json and the files named here.
-const char* const kText = "In <x> the <y> beginning <z>";
+const char* const kMarkedText = "In <x> the <y> beginning <z>";
 
 TEST(TokenizerFiles, GiveTheIdsOfTheReferenceToTokensNamedOnlyBesideTokenizerJson) {
   const std::vector<Golden> cases = {
       {"added_tokens.json, by id and not by name",
        {.added = R"({"<y>": 4097, "<x>": 4096})"},
-       kText,
+       kMarkedText,
        {3495, 224, 4096, 262, 224, 4097, 2099, 224, 31, 93, 33},
        "In <x> the <y> beginning <z>"},
       {"the longest one",
@@ -106,36 +106,36 @@ TEST(TokenizerFiles, GiveTheIdsOfTheReferenceToTokensNamedOnlyBesideTokenizerJso
        "a \xE7\xA5\x9E\xF0\x9F\x98\x80 b"},
       {"added_tokens.json, one of them special by its name",
        {.map = R"({"pad_token": "<y>"})", .added = R"({"<y>": 4097, "<x>": 4096})"},
-       kText,
+       kMarkedText,
        {3495, 224, 4096, 262, 224, 4097, 2099, 224, 31, 93, 33},
        "In <x> the  beginning <z>"},
       {"special by the config's list",
        {.config = R"({"additional_special_tokens": ["<x>"]})", .added = R"({"<x>": 4096})"},
-       kText,
+       kMarkedText,
        {3495, 224, 4096, 262, 224, 31, 92, 33, 2099, 224, 31, 93, 33},
        "In  the <y> beginning <z>"},
       {"added_tokens_decoder",
        {.config = R"({"added_tokens_decoder": {"4096": {"content": "<x>", "special": true},
                                                "4097": {"content": "<y>"}}})"},
-       kText,
+       kMarkedText,
        {3495, 224, 4096, 262, 224, 4097, 2099, 224, 31, 93, 33},
        "In  the <y> beginning <z>"},
       {"added_tokens_decoder hides the older files",
        {.config = R"({"added_tokens_decoder": {"4096": {"content": "<x>", "special": true}}})",
         .map = R"({"pad_token": "<y>"})",
         .added = R"({"<z>": 4097})"},
-       kText,
+       kMarkedText,
        {3495, 224, 4096, 262, 224, 31, 92, 33, 2099, 224, 31, 93, 33},
        "In  the <y> beginning <z>"},
       {"an empty added_tokens_decoder, too",
        {.config = R"({"added_tokens_decoder": {}, "additional_special_tokens": ["<x>"]})",
         .map = R"({"pad_token": "<y>"})"},
-       kText,
+       kMarkedText,
        {3495, 224, 4096, 262, 224, 31, 92, 33, 2099, 224, 31, 93, 33},
        "In  the <y> beginning <z>"},
       {"special by its name in the config",
        {.config = R"({"added_tokens_decoder": {"4096": {"content": "<x>"}}, "pad_token": "<x>"})"},
-       kText,
+       kMarkedText,
        {3495, 224, 4096, 262, 224, 31, 92, 33, 2099, 224, 31, 93, 33},
        "In  the <y> beginning <z>"},
       {"once special, always special",
@@ -154,46 +154,46 @@ TEST(TokenizerFiles, GiveTheIdsOfTheReferenceToTokensNamedOnlyBesideTokenizerJso
       {"tokens that are not normalized come first",
        {.config = R"({"added_tokens_decoder": {"4096": {"content": "n <x"},
                                                "4097": {"content": "<x>", "special": true}}})"},
-       kText,
+       kMarkedText,
        {3495, 224, 4097, 262, 224, 31, 92, 33, 2099, 224, 31, 93, 33},
        "In  the <y> beginning <z>"},
       {"names before the list, in the reference's order of names",
        {.map = R"({"additional_special_tokens": ["<x>", "<z>"], "pad_token": "<y>"})"},
-       kText,
+       kMarkedText,
        {3495, 224, 4097, 262, 224, 4096, 2099, 224, 4098},
        "In  the  beginning "},
       {"the same from the config",
        {.config = R"({"additional_special_tokens": ["<x>"], "mask_token": "<z>",
                       "eos_token": "<y>"})"},
-       kText,
+       kMarkedText,
        {3495, 224, 4098, 262, 224, 4096, 2099, 224, 4097},
        "In  the  beginning "},
       {"a name of the older file replaces the config's",
        {.config = R"({"pad_token": "<x>"})", .map = R"({"pad_token": "<y>"})"},
-       kText,
+       kMarkedText,
        {3495, 224, 31, 91, 33, 262, 224, 4096, 2099, 224, 31, 93, 33},
        "In <x> the  beginning <z>"},
       {"objects in the older file",
        {.map = R"({"pad_token": {"content": "<y>", "lstrip": false, "normalized": true,
                                  "rstrip": false, "single_word": false}})"},
-       kText,
+       kMarkedText,
        {3495, 224, 31, 91, 33, 262, 224, 4096, 2099, 224, 31, 93, 33},
        "In <x> the  beginning <z>"},
       {"marked objects in the config",
        {.config = R"({"pad_token": {"__type": "AddedToken", "content": "<y>", "normalized": true},
             "additional_special_tokens": [{"__type": "AddedToken", "content": "<x>"}]})"},
-       kText,
+       kMarkedText,
        {3495, 224, 4097, 262, 224, 4096, 2099, 224, 31, 93, 33},
        "In <x> the  beginning <z>"},
       {"lists of transformers 5 in both files",
        {.config = R"({"extra_special_tokens": ["<x>"]})",
         .map = R"({"extra_special_tokens": ["<y>"], "pad_token": "<z>"})"},
-       kText,
+       kMarkedText,
        {3495, 224, 4097, 262, 224, 4098, 2099, 224, 4096},
        "In  the  beginning "},
       {"one token under two names",
        {.config = R"({"pad_token": "<x>", "sep_token": "<x>"})"},
-       kText,
+       kMarkedText,
        {3495, 224, 4096, 262, 224, 31, 92, 33, 2099, 224, 31, 93, 33},
        "In  the <y> beginning <z>"},
       {"a name makes a token of the vocabulary special",
@@ -203,7 +203,7 @@ TEST(TokenizerFiles, GiveTheIdsOfTheReferenceToTokensNamedOnlyBesideTokenizerJso
        "c  "},
       {"nulls and empty texts name nothing",
        {.config = R"({"pad_token": null, "mask_token": "", "additional_special_tokens": null})"},
-       kText,
+       kMarkedText,
        {3495, 224, 31, 91, 33, 262, 224, 31, 92, 33, 2099, 224, 31, 93, 33},
        "In <x> the <y> beginning <z>"},
       {"the loader's own switches are not looked at",
@@ -243,7 +243,7 @@ TEST(TokenizerFiles, WithOtherIdsThanTheReferenceGivesAreRefused) {
        "tokenizer_config.json: the added token `<x>` has the id 4096, but 4097"},
   };
   for (const auto& [beside, message] : cases) {
-    EXPECT_THAT(refusal(beside), HasSubstr(message));
+    EXPECT_THAT(refusal_beside(beside), HasSubstr(message));
   }
 }
 
@@ -261,7 +261,8 @@ TEST(TokenizerFiles, ThatVersionsOfTheReferenceReadDifferentlyAreRefused) {
        "`additional_special_tokens` names the token `<x>`"},
   };
   for (const auto& [beside, message] : cases) {
-    EXPECT_THAT(refusal(beside), AllOf(HasSubstr(message), HasSubstr("add it to `added_tokens`")));
+    EXPECT_THAT(refusal_beside(beside),
+                AllOf(HasSubstr(message), HasSubstr("add it to `added_tokens`")));
   }
   // Lists of the same tokens agree, and where tokenizer.json has the token so do all.
   EXPECT_EQ(tokenizer_with({.config = R"({"additional_special_tokens": ["<x>", "<y>"]})",
@@ -305,13 +306,14 @@ TEST(TokenizerFiles, ThatAreNotUnderstoodAreRefusedByName) {
        "tokenizer_config.json: `split_special_tokens` is not supported"},
   };
   for (const auto& [beside, message] : cases) {
-    EXPECT_THAT(refusal(beside), HasSubstr(message));
+    EXPECT_THAT(refusal_beside(beside), HasSubstr(message));
   }
 }
 
 TEST(TokenizerFiles, MayHaveSettingsWhoseNamesEndLikeThoseOfTokens) {
   for (const char* config : {R"({"add_bos_token": "yes"})", R"({"add_eos_token": "no"})"}) {
-    EXPECT_EQ(refusal({.config = config}).find("names the token"), std::string::npos) << config;
+    EXPECT_EQ(refusal_beside({.config = config}).find("names the token"), std::string::npos)
+        << config;
   }
 }
 
@@ -352,7 +354,7 @@ TEST(TokenizerFiles, CannotSteerTheTerminalByAMessage) {
         Beside{.config = "{\"pad_token\": [], \"" + evil + "\": \"" + evil + "\"}"},
         Beside{.config = "{\"added_tokens_decoder\": {\"" + evil + "\": {}}}"},
         Beside{.config = "{\"image_token\": \"" + evil + "\"}"}}) {
-    const std::string message = refusal(beside);
+    const std::string message = refusal_beside(beside);
     EXPECT_NE(message, "accepted");
     for (const char* raw : {"\x1b", "\u009b", "\u202e"}) {
       EXPECT_EQ(message.find(raw), std::string::npos) << message;
@@ -387,14 +389,14 @@ class TokenizerDirectory : public ::testing::Test {
   TokenizerDirectory() { std::filesystem::copy(kTokenizer, path("tokenizer.json")); }
   std::filesystem::path path(const char* name) const { return directory_.path() / name; }
   Tokenizer load() const { return Tokenizer::load(path("tokenizer.json")); }
-  testing::TemporaryDirectory directory_;
+  test::TemporaryDirectory directory_;
 };
 
 TEST_F(TokenizerDirectory, IsReadAsAWhole) {
   const std::uint64_t alone = load().fingerprint();
-  testing::write_text(path("added_tokens.json"), R"({"<x>": 4096})");
-  testing::write_text(path("special_tokens_map.json"), R"({"pad_token": "<y>"})");
-  testing::write_text(path("tokenizer_config.json"), R"({"mask_token": "<z>"})");
+  test::write_text(path("added_tokens.json"), R"({"<x>": 4096})");
+  test::write_text(path("special_tokens_map.json"), R"({"pad_token": "<y>"})");
+  test::write_text(path("tokenizer_config.json"), R"({"mask_token": "<z>"})");
   const Tokenizer all = load();
   EXPECT_EQ(all.encode("<x><y><z>"), (Ids{4096, 4097, 4098}));
   EXPECT_NE(all.fingerprint(), alone);
@@ -403,7 +405,7 @@ TEST_F(TokenizerDirectory, IsReadAsAWhole) {
 TEST_F(TokenizerDirectory, NamesFilesThatWereNotFetched) {
   for (const char* name : {"added_tokens.json", "special_tokens_map.json", "tokenizer_config.json",
                            "tokenizer.json"}) {
-    testing::write_text(path(name), "version https://git-lfs.github.com/spec/v1\noid sha256:0\n");
+    test::write_text(path(name), "version https://git-lfs.github.com/spec/v1\noid sha256:0\n");
     EXPECT_THAT([&] { load(); }, ThrowsMessage<CheckpointError>(AllOf(
                                      HasSubstr(path(name).string()), HasSubstr("git lfs pull"))));
     std::filesystem::remove(path(name));
@@ -419,8 +421,8 @@ TEST_F(TokenizerDirectory, IsReadFromTokenizerJsonWhereItHasOne) {
   const auto read = [&] { return Tokenizer::in_directory(directory_.path()); };
   json vocabulary = json::parse(bundled_text())["model"]["vocab"];
   vocabulary["a"].swap(vocabulary["b"]);
-  testing::write_text(path("vocab.json"), vocabulary.dump());
-  testing::write_text(path("merges.txt"), "#version: 0.2\n");
+  test::write_text(path("vocab.json"), vocabulary.dump());
+  test::write_text(path("merges.txt"), "#version: 0.2\n");
   EXPECT_EQ(read().value().encode("a"), Ids{68});
   std::filesystem::remove(path("tokenizer.json"));
   EXPECT_EQ(read().value().encode("a"), Ids{69});

@@ -184,7 +184,7 @@ TEST(AllOrNone, TurnsForeignExceptionsIntoErrors) {
       {[] { throw 3; }, "unknown type"}};
   for (const auto& [step, text] : steps) {
     try {
-      world().all_or_none([&] {
+      world().all_or_none([&step = step] {
         if (world().rank() == world().size() - 1) step();
       });
       FAIL() << "no exception";

@@ -12,8 +12,8 @@ namespace zi {
 
 enum class LoadFormat { kAuto, kDummy };
 /// How the weights of the blocks, or of head and embedding, rest and travel: as they are stored, or
-/// packed in fewer bits.
-enum class WeightChoice { kStored, kInt8, kInt4 };
+/// packed in fewer bits. kAuto, of head and embedding: int8 where blocks are asked to be packed.
+enum class WeightChoice { kAuto, kStored, kInt8, kInt4 };
 enum class BackendChoice { kAuto, kCpu, kCuda };
 
 /// All settings of a run, from YAML keys and from flags (flags win). A key is a flag's name with
@@ -41,7 +41,7 @@ struct RunConfig {
   std::int64_t logprobs = 0;
   std::optional<DType> compute_dtype;  // default: the weights' own 16-bit type, else bfloat16
   WeightChoice weight_format = WeightChoice::kStored;  // of the blocks
-  WeightChoice head_format = WeightChoice::kStored;    // of head and embedding
+  WeightChoice head_format = WeightChoice::kAuto;      // of head and embedding
   bool score = false;
   BackendChoice backend = BackendChoice::kAuto;
   bool cpu_offload = false;
@@ -82,7 +82,7 @@ struct PackOptions {
   std::string model;  // directory or name
   std::filesystem::path output;
   WeightChoice weight_format = WeightChoice::kStored;
-  WeightChoice head_format = WeightChoice::kStored;
+  WeightChoice head_format = WeightChoice::kAuto;
   bool quiet = false;
 };
 

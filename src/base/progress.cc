@@ -34,12 +34,14 @@ bool reaches_terminal(int fd) {
   return device == kTty || device == kTtyAux || (device >= kPtsFirst && device <= kPtsLast);
 }
 
-Progress::Progress(std::string label, std::size_t total, Unit unit, bool shown)
+Progress::Progress(std::string label, std::size_t total, Unit unit, bool shown,
+                   Clock::time_point (*now)())
     : label_(std::move(label)),
       total_(total),
       unit_(unit),
       shown_(shown),
-      terminal_(shown && reaches_terminal(STDERR_FILENO)) {}
+      terminal_(shown && reaches_terminal(STDERR_FILENO)),
+      now_(now) {}
 
 Progress::~Progress() { clear(); }
 
@@ -47,7 +49,7 @@ void Progress::add(std::size_t amount) {
   if (!shown_) return;
   const std::scoped_lock lock(mutex_);
   done_ += amount;
-  const auto now = Clock::now();
+  const auto now = now_();
   const auto pause = terminal_ ? std::chrono::milliseconds(200) : std::chrono::milliseconds(10'000);
   if (now - last_ >= pause && now - start_ >= std::chrono::seconds(1)) {
     last_ = now;

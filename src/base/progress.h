@@ -17,9 +17,12 @@ bool reaches_terminal(int fd);
 class Progress {
  public:
   enum class Unit { kBytes, kItems };
+  using Clock = std::chrono::steady_clock;
 
-  /// `total` 0: unknown. A Progress that is not `shown` does nothing (other ranks, --quiet).
-  Progress(std::string label, std::size_t total, Unit unit, bool shown);
+  /// `total` 0: unknown. A Progress that is not `shown` does nothing (other ranks, --quiet). `now`
+  /// tells the time (tests have clocks of their own).
+  Progress(std::string label, std::size_t total, Unit unit, bool shown,
+           Clock::time_point (*now)() = &Clock::now);
   /// Ends the line on a terminal.
   ~Progress();
   Progress(const Progress&) = delete;
@@ -30,7 +33,6 @@ class Progress {
   void clear();
 
  private:
-  using Clock = std::chrono::steady_clock;
   void draw(Clock::time_point now);
 
   std::string label_;
@@ -41,7 +43,8 @@ class Progress {
   std::mutex mutex_;
   std::size_t done_ = 0;
   bool drawn_ = false;
-  Clock::time_point start_ = Clock::now();
+  Clock::time_point (*now_)();
+  Clock::time_point start_ = now_();
   Clock::time_point last_ = start_;
 };
 

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "chat/value.h"
+#include "chat/values/value.h"
 
 namespace zi::chat {
 

@@ -10,8 +10,8 @@
 #include <string>
 #include <string_view>
 
-#include "chat/syntax.h"
-#include "chat/value.h"
+#include "chat/jinja/syntax.h"
+#include "chat/values/value.h"
 
 namespace zi {
 

@@ -202,7 +202,9 @@ void check_pack(const PackOptions& pack) {
   if (pack.model.empty()) throw ConfigError("no model: give --model DIR|NAME");
   if (pack.output.empty())
     throw ConfigError("no place for the packed checkpoint: give --output DIR");
-  if (pack.weight_format == WeightChoice::kStored && pack.head_format == WeightChoice::kStored) {
+  const bool head_too =
+      pack.head_format == WeightChoice::kInt8 || pack.head_format == WeightChoice::kInt4;
+  if (pack.weight_format == WeightChoice::kStored && !head_too) {
     throw ConfigError("nothing to pack: give --weight-format int8 or int4");
   }
 }

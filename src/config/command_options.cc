@@ -33,6 +33,10 @@ WeightChoice weight_choice_of(const std::string& text) {
   throw ConfigError(fmt::format("`{}` is not one of stored|int8|int4", text));
 }
 
+WeightChoice head_choice_of(const std::string& text) {
+  return text == "auto" ? WeightChoice::kAuto : weight_choice_of(text);
+}
+
 using Read = std::function<void(CommandLine&, const std::string&)>;
 
 CommandOption valued(std::string flag, std::string value_name, std::string help, Read read) {
@@ -92,9 +96,9 @@ std::vector<CommandOption> pack_options() {
       valued(
           "weight-format", "stored|int8|int4", "of the blocks (default: stored)",
           [](CommandLine& l, const std::string& v) { l.pack.weight_format = weight_choice_of(v); }),
-      valued(
-          "head-format", "stored|int8|int4", "of head and embedding (default: stored)",
-          [](CommandLine& l, const std::string& v) { l.pack.head_format = weight_choice_of(v); }),
+      valued("head-format", "auto|stored|int8|int4",
+             "of head and embedding (default: auto: int8 with packed blocks)",
+             [](CommandLine& l, const std::string& v) { l.pack.head_format = head_choice_of(v); }),
       toggle("quiet", "show no progress, only errors",
              [](CommandLine& l) -> bool& { return l.pack.quiet; }),
   };

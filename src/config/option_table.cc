@@ -134,14 +134,6 @@ Option compute_dtype() {
   return made;
 }
 
-Option weight_choice(std::string flag, WeightChoice RunConfig::*member, std::string help) {
-  return choice<WeightChoice>(std::move(flag), member,
-                              {{"stored", WeightChoice::kStored},
-                               {"int8", WeightChoice::kInt8},
-                               {"int4", WeightChoice::kInt4}},
-                              std::move(help));
-}
-
 Option seed() {
   Option made = option(
       "seed", &RunConfig::seed, Arity::kSingle, "N",
@@ -207,10 +199,18 @@ std::vector<Option> model_options() {
                          {{"auto", LoadFormat::kAuto}, {"dummy", LoadFormat::kDummy}},
                          "dummy: seeded random weights, only config.json is read"),
       compute_dtype(),
-      weight_choice("weight-format", &RunConfig::weight_format,
-                    "how the blocks' weights rest and travel: int8 and int4 are made while\nthey "
-                    "are loaded"),
-      weight_choice("head-format", &RunConfig::head_format, "the same of head and embedding"),
+      choice<WeightChoice>("weight-format", &RunConfig::weight_format,
+                           {{"stored", WeightChoice::kStored},
+                            {"int8", WeightChoice::kInt8},
+                            {"int4", WeightChoice::kInt4}},
+                           "how the blocks' weights rest and travel: int8 and int4 are made "
+                           "while\nthey are loaded"),
+      choice<WeightChoice>("head-format", &RunConfig::head_format,
+                           {{"auto", WeightChoice::kAuto},
+                            {"stored", WeightChoice::kStored},
+                            {"int8", WeightChoice::kInt8},
+                            {"int4", WeightChoice::kInt4}},
+                           "the same of head and embedding; auto: int8 with packed blocks"),
       choice<BackendChoice>("backend", &RunConfig::backend,
                             {{"auto", BackendChoice::kAuto},
                              {"cpu", BackendChoice::kCpu},

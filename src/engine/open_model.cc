@@ -30,6 +30,7 @@ bool holds_weights(const std::filesystem::path& directory) {
 
 std::optional<WeightFormat> format_of(WeightChoice choice) {
   switch (choice) {
+    case WeightChoice::kAuto:
     case WeightChoice::kStored:
       break;
     case WeightChoice::kInt8:
@@ -46,6 +47,7 @@ struct Part {
   const char* flag;
   WeightChoice choice;
   std::string in_config;  // the name of the format of which config.json speaks
+  WeightFormat usual;     // where nothing is chosen, and the checkpoint is not packed
 
   std::string key() const {
     std::string key = flag;
@@ -81,7 +83,7 @@ WeightFormat format_of(const OpenModel& open, const Part& part,
                     open.source->describe(), in_quotes(first.name), named(packed),
                     in_quotes(other->name), named(its), part.what));
   }
-  if (!packed) return chosen.value_or(WeightFormat(open.element_dtype));
+  if (!packed) return chosen.value_or(part.usual);
   if (!chosen || chosen == packed) return *packed;
   throw CheckpointError(
       fmt::format("{}: {} are stored in {} ({}), --{} asks for {} ({}): leave it out, or give the "
@@ -143,10 +145,18 @@ WeightFormats weight_formats(const OpenModel& open, const RunConfig& config) {
     for (const TensorSpec& matrix : block.matrices) blocks.push_back(&matrix);
   }
   const ModelConfig& shape = open.model->config();
+  const WeightFormat elements = open.element_dtype;
+  // A head in int8 differs less from one in 16 bits than blocks in int8 do, and halves what it
+  // takes.
+  const bool packs = config.weight_format != WeightChoice::kStored;
+  const bool packs_head = config.head_format == WeightChoice::kAuto && packs;
   return {
-      format_of(open, {"the blocks", "weight-format", config.weight_format, shape.block_format},
+      format_of(open,
+                {"the blocks", "weight-format", config.weight_format, shape.block_format, elements},
                 blocks),
-      format_of(open, {"head and embedding", "head-format", config.head_format, shape.head_format},
+      format_of(open,
+                {"head and embedding", "head-format", config.head_format, shape.head_format,
+                 packs_head ? kInt8Weights : elements},
                 {&spec.head.matrices.front(), &spec.embedding})};
 }
 

@@ -4,8 +4,8 @@
 
 #include "base/json_file.h"
 #include "base/printable_text.h"
-#include "chat/json_text.h"
-#include "chat/template_error.h"
+#include "chat/values/json_text.h"
+#include "chat/values/template_error.h"
 #include "zero_infer/error.h"
 
 namespace zi {

@@ -31,7 +31,7 @@ void check_cut_line(std::string_view text) {
   }
 }
 
-FinishedPrompt finished_prompt(const json& line) {
+FinishedPrompt asked_prompt(const json& line) {
   const auto prompt = line.find("prompt");
   const auto tokens = line.find("prompt_tokens");
   if (prompt == line.end() || !prompt->is_string() || tokens == line.end() ||
@@ -53,6 +53,16 @@ FinishedPrompt finished_prompt(const json& line) {
   return finished;
 }
 
+FinishedPrompt finished_prompt(const json& line) {
+  FinishedPrompt finished = asked_prompt(line);
+  const auto ids = line.find("token_ids");
+  if (ids != line.end() && ids->is_array()) {
+    finished.new_tokens = static_cast<std::int64_t>(ids->size());
+    finished.at_limit = line.value("finish_reason", json()) == "length";
+  }
+  return finished;
+}
+
 /// --logprobs of the job that wrote a line.
 std::int64_t logprobs_of(const json& line) {
   const auto logprobs = line.find("logprobs");
@@ -63,8 +73,9 @@ std::int64_t logprobs_of(const json& line) {
 
 class SkipDone : public PromptSource {
  public:
-  SkipDone(std::unique_ptr<PromptSource> source, std::shared_ptr<const FinishedPrompts> done)
-      : source_(std::move(source)), done_(std::move(done)) {}
+  SkipDone(std::unique_ptr<PromptSource> source, std::shared_ptr<const FinishedPrompts> done,
+           std::optional<std::int64_t> max_new_tokens)
+      : source_(std::move(source)), done_(std::move(done)), max_new_tokens_(max_new_tokens) {}
 
   std::vector<Prompt> take(std::size_t most, bool wait) override {
     for (;;) {
@@ -82,18 +93,35 @@ class SkipDone : public PromptSource {
   }
 
  private:
-  bool is_done(const Prompt& prompt) const {
+  bool is_done(const Prompt& prompt) {
     const auto found = done_->by_id.find(prompt.id);
     if (found == done_->by_id.end()) return false;
-    if (found->second.answers(prompt)) return true;
+    if (found->second.answers(prompt)) {
+      compare_limit(prompt, found->second);
+      return true;
+    }
     throw PromptError(
         fmt::format("{}: id {} is in the output file with another prompt; --resume needs the same "
                     "prompts: give --output another file",
                     prompt.where, in_quotes(prompt.id)));
   }
 
+  void compare_limit(const Prompt& prompt, const FinishedPrompt& finished) {
+    if (!max_new_tokens_) return;
+    const std::int64_t limit = prompt.max_new_tokens.value_or(*max_new_tokens_);
+    if (finished.fits_limit(limit)) return;
+    max_new_tokens_.reset();  // one warning is enough
+    log_warning(fmt::format(
+        "{}: id {} is in the output file with {} new tokens, and its limit is now {} ({}): what is "
+        "finished stays as it is; to have all prompts run with the new limit, give --output "
+        "another file",
+        prompt.where, in_quotes(prompt.id), finished.new_tokens, limit,
+        prompt.max_new_tokens ? "its `max_new_tokens`" : "--max-new-tokens"));
+  }
+
   std::unique_ptr<PromptSource> source_;
   std::shared_ptr<const FinishedPrompts> done_;
+  std::optional<std::int64_t> max_new_tokens_;
 };
 
 }  // namespace
@@ -116,6 +144,10 @@ bool FinishedPrompt::answers(const Prompt& prompt) const {
   if (prompt.text) return !by_ids && hash == hash_of(*prompt.text);
   if (by_ids) return hash == of_ids(*prompt.ids).hash;
   return prompt_tokens == std::ssize(*prompt.ids);
+}
+
+bool FinishedPrompt::fits_limit(std::int64_t max_new_tokens) const {
+  return at_limit ? new_tokens == max_new_tokens : new_tokens <= max_new_tokens;
 }
 
 FinishedPrompts FinishedPrompts::read(FileDescriptor file, const std::string& name) {
@@ -165,8 +197,9 @@ void FinishedPrompts::check_kind(bool score, std::int64_t wanted, const std::str
 }
 
 std::unique_ptr<PromptSource> skip_done(std::unique_ptr<PromptSource> source,
-                                        std::shared_ptr<const FinishedPrompts> done) {
-  return std::make_unique<SkipDone>(std::move(source), std::move(done));
+                                        std::shared_ptr<const FinishedPrompts> done,
+                                        std::optional<std::int64_t> max_new_tokens) {
+  return std::make_unique<SkipDone>(std::move(source), std::move(done), max_new_tokens);
 }
 
 }  // namespace zi

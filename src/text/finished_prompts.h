@@ -21,12 +21,16 @@ struct FinishedPrompt {
   /// Of messages, whose text may differ from day to day (strftime_now), where it was asked with
   /// them.
   std::string chat_hash;
+  std::int64_t new_tokens = 0;  // of a generated text
+  bool at_limit = false;        // which ended there: its job's limit was `new_tokens`
 
   static FinishedPrompt of_text(const std::string& text, std::int64_t prompt_tokens);
   static FinishedPrompt of_ids(const std::vector<std::int32_t>& ids);
   /// Whether this line answers the prompt. Lines of older versions have no `prompt_ids`, only what
   /// they decode to: there the number of tokens decides.
   bool answers(const Prompt& prompt) const;
+  /// Whether a job with this limit of new tokens may have ended the text there.
+  bool fits_limit(std::int64_t max_new_tokens) const;
 };
 
 /// What an output file holds, for --resume.
@@ -43,14 +47,17 @@ struct FinishedPrompts {
   static FinishedPrompts read(FileDescriptor file, const std::string& name);
 
   /// A file holds results of one kind. Throws ConfigError when it has some of the other; warns when
-  /// it has other --logprobs. (Lines say nothing of --max-new-tokens and the sampling options:
-  /// those may change from one job to the next.)
+  /// it has other --logprobs. (Lines say nothing of the seed and the sampling options: those may
+  /// change from one job to the next. Of --max-new-tokens see skip_done.)
   void check_kind(bool score, std::int64_t logprobs, const std::string& name) const;
 };
 
 /// Leaves out prompts whose id is in `done`; `total` is reduced by their number. `take` throws
-/// PromptError where the id is there with another prompt: the output belongs to other prompts.
+/// PromptError where the id is there with another prompt: the output belongs to other prompts. With
+/// `max_new_tokens`, the limit of prompts that name none, it warns once where a text was ended by
+/// another limit than its prompt has now.
 std::unique_ptr<PromptSource> skip_done(std::unique_ptr<PromptSource> source,
-                                        std::shared_ptr<const FinishedPrompts> done);
+                                        std::shared_ptr<const FinishedPrompts> done,
+                                        std::optional<std::int64_t> max_new_tokens);
 
 }  // namespace zi

@@ -15,10 +15,6 @@ using nlohmann::json;
 /// What GPT2Tokenizer takes for `bos_token`, `eos_token` and `unk_token` where no file names them.
 constexpr const char* kDefaultToken = "<|endoftext|>";
 
-json object_of(const std::optional<TextFile>& file) {
-  return file ? parse_json_object(file->text, file->name) : json::object();
-}
-
 /// One merge a line: `a b`.
 json merges_of(std::string_view text) {
   json merges = json::array();
@@ -42,9 +38,9 @@ std::optional<std::string> named(const json& object, const char* key) {
 
 }  // namespace
 
-Gpt2Files read_gpt2_files(const TokenizerFiles& files) {
-  const json config = object_of(files.config);
-  const json map = object_of(files.special_tokens_map);
+Gpt2Files read_gpt2_files(const TokenizerFiles& files, const TokenizerSettings& settings) {
+  const json& config = settings.config;
+  const json& map = settings.special_tokens_map;
   json vocabulary = parse_json_object(files.tokenizer.text, files.tokenizer.name);
   const std::string& place = files.config ? files.config->name : files.tokenizer.name;
   return in_file(place, [&] {

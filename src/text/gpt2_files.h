@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "text/added_tokens.h"
+#include "text/token_files.h"
 #include "text/tokenizer_files.h"
 
 namespace zi {
@@ -18,6 +19,6 @@ struct Gpt2Files {
 };
 
 /// `files.merges` is there. Throws CheckpointError with the file.
-Gpt2Files read_gpt2_files(const TokenizerFiles& files);
+Gpt2Files read_gpt2_files(const TokenizerFiles& files, const TokenizerSettings& settings);
 
 }  // namespace zi

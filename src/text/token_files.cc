@@ -249,11 +249,11 @@ struct Named {
   SpecialNames names;
 };
 
-Named read_names(const TokenizerFiles& files) {
+Named read_names(const TokenizerFiles& files, const TokenizerSettings& settings) {
   Named named;
   if (files.config) {
     const std::string& name = files.config->name;
-    const json config = parse_json_object(files.config->text, name);
+    const json& config = settings.config;
     in_file(name, [&] {
       if (flag(config, "split_special_tokens", false)) {
         refuse("`split_special_tokens` is not supported: special tokens are found in the text");
@@ -261,15 +261,14 @@ Named read_names(const TokenizerFiles& files) {
       named.names.read_config(config, name);
       named.by_config = config.contains("added_tokens_decoder");
       if (named.by_config) {
-        named.numbered = numbered_by_config(config["added_tokens_decoder"], name);
+        named.numbered = numbered_by_config(config.at("added_tokens_decoder"), name);
       }
     });
   }
   // The reference looks into the older files only where the config has no such list.
   if (!named.by_config && files.special_tokens_map) {
     const std::string& name = files.special_tokens_map->name;
-    const json map = parse_json_object(files.special_tokens_map->text, name);
-    in_file(name, [&] { named.names.read_map(map, name); });
+    in_file(name, [&] { named.names.read_map(settings.special_tokens_map, name); });
   }
   if (!named.by_config && files.added_tokens) {
     const std::string& name = files.added_tokens->name;
@@ -295,11 +294,24 @@ TokenizerFiles read_tokenizer_files(const fs::path& file) {
   return files;
 }
 
-void compare_first_token(const TokenizerFiles& files, bool puts_one_before) {
+TokenizerSettings TokenizerSettings::parse(const TokenizerFiles& files) {
+  const auto object = [](const std::optional<TextFile>& file) {
+    return file ? parse_json_object(file->text, file->name) : json::object();
+  };
+  TokenizerSettings settings{object(files.config), json::object()};
+  // GPT2Tokenizer reads the map anyway.
+  if (files.merges || !settings.config.contains("added_tokens_decoder")) {
+    settings.special_tokens_map = object(files.special_tokens_map);
+  }
+  return settings;
+}
+
+void compare_first_token(const TokenizerFiles& files, const TokenizerSettings& settings,
+                         bool puts_one_before) {
   if (!files.config) return;
   const std::string& name = files.config->name;
-  const json config = parse_json_object(files.config->text, name);
-  const bool wanted = in_file(name, [&] { return flag(config, "add_bos_token", puts_one_before); });
+  const bool wanted =
+      in_file(name, [&] { return flag(settings.config, "add_bos_token", puts_one_before); });
   if (wanted == puts_one_before) return;
   log_warning(fmt::format(
       "{} has `add_bos_token` {}, and the post_processor of tokenizer.json puts {} in front of a "
@@ -307,8 +319,10 @@ void compare_first_token(const TokenizerFiles& files, bool puts_one_before) {
       name, wanted, puts_one_before ? "a token" : "no token"));
 }
 
-std::vector<NamedToken> tokens_beside(const TokenizerFiles& files, const AddedVocabulary& known) {
-  const Named named = read_names(files);
+std::vector<NamedToken> tokens_beside(const TokenizerFiles& files,
+                                      const TokenizerSettings& settings,
+                                      const AddedVocabulary& known) {
+  const Named named = read_names(files, settings);
   std::vector<NamedToken> tokens;
   std::unordered_map<std::string, std::size_t> places;  // content -> last place in `tokens`
   const auto append = [&](NamedToken token) {

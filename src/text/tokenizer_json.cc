@@ -354,10 +354,11 @@ void warn_of_unused(const json& root) {
 
 TokenizerData parse_tokenizer(const TokenizerFiles& files) {
   const std::string& name = files.tokenizer.name;
+  const TokenizerSettings settings = TokenizerSettings::parse(files);
   TokenizerData data;
   Gpt2Files gpt2;
   if (files.merges) {
-    gpt2 = read_gpt2_files(files);
+    gpt2 = read_gpt2_files(files, settings);
   } else {
     gpt2.root = parse_json_object(files.tokenizer.text, name);
     warn_of_unused(gpt2.root);
@@ -366,7 +367,7 @@ TokenizerData parse_tokenizer(const TokenizerFiles& files) {
   AddedVocabulary added(builder.vocabulary());
   add_own_tokens(gpt2.root, name, added);
   for (const NamedToken& token : gpt2.special) added.add(token);
-  for (const NamedToken& token : tokens_beside(files, added)) added.add(token);
+  for (const NamedToken& token : tokens_beside(files, settings, added)) added.add(token);
   prepared(name, [&] {
     builder.take(added);
     if (gpt2.put_before) {
@@ -376,7 +377,9 @@ TokenizerData parse_tokenizer(const TokenizerFiles& files) {
     }
     builder.finish();
   });
-  if (!files.merges) compare_first_token(files, !data.post_processor.before.empty());
+  if (!files.merges) {
+    compare_first_token(files, settings, !data.post_processor.before.empty());
+  }
   data.fingerprint = hash_of(files);
   return data;
 }

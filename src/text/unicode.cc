@@ -1,6 +1,9 @@
 #include "text/unicode.h"
 
-#include <utf8proc.h>
+#include <unicode/normalizer2.h>
+#include <unicode/uchar.h>
+#include <unicode/unistr.h>
+#include <unicode/utf8.h>
 
 #include <algorithm>
 #include <array>
@@ -47,79 +50,115 @@ constexpr std::array kUnknownToReference = {
 constexpr std::array kAlphabeticSymbols = {Range{0x24B6, 0x24E9}, Range{0x1F130, 0x1F149},
                                            Range{0x1F150, 0x1F169}, Range{0x1F170, 0x1F189}};
 
-utf8proc_option_t options_of(UnicodeForm form) {
-  const bool compatible = form == UnicodeForm::kNfkc || form == UnicodeForm::kNfkd;
-  return static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE |
-                                        (compatible ? UTF8PROC_COMPAT : 0));
+const icu::Normalizer2& form_of(const icu::Normalizer2* (*get)(UErrorCode&)) {
+  UErrorCode status = U_ZERO_ERROR;
+  const icu::Normalizer2* form = get(status);
+  if (U_FAILURE(status) != 0) throw Error(std::string("ICU: ") + u_errorName(status));
+  return *form;
 }
 
-/// Puts runs of marks into their canonical order. By a sort: the library's own takes quadratic time
-/// for a long run.
-void order_marks(std::vector<utf8proc_int32_t>& codes) {
-  const auto combining_class = [](utf8proc_int32_t code) {
-    return utf8proc_get_property(code)->combining_class;
-  };
-  for (auto run = codes.begin(); run != codes.end();) {
-    if (combining_class(*run) == 0) {
-      ++run;
-      continue;
+/// Characters on their way into a form, decomposed. Runs of marks are ordered here and not by
+/// ICU's whole normalization, which takes quadratic time for a long run.
+class Decomposed {
+ public:
+  explicit Decomposed(UnicodeForm form)
+      : composes_(form == UnicodeForm::kNfc || form == UnicodeForm::kNfkc),
+        canonical_(form_of(&icu::Normalizer2::getNFCInstance)),
+        decomposition_(form == UnicodeForm::kNfc || form == UnicodeForm::kNfd
+                           ? canonical_
+                           : form_of(&icu::Normalizer2::getNFKCInstance)) {}
+
+  std::size_t size() const { return codes_.size(); }
+
+  void add(UChar32 code) {
+    if (!decomposition_.getDecomposition(code, parts_)) {
+      codes_.push_back(code);
+      return;
     }
-    const auto end =
-        std::find_if(run, codes.end(), [&](auto code) { return combining_class(code) == 0; });
-    std::stable_sort(run, end,
-                     [&](auto a, auto b) { return combining_class(a) < combining_class(b); });
-    run = end;
+    for (std::int32_t i = 0; i < parts_.length(); i = parts_.moveIndex32(i, 1)) {
+      codes_.push_back(parts_.char32At(i));
+    }
   }
-}
 
-/// Appends the form of decomposed characters and empties them.
-void take(std::vector<utf8proc_int32_t>& codes, UnicodeForm form, std::string& out) {
-  order_marks(codes);
-  auto count = static_cast<utf8proc_ssize_t>(codes.size());
-  if (form == UnicodeForm::kNfc || form == UnicodeForm::kNfkc) {
-    count = utf8proc_normalize_utf32(
-        codes.data(), count, static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
-    if (count < 0) throw Error(std::string("utf8proc: ") + utf8proc_errmsg(count));
+  /// Appends the form of what was added and empties this.
+  void take(std::string& out) {
+    order_marks();
+    if (composes_) compose();
+    for (const UChar32 code : codes_) {
+      std::array<char, U8_MAX_LENGTH> bytes{};
+      std::size_t length = 0;
+      U8_APPEND_UNSAFE(bytes, length, code);
+      out.append(bytes.data(), length);
+    }
+    codes_.clear();
   }
-  std::array<utf8proc_uint8_t, 4> bytes{};
-  for (utf8proc_ssize_t i = 0; i < count; ++i) {
-    const utf8proc_ssize_t length =
-        utf8proc_encode_char(codes[static_cast<std::size_t>(i)], bytes.data());
-    out.append(reinterpret_cast<const char*>(bytes.data()), static_cast<std::size_t>(length));
+
+ private:
+  void order_marks() {
+    const auto is_starter = [&](UChar32 code) { return class_of(code) == 0; };
+    for (auto run = codes_.begin(); run != codes_.end();) {
+      if (is_starter(*run)) {
+        ++run;
+        continue;
+      }
+      const auto end = std::find_if(run, codes_.end(), is_starter);
+      std::stable_sort(run, end, [&](UChar32 a, UChar32 b) { return class_of(a) < class_of(b); });
+      run = end;
+    }
   }
-  codes.clear();
-}
+
+  /// The canonical composition algorithm (the Unicode Standard, 3.11, D117).
+  void compose() {
+    constexpr std::size_t kNone = static_cast<std::size_t>(-1);
+    std::size_t starter = kNone;  // the last one that was written
+    std::size_t written = 0;
+    int before = 0;  // the class of the last character between it and here; 0 for none
+    for (const UChar32 code : codes_) {
+      const int own = class_of(code);
+      const bool blocked = written != starter + 1 && before >= own;
+      const UChar32 both =
+          starter == kNone || blocked ? U_SENTINEL : canonical_.composePair(codes_[starter], code);
+      if (both >= 0) {
+        codes_[starter] = both;
+        continue;
+      }
+      if (own == 0) starter = written;
+      before = own;
+      codes_[written++] = code;
+    }
+    codes_.resize(written);
+  }
+
+  int class_of(UChar32 code) const { return canonical_.getCombiningClass(code); }
+
+  bool composes_;
+  const icu::Normalizer2& canonical_;
+  const icu::Normalizer2& decomposition_;
+  std::vector<UChar32> codes_;
+  icu::UnicodeString parts_;  // of one character
+};
 
 }  // namespace
 
 std::string unicode_form(std::string_view text, UnicodeForm form) {
-  const utf8proc_option_t options = options_of(form);
   constexpr std::size_t kMostAtOnce = 1 << 16;
+  Decomposed decomposed(form);
   std::string out;
   out.reserve(text.size());
-  std::vector<utf8proc_int32_t> codes;
-  std::array<utf8proc_int32_t, 32> parts{};  // U+FDFA, the longest, has 18
   while (!text.empty()) {
     const std::string_view character = text.substr(0, utf8_front(text).bytes);
     text.remove_prefix(character.size());
     const std::uint32_t code = code_point(character);
     if (in(kUnknownToReference, code)) {
-      take(codes, form, out);
+      decomposed.take(out);
       out += character;
       continue;
     }
     // No ASCII character combines with what is before it.
-    if (code < 0x80 && codes.size() >= kMostAtOnce) take(codes, form, out);
-    int boundary = 0;
-    const utf8proc_ssize_t count =
-        utf8proc_decompose_char(static_cast<utf8proc_int32_t>(code), parts.data(),
-                                static_cast<utf8proc_ssize_t>(parts.size()), options, &boundary);
-    if (count < 0 || count > std::ssize(parts)) {
-      throw Error(std::string("utf8proc: ") + utf8proc_errmsg(count));
-    }
-    codes.insert(codes.end(), parts.begin(), parts.begin() + count);
+    if (code < 0x80 && decomposed.size() >= kMostAtOnce) decomposed.take(out);
+    decomposed.add(static_cast<UChar32>(code));
   }
-  take(codes, form, out);
+  decomposed.take(out);
   return out;
 }
 
@@ -130,22 +169,10 @@ bool is_white_space(std::uint32_t code) {
 }
 
 bool is_word(std::uint32_t code) {
-  switch (utf8proc_category(static_cast<utf8proc_int32_t>(code))) {
-    case UTF8PROC_CATEGORY_LU:
-    case UTF8PROC_CATEGORY_LL:
-    case UTF8PROC_CATEGORY_LT:
-    case UTF8PROC_CATEGORY_LM:
-    case UTF8PROC_CATEGORY_LO:
-    case UTF8PROC_CATEGORY_MN:
-    case UTF8PROC_CATEGORY_MC:
-    case UTF8PROC_CATEGORY_ME:
-    case UTF8PROC_CATEGORY_ND:
-    case UTF8PROC_CATEGORY_NL:
-    case UTF8PROC_CATEGORY_PC:
-      return true;
-    default:
-      return code == 0x200C || code == 0x200D || in(kAlphabeticSymbols, code);
-  }
+  constexpr std::uint32_t kWord =
+      U_GC_L_MASK | U_GC_M_MASK | U_GC_ND_MASK | U_GC_NL_MASK | U_GC_PC_MASK;
+  return (U_GET_GC_MASK(static_cast<UChar32>(code)) & kWord) != 0 || code == 0x200C ||
+         code == 0x200D || in(kAlphabeticSymbols, code);
 }
 
 }  // namespace zi

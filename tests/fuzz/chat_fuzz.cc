@@ -8,10 +8,10 @@
 #include <string_view>
 
 #include "base/utf8.h"
-#include "chat/interpreter.h"
-#include "chat/json_text.h"
-#include "chat/parser.h"
-#include "chat/template_error.h"
+#include "chat/jinja/interpreter.h"
+#include "chat/jinja/parser.h"
+#include "chat/values/json_text.h"
+#include "chat/values/template_error.h"
 
 namespace {
 

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #endif
 
@@ -28,7 +29,13 @@ ZI_SIMD_CLONES void narrow_bfloat16(const float* src, std::uint16_t* dst, std::s
 #if defined(__x86_64__)
 // The compiler does not vectorise _Float16 conversions by itself, and the baseline has no
 // instruction.
-const bool kHasF16c = __builtin_cpu_supports("avx") && __builtin_cpu_supports("f16c");
+// By cpuid, because not every compiler's __builtin_cpu_supports knows f16c.
+bool has_f16c() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __builtin_cpu_supports("avx") && __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 &&
+         (ecx & bit_F16C) != 0;
+}
+const bool kHasF16c = has_f16c();
 
 __attribute__((target("avx,f16c"))) std::size_t widen_f16c(const std::uint16_t* src, float* dst,
                                                            std::size_t count) {

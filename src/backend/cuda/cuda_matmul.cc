@@ -166,7 +166,8 @@ void CudaMatmul::product_in_float32(const void* a, DType a_dtype, std::int64_t r
                              .block_stride_bytes = 0,
                              .format = DType::kFloat32};
         if (w.format != DType::kFloat32) {
-          cuda_convert(piece.data, w.format.dtype, w_piece, DType::kFloat32, w_count * w.cols, stream);
+          cuda_convert(piece.data, w.format.dtype, w_piece, DType::kFloat32, w_count * w.cols,
+                       stream);
           piece.data = reinterpret_cast<const std::byte*>(w_piece);
         }
         product(a_float, CUDA_R_32F, count, piece, y + row * ld + block * w.rows_per_block + first,

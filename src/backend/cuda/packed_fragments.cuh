@@ -56,7 +56,8 @@ struct Int4Fragments {
     const std::uint32_t words[4] = {block.x, block.y, block.z, block.w};
 #pragma unroll
     for (int group = 0; group < 2; ++group) {
-      const std::uint32_t byte = __byte_perm(two, 0, group == 0 ? 0x4040 : 0x4141);  // in both halves
+      const std::uint32_t byte =
+          __byte_perm(two, 0, group == 0 ? 0x4040 : 0x4141);  // in both halves
       std::uint32_t scale;
       if constexpr (std::is_same_v<T, __nv_bfloat16>) {
         scale = masked_or(byte << 8, 0x80008000u, masked_or(byte << 4, 0x07f007f0u, 0x38003800u));
@@ -91,8 +92,8 @@ struct Int8Fragments {
   static __device__ __forceinline__ void make(const std::byte* codes, const std::byte* scales,
                                               int lane_of_row, int second, LaneFragments& a) {
     const std::uint32_t byte = reinterpret_cast<const std::uint8_t*>(scales)[lane_of_row];
-    // Codes, plus 128 and in sixteenths, are made the last bits of 2^19, which the offset takes away:
-    // exact in float32.
+    // Codes, plus 128 and in sixteenths, are made the last bits of 2^19, which the offset takes
+    // away: exact in float32.
     const float scale = __uint_as_float(
         masked_or(byte << 24, 0x80000000u, masked_or(byte << 20, 0x07f00000u, 0x38000000u)));
     const float offset = -524296.0f * scale;

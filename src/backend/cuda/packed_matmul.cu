@@ -1,15 +1,14 @@
-#include "backend/cuda/packed_matmul.h"
-
 #include <algorithm>
 #include <type_traits>
 
 #include "backend/cuda/launch.cuh"
 #include "backend/cuda/packed_fragments.cuh"
+#include "backend/cuda/packed_matmul.h"
 #include "backend/cuda/wide_product.cuh"
 
-/// Codes, read once, their scales and the activations of the same columns come in steps of some units
-/// of columns into a ring in shared memory, two blocks a multiprocessor. Each warp has 16 weight rows
-/// of a tile, of whose codes it makes the fragments of mma in registers.
+/// Codes, read once, their scales and the activations of the same columns come in steps of some
+/// units of columns into a ring in shared memory, two blocks a multiprocessor. Each warp has 16
+/// weight rows of a tile, of whose codes it makes the fragments of mma in registers.
 namespace zi {
 namespace {
 
@@ -32,7 +31,7 @@ struct Stage {
   static constexpr int kBytes = kScalesAt + kWideTileRows * kScaleRowBytes;
   static constexpr int kStages = std::min(kMostStages, kMostSharedBytes / kBytes);
   static constexpr int kSharedBytes =
-      std::max(kStages * kBytes, kRows * kWideTileRows * static_cast<int>(sizeof(float)));
+      std::max(kStages * kBytes, kRows* kWideTileRows* static_cast<int>(sizeof(float)));
   static_assert(kStages >= 3 && kBytes % 16 == 0);
 };
 
@@ -41,7 +40,8 @@ struct Stage {
 template <typename StageOf>
 __device__ constexpr int code_place(int row, int piece) {
   if (StageOf::kCodeRowBytes == 64) return piece;
-  return StageOf::kCodeRowBytes == 64 * StageOf::kUnits ? piece ^ (row & 1) << 2 : piece ^ (row & 1);
+  return StageOf::kCodeRowBytes == 64 * StageOf::kUnits ? piece ^ (row & 1) << 2
+                                                        : piece ^ (row & 1);
 }
 
 /// The same of activations, of which lanes read pieces 4 t + j of a unit.
@@ -76,15 +76,15 @@ class CodeCopies {
                                       code_place<StageOf>(row, piece) * 16);
   }
 
-  /// Starts those of the next step; none after the last one. `codes` has place() in it, `scales` the
-  /// thread's row.
+  /// Starts those of the next step; none after the last one. `codes` has place() in it, `scales`
+  /// the thread's row.
   __device__ void copy_step(std::uint32_t codes, std::uint32_t scales) {
     if (tile_ >= args_.tiles) return;
     const bool there = left_ > static_cast<int>(threadIdx.x) % kPieces * kPieceCols;
 #pragma unroll
     for (int i = 0; i < kRowsOfThread; ++i) {
-      copy_weights_and_fetch_async(codes + i * kRowsAtOnce * StageOf::kCodeRowBytes, from_[i], there,
-                                   policy_);
+      copy_weights_and_fetch_async(codes + i * kRowsAtOnce * StageOf::kCodeRowBytes, from_[i],
+                                   there, policy_);
       from_[i] += code_advance_;
     }
     if (threadIdx.x < kWideTileRows) {
@@ -212,8 +212,8 @@ __device__ inline void multiply_packed_step(float (&sums)[kRows / 2], const std:
     LaneFragments upper, lower;
     Fragments::make(codes + at, scales + unit * Fragments::kScaleBytes, lane_of_row, second, upper);
     Fragments::make(codes + 8 * StageOf::kCodeRowBytes + at,
-                    scales + 8 * StageOf::kScaleRowBytes + unit * Fragments::kScaleBytes, lane_of_row,
-                    second, lower);
+                    scales + 8 * StageOf::kScaleRowBytes + unit * Fragments::kScaleBytes,
+                    lane_of_row, second, lower);
 #pragma unroll
     for (int eight = 0; eight < kRows / 8; ++eight) {
       float(&to)[4] = *reinterpret_cast<float(*)[4]>(sums + 4 * eight);
@@ -221,8 +221,8 @@ __device__ inline void multiply_packed_step(float (&sums)[kRows / 2], const std:
           stage + (eight * 8 + lane / 4) * StageOf::kXRowBytes + unit * kUnitCols * 2;
 #pragma unroll
       for (int j = 0; j < kLaneCols / 8; ++j) {
-        const uint4 b = *reinterpret_cast<const uint4*>(
-            x + x_place(lane / 4, lane_of_row * 4 + j) * 16);
+        const uint4 b =
+            *reinterpret_cast<const uint4*>(x + x_place(lane / 4, lane_of_row * 4 + j) * 16);
         const std::uint32_t a0[4] = {upper[2 * j][0], lower[2 * j][0], upper[2 * j][1],
                                      lower[2 * j][1]};
         ptx::multiply_add<T>(to, a0, b.x, b.y);
@@ -369,9 +369,8 @@ void PackedMatmul::run(const void* a, DType a_dtype, std::int64_t rows, const Ma
   std::visit(
       [&]<typename Output>(const Output& out) {
         with_kernel<Output>(a_dtype, w.format().kind, rows, [&](auto* kernel, int bytes) {
-          PackedArgs<Output> args{
-              {{streamed(w, a, rows, kWideTileRows, Output::kMixed), 1}, out},
-              static_cast<int>(w.format().scales_at(w.cols()))};
+          PackedArgs<Output> args{{{streamed(w, a, rows, kWideTileRows, Output::kMixed), 1}, out},
+                                  static_cast<int>(w.format().scales_at(w.cols()))};
           args.splits = cluster_splits(clusters_, whole_tiles, args.cols, kFewestCols);
           const auto blocks = static_cast<unsigned>(
               args.splits > 1 ? args.tiles * args.splits : std::min(args.tiles, clusters_[1]));

@@ -22,8 +22,8 @@ class PackedMatmul {
   PackedMatmul();
 
   /// kInt8Weights or kInt4Weights, activations and outputs of a 16-bit type, of float16 only
-  /// SumsOutput; 1 .. kMaxRows rows, columns in multiples of 8, and `a` and all rows of w aligned to
-  /// 16 bytes.
+  /// SumsOutput; 1 .. kMaxRows rows, columns in multiples of 8, and `a` and all rows of w aligned
+  /// to 16 bytes.
   bool fits(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w,
             const ProductOutput& output) const;
 

@@ -1,10 +1,9 @@
-#include "backend/cuda/packed_rows.h"
-
 #include <algorithm>
 
 #include "backend/cuda/cuda_support.h"
 #include "backend/cuda/element.cuh"
 #include "backend/cuda/launch.cuh"
+#include "backend/cuda/packed_rows.h"
 #include "packing/group_codes.h"
 #include "zero_infer/error.h"
 
@@ -15,8 +14,8 @@ namespace {
 using Kind = WeightFormat::Kind;
 
 constexpr int kPackedThreads = 128;
-constexpr int kUnitCols = 16;      // of a thread that unpacks; no group ends inside
-constexpr int kPackedUnit = 32;    // of a thread that packs: whole blocks and whole groups
+constexpr int kUnitCols = 16;    // of a thread that unpacks; no group ends inside
+constexpr int kPackedUnit = 32;  // of a thread that packs: whole blocks and whole groups
 constexpr std::int64_t kMostRowsAtOnce = 65535;
 
 __device__ float scale_at(const PackedRow& row, const std::byte* packed, int group) {
@@ -48,13 +47,14 @@ __device__ void unpack_unit(const PackedRow& row, const std::byte* packed, int f
   const float scale = scale_at(row, packed, group);
   const float zero = zero_at(row, packed, group);
   const bool int4 = row.format.kind == Kind::kInt4;
-  const uint4 block = *reinterpret_cast<const uint4*>(packed + (int4 ? first / 32 : first / 16) * 16);
+  const uint4 block =
+      *reinterpret_cast<const uint4*>(packed + (int4 ? first / 32 : first / 16) * 16);
   const std::uint32_t words[4] = {block.x, block.y, block.z, block.w};
   const bool upper = first / kUnitCols % 2 != 0;  // half of a block of int4
 #pragma unroll
   for (int c = 0; c < kUnitCols; ++c) {
-    const std::uint32_t four_bits = (upper ? words[2 + c / 8] : words[c / 8]) >>
-                                    (c % 8 / 2 * 4 + c % 2 * 16) & 15u;
+    const std::uint32_t four_bits =
+        (upper ? words[2 + c / 8] : words[c / 8]) >> (c % 8 / 2 * 4 + c % 2 * 16) & 15u;
     const auto byte = static_cast<std::int8_t>(words[c / 4] >> (8 * (c % 4)));
     const float code = int4 ? static_cast<float>(four_bits) : static_cast<float>(byte);
     values[c] = (code - zero) * scale;
@@ -106,8 +106,7 @@ __device__ std::int32_t best_float8(const float* values) {
   float largest = 0;
   for (int c = 0; c < kCount; ++c) largest = fmaxf(fabsf(values[c]), largest);
   const std::int32_t first = float8_below(largest * (1 / kCodes.most), kKind);
-  const std::int32_t last =
-      min(float8_below(largest * (1 / kCodes.least), kKind), kLastFloat8);
+  const std::int32_t last = min(float8_below(largest * (1 / kCodes.least), kKind), kLastFloat8);
   std::int32_t best = first;
   float least = INFINITY;
   for (std::int32_t byte = first; byte <= last; ++byte) {
@@ -175,8 +174,8 @@ __global__ void fill_packed_kernel(const __grid_constant__ PackedRow row, std::u
     constexpr int kBlocks = kKind == Kind::kInt4 ? 1 : 2;
     for (int b = 0; b < kBlocks; ++b) {
       if (first + b * (kPackedUnit / kBlocks) >= row.cols) continue;
-      reinterpret_cast<uint4*>(to)[unit * kBlocks + b] = make_uint4(
-          words[4 * b], words[4 * b + 1], words[4 * b + 2], words[4 * b + 3]);
+      reinterpret_cast<uint4*>(to)[unit * kBlocks + b] =
+          make_uint4(words[4 * b], words[4 * b + 1], words[4 * b + 2], words[4 * b + 3]);
     }
     // Behind the scales: zeros up to the row's end.
     const int groups = static_cast<int>(row.groups);
@@ -219,11 +218,11 @@ void cuda_fill_packed_rows(const UniformValues& values, std::int64_t first, std:
   const PackedRow row(format, cols);
   const auto fill = [&]<typename Stored>(Stored) {
     if (format.kind == Kind::kInt4) {
-      fill_packed_kernel<Kind::kInt4, Stored><<<grid, kPackedThreads, 0, stream>>>(
-          row, values.key, values.step(), first, rows, out);
+      fill_packed_kernel<Kind::kInt4, Stored>
+          <<<grid, kPackedThreads, 0, stream>>>(row, values.key, values.step(), first, rows, out);
     } else {
-      fill_packed_kernel<Kind::kInt8, Stored><<<grid, kPackedThreads, 0, stream>>>(
-          row, values.key, values.step(), first, rows, out);
+      fill_packed_kernel<Kind::kInt8, Stored>
+          <<<grid, kPackedThreads, 0, stream>>>(row, values.key, values.step(), first, rows, out);
     }
     ZI_CUDA_LAUNCHED();
   };

@@ -4,8 +4,9 @@
 #include "backend/cuda/wide_matmul.h"
 #include "backend/cuda/wide_product.cuh"
 
-/// Weights, read once, and the activations of the same columns come in steps of kStepCols columns into
-/// a ring in shared memory, from which Hopper's matrix units take both; two blocks a multiprocessor.
+/// Weights, read once, and the activations of the same columns come in steps of kStepCols columns
+/// into a ring in shared memory, from which Hopper's matrix units take both; two blocks a
+/// multiprocessor.
 namespace zi {
 namespace {
 
@@ -163,8 +164,8 @@ __global__ void __launch_bounds__(kWideThreads, 2)
       ptx::show_to_async_proxy();
       __syncthreads();  // all copies have arrived, and the stage before is used up
       const std::uint32_t at = ring + stage * kStageBytes;
-      const std::uint64_t w =
-          ptx::describe_rows(at + threadIdx.x / 128 * (kWeightBytes / (kWideTileRows / kWideGroupRows)));
+      const std::uint64_t w = ptx::describe_rows(
+          at + threadIdx.x / 128 * (kWeightBytes / (kWideTileRows / kWideGroupRows)));
       const std::uint64_t x = ptx::describe_rows(at + kWeightBytes);
       ptx::begin_products();
 #pragma unroll

@@ -11,8 +11,9 @@
 
 /// What the kernels for products of up to some dozen rows on Hopper share: a block takes tiles of
 /// kWideTileRows weight rows in turn, each warpgroup half of a tile's rows. Where there are fewer
-/// tiles than places for blocks, a cluster of blocks divides a tile's columns, a step each in turn so
-/// that the memory is read in longer pieces of a row, and adds its sums in the order of the blocks.
+/// tiles than places for blocks, a cluster of blocks divides a tile's columns, a step each in turn
+/// so that the memory is read in longer pieces of a row, and adds its sums in the order of the
+/// blocks.
 namespace zi {
 
 inline constexpr int kWideThreads = 256;
@@ -185,11 +186,9 @@ __device__ inline void store_sums_of_cluster(const WideProduct& args, const Wide
 }
 
 /// How many blocks share the columns of a tile, each so many at least.
-inline int cluster_splits(const ClusterCounts& clusters, int tiles, int cols,
-                          int fewest_cols) {
+inline int cluster_splits(const ClusterCounts& clusters, int tiles, int cols, int fewest_cols) {
   for (int splits = kMostSplits; splits > 1; splits /= 2) {
-    if (tiles <= clusters[static_cast<std::size_t>(splits)] &&
-        cols >= splits * fewest_cols) {
+    if (tiles <= clusters[static_cast<std::size_t>(splits)] && cols >= splits * fewest_cols) {
       return splits;
     }
   }
