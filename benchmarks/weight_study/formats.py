@@ -143,6 +143,48 @@ class Affine:
         return (sums[:, 0] + sums[:, 2]) + (sums[:, 1] + sums[:, 3])
 
 
+class Taken:
+    """What `src/packing` makes: codes in groups of columns, each with a scale of 8 bits: a sign, 4 bits of exponent from
+    `least` on and 3 of mantissa. The scale is the one with the least squared error of those of either sign (`signs`)
+    under which the largest magnitude takes a code of magnitude `outermost`, were there as many."""
+
+    def __init__(self, group, lowest, highest, outermost, least, signs):
+        self.__dict__.update(locals())
+
+    def bits(self, columns):
+        code_bits = (self.highest - self.lowest).bit_length()
+        return code_bits * columns + 8 * -(-columns // self.group)
+
+    def byte_below(self, magnitude):
+        exponent = numpy.floor(numpy.log2(numpy.maximum(magnitude, f32(1e-30))))
+        mantissa = numpy.floor(magnitude / numpy.exp2(exponent) * 8) - 8
+        return numpy.maximum(8 * (exponent - self.least + 1) + mantissa, 8)
+
+    def scale(self, byte):
+        return ((1 + byte % 8 / 8) * numpy.exp2(byte // 8 - 1 + self.least)).astype(f32)
+
+    def __call__(self, weights):
+        rows, columns = weights.shape
+        groups = -(-columns // self.group)
+        padded = numpy.zeros((rows, groups * self.group), f32)
+        padded[:, :columns] = weights
+        x = padded.reshape(-1, self.group)
+        largest = abs(x).max(1)
+        first = self.byte_below(largest / f32(self.outermost[1]))
+        last = self.byte_below(largest / f32(self.outermost[0]))
+        best = numpy.full(len(x), numpy.inf, f32)
+        out = numpy.zeros_like(x)
+        for step in range(int((last - first).max()) + 1):
+            for sign in self.signs:
+                scale = self.scale(first + step)[:, None] * f32(sign)
+                rounded = numpy.clip(numpy.rint(x * (1 / scale)), self.lowest, self.highest) * scale
+                error = ((x - rounded) ** 2).sum(1)
+                better = (error < best) & (first + step <= last)
+                best[better] = error[better]
+                out[better] = rounded[better]
+        return numpy.ascontiguousarray(out.reshape(padded.shape)[:, :columns])
+
+
 class Ggml:
     """A type of llama.cpp, rounded by its own code in `library` and expanded by the package gguf."""
 
@@ -183,9 +225,13 @@ def int8(group, scale_bits, scale, **more):
 
 
 def formats(library):
-    """(which matrices, name, format) for each line of the table; the first two are what zero-infer takes."""
+    """(which matrices, name, format) for each line of the table. zero-infer takes the first two."""
     packed4, packed8 = Affine(32, 10, short, 6, 4, factors=MANY), int8(128, 16, bfloat16_up)
+    taken4 = Taken(16, -8, 7, (6, 9), -14, (1, -1))
+    taken8 = Taken(32, -127, 127, (113, 136), -18, (1,))
     for name, scheme in {
+        "int4 of zero-infer: 8-bit scale with a sign, groups of 16": taken4,
+        "int8 of zero-infer: 8-bit scale, groups of 32": taken8,
         "int4: 10-bit scale, 6-bit zero in 1/4, groups of 32": packed4,
         "int8: bfloat16 scale, groups of 128": packed8,
         "int8, float32 scale a row": int8(0, 32, single),
@@ -227,6 +273,6 @@ def formats(library):
             yield "blocks", "llama.cpp " + name, Ggml(library, name)
         yield "blocks", "llama.cpp Q4_K padded", Ggml(library, "Q4_K", padded=True)
     for which in ("head", "embed"):
-        yield which, f"{which} alone: int8", packed8
+        yield which, f"{which} alone: int8 of zero-infer", taken8
         yield which, f"{which} alone: int8, float32 scale a row", int8(0, 32, single)
-        yield which, f"{which} alone: int4", packed4
+        yield which, f"{which} alone: int4 of zero-infer", taken4
