@@ -26,14 +26,10 @@ _TWO_CORES = "2 cores of a Xeon (AMX), 24 GiB, virtual machine"
 
 HEADLINES = (
     Headline(_ONE_H100, "7b1", "resident", 1),
-    Headline(_ONE_H100, "7b1", "resident", 64),
-    Headline(_ONE_H100, "7b1", "host", 1),
     Headline(_ONE_H100, "7b1", "host", 128),
     Headline(_ONE_H100, "7b1", "nvme", 1),
-    Headline(_ONE_H200, "7b1, int8, head int8", "host", 128),
     Headline(_ONE_H200, "7b1, int4, head int8", "host", 128),
     Headline(_ONE_H200, "176b, int4, head int8", "resident", 8),
-    Headline(_TWO_H200, "7b1", "gathered", 64),
     Headline(_TWO_H200, "176b, 28 of its 70 blocks", "gathered", 64),
     Headline(_TWO_CORES, "560m", "nvme", 1),
 )
