@@ -5,6 +5,7 @@
 //   build/benchmarks/pass_benchmark --model config/models/bloom-560m --tier device|host|nvme
 //     [--backend auto|cpu|cuda] [--batch N[,N..]] [--prompt-tokens N] [--gpu-weight-budget SIZE]
 //     [--kv-budget SIZE] [--nvme-path DIR] [--repeats N] [--passes N]
+//     [--weight-format stored|int8|int4] [--head-format stored|int8|int4]
 //   mpirun -np 2 ...: the gathered bytes beside a bare all-gather
 //
 // With --prompt-tokens above 1 the passes that compute prompts are timed, in products a second.
@@ -16,6 +17,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <span>
 
@@ -40,6 +42,8 @@ struct Options {
   std::string model = "config/models/bloom-560m";
   std::string tier = "device";
   std::string backend = "auto";
+  WeightChoice weight_format = WeightChoice::kStored;
+  WeightChoice head_format = WeightChoice::kAuto;
   std::string nvme_path = "/tmp";
   std::string commit = "unknown";
   std::string machine = "unknown";
@@ -135,6 +139,8 @@ RunConfig config_of(const Options& o) {
   config.backend = o.backend == "cuda"  ? BackendChoice::kCuda
                    : o.backend == "cpu" ? BackendChoice::kCpu
                                         : BackendChoice::kAuto;
+  config.weight_format = o.weight_format;
+  config.head_format = o.head_format;
   config.batch_size = o.batch;
   config.max_pass_tokens = o.max_pass_tokens;
   config.max_new_tokens = o.prompt_tokens > 1 ? 1 : o.passes;
@@ -361,6 +367,13 @@ int main(int argc, char** argv) {
     app.add_option("--prompt-tokens", o.prompt_tokens, "tokens of each prompt")
         ->check(CLI::PositiveNumber);
     app.add_option("--max-pass-tokens", o.max_pass_tokens, "rows of a pass");
+    const std::map<std::string, zi::WeightChoice> formats = {{"stored", zi::WeightChoice::kStored},
+                                                             {"int8", zi::WeightChoice::kInt8},
+                                                             {"int4", zi::WeightChoice::kInt4}};
+    app.add_option("--weight-format", o.weight_format, "as of zero-infer")
+        ->transform(CLI::Transformer(formats));
+    app.add_option("--head-format", o.head_format, "as of zero-infer")
+        ->transform(CLI::Transformer(formats));
     app.add_option("--gpu-weight-budget", o.gpu_weight_budget, "as of zero-infer");
     app.add_option("--kv-budget", o.kv_budget, "as of zero-infer");
     app.add_option("--nvme-path", o.nvme_path, "folder of the shard files");

@@ -19,7 +19,8 @@ using testing::AllOf;
 using testing::HasSubstr;
 using testing::Not;
 
-std::vector<std::string> run_of(const std::string& model, std::vector<std::string> more = {}) {
+std::vector<std::string> packed_run_of(const std::string& model,
+                                       std::vector<std::string> more = {}) {
   std::vector<std::string> out = {"--model",          model, "--prompt", "In the beginning God",
                                   "--max-new-tokens", "8",   "--output", "-"};
   out.insert(out.end(), more.begin(), more.end());
@@ -34,7 +35,7 @@ nlohmann::json answer_of(const Ended& ended) {
   return lines.empty() ? nlohmann::json() : lines[0].at("logprobs");
 }
 
-std::size_t count_of(const std::string& text, const std::string& part) {
+std::size_t count_in(const std::string& text, const std::string& part) {
   std::size_t count = 0;
   for (std::size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) {
     ++count;
@@ -52,20 +53,20 @@ TEST(CliPack, APackedCheckpointAnswersAsARunThatPacksWhileItLoads) {
   std::vector<std::string> packing = more;
   packing.insert(packing.end(), {"--weight-format", "int4", "--head-format", "int8"});
   for (const int ranks : {0, 2}) {
-    const Ended made = run_job(ranks, run_of(model(), packing));
+    const Ended made = run_job(ranks, packed_run_of(model(), packing));
     EXPECT_THAT(made.err,
                 AllOf(HasSubstr("bfloat16 blocks are packed in int4 in groups of 16 while loading"),
                       HasSubstr("bfloat16 head and embedding are packed in int8")));
     std::vector<std::string> nvme = more;
     nvme.insert(nvme.end(), {"--nvme-offload-path", folder / "nvme"});
-    const Ended read = run_job(ranks, run_of(folder / "packed", nvme));
+    const Ended read = run_job(ranks, packed_run_of(folder / "packed", nvme));
     EXPECT_THAT(read.err, AllOf(Not(HasSubstr("while loading")), Not(HasSubstr("other times")),
                                 HasSubstr("weights multiplied (int4g16f8)")));
     EXPECT_EQ(answer_of(made), answer_of(read)) << ranks;
   }
-  const Ended other = run_job(2, run_of(folder / "packed", {"--weight-format", "int8"}));
+  const Ended other = run_job(2, packed_run_of(folder / "packed", {"--weight-format", "int8"}));
   EXPECT_EQ(other.code, 2);
-  EXPECT_EQ(count_of(other.err, "error: "), 1u) << other.err;
+  EXPECT_EQ(count_in(other.err, "error: "), 1u) << other.err;
   EXPECT_THAT(other.err, HasSubstr("--weight-format asks for int8"));
   const Ended plan = run_job(0, {"plan", "--model", folder / "packed", "--json"});
   EXPECT_EQ(json_lines(plan.out).at(0).at("weight_format"), "int4g16f8") << plan.err;
@@ -73,12 +74,13 @@ TEST(CliPack, APackedCheckpointAnswersAsARunThatPacksWhileItLoads) {
 
 TEST(CliPack, RanksWithOtherFormatsAreRefusedByName) {
   for (const char* flag : {"--weight-format", "--head-format"}) {
-    std::vector<std::string> arguments = run_of(model(), {flag, "int8"});
+    std::vector<std::string> arguments = packed_run_of(model(), {flag, "int8"});
     for (const char* word : {":", "-np", "1", ZI_BINARY}) arguments.emplace_back(word);
-    for (const std::string& word : run_of(model(), {flag, "int4"})) arguments.push_back(word);
+    for (const std::string& word : packed_run_of(model(), {flag, "int4"}))
+      arguments.push_back(word);
     const Ended ended = run_job(1, arguments);
     EXPECT_EQ(ended.code, 2) << ended.err;
-    EXPECT_EQ(count_of(ended.err, "error: "), 1u) << ended.err;
+    EXPECT_EQ(count_in(ended.err, "error: "), 1u) << ended.err;
     EXPECT_THAT(ended.err, AllOf(HasSubstr(std::string(flag) + " must be the same on every rank"),
                                  HasSubstr("int8g32f8"), HasSubstr("int4g16f8")));
   }
@@ -114,10 +116,10 @@ TEST(CliPack, AValueThatCannotBePackedEndsEveryRankWithOneLine) {
         if (value != nan && nvme != (ranks == 3)) continue;  // each once is enough
         std::vector<std::string> more = {"--weight-format", value == large ? "int8" : "int4"};
         if (nvme) more.insert(more.end(), {"--nvme-offload-path", folder / "nvme"});
-        const Ended ended = run_job(ranks, run_of(spoilt, more));
+        const Ended ended = run_job(ranks, packed_run_of(spoilt, more));
         EXPECT_EQ(ended.code, 2) << ended.err;
-        EXPECT_EQ(count_of(ended.err, "error: "), 1u) << ended.err;
-        EXPECT_EQ(count_of(ended.err, line), 1u) << ended.err;
+        EXPECT_EQ(count_in(ended.err, "error: "), 1u) << ended.err;
+        EXPECT_EQ(count_in(ended.err, line), 1u) << ended.err;
         if (ranks == 3) {
           EXPECT_THAT(ended.err, HasSubstr("[rank 1/3"));  // rows 320 to 639
         }
@@ -126,7 +128,7 @@ TEST(CliPack, AValueThatCannotBePackedEndsEveryRankWithOneLine) {
     const Ended pack = run_job(
         0, {"pack", "--model", spoilt, "--output", folder / "packed", "--weight-format", "int4"});
     EXPECT_EQ(pack.code, 2) << pack.err;
-    EXPECT_EQ(count_of(pack.err, line), 1u) << pack.err;
+    EXPECT_EQ(count_in(pack.err, line), 1u) << pack.err;
     EXPECT_FALSE(fs::exists(folder / "packed"));
     EXPECT_FALSE(fs::exists(folder / "packed.partial"));
   }

@@ -50,11 +50,11 @@ using Kind = WeightFormat::Kind;
 std::pair<std::size_t, bool> code_at(Kind kind, std::int64_t column) {
   const std::int64_t in_block = column % (kind == Kind::kInt8 ? 16 : 32);
   const auto block = static_cast<std::size_t>((column - in_block) / (kind == Kind::kInt8 ? 1 : 2));
-  const auto e = static_cast<std::size_t>(in_block / 8),
-             t = static_cast<std::size_t>(in_block % 8 / 2),
+  if (kind == Kind::kInt8) return {block + static_cast<std::size_t>(in_block), false};
+  const auto w = static_cast<std::size_t>(in_block / 8),
+             e = static_cast<std::size_t>(in_block % 8 / 2),
              h = static_cast<std::size_t>(in_block % 2);
-  if (kind == Kind::kInt8) return {block + 4 * t + 2 * e + h, false};
-  return {block + 4 * t + (4 * e + 16 * h) / 8, e % 2 == 1};
+  return {block + 4 * w + (4 * e + 16 * h) / 8, e % 2 == 1};
 }
 
 double scale_at(const std::byte* at, const WeightFormat& format) {

@@ -115,9 +115,14 @@ void CudaMatmul::product_of_packed(const void* a, DType a_dtype, std::int64_t ro
   if (most == 0) {
     throw Error(fmt::format("rows of {} elements are too long to be unpacked", w.cols));
   }
+  // Equal pieces, in whole tiles of cuBLAS's kernels where there are as many rows.
+  constexpr std::int64_t kTileRows = 256;
+  const std::int64_t equal = ceil_div(w.rows_per_block, ceil_div(w.rows_per_block, most));
+  const std::int64_t whole = ceil_div(equal, kTileRows) * kTileRows;
+  const std::int64_t piece_rows = whole <= most ? whole : equal;
   for (int block = 0; block < w.blocks; ++block) {
-    for (std::int64_t first = 0; first < w.rows_per_block; first += most) {
-      const std::int64_t count = std::min(most, w.rows_per_block - first);
+    for (std::int64_t first = 0; first < w.rows_per_block; first += piece_rows) {
+      const std::int64_t count = std::min(piece_rows, w.rows_per_block - first);
       cuda_unpack_rows(w.data + static_cast<std::size_t>(block) * w.block_stride_bytes +
                            static_cast<std::size_t>(first) * w.row_bytes(),
                        count, w.cols, w.format, a_dtype, scratch_.data(), stream);
