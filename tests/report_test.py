@@ -246,7 +246,7 @@ class Passes(unittest.TestCase):
             (Path(folder) / "some.jsonl").write_text(text, encoding="utf-8")
             block = pass_block(load_results(Path(folder)), PASS_TABLES[1])
         self.assertIn("| 560m | host memory | 1 | 600 MB copied | 100.0 (", block)
-        self.assertIn("| 560m, bfloat16, weights int4g16f8, head int8g32f8 | host memory", block)
+        self.assertIn("| 560m, int4, head int8 | host memory", block)
         self.assertIn("30.00 (", block)
 
     def test_the_resident_share_is_of_all_blocks(self) -> None:

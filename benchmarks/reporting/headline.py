@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reporting.passes import PASS_TABLES, chosen, moved, travel, where_blocks_rest
+from reporting.passes import PASS_TABLES, chosen, moved, travel, types_of, where_blocks_rest
 from reporting.results import PASS, ReportError, Result
 from reporting.text import shape, significant, table
 
@@ -20,6 +20,7 @@ class Headline:
 
 
 _ONE_H100 = "1x H100 80GB, 16 cores of a Xeon"
+_ONE_H200 = "1x H200, 16 cores of a Xeon"
 _TWO_H200 = "2x H200, 32 cores of a Xeon"
 _TWO_CORES = "2 cores of a Xeon (AMX), 24 GiB, virtual machine"
 
@@ -29,6 +30,9 @@ HEADLINES = (
     Headline(_ONE_H100, "7b1", "host", 1),
     Headline(_ONE_H100, "7b1", "host", 128),
     Headline(_ONE_H100, "7b1", "nvme", 1),
+    Headline(_ONE_H200, "7b1, int8, head int8", "host", 128),
+    Headline(_ONE_H200, "7b1, int4, head int8", "host", 128),
+    Headline(_ONE_H200, "176b, int4, head int8", "resident", 8),
     Headline(_TWO_H200, "7b1", "gathered", 64),
     Headline(_TWO_H200, "176b, 28 of its 70 blocks", "gathered", 64),
     Headline(_TWO_CORES, "560m", "nvme", 1),
@@ -44,7 +48,7 @@ def _is(line: Result, wanted: Headline) -> bool:
     return (
         line.name == PASS
         and line["machine"] == wanted.machine
-        and shape(line["model"]) == wanted.model
+        and shape(line["model"]) + types_of(line) == wanted.model
         and travel(line) == wanted.travel
         and line["batch"] == wanted.batch
     )
@@ -52,7 +56,7 @@ def _is(line: Result, wanted: Headline) -> bool:
 
 def _row(line: Result) -> list[str]:
     return [
-        shape(line["model"]),
+        shape(line["model"]) + types_of(line),
         where_blocks_rest(line),
         line["machine"].split(",")[0],
         str(line["batch"]),

@@ -92,6 +92,7 @@ def chosen(results: list[Result], spec: PassTable) -> list[Result]:
     if spec.table_each_machine:  # one GPU, then two, ..
         machines.sort(key=lambda m: max(r["world"] for r in lines if r["machine"] == m))
     models = list(dict.fromkeys((r["machine"], r["model"]) for r in lines))
+    types = list(dict.fromkeys(r["dtype"] for r in lines))
     groups = [g for g in newest(lines, configuration, max(keep.values())) if travel(g[0]) in order]
     rows = [r for g in groups for r in g[: keep[travel(g[0])]]]
     age = {id(r): i for g in groups for i, r in enumerate(g)}
@@ -100,6 +101,7 @@ def chosen(results: list[Result], spec: PassTable) -> list[Result]:
         key=lambda r: (
             machines.index(r["machine"]),
             models.index((r["machine"], r["model"])),
+            types.index(r["dtype"]),
             order[travel(r)],
             -r["resident_bytes"],
             age[id(r)],
@@ -134,6 +136,14 @@ def moved(line: Result) -> str:
     return f"{size(line['bytes_per_pass'])} {verb}"
 
 
+def types_of(line: Result) -> str:
+    """How weights are stored and computed with, where that is not bfloat16: `, int4, head int8`."""
+    text = line["dtype"].removeprefix("bfloat16").removeprefix(", ")
+    for name, short in (("int8g32f8", "int8"), ("int4g16f8", "int4"), ("weights ", "")):
+        text = text.replace(name, short)
+    return f", {text}" if text else ""
+
+
 def _cells(line: Result, limits: Notes, runs: Notes) -> list[str]:
     unit, field = ("TFLOP/s", "tflop_s") if line.name == PROMPT_PASS else ("GB/s", "gb_s")
     limit = f"{significant(line[f'limit_{field}'])} {unit} ({limits.mark(line['limit_how'])})"
@@ -143,7 +153,7 @@ def _cells(line: Result, limits: Notes, runs: Notes) -> list[str]:
         limit += f"; {significant(line['bare_products_ms'], 3)} ms ({limits.mark(how)})"
         share += f"; {line['ratio_to_bare_products']:.2f}"
     return [
-        shape(line["model"]) + ("" if line["dtype"] == "bfloat16" else f", {line['dtype']}"),
+        shape(line["model"]) + types_of(line),
         where_blocks_rest(line),
         str(line["batch"]),
         moved(line),
@@ -165,7 +175,8 @@ def _one_table(lines: list[Result], with_machine: bool) -> str:
     rows, keys = [], []
     for line in lines:
         cells = _cells(line, limits, runs)
-        key = (line["machine"], line["model"], travel(line), line["resident_bytes"], line["batch"])
+        key = (line["machine"], line["model"], line["dtype"], travel(line), line["resident_bytes"],
+               line["batch"])  # fmt: skip
         if key in keys:
             cells[1] += ", an earlier run"
         keys.append(key)

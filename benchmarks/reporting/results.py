@@ -31,6 +31,7 @@ PUBLISHED = "published_row"
 LOAD = "load"
 LIMITS = "limits"
 ATTENTION = "attention"
+WEIGHT_FORMATS = "weight_formats"
 
 #: The fields that the report needs, by the `name` of a line; a line may have more.
 SCHEMA: dict[str, dict[str, type]] = {
@@ -58,6 +59,8 @@ SCHEMA: dict[str, dict[str, type]] = {
         "us": float, "us_min": float, "us_max": float, "achieved_gb_s": float,
         "limit_gb_s": float, "limit_how": str, "ratio": float, "achieved_tflop_s": float,
     },
+    WEIGHT_FORMATS: _RUN
+    | {"model": str, "tokens": int, "perplexity": float, "ids_sha256": str, "formats": list},
     LIMITS: {
         "source": str, "backend": str, "device": str, "world": int, "ranks_per_host": int,
         "device_bytes": int, "host_bytes": int, "copy_alone_gb_s": float,
