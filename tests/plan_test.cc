@@ -202,6 +202,11 @@ TEST_F(Plan, PackedBlocksTakeTheirOwnBytesEverywhere) {
         std::tuple{WeightChoice::kInt4, kInt4Block, "int4g16f8"}}) {
     RunConfig config = run_of("7b1");
     config.weight_format = choice;
+    // Head and embedding are int8 then, unless something else is asked for.
+    const auto usual = planned(config, like("h100"));
+    EXPECT_EQ(usual.at("head_format"), "int8g32f8");
+    EXPECT_NEAR(usual.at("memory").at("head_shard").get<double>(), kHead * 8.25 / 16, 4096);
+    config.head_format = WeightChoice::kStored;
     const auto plan = planned(config, like("h100"));
     EXPECT_EQ(plan.at("weight_format"), name);
     EXPECT_EQ(plan.at("head_format"), "bfloat16");

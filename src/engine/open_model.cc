@@ -45,9 +45,6 @@ std::optional<WeightFormat> format_of(WeightChoice choice) {
 struct Part {
   const char* what;
   const char* flag;
-  WeightChoice choice;
-  std::string in_config;  // the name of the format of which config.json speaks
-  WeightFormat usual;     // where nothing is chosen, and the checkpoint is not packed
 
   std::string key() const {
     std::string key = flag;
@@ -55,35 +52,44 @@ struct Part {
     return key;
   }
 };
+constexpr Part kBlocks{"the blocks", "weight-format"};
+constexpr Part kHeadAndEmbedding{"head and embedding", "head-format"};
 
-/// The one format of matrices of a part.
-WeightFormat format_of(const OpenModel& open, const Part& part,
-                       const std::vector<const TensorSpec*>& matrices) {
-  const std::optional<WeightFormat> chosen = format_of(part.choice);
+/// The one format in which matrices of a part are packed in the checkpoint. `in_config`: the name
+/// of the format of which config.json speaks.
+std::optional<WeightFormat> packed_format(const OpenModel& open, const Part& part,
+                                          const std::string& in_config,
+                                          const std::vector<const TensorSpec*>& matrices) {
+  const std::optional<WeightFormat> promised = packed_format_named(in_config);
+  if (open.source->names().empty()) return promised;  // no files: those of config.json are meant
   const TensorSpec& first = *matrices.front();
-  const std::optional<WeightFormat> promised = packed_format_named(part.in_config);
-  const bool any_tensor = open.source->names().empty();  // no files: those of config.json are meant
-  const std::optional<WeightFormat> packed =
-      any_tensor ? promised : open.source->packed_format(first.name);
+  const std::optional<WeightFormat> packed = open.source->packed_format(first.name);
   const auto named = [](const std::optional<WeightFormat>& format) {
     return format ? describe(*format) : std::string("elements that are not packed");
   };
-  if (!part.in_config.empty() && packed != promised && open.source->contains(first.name)) {
+  if (!in_config.empty() && packed != promised && open.source->contains(first.name)) {
     throw CheckpointError(fmt::format(
         "{}: {} is stored in {}, but config.json (`quantization_config.{}`) says {}: it belongs to "
         "another checkpoint; pack it again",
-        open.source->describe(), in_quotes(first.name), named(packed), part.key(), part.in_config));
+        open.source->describe(), in_quotes(first.name), named(packed), part.key(), in_config));
   }
   for (const TensorSpec* other : matrices) {
     const std::optional<WeightFormat> its = open.source->packed_format(other->name);
-    if (any_tensor || its == packed || !open.source->contains(other->name)) continue;
+    if (its == packed || !open.source->contains(other->name)) continue;
     throw CheckpointError(
         fmt::format("{}: {} is stored in {}, {} in {}: {} have one format; pack the checkpoint "
                     "again",
                     open.source->describe(), in_quotes(first.name), named(packed),
                     in_quotes(other->name), named(its), part.what));
   }
-  if (!packed) return chosen.value_or(part.usual);
+  return packed;
+}
+
+/// `usual`: where nothing is chosen, and the checkpoint is not packed.
+WeightFormat format_of(const OpenModel& open, const Part& part, WeightChoice choice,
+                       const std::optional<WeightFormat>& packed, const WeightFormat& usual) {
+  const std::optional<WeightFormat> chosen = format_of(choice);
+  if (!packed) return chosen.value_or(usual);
   if (!chosen || chosen == packed) return *packed;
   throw CheckpointError(
       fmt::format("{}: {} are stored in {} ({}), --{} asks for {} ({}): leave it out, or give the "
@@ -132,6 +138,14 @@ OpenModel open_model(const RunConfig& config, MissingWeights missing) {
   // In float32 the weights keep their stored values; else they are converted once, while loading.
   open.element_dtype =
       open.compute_dtype == DType::kFloat32 ? open.stored_dtype : open.compute_dtype;
+  const ModelSpec& spec = open.model->spec();
+  std::vector<const TensorSpec*> matrices;
+  for (const UnitSpec& block : spec.blocks) {
+    for (const TensorSpec& matrix : block.matrices) matrices.push_back(&matrix);
+  }
+  open.packed_blocks = packed_format(open, kBlocks, model_config.block_format, matrices);
+  open.packed_head = packed_format(open, kHeadAndEmbedding, model_config.head_format,
+                                   {&spec.head.matrices.front(), &spec.embedding});
   const WeightFormats formats = weight_formats(open, config);
   open.block_format = formats.blocks;
   open.head_format = formats.head;
@@ -139,25 +153,14 @@ OpenModel open_model(const RunConfig& config, MissingWeights missing) {
 }
 
 WeightFormats weight_formats(const OpenModel& open, const RunConfig& config) {
-  const ModelSpec& spec = open.model->spec();
-  std::vector<const TensorSpec*> blocks;
-  for (const UnitSpec& block : spec.blocks) {
-    for (const TensorSpec& matrix : block.matrices) blocks.push_back(&matrix);
-  }
-  const ModelConfig& shape = open.model->config();
   const WeightFormat elements = open.element_dtype;
   // A head in int8 differs less from one in 16 bits than blocks in int8 do, and halves what it
   // takes.
   const bool packs = config.weight_format != WeightChoice::kStored;
   const bool packs_head = config.head_format == WeightChoice::kAuto && packs;
-  return {
-      format_of(open,
-                {"the blocks", "weight-format", config.weight_format, shape.block_format, elements},
-                blocks),
-      format_of(open,
-                {"head and embedding", "head-format", config.head_format, shape.head_format,
-                 packs_head ? kInt8Weights : elements},
-                {&spec.head.matrices.front(), &spec.embedding})};
+  return {format_of(open, kBlocks, config.weight_format, open.packed_blocks, elements),
+          format_of(open, kHeadAndEmbedding, config.head_format, open.packed_head,
+                    packs_head ? kInt8Weights : elements)};
 }
 
 }  // namespace zi

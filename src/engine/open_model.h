@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,11 +22,14 @@ struct OpenModel {
   std::unique_ptr<Model> model;
   DType stored_dtype = DType::kBFloat16;   // of the blocks' matrices in the source
   DType element_dtype = DType::kBFloat16;  // of matrices that are not packed, when they rest
-  WeightFormat block_format;               // in which the blocks rest and travel
-  WeightFormat head_format;                // and head and embedding
-  DType compute_dtype = DType::kBFloat16;  // of the products' inputs and of the KV cache
-  bool assumed = false;                    // no weights are there: bfloat16 was assumed
-  std::vector<std::string> warnings;       // a line each, for one rank to print
+  // In which they are packed in the source; none where its elements are stored.
+  std::optional<WeightFormat> packed_blocks;
+  std::optional<WeightFormat> packed_head;  // of head and embedding
+  WeightFormat block_format;                // in which the blocks rest and travel
+  WeightFormat head_format;                 // and head and embedding
+  DType compute_dtype = DType::kBFloat16;   // of the products' inputs and of the KV cache
+  bool assumed = false;                     // no weights are there: bfloat16 was assumed
+  std::vector<std::string> warnings;        // a line each, for one rank to print
 };
 
 /// How the weights of a model rest and travel.
@@ -35,16 +39,16 @@ struct WeightFormats {
 };
 
 /// What --weight-format and --head-format of the config ask of this model. Throws CheckpointError
-/// for weights that are stored packed in another format, or in several.
+/// for weights that are stored packed in another format. Cheap: a plan asks for each of its tries.
 WeightFormats weight_formats(const OpenModel& open, const RunConfig& config);
 
 /// What to do about a model directory that holds a config.json and no weights at all.
 enum class MissingWeights { kRefuse, kAssume };
 
 /// Reads config.json and, unless weights are dummies, the headers of the checkpoint. Throws
-/// CheckpointError for a model that is not there or cannot be used, or whose config.json asks for
-/// what the checkpoint does not hold. What the checkpoint holds and the model does not use is among
-/// the warnings.
+/// CheckpointError for a model that is not there or cannot be used, whose config.json asks for what
+/// the checkpoint does not hold, or which is packed in several formats. What the checkpoint holds
+/// and the model does not use is among the warnings.
 OpenModel open_model(const RunConfig& config, MissingWeights missing = MissingWeights::kRefuse);
 
 }  // namespace zi

@@ -182,7 +182,7 @@ class Adviser {
 
   /// Blocks of fewer bits than they have now, planned anew: what they leave free, others may take.
   void bits() {
-    if (is_compute_bound() || packed_in_source()) return;
+    if (is_compute_bound() || open_.packed_blocks) return;  // these stay as they are stored
     std::string gives;
     double worth = base_.tokens_per_second();  // the next format is to give this much more
     for (const auto& [choice, name] :
@@ -204,12 +204,6 @@ class Adviser {
                    : fmt::format("; {} gives {}", name, tokens_text(worth));
     }
     if (!gives.empty()) lines_.push_back("fewer bits: " + gives + "; answers differ a little");
-  }
-  /// Then they have the format that they are stored in.
-  bool packed_in_source() const {
-    const std::string& matrix = open_.model->spec().blocks.front().matrices.front().name;
-    return open_.source->packed_format(matrix) ||
-           packed_format_named(open_.model->config().block_format);
   }
   std::size_t bytes_a_row(const WeightFormat& format) const {
     return format.row_bytes(open_.model->config().hidden);
