@@ -138,7 +138,7 @@ class Ops {
 
   /// y (rows, ld) = a (rows, w.cols()) . w^T, accumulated in float32; ld = w.padded_rows(). `a` has
   /// type `a_dtype`; weights of another type take part with their stored values, packed ones with
-  /// those values rounded to `a_dtype`.
+  /// those values, or those values rounded to `a_dtype`.
   virtual void matmul(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w, float* y,
                       Stream& stream) = 0;
 
