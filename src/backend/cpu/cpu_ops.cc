@@ -162,6 +162,7 @@ class CpuOps final : public Ops {
 
   void matmul(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w, float* y,
               Stream& stream) override {
+    if (rows == 0) return;  // a may be null, and y
     enqueue(stream, [=](Kernels& kernels) {
       for (std::size_t i = 0; i < w.size(); ++i) {
         kernels.matmul.run(a, a_dtype, rows, w[i], y + w.first(i), w.padded_rows());
