@@ -196,14 +196,15 @@ TEST(PackRows, StopsAtTheRowThatItCannotPack) {
 
 TEST(UnpackRows, NarrowTypesAreTheFloatsRoundedOnce) {
   for (const WeightFormat& format : kFormats) {
-    const std::int64_t cols = 77;
-    const auto packed = packed_of(bell(77 * 4, 9), cols, format);
-    const auto exact = unpacked(packed, 4, cols, format);
-    for (const DType to : {DType::kFloat16, DType::kBFloat16}) {
-      std::vector<std::uint16_t> expected(exact.size()), narrow(exact.size());
-      convert(exact.data(), DType::kFloat32, expected.data(), to, exact.size());
-      unpack_rows(packed.data(), 4, cols, format, to, narrow.data());
-      EXPECT_EQ(narrow, expected) << describe(format);
+    for (const std::int64_t cols : {1, 15, 16, 17, 32, 77, 1100}) {
+      const auto packed = packed_of(bell(static_cast<std::size_t>(cols * 4), 9), cols, format);
+      const auto exact = unpacked(packed, 4, cols, format);
+      for (const DType to : {DType::kFloat16, DType::kBFloat16}) {
+        std::vector<std::uint16_t> expected(exact.size()), narrow(exact.size());
+        convert(exact.data(), DType::kFloat32, expected.data(), to, exact.size());
+        unpack_rows(packed.data(), 4, cols, format, to, narrow.data());
+        EXPECT_EQ(narrow, expected) << describe(format) << ", " << cols << " columns";
+      }
     }
   }
 }

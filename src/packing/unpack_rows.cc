@@ -6,6 +6,7 @@
 
 #include "base/simd_clones.h"
 #include "packing/packed_row.h"
+#include "packing/unpack_avx512.h"
 
 namespace zi {
 namespace {
@@ -101,8 +102,13 @@ constexpr Unpack kUnpacks[2][3] = {{int8_to_float32, int8_to_float16, int8_to_bf
 
 void unpack_rows(const std::byte* packed, std::int64_t rows, std::int64_t cols,
                  const WeightFormat& format, DType to, void* out) {
+  const PackedRow row(format, cols);
+  if (to == DType::kBFloat16 &&
+      unpack_with_avx512(packed, rows, row, static_cast<std::uint16_t*>(out))) {
+    return;
+  }
   const auto& by_type = kUnpacks[format.kind == Kind::kInt4 ? 1 : 0];
-  by_type[static_cast<std::size_t>(to)](packed, rows, PackedRow(format, cols), out);
+  by_type[static_cast<std::size_t>(to)](packed, rows, row, out);
 }
 
 }  // namespace zi
