@@ -41,14 +41,6 @@ nlohmann::json token_ids_of(const Ended& ended) {
   return lines.empty() ? nlohmann::json() : lines[0].at("token_ids");
 }
 
-std::size_t count_of(const std::string& text, const std::string& part) {
-  std::size_t count = 0;
-  for (std::size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) {
-    ++count;
-  }
-  return count;
-}
-
 void edit_json(const std::string& path, const std::function<void(nlohmann::json&)>& edit) {
   auto json = nlohmann::json::parse(read_file(path));
   edit(json);

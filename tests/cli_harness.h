@@ -28,6 +28,9 @@ std::string read_file(const std::string& path);
 /// The JSON lines of a text; fails the test for a line that is none.
 std::vector<nlohmann::json> json_lines(const std::string& text);
 
+/// How often `part` stands in `text`.
+std::size_t count_of(const std::string& text, const std::string& part);
+
 /// How a process ended. `code` is the exit code, or 128 + the signal.
 struct Ended {
   int code = 0;

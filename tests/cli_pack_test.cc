@@ -35,14 +35,6 @@ nlohmann::json answer_of(const Ended& ended) {
   return lines.empty() ? nlohmann::json() : lines[0].at("logprobs");
 }
 
-std::size_t count_in(const std::string& text, const std::string& part) {
-  std::size_t count = 0;
-  for (std::size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) {
-    ++count;
-  }
-  return count;
-}
-
 TEST(CliPack, APackedCheckpointAnswersAsARunThatPacksWhileItLoads) {
   const TemporaryFolder folder;
   const Ended pack = run_job(0, {"pack", "--model", model(), "--output", folder / "packed",
@@ -66,7 +58,7 @@ TEST(CliPack, APackedCheckpointAnswersAsARunThatPacksWhileItLoads) {
   }
   const Ended other = run_job(2, packed_run_of(folder / "packed", {"--weight-format", "int8"}));
   EXPECT_EQ(other.code, 2);
-  EXPECT_EQ(count_in(other.err, "error: "), 1u) << other.err;
+  EXPECT_EQ(count_of(other.err, "error: "), 1u) << other.err;
   EXPECT_THAT(other.err, HasSubstr("--weight-format asks for int8"));
   const Ended plan = run_job(0, {"plan", "--model", folder / "packed", "--json"});
   EXPECT_EQ(json_lines(plan.out).at(0).at("weight_format"), "int4g16f8") << plan.err;
@@ -80,7 +72,7 @@ TEST(CliPack, RanksWithOtherFormatsAreRefusedByName) {
       arguments.push_back(word);
     const Ended ended = run_job(1, arguments);
     EXPECT_EQ(ended.code, 2) << ended.err;
-    EXPECT_EQ(count_in(ended.err, "error: "), 1u) << ended.err;
+    EXPECT_EQ(count_of(ended.err, "error: "), 1u) << ended.err;
     EXPECT_THAT(ended.err, AllOf(HasSubstr(std::string(flag) + " must be the same on every rank"),
                                  HasSubstr("int8g32f8"), HasSubstr("int4g16f8")));
   }
@@ -118,8 +110,8 @@ TEST(CliPack, AValueThatCannotBePackedEndsEveryRankWithOneLine) {
         if (nvme) more.insert(more.end(), {"--nvme-offload-path", folder / "nvme"});
         const Ended ended = run_job(ranks, packed_run_of(spoilt, more));
         EXPECT_EQ(ended.code, 2) << ended.err;
-        EXPECT_EQ(count_in(ended.err, "error: "), 1u) << ended.err;
-        EXPECT_EQ(count_in(ended.err, line), 1u) << ended.err;
+        EXPECT_EQ(count_of(ended.err, "error: "), 1u) << ended.err;
+        EXPECT_EQ(count_of(ended.err, line), 1u) << ended.err;
         if (ranks == 3) {
           EXPECT_THAT(ended.err, HasSubstr("[rank 1/3"));  // rows 320 to 639
         }
@@ -128,7 +120,7 @@ TEST(CliPack, AValueThatCannotBePackedEndsEveryRankWithOneLine) {
     const Ended pack = run_job(
         0, {"pack", "--model", spoilt, "--output", folder / "packed", "--weight-format", "int4"});
     EXPECT_EQ(pack.code, 2) << pack.err;
-    EXPECT_EQ(count_in(pack.err, line), 1u) << pack.err;
+    EXPECT_EQ(count_of(pack.err, line), 1u) << pack.err;
     EXPECT_FALSE(fs::exists(folder / "packed"));
     EXPECT_FALSE(fs::exists(folder / "packed.partial"));
   }

@@ -111,7 +111,6 @@ constexpr std::int32_t kNoFloat8 = 256;
 struct GroupColumns {
   alignas(64) float values[kMostFloat8Columns][kGroupsAtOnce];
   std::int64_t columns = 0;
-  std::int64_t groups = 0;
 };
 
 /// For each group the byte of the scale with the least sum of squared errors; kNoFloat8 where no
@@ -175,15 +174,13 @@ ZI_SIMD_CLONES void best_float8_of_int4(const GroupColumns& in,
 
 /// Writes the scales of a row's groups; false where one is too large.
 bool write_float8_scales(const float* values, const PackedRow& row, std::byte* out) {
-  GroupColumns groups;
   for (std::int64_t g = 0; g < row.groups; g += kGroupsAtOnce) {
-    groups = {};
-    groups.columns = row.group;
-    groups.groups = std::min(kGroupsAtOnce, row.groups - g);
-    for (std::int64_t i = 0; i < groups.groups; ++i) {
+    GroupColumns groups = {.values = {}, .columns = row.group};
+    const std::int64_t count = std::min(kGroupsAtOnce, row.groups - g);
+    for (std::int64_t i = 0; i < count; ++i) {
       const std::int64_t first = (g + i) * row.group;
-      const std::int64_t count = std::min(row.group, row.cols - first);
-      for (std::int64_t c = 0; c < count; ++c) groups.values[c][i] = values[first + c];
+      const std::int64_t last = std::min(first + row.group, row.cols);
+      for (std::int64_t c = first; c < last; ++c) groups.values[c - first][i] = values[c];
     }
     std::int32_t best[kGroupsAtOnce];
     if (row.format.kind == WeightFormat::Kind::kInt4) {
@@ -191,7 +188,7 @@ bool write_float8_scales(const float* values, const PackedRow& row, std::byte* o
     } else {
       best_float8_of_int8(groups, best);
     }
-    for (std::int64_t i = 0; i < groups.groups; ++i) {
+    for (std::int64_t i = 0; i < count; ++i) {
       if (best[i] == kNoFloat8) return false;
       out[row.scales_at + static_cast<std::size_t>(g + i)] = static_cast<std::byte>(best[i]);
     }

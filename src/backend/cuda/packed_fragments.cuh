@@ -44,7 +44,6 @@ using LaneFragments = std::uint32_t[kLaneCols / 4][2];
 /// kInt4Weights.
 template <typename T>
 struct Int4Fragments {
-  static constexpr auto kKind = WeightFormat::Kind::kInt4;
   static constexpr int kCodeBytes = 64;  // of a row of a unit
   static constexpr int kScaleBytes = 8;
 
@@ -84,7 +83,6 @@ struct Int4Fragments {
 /// kInt8Weights.
 template <typename T>
 struct Int8Fragments {
-  static constexpr auto kKind = WeightFormat::Kind::kInt8;
   static constexpr int kCodeBytes = 128;
   static constexpr int kScaleBytes = 4;
 
