@@ -16,7 +16,7 @@ constexpr int kRowsAtOnce = kWideThreads / kRowPieces;
 constexpr int kWeightBytes = kWideTileRows * kStepCols * 2;  // of a stage
 
 constexpr int kStages = 4;
-constexpr int kFewestCols = 4 * kStepCols;  // of a block that shares a tile
+constexpr int kFewestCols = 16 * kStepCols;  // of a block that shares a tile
 constexpr int stage_bytes(int rows) { return kWeightBytes + rows * kStepCols * 2; }
 constexpr int shared_bytes(int rows) { return kStages * stage_bytes(rows) + kRingAlignment; }
 

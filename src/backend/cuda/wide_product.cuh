@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <utility>
 
 #include "backend/cuda/cluster_counts.h"
 #include "backend/cuda/cuda_attention_mma.cuh"
@@ -171,23 +172,18 @@ template <int kRows, bool kMixed, typename Stores>
 __device__ inline void store_sums_of_cluster(const WideProduct& args, const WideWork& work,
                                              const Stores& stores, std::uint32_t shared,
                                              float* partials, const float (&sums)[kRows / 2]) {
-  static_assert(kMostSplits == 8);
-  switch (args.splits) {
-    case 2:
-      store_sum_of_blocks<kRows, 2, kMixed>(args, work, stores, shared, partials, sums);
-      break;
-    case 4:
-      store_sum_of_blocks<kRows, 4, kMixed>(args, work, stores, shared, partials, sums);
-      break;
-    case 8:
-      store_sum_of_blocks<kRows, 8, kMixed>(args, work, stores, shared, partials, sums);
-      break;
-  }
+  const auto with = [&]<int... kOthers>(std::integer_sequence<int, kOthers...>) {
+    ((args.splits == kOthers + 2 ? store_sum_of_blocks<kRows, kOthers + 2, kMixed>(
+                                       args, work, stores, shared, partials, sums)
+                                 : void()),
+     ...);
+  };
+  with(std::make_integer_sequence<int, kMostSplits - 1>());
 }
 
 /// How many blocks share the columns of a tile, each so many at least.
 inline int cluster_splits(const ClusterCounts& clusters, int tiles, int cols, int fewest_cols) {
-  for (int splits = kMostSplits; splits > 1; splits /= 2) {
+  for (int splits = kMostSplits; splits > 1; --splits) {
     if (tiles <= clusters[static_cast<std::size_t>(splits)] && cols >= splits * fewest_cols) {
       return splits;
     }
@@ -198,7 +194,7 @@ inline int cluster_splits(const ClusterCounts& clusters, int tiles, int cols, in
 /// Of a kernel with so much shared memory.
 inline ClusterCounts clusters_at_once(const void* kernel, int shared_bytes) {
   ClusterCounts clusters{};
-  for (int blocks = 1; blocks <= kMostSplits; blocks *= 2) {
+  for (int blocks = 1; blocks <= kMostSplits; ++blocks) {
     cudaLaunchAttribute attribute{};
     attribute.id = cudaLaunchAttributeClusterDimension;
     attribute.val.clusterDim = {static_cast<unsigned>(blocks), 1, 1};
