@@ -81,6 +81,24 @@ TEST_P(PackedTest, ProductsMatchTheReferenceOfTheUnpackedValues) {
   }
 }
 
+TEST_P(PackedTest, LongRowsAndFewOfThemMatchTheReference) {
+  constexpr std::int64_t kRows = 33,
+                         kCols = 4168;  // several steps of all kernels, and a part of one
+  for (const WeightFormat& format : {kInt8Weights, kInt4Weights}) {
+    const TestMatrix m = matrix(37, 2, kCols, format);
+    for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+      const auto host_a = as(floats(kRows * kCols), dtype);
+      const Buffer a = upload(host_a);
+      const Wanted want = wanted(host_a, dtype, kRows, m);
+      for (const std::int64_t rows : {1, 2, 3, 4, 5, 33}) {
+        SCOPED_TRACE(fmt::format("{} x {}, {} rows", name_of(dtype), name_of(format), rows));
+        expect_products(multiply(a.data(), dtype, rows, m.device), want, kCols);
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
 TEST_P(PackedTest, RowsHaveTheSameBitsInEveryBatch) {
   if (!GetParam().exact) GTEST_SKIP() << "this backend promises equality within rounding only";
   constexpr std::int64_t kRows = 70;
@@ -116,7 +134,7 @@ TEST_P(PackedTest, MatricesSideBySideAreTheirProductsSideBySide) {
                                 matrix(12, 3, cols, format)};
     const RowBlockMatrix matrices[] = {parts[0].device, parts[1].device, parts[2].device};
     const Matrices w{std::span(matrices)};
-    for (const std::int64_t rows : {1, 12, 40, 70}) {
+    for (const std::int64_t rows : {1, 3, 12, 40, 70}) {
       SCOPED_TRACE(fmt::format("{}, {} rows", name_of(format), rows));
       const auto host_a = as(floats(rows * cols, 0.2f), DType::kBFloat16);
       const Buffer a = upload(host_a);

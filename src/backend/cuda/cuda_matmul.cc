@@ -75,6 +75,10 @@ bool CudaMatmul::run_streamed(const void* a, DType a_dtype, std::int64_t rows, c
     skinny_.run(a, rows, w, output, stream);
     return true;
   }
+  if (gemv_.fits(a, a_dtype, rows, w)) {
+    gemv_.run(a, rows, w, output, stream);
+    return true;
+  }
   if (packed_.fits(a, a_dtype, rows, w, output)) {
     packed_.run(a, a_dtype, rows, w, output, stream);
     return true;

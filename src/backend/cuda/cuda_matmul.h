@@ -6,6 +6,7 @@
 #include <span>
 
 #include "backend/cuda/cuda_support.h"
+#include "backend/cuda/packed_gemv.h"
 #include "backend/cuda/packed_matmul.h"
 #include "backend/cuda/skinny_matmul.h"
 #include "backend/cuda/wide_matmul.h"
@@ -13,7 +14,7 @@
 
 namespace zi {
 
-/// Ops::matmul by SkinnyMatmul, WideMatmul or PackedMatmul where they fit, else by cuBLAS: the row
+/// Ops::matmul by SkinnyMatmul, WideMatmul, PackedGemv or PackedMatmul where they fit, else by cuBLAS: the row
 /// blocks of a gathered slot are one strided-batched product, in place. Products of equal 16-bit
 /// types run on tensor cores; packed weights become that type first, piece by piece; all other
 /// pairs of types are converted to float32, in pieces as well, and multiplied in float32.
@@ -30,8 +31,8 @@ class CudaMatmul {
   void run(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w, float* y,
            cudaStream_t stream);
 
-  /// Does a product of few rows and finishes its sums as `output` says, by SkinnyMatmul,
-  /// WideMatmul or PackedMatmul; returns false and does nothing where none fits.
+  /// Does a product of few rows and finishes its sums as `output` says, by one of those
+  /// classes; returns false and does nothing where none fits.
   bool run_streamed(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w,
                     const ProductOutput& output, cudaStream_t stream) const;
 
@@ -47,6 +48,7 @@ class CudaMatmul {
 
   SkinnyMatmul skinny_;
   WideMatmul wide_;
+  PackedGemv gemv_;
   PackedMatmul packed_;
   cublasHandle_t handle_ = nullptr;
   cudaStream_t stream_ = nullptr;

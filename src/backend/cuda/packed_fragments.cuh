@@ -38,14 +38,58 @@ __device__ __forceinline__ std::uint32_t multiply_add_pairs(std::uint32_t a, std
   return result;
 }
 
+/// a * b of pairs.
+template <typename T>
+__device__ __forceinline__ std::uint32_t multiply_pairs(std::uint32_t a, std::uint32_t b) {
+  return multiply_add_pairs<T>(a, b, 0x80008000u);
+}
+
 /// A row's part of the fragments of eight mma: of mma s the pairs a[s][0] and a[s][1].
 using LaneFragments = std::uint32_t[kLaneCols / 4][2];
+
+/// How codes become numbers without a conversion: the bits of a code n, alone in 16 bits, are
+/// already a number. As a bfloat16 they are n * 2^-133, up to n = 255, and codes in bits 4 .. 7 are
+/// sixteen times that: below its least exponent the format is linear, and so is the step from there
+/// to the next. float16 has no room for what these numbers would have to be multiplied by; there
+/// the bits above make them 1024 + n.
+template <typename T>
+struct CodeNumbers;
+
+template <>
+struct CodeNumbers<__nv_bfloat16> {
+  static constexpr std::uint32_t kBase = 0;
+  static constexpr float kInt4Factor = 0x1p37f, kInt8Factor = 0x1p33f;
+  static constexpr std::uint32_t kTaken4 = 0x80088008u;  // - 8 * 2^-133
+  static constexpr std::uint32_t kTaken8 = 0x80808080u;  // - 128 * 2^-133
+  static constexpr std::uint32_t kSixteenth = 0x3d803d80u;
+
+  /// The scales of bytes that stand in both halves' lower bytes, times 2^96 (int4) or 2^100 (int8).
+  static __device__ __forceinline__ std::uint32_t scales(std::uint32_t bytes) {
+    return masked_or(bytes << 8, 0x80008000u, masked_or(bytes << 4, 0x07f007f0u, 0x68006800u));
+  }
+};
+
+template <>
+struct CodeNumbers<__half> {
+  static constexpr std::uint32_t kBase = 0x64006400u;
+  static constexpr float kInt4Factor = 1, kInt8Factor = 1;
+  static constexpr std::uint32_t kTaken4 = 0xe408e408u;  // - (1024 + 8)
+  static constexpr std::uint32_t kTaken8 = 0xe480e480u;  // - (1024 + 128)
+  static constexpr std::uint32_t kSixteenth = 0x2c002c00u;
+
+  /// Exact, though the least of them have exponent 0.
+  static __device__ __forceinline__ std::uint32_t scales(std::uint32_t bytes) {
+    return masked_or(bytes << 8, 0x80008000u, (bytes << 7) & 0x3f803f80u);
+  }
+};
 
 /// kInt4Weights.
 template <typename T>
 struct Int4Fragments {
+  using Numbers = CodeNumbers<T>;
   static constexpr int kCodeBytes = 64;  // of a row of a unit
   static constexpr int kScaleBytes = 8;
+  static constexpr float kFactor = Numbers::kInt4Factor;
 
   /// `codes`: the lane's 16 bytes; `scales`: the row's scales of the unit.
   static __device__ __forceinline__ void make(const std::byte* codes, const std::byte* scales,
@@ -53,27 +97,25 @@ struct Int4Fragments {
     const uint4 block = *reinterpret_cast<const uint4*>(codes);
     const std::uint32_t two = reinterpret_cast<const std::uint16_t*>(scales)[lane_of_row];
     const std::uint32_t words[4] = {block.x, block.y, block.z, block.w};
+    // Of the codes in bits 0 .. 3 and 8 .. 11 of a half word, and of those in bits 4 .. 7 and so
+    // on.
+    std::uint32_t scale[2], offset[2];
+    scale[0] = Numbers::scales(__byte_perm(two, 0, 0x4140));
+    scale[1] = multiply_pairs<T>(scale[0], Numbers::kSixteenth);
+    offset[0] = multiply_pairs<T>(scale[0], Numbers::kTaken4);
+    offset[1] = std::is_same_v<T, __nv_bfloat16> ? offset[0]
+                                                 : multiply_pairs<T>(scale[1], Numbers::kTaken8);
 #pragma unroll
     for (int group = 0; group < 2; ++group) {
-      const std::uint32_t byte =
-          __byte_perm(two, 0, group == 0 ? 0x4040 : 0x4141);  // in both halves
-      std::uint32_t scale;
-      if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-        scale = masked_or(byte << 8, 0x80008000u, masked_or(byte << 4, 0x07f007f0u, 0x38003800u));
-      } else {
-        scale = masked_or(byte << 8, 0x80008000u, (byte << 7) & 0x3f803f80u);
-      }
-      // Codes n become base + n with base 128 or 1024: (base + n) * scale - (base + 8) * scale is
-      // exact.
-      constexpr std::uint32_t kBase = std::is_same_v<T, __nv_bfloat16> ? 0x43004300u : 0x64006400u;
-      constexpr std::uint32_t kTaken = std::is_same_v<T, __nv_bfloat16> ? 0xc308c308u : 0xe408e408u;
-      const std::uint32_t offset = multiply_add_pairs<T>(scale, kTaken, 0x80008000u);
+      const std::uint32_t both = group == 0 ? 0x1010 : 0x3232;  // halves alike
 #pragma unroll
       for (int w = 2 * group; w < 2 * group + 2; ++w) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
+          const std::uint32_t number = masked_or(
+              words[w] >> e / 2 * 8, e % 2 == 0 ? 0x000f000fu : 0x00f000f0u, Numbers::kBase);
           a[2 * w + e / 2][e % 2] = multiply_add_pairs<T>(
-              masked_or(words[w] >> (4 * e), 0x000f000fu, kBase), scale, offset);
+              number, __byte_perm(scale[e % 2], 0, both), __byte_perm(offset[e % 2], 0, both));
         }
       }
     }
@@ -83,30 +125,30 @@ struct Int4Fragments {
 /// kInt8Weights.
 template <typename T>
 struct Int8Fragments {
+  using Numbers = CodeNumbers<T>;
   static constexpr int kCodeBytes = 128;
   static constexpr int kScaleBytes = 4;
+  static constexpr float kFactor = Numbers::kInt8Factor;
 
   /// `codes` and, `second` bytes on, the lane's other 16 bytes.
   static __device__ __forceinline__ void make(const std::byte* codes, const std::byte* scales,
                                               int lane_of_row, int second, LaneFragments& a) {
     const std::uint32_t byte = reinterpret_cast<const std::uint8_t*>(scales)[lane_of_row];
-    // Codes, plus 128 and in sixteenths, are made the last bits of 2^19, which the offset takes
-    // away: exact in float32.
-    const float scale = __uint_as_float(
-        masked_or(byte << 24, 0x80000000u, masked_or(byte << 20, 0x07f00000u, 0x38000000u)));
-    const float offset = -524296.0f * scale;
+    std::uint32_t scale = Numbers::scales(__byte_perm(byte, 0, 0x4040));
+    // A scale of int8 is a sixteenth of the same byte of int4.
+    if constexpr (std::is_same_v<T, __half>) scale = multiply_pairs<T>(scale, Numbers::kSixteenth);
+    const std::uint32_t offset = multiply_pairs<T>(scale, Numbers::kTaken8);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const uint4 block = *reinterpret_cast<const uint4*>(codes + half * second);
       const std::uint32_t words[4] = {block.x, block.y, block.z, block.w};
 #pragma unroll
       for (int w = 0; w < 4; ++w) {
-        const std::uint32_t bytes = words[w] ^ 0x80808080u;
-        const auto value = [&](std::uint32_t selector) {
-          return fmaf(__uint_as_float(__byte_perm(bytes, 0x49000000u, selector)), scale, offset);
-        };
-        a[4 * half + w][0] = ptx::pack<T>(value(0x7540), value(0x7541));
-        a[4 * half + w][1] = ptx::pack<T>(value(0x7542), value(0x7543));
+        const std::uint32_t bytes = words[w] ^ 0x80808080u;  // codes + 128
+        a[4 * half + w][0] =
+            multiply_add_pairs<T>(__byte_perm(bytes, Numbers::kBase, 0x5150), scale, offset);
+        a[4 * half + w][1] =
+            multiply_add_pairs<T>(__byte_perm(bytes, Numbers::kBase, 0x5352), scale, offset);
       }
     }
   }

@@ -1,0 +1,163 @@
+#pragma once
+
+#include "backend/cuda/launch.cuh"
+#include "backend/cuda/packed_copies.cuh"
+
+/// Up to kMostMmaRows rows: warps read the activations' fragments from shared memory.
+namespace zi {
+
+/// Where the 16-byte piece of a row of a unit of activations is, so that lanes hit all banks that
+/// read pieces 4 t + j of a unit.
+__device__ constexpr int x_place(int row, int piece) {
+  return piece ^ (piece >> 3 & 1) ^ (row & 1) << 1;
+}
+
+/// A thread's share of the copies of activations: the columns of a tile again and again.
+template <typename StageOf, int kRows>
+class MmaActivations {
+  static constexpr int kPieces = StageOf::kXRowBytes / 16;  // of a row
+  static constexpr int kRowsAtOnce = kWideThreads / kPieces;
+  static constexpr int kRowsOfThread = (kRows + kRowsAtOnce - 1) / kRowsAtOnce;
+
+ public:
+  __device__ MmaActivations(const WideProduct& args, const WideWork& work)
+      : args_(args),
+        work_(work),
+        row_(static_cast<int>(threadIdx.x) / kPieces),
+        first_col_(work.begin + static_cast<int>(threadIdx.x) % kPieces * 8),
+        from_(args.x + (static_cast<std::size_t>(row_) * args.cols + first_col_) * 2),
+        all_steps_(work.all_steps) {}
+
+  static __device__ std::uint32_t place() {
+    const int row = static_cast<int>(threadIdx.x) / kPieces;
+    const int piece = static_cast<int>(threadIdx.x) % kPieces;
+    return static_cast<std::uint32_t>(row * StageOf::kXRowBytes +
+                                      (piece / 16 * 16 + x_place(row, piece % 16)) * 16);
+  }
+
+  /// Starts those of the next step; none after the last one. `to` has place() in it.
+  __device__ void copy_step(std::uint32_t to) {
+    if (all_steps_ == 0) return;
+    const bool in_row = first_col_ + col_ < args_.cols;
+#pragma unroll
+    for (int i = 0; i < kRowsOfThread; ++i) {
+      if (kRows % kRowsAtOnce != 0 && row_ + i * kRowsAtOnce >= kRows) break;
+      ptx::copy_async_16(
+          to + i * kRowsAtOnce * StageOf::kXRowBytes,
+          from_ + (static_cast<std::size_t>(i) * kRowsAtOnce * args_.cols + col_) * 2,
+          in_row && row_ + i * kRowsAtOnce < args_.rows);
+    }
+    --all_steps_;
+    col_ += work_.advance;
+    if (++step_ == work_.steps) step_ = col_ = 0;
+  }
+
+ private:
+  const WideProduct& args_;
+  const WideWork& work_;
+  int row_;
+  int first_col_;
+  const std::byte* from_;
+  int all_steps_;  // not yet begun
+  int step_ = 0;
+  int col_ = 0;
+};
+
+/// sums (16 weight rows of the warp, kRows) += the products of one step: four sums for each eight
+/// activation rows, as ptx::multiply_add leaves them.
+template <typename T, typename Fragments, int kRows>
+__device__ inline void multiply_mma_step(float (&sums)[kRows / 2], const std::byte* stage) {
+  using StageOf = PackedStage<Fragments, kRows>;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int lane_of_row = lane % 4;
+#pragma unroll
+  for (int unit = 0; unit < StageOf::kUnits; ++unit) {
+    LaneFragments upper, lower;
+    make_fragments<Fragments, StageOf>(stage, unit, upper, lower);
+#pragma unroll
+    for (int eight = 0; eight < kRows / 8; ++eight) {
+      float(&to)[4] = *reinterpret_cast<float(*)[4]>(sums + 4 * eight);
+      const std::byte* const x =
+          stage + (eight * 8 + lane / 4) * StageOf::kXRowBytes + unit * kUnitCols * 2;
+#pragma unroll
+      for (int j = 0; j < kLaneCols / 8; ++j) {
+        const uint4 b =
+            *reinterpret_cast<const uint4*>(x + x_place(lane / 4, lane_of_row * 4 + j) * 16);
+        const std::uint32_t a0[4] = {upper[2 * j][0], lower[2 * j][0], upper[2 * j][1],
+                                     lower[2 * j][1]};
+        ptx::multiply_add<T>(to, a0, b.x, b.y);
+        const std::uint32_t a1[4] = {upper[2 * j + 1][0], lower[2 * j + 1][0], upper[2 * j + 1][1],
+                                     lower[2 * j + 1][1]};
+        ptx::multiply_add<T>(to, a1, b.z, b.w);
+      }
+    }
+  }
+}
+
+/// Up to kRows activation rows. A cluster has one tile.
+template <typename T, template <typename> typename Format, int kRows, typename Output>
+__global__ void __launch_bounds__(kWideThreads, 2)
+    packed_mma_kernel(const __grid_constant__ PackedArgs<Output> args) {
+  using Fragments = Format<T>;
+  using StageOf = PackedStage<Fragments, kRows>;
+  using Stores = OutputStores<T, kRows, Output>;
+  using Codes = CodeCopies<StageOf, Output::kMixed>;
+  using Activations = MmaActivations<StageOf, kRows>;
+  constexpr int kColumns = kWideTileRows / (Output::kMixed ? 2 : 1);  // of a tile
+  constexpr int kStages = StageOf::kStages;
+  constexpr std::uint32_t kStageBytes = StageOf::kBytes;
+  __shared__ typename Stores::Shared stores_shared;
+  extern __shared__ uint4 memory[];
+  const std::uint32_t ring = ptx::shared_address(memory);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  // Through a shuffle, as in wide_matmul.cu.
+  const std::uint32_t first =
+      __shfl_sync(0xffffffffu, ring + StageOf::kCodesAt + Codes::place(), lane);
+  const std::uint32_t last = first + (kStages - 1) * kStageBytes;
+  const std::uint32_t to_scales =  // from a stage's codes
+      ring + StageOf::kScalesAt + threadIdx.x * StageOf::kScaleRowBytes - first;
+  const std::uint32_t to_x = ring + Activations::place() - first;
+
+  const WideWork work(args, StageOf::kCols);
+  const Stores stores(args.out, stores_shared);
+  Codes codes(args, work, args.scales_at);
+  Activations activations(args, work);
+  // Weights were there before the kernels that may still run: only activations wait for those.
+  for (std::uint32_t to = first; to != last; to += kStageBytes) codes.copy_step(to, to + to_scales);
+  let_next_start();
+  stores.prepare(args.rows, work.tile * kColumns + static_cast<int>(threadIdx.x) % kColumns);
+  wait_for_previous();
+  for (std::uint32_t to = first; to != last; to += kStageBytes) {
+    activations.copy_step(to + to_x);
+    commit_copies();  // the first with all weights so far
+  }
+
+  std::uint32_t to = last;
+  int stage = 0;
+  float sums[kRows / 2];
+  for (int tile = work.tile; tile < args.tiles; tile += work.stride) {
+#pragma unroll
+    for (float& sum : sums) sum = 0;
+    for (int step = 0; step < work.steps; ++step) {
+      wait_for_all_copies_but<kStages - 2>();
+      __syncthreads();  // all copies have arrived, and the stage before is used up
+      codes.copy_step(to, to + to_scales);
+      activations.copy_step(to + to_x);
+      commit_copies();
+      multiply_mma_step<T, Fragments, kRows>(
+          sums, reinterpret_cast<const std::byte*>(memory) + stage * kStageBytes);
+      to = to == last ? first : to + kStageBytes;
+      stage = stage + 1 < kStages ? stage + 1 : 0;
+    }
+#pragma unroll
+    for (float& sum : sums) sum *= Fragments::kFactor;
+    if (args.splits > 1) break;
+    store_own_sums<kRows, Output::kMixed>(args, stores, tile, sums);
+  }
+  if (args.splits == 1) return;
+  __syncthreads();  // the ring is used up
+  store_sums_of_cluster<kRows, Output::kMixed>(args, work, stores, ring,
+                                               reinterpret_cast<float*>(memory), sums);
+}
+
+}  // namespace zi
