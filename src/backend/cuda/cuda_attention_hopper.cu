@@ -4,6 +4,7 @@
 #include "backend/cuda/hopper_mma.cuh"
 #include "backend/cuda/kernel_architecture.h"
 #include "backend/cuda/kernel_probe.h"
+#include "backend/cuda/prompt_tile.cuh"
 #include "backend/cuda/weight_stream.cuh"
 #include "zero_infer/bytes.h"
 
@@ -24,7 +25,6 @@ constexpr int kPages = kKeys / kKvPageTokens;
 constexpr int kStages = 4;
 constexpr int kLookups = 4;  // steps whose page numbers are kept
 constexpr int kAlignment = 1024;
-constexpr unsigned kAllLanes = 0xffffffffu;
 
 /// A stage: K, then V, each in blocks of 64 elements of all keys, as describe_rows says.
 template <int kDim>
@@ -39,19 +39,8 @@ struct Stage {
       static_cast<int>(kWarpgroups * kQueryBytes + kStages * kBytes) + kAlignment;
 };
 
-/// Over the four lanes that share rows.
-__device__ inline float quad_maximum(float x) {
-  x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, 1));
-  return fmaxf(x, __shfl_xor_sync(kAllLanes, x, 2));
-}
-
-__device__ inline float quad_sum(float x) {
-  x += __shfl_xor_sync(kAllLanes, x, 1);
-  return x + __shfl_xor_sync(kAllLanes, x, 2);
-}
-
-/// Grid: (heads of K and V, tokens / tile_tokens + sequences), where row r of a tile is token r /
-/// group and head r % group. Tiles belong to sequences as in cuda_attention_prefill.cu.
+/// Grid: (heads of K and V, tokens / tile_tokens + sequences), tiles as PromptTile says; row r of
+/// one is token r / group and head r % group.
 template <typename T, int kDim>
 __global__ void __launch_bounds__(kThreads, 1)
     hopper_prefill_kernel(const AttentionArgs a, const int tile_tokens) {
@@ -66,29 +55,18 @@ __global__ void __launch_bounds__(kThreads, 1)
   const auto kv_head = static_cast<int>(blockIdx.x);
   // The last tiles of a prompt meet most keys: they go first.
   const auto tile = static_cast<int>(gridDim.y - 1 - blockIdx.y);
-  int sequence = 0;
-  for (int first = 1; first < a.sequences; first += kThreads) {
-    const int s = first + thread;
-    sequence +=
-        __syncthreads_count(s < a.sequences && a.row_begin[s] / tile_tokens + s <= tile ? 1 : 0);
-  }
-  const int begin = a.row_begin[sequence];
-  const int rows = a.row_begin[sequence + 1] - begin;
-  const int first_token = (tile - (begin / tile_tokens + sequence)) * tile_tokens;
-  if (rows <= 1 || first_token >= rows) return;
-  const int tokens = min(tile_tokens, rows - first_token);
-  const int position = a.context[sequence] - rows + first_token;  // of the tile's first token
-  const int keys = position + tokens;                             // that its last token sees
+  const PromptTile of = PromptTile::find<kThreads>(a, tile, tile_tokens);
+  if (of.tokens == 0) return;
 
   const int warp = thread / 32;
   const int lane = thread % 32;
   const int pair = 2 * (lane % 4);  // the first of this lane's columns
   const int group_row = thread / 128 * kGroupRows;
-  const bool has_rows = group_row < tokens * a.group;
+  const bool has_rows = group_row < of.tokens * a.group;
   // Of the warpgroup's first and last rows; one without rows meets no keys.
-  const int first_position = position + group_row / a.group;
+  const int first_position = of.position + group_row / a.group;
   const int last_position =
-      has_rows ? position + min((group_row + kGroupRows - 1) / a.group, tokens - 1) : -1;
+      has_rows ? of.position + min((group_row + kGroupRows - 1) / a.group, of.tokens - 1) : -1;
   // This lane's two rows.
   int row_position[2];
   bool there[2];
@@ -100,9 +78,9 @@ __global__ void __launch_bounds__(kThreads, 1)
     const int row = warp * 16 + lane / 4 + 8 * r;
     const int token = row / a.group;
     const int head = kv_head * a.group + row % a.group;
-    there[r] = token < tokens;
-    row_position[r] = position + token;
-    column[r] = (static_cast<std::int64_t>(begin + first_token + token) * a.heads + head) * kDim;
+    there[r] = token < of.tokens;
+    row_position[r] = of.position + token;
+    column[r] = (static_cast<std::int64_t>(of.first + token) * a.heads + head) * kDim;
     slope[r] = a.slopes == nullptr ? 0.0f : a.slopes[head] * kLog2E;
     const float scale = kLog2E * rsqrtf(static_cast<float>(kDim));
 #pragma unroll
@@ -115,12 +93,12 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 
   const std::int32_t *const table =
-      a.block_tables + static_cast<std::int64_t>(sequence) * a.max_pages;
+      a.block_tables + static_cast<std::int64_t>(of.sequence) * a.max_pages;
   /// Starts to look up the pages of a step; pages without keys become page 0, which is not read.
   const auto start_lookups = [&](int step) {
     if (thread >= kPages) return;
     const int page = step * kPages + thread;
-    const bool has_keys = page * kKvPageTokens < keys;
+    const bool has_keys = page * kKvPageTokens < of.keys;
     ptx::copy_async_4(ptx::shared_address(&shared_pages[step % kLookups][thread]),
                       table + (has_keys ? page : 0), has_keys);
   };
@@ -139,15 +117,15 @@ __global__ void __launch_bounds__(kThreads, 1)
   /// Starts the copies of a step and the lookups two steps on, one group. Slots that hold no key
   /// yet may hold NaN, which a weight of zero would not silence: they become zeros.
   const auto start_copies = [&](int step, int stage) {
-    if (thread < kCopyThreads && step * kKeys < keys) {
+    if (thread < kCopyThreads && step * kKeys < of.keys) {
       std::uint32_t to = own_stage + stage * S::kBytes;
       int key = step * kKeys + slot;
 #pragma unroll
       for (int i = 0; i < kPages; i += kPagesAtOnce) {
         const std::int32_t page = shared_pages[step % kLookups][i + slot / kKvPageTokens];
         const std::byte *const from = own + page_offset(a, page);
-        ptx::copy_async_16(to, from, key < keys);
-        ptx::copy_async_16(to + S::kMatrixBytes, from + a.page_bytes / 2, key < keys);
+        ptx::copy_async_16(to, from, key < of.keys);
+        ptx::copy_async_16(to + S::kMatrixBytes, from + a.page_bytes / 2, key < of.keys);
         to += kPagesAtOnce * kKvPageTokens * 128;
         key += kPagesAtOnce * kKvPageTokens;
       }
@@ -170,7 +148,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   start_copies(0, 0);
   start_copies(1, 1);
   int stage = 0;
-  for (int step = 0; step * kKeys < keys; ++step) {
+  for (int step = 0; step * kKeys < of.keys; ++step) {
     wait_for_all_copies_but<1>();
     ptx::show_to_async_proxy();
     // After this, the step's keys are in shared memory, and no warp reads the stage two before.

@@ -1,6 +1,7 @@
 #include "backend/cuda/cuda_attention_kernels.cuh"
 #include "backend/cuda/cuda_attention_mma.cuh"
 #include "backend/cuda/cuda_support.h"
+#include "backend/cuda/prompt_tile.cuh"
 
 /// Attention of sequences with several rows: FlashAttention-2 (Dao 2023). A block takes 64 rows of
 /// one head and meets the keys 64 at a time; scores and weights stay in registers, where what the
@@ -12,7 +13,6 @@ namespace {
 constexpr int kWarps = 4;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kRows = 16 * kWarps;  // of a tile: a warp's products have 16
-constexpr unsigned kAllLanes = 0xffffffffu;
 
 /// Shared memory holds two steps of K, then V: (2, 2, keys, kStride). Rows are 16 bytes longer than
 /// head_dim, so that eight of them at the same column, which ldmatrix reads together, lie in
@@ -25,21 +25,8 @@ struct Tiles {
   static constexpr int kBytes = 2 * kStageBytes;
 };
 
-/// Over the four lanes that share rows.
-__device__ inline float quad_maximum(float x) {
-  x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, 1));
-  return fmaxf(x, __shfl_xor_sync(kAllLanes, x, 2));
-}
-
-__device__ inline float quad_sum(float x) {
-  x += __shfl_xor_sync(kAllLanes, x, 1);
-  return x + __shfl_xor_sync(kAllLanes, x, 2);
-}
-
 /// kDim: head_dim rounded up to a size that there is a kernel for; kKeys: keys of a step.
-/// Grid: (heads, tokens / kRows + sequences). Tile t belongs to the last sequence s whose first
-/// tile, row_begin[s] / kRows + s, is not beyond t: rounded down, these leave each sequence at
-/// least the ceil(rows / kRows) that it needs. So the grid depends on sums only.
+/// Grid: (heads, tokens / kRows + sequences), tiles as PromptTile says.
 template <typename T, int kDim, int kKeys>
 __global__ void __launch_bounds__(kThreads, kDim <= 128 ? 3 : 1)
     prefill_kernel(const AttentionArgs a) {
@@ -55,18 +42,8 @@ __global__ void __launch_bounds__(kThreads, kDim <= 128 ? 3 : 1)
   const auto head = static_cast<int>(blockIdx.x);
   // The last tiles of a prompt meet most keys: they go first.
   const auto tile = static_cast<int>(gridDim.y - 1 - blockIdx.y);
-  int sequence = 0;
-  for (int first = 1; first < a.sequences; first += kThreads) {
-    const int s = first + thread;
-    sequence += __syncthreads_count(s < a.sequences && a.row_begin[s] / kRows + s <= tile ? 1 : 0);
-  }
-  const int begin = a.row_begin[sequence];
-  const int rows = a.row_begin[sequence + 1] - begin;
-  const int first_row = (tile - (begin / kRows + sequence)) * kRows;
-  if (rows <= 1 || first_row >= rows) return;
-  const int tile_rows = min(kRows, rows - first_row);
-  const int position = a.context[sequence] - rows + first_row;  // of the tile's first row
-  const int keys = position + tile_rows;                        // that its last row sees
+  const PromptTile of = PromptTile::find<kThreads>(a, tile, kRows);
+  if (of.tokens == 0) return;
 
   const int warp = thread / 32;
   const int lane = thread % 32;
@@ -74,8 +51,7 @@ __global__ void __launch_bounds__(kThreads, kDim <= 128 ? 3 : 1)
   const int upper = warp * 16 + lane / 4;  // its rows in the tile
   const int lower = upper + 8;
   const std::int64_t hidden = static_cast<std::int64_t>(a.heads) * a.head_dim;
-  const std::int64_t column =
-      (static_cast<std::int64_t>(begin) + first_row) * hidden + head * a.head_dim;
+  const std::int64_t column = static_cast<std::int64_t>(of.first) * hidden + head * a.head_dim;
 
   std::uint32_t q[kDim / 16][4];
   {
@@ -85,21 +61,21 @@ __global__ void __launch_bounds__(kThreads, kDim <= 128 ? 3 : 1)
 #pragma unroll
     for (int i = 0; i < kDim / 16; ++i) {
       const int c = i * 16 + pair;
-      q[i][0] = query_pair<T>(upper_q, c, a.head_dim, upper < tile_rows, scale);
-      q[i][1] = query_pair<T>(lower_q, c, a.head_dim, lower < tile_rows, scale);
-      q[i][2] = query_pair<T>(upper_q, c + 8, a.head_dim, upper < tile_rows, scale);
-      q[i][3] = query_pair<T>(lower_q, c + 8, a.head_dim, lower < tile_rows, scale);
+      q[i][0] = query_pair<T>(upper_q, c, a.head_dim, upper < of.tokens, scale);
+      q[i][1] = query_pair<T>(lower_q, c, a.head_dim, lower < of.tokens, scale);
+      q[i][2] = query_pair<T>(upper_q, c + 8, a.head_dim, upper < of.tokens, scale);
+      q[i][3] = query_pair<T>(lower_q, c + 8, a.head_dim, lower < of.tokens, scale);
     }
   }
   const float slope = a.slopes == nullptr ? 0.0f : a.slopes[head] * kLog2E;
 
   const std::int32_t* const table =
-      a.block_tables + static_cast<std::int64_t>(sequence) * a.max_pages;
+      a.block_tables + static_cast<std::int64_t>(of.sequence) * a.max_pages;
   /// Starts to look up the pages of a step; pages without keys become page 0, which is not read.
   const auto start_lookups = [&](int step) {
     if (thread >= kPages) return;
     const int page = step * kPages + thread;
-    const bool there = page * kKvPageTokens < keys;
+    const bool there = page * kKvPageTokens < of.keys;
     ptx::copy_async_4(ptx::shared_address(&shared_pages[step % 2][thread]),
                       table + (there ? page : 0), there);
   };
@@ -120,7 +96,7 @@ __global__ void __launch_bounds__(kThreads, kDim <= 128 ? 3 : 1)
 #pragma unroll
     for (int i = 0; i < kPages; ++i) {
       const std::byte* from = own + page_offset(a, shared_pages[step % 2][i]);
-      const bool has_key = step * kKeys + i * kKvPageTokens + slot < keys;
+      const bool has_key = step * kKeys + i * kKvPageTokens + slot < of.keys;
 #pragma unroll
       for (int c = 0; c < kChunks; c += kLanes) {
         if (c + kLanes > kChunks && c + place >= kChunks) continue;
@@ -144,13 +120,13 @@ __global__ void __launch_bounds__(kThreads, kDim <= 128 ? 3 : 1)
   float out[kDim / 8][4] = {};
   float maximum[2] = {-INFINITY, -INFINITY};
   float total[2] = {0.0f, 0.0f};  // of this lane's columns
-  const bool has_rows = warp * 16 < tile_rows;
+  const bool has_rows = warp * 16 < of.tokens;
   // Of this warp's first row; a warp without rows meets no keys.
-  const int warp_position = has_rows ? position + warp * 16 : -kRows;
+  const int warp_position = has_rows ? of.position + warp * 16 : -kRows;
   // This lane's keys of a step are 8n + pair and the next: first_key + 8n - reach from the position
   // of its upper row, to which ALiBi is relative here: softmax does not see that, and near keys,
   // which weigh most, carry the smallest rounding.
-  const int reach = position + upper - pair;
+  const int reach = of.position + upper - pair;
 
   // Copies run one step ahead, lookups two.
   start_lookups(0);
@@ -158,12 +134,12 @@ __global__ void __launch_bounds__(kThreads, kDim <= 128 ? 3 : 1)
   ptx::wait_for_copies();
   __syncthreads();
   start_copies(0);
-  for (int step = 0; step * kKeys < keys; ++step) {
+  for (int step = 0; step * kKeys < of.keys; ++step) {
     ptx::wait_for_copies();
     // After this, the step's keys are in shared memory, and no warp reads the other stage or this
     // step's page numbers any more.
     __syncthreads();
-    if ((step + 1) * kKeys < keys) {
+    if ((step + 1) * kKeys < of.keys) {
       start_copies(step + 1);
       start_lookups(step + 2);
     }
@@ -252,7 +228,7 @@ __global__ void __launch_bounds__(kThreads, kDim <= 128 ? 3 : 1)
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const int row = upper + 8 * r;
-    if (row >= tile_rows) continue;
+    if (row >= of.tokens) continue;
 #pragma unroll
     for (int d = 0; d < kDim / 8; ++d) {
       if (d * 8 < a.head_dim) {
