@@ -42,8 +42,12 @@ void WeightLoader::take_pages_ahead(std::vector<std::span<std::byte>> parts) {
 }
 
 void WeightLoader::load_to_device(const PartitionLayout& layout, std::byte* dst) {
-  const bool by_rule = std::ranges::all_of(
-      layout.matrices(), [&](const auto& m) { return source_->uniform(m.tensor).has_value(); });
+  // A device makes elements, and rows of the formats that this program packs.
+  const WeightFormat& format = layout.format();
+  const bool makes = !format.packed() || format == kInt8Weights || format == kInt4Weights;
+  const bool by_rule = makes && std::ranges::all_of(layout.matrices(), [&](const auto& m) {
+                         return source_->uniform(m.tensor).has_value();
+                       });
   if (by_rule) {
     make(layout, dst);
     if (progress_) progress_(layout.shard_bytes());
