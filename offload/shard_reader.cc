@@ -47,9 +47,12 @@ class PackedRows {
     source_row_ = stored_ ? row_bytes_ : static_cast<std::size_t>(cols_) * size_of(dtype_);
   }
 
-  /// Rows that are read in one go.
-  std::int64_t at_once() const {
-    return std::max(std::int64_t{1}, static_cast<std::int64_t>(kPackedAtOnce / source_row_));
+  /// Rows that are read in one go, of `wanted`. Stored ones need no memory of their own, and those
+  /// of which the columns stand together in the file are read best with many others.
+  std::int64_t at_once(std::int64_t wanted) const {
+    if (stored_) return wanted;
+    const auto fit = static_cast<std::int64_t>(kPackedAtOnce / source_row_);
+    return std::min(wanted, std::max(std::int64_t{1}, fit));
   }
 
   void read(std::int64_t first, std::int64_t count, std::byte* out) const {
@@ -58,8 +61,8 @@ class PackedRows {
       const std::int64_t valid = valid_rows(out, count, cols_, format_);
       if (valid == count) return;
       throw CheckpointError(
-          fmt::format("tensor `{}`: row {} of {} has a scale that is none; the file is damaged: "
-                      "pack the checkpoint again",
+          fmt::format("tensor `{}`: row {} of {} has a scale or a code that is none; the file is "
+                      "damaged: fetch or pack the checkpoint again",
                       tensor_.name, first + valid, name_of(format_)));
     }
     std::vector<std::byte> read(static_cast<std::size_t>(count) * source_row_);
@@ -151,8 +154,11 @@ void ShardReader::read_packed(std::size_t matrix, std::size_t offset,
   const Range wanted{offset, offset + dst.size()};
   std::vector<std::byte> whole;  // the first row and the last may be wanted in part
   for (auto row = static_cast<std::int64_t>(offset / row_bytes); row < end;) {
-    const std::int64_t count = std::min(rows.at_once(), end - row);
     const std::size_t start = static_cast<std::size_t>(row) * row_bytes;
+    // A row of which a part is wanted is read alone.
+    const bool cut = start < wanted.begin || wanted.end - start < row_bytes;
+    const auto whole_rows = static_cast<std::int64_t>((wanted.end - start) / row_bytes);
+    const std::int64_t count = cut ? 1 : rows.at_once(whole_rows);
     const Range read{start, start + static_cast<std::size_t>(count) * row_bytes};
     const Range part = intersect(wanted, read);
     std::byte* const to = dst.data() + (part.begin - offset);

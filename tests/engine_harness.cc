@@ -121,11 +121,16 @@ void make_unpacked_checkpoint(const RunConfig& config, const std::string& to) {
     for (const TensorSpec& t : tensors) {
       if (header.contains(t.name)) continue;  // a tied head
       std::vector<float> values(static_cast<std::size_t>(t.elements()));
-      open.source->read(t, 0, t.elements(), DType::kFloat32, values.data());
+      const bool stored = open.source->packed_format(t.name).has_value();
+      if (!stored) open.source->read(t, 0, t.elements(), DType::kFloat32, values.data());
       if (format.packed()) {
         const std::int64_t rows = t.shape[0], cols = t.shape[1];
         std::vector<std::byte> packed(static_cast<std::size_t>(rows) * format.row_bytes(cols));
-        EXPECT_EQ(pack_rows(values.data(), rows, cols, format, packed.data()), rows);
+        if (stored) {
+          open.source->read_packed(t, 0, rows, packed.data());
+        } else {
+          EXPECT_EQ(pack_rows(values.data(), rows, cols, format, packed.data()), rows);
+        }
         unpack_rows(packed.data(), rows, cols, format, DType::kFloat32, values.data());
       }
       const std::size_t begin = data.size();
@@ -149,6 +154,10 @@ void make_unpacked_checkpoint(const RunConfig& config, const std::string& to) {
       std::filesystem::copy(entry.path(), to + "/" + name);
     }
   }
+  std::ifstream read(to + "/config.json");
+  auto config_json = nlohmann::ordered_json::parse(read);
+  config_json.erase("quantization_config");
+  std::ofstream(to + "/config.json") << config_json.dump();
   const std::string text = header.dump();
   const std::uint64_t bytes = text.size();
   std::ofstream file(to + "/model.safetensors", std::ios::binary);

@@ -17,6 +17,7 @@
 
 #include "base/json_file.h"
 #include "checkpoint/packed_tensors.h"
+#include "checkpoint/quantized_tensors.h"
 #include "content_samples.h"
 #include "safetensors.h"
 #include "zero_infer/bytes.h"
@@ -34,9 +35,6 @@ constexpr const char* kIndexFile = "model.safetensors.index.json";
 constexpr std::size_t kMaxIndexDepth = 8;
 /// One piece of a converting read: it stays in the core's cache, and on the reader's stack.
 constexpr std::size_t kConversionBytes = std::size_t{256} << 10;
-/// Ranges of this size and more are read past the page cache; where that is refused, the kernel is
-/// told of the whole range before its parts are read.
-constexpr std::size_t kLargeBytes = std::size_t{128} << 10;
 /// Reads in flight of a rank that samples: each one mostly waits for the disk.
 constexpr int kSampleThreads = 16;
 constexpr std::uint64_t kUpperHalf = ~std::uint64_t{0} << 32;
@@ -51,8 +49,9 @@ std::optional<DType> usable_dtype(std::string_view stored) {
 struct Place {
   std::size_t file = 0;
   StoredTensor tensor;
-  std::optional<WeightFormat> packed;  // its rows are packed
-  DType elements = DType::kBFloat16;   // that they had
+  std::optional<WeightFormat> packed;                          // its rows are packed
+  DType elements = DType::kBFloat16;                           // that they had
+  std::shared_ptr<const QuantizedMatrix> quantized = nullptr;  // by another program
 };
 
 /// The files of a directory, opened, and where each tensor is.
@@ -60,6 +59,7 @@ struct Files {
   std::vector<SafetensorsFile> files;
   std::unordered_map<std::string, Place> tensors;
   std::vector<std::string> warnings;
+  std::string quantization;  // all that decides the values, beside the tensors
 };
 
 class Checkpoint final : public WeightSource {
@@ -131,10 +131,16 @@ std::uint64_t Checkpoint::content_identity() const {
   std::call_once(sampled_, [this] {
     std::vector<TensorInFile> tensors;
     for (const auto& [name, place] : files_.tensors) {
-      tensors.push_back({place.packed ? packed_name(name, *place.packed) : name,
-                         &files_.files[place.file], &place.tensor});
+      if (place.quantized) {
+        for (TensorInFile& part : place.quantized->tensors()) tensors.push_back(std::move(part));
+      } else {
+        tensors.push_back({place.packed ? packed_name(name, *place.packed) : name,
+                           &files_.files[place.file], &place.tensor});
+      }
     }
     content_ = sampled_content(std::move(tensors), kSampleThreads);
+    const std::string& quantization = files_.quantization;
+    if (!quantization.empty()) content_ ^= XXH3_64bits(quantization.data(), quantization.size());
   });
   return content_;
 }
@@ -147,6 +153,13 @@ const Place* Checkpoint::find(const std::string& name) const {
 
 const Place& Checkpoint::at(const std::string& name) const {
   if (const Place* place = find(name)) return *place;
+  for (const std::string& codes : names_of_codes(name)) {
+    if (find(codes) == nullptr) continue;
+    throw CheckpointError(fmt::format(
+        "{}: {} is quantized ({}), and `quantization_config` of config.json does not say how: "
+        "fetch config.json again, or use the checkpoint in 16 bits",
+        directory_, in_quotes(name), in_quotes(codes)));
+  }
   const std::string also =
       prefix_.empty() ? "" : fmt::format(" (nor {})", in_quotes(prefix_ + name));
   throw CheckpointError(fmt::format(
@@ -158,8 +171,9 @@ const Place& Checkpoint::at(const std::string& name) const {
 DType Checkpoint::dtype_of(const std::string& name, const Place& place) const {
   if (const auto dtype = usable_dtype(place.tensor.dtype)) return *dtype;
   throw CheckpointError(fmt::format(
-      "{}: tensor {} is stored as {}; only weights in BF16, F16 or F32 can be used: convert "
-      "the checkpoint to one of them",
+      "{}: tensor {} is stored as {}; only weights in BF16, F16 or F32, and quantized ones as "
+      "`quantization_config` of config.json says, can be used: convert the checkpoint to one of "
+      "them",
       files_.files[place.file].path(), in_quotes(name), in_quotes(place.tensor.dtype)));
 }
 
@@ -199,7 +213,8 @@ void Checkpoint::read_packed(const TensorSpec& tensor, std::int64_t first, std::
   if (!place.packed) return WeightSource::read_packed(tensor, first, count, dst);
   const std::int64_t rows = tensor.shape.front();
   const std::size_t row_bytes = place.packed->row_bytes(tensor.shape.back());
-  if (place.tensor.shape != std::vector{rows, static_cast<std::int64_t>(row_bytes)}) {
+  if (!place.quantized &&
+      place.tensor.shape != std::vector{rows, static_cast<std::int64_t>(row_bytes)}) {
     throw CheckpointError(fmt::format(
         "{}: tensor {} has the shape [{}]; ({}, {}) in {} are [{}, {}]: the file is damaged, or "
         "config.json belongs to another model",
@@ -211,15 +226,12 @@ void Checkpoint::read_packed(const TensorSpec& tensor, std::int64_t first, std::
     throw CheckpointError(fmt::format("{}: rows [{}, +{}) of tensor {} were asked for, it has {}",
                                       file.path(), first, count, in_quotes(tensor.name), rows));
   }
-  const std::uint64_t offset = place.tensor.begin + static_cast<std::uint64_t>(first) * row_bytes;
-  const std::size_t bytes = static_cast<std::size_t>(count) * row_bytes;
-  constexpr DType kWord = DType::kFloat32;  // rows are whole words, which are copied as they are
-  if (bytes >= kLargeBytes && file.direct().usable()) {
-    read_large(file, offset, bytes / size_of(kWord), kWord, kWord, dst);
+  if (place.quantized) {
+    place.quantized->read(tensor, first, count, dst);
     return;
   }
-  if (bytes >= kLargeBytes) file.will_read(offset, bytes);
-  file.read(offset, dst, bytes);
+  file.read_all(place.tensor.begin + static_cast<std::uint64_t>(first) * row_bytes, dst,
+                static_cast<std::size_t>(count) * row_bytes);
 }
 
 void Checkpoint::read(const TensorSpec& tensor, std::int64_t first, std::int64_t count, DType to,
@@ -334,7 +346,8 @@ std::map<std::string, std::string> read_weight_map(const fs::path& index) {
 
 class FilesReader {
  public:
-  explicit FilesReader(const fs::path& directory) : directory_(directory) {}
+  FilesReader(const fs::path& directory, const Quantization& quantization)
+      : directory_(directory), quantization_(quantization) {}
 
   Files read_single() {
     const std::size_t file = open(kSingleFile);
@@ -411,7 +424,50 @@ class FilesReader {
   }
   Files finish() {
     warn_of_refusal();
+    join_quantized();
     return std::move(files_);
+  }
+
+  /// Puts a quantized matrix in the place of the tensors of which it is made.
+  void join_quantized() {
+    if (quantization_.layout == Quantization::Layout::kNone) return;
+    std::vector<TensorInFile> tensors;
+    for (const auto& [name, place] : files_.tensors) {
+      // Files and headers keep their places in memory.
+      const SafetensorsFile& file = files_.files[place.file];
+      const auto found = file.header().tensors.find(name);
+      if (found != file.header().tensors.end()) tensors.push_back({name, &file, &found->second});
+    }
+    QuantizedTensors found = find_quantized(quantization_, tensors);
+    Place joined;
+    if (!found.matrices.empty()) {
+      const auto used = files_.tensors.find(found.used.front());
+      joined.file = used->second.file;
+    }
+    for (const std::string& name : found.used) files_.tensors.erase(name);
+    joined.elements = elements_beside();
+    for (FoundMatrix& matrix : found.matrices) {
+      joined.packed = matrix.matrix->format();
+      joined.quantized = std::move(matrix.matrix);
+      if (files_.tensors.emplace(matrix.name, joined).second) continue;
+      throw CheckpointError(
+          fmt::format("{}: tensor {} is there twice, quantized and not; fetch "
+                      "the checkpoint again",
+                      directory_.string(), in_quotes(matrix.name)));
+    }
+    files_.quantization = quantization_.text();
+  }
+
+  /// The type of most of the elements beside the quantized matrices: that in which the model was.
+  DType elements_beside() const {
+    std::map<DType, std::uint64_t> bytes;
+    for (const auto& [name, place] : files_.tensors) {
+      const auto dtype = usable_dtype(place.tensor.dtype);
+      if (dtype) bytes[*dtype] += place.tensor.end - place.tensor.begin;
+    }
+    const auto most =
+        std::ranges::max_element(bytes, {}, [](const auto& of_type) { return of_type.second; });
+    return most == bytes.end() ? DType::kBFloat16 : most->first;
   }
 
   /// One line for all files of the directory.
@@ -425,13 +481,14 @@ class FilesReader {
   }
 
   fs::path directory_;
+  Quantization quantization_;
   Files files_;
 };
 
 }  // namespace
 
-std::unique_ptr<WeightSource> open_checkpoint(const fs::path& directory,
-                                              const std::string& prefix) {
+std::unique_ptr<WeightSource> open_checkpoint(const fs::path& directory, const std::string& prefix,
+                                              const Quantization& quantization) {
   std::error_code code;
   if (!fs::is_directory(directory, code)) {
     throw CheckpointError(fmt::format("{} is not a directory{}", directory.string(),
@@ -442,7 +499,7 @@ std::unique_ptr<WeightSource> open_checkpoint(const fs::path& directory,
   const bool single = fs::is_regular_file(directory / kSingleFile, code) ||
                       (!indexed && fs::exists(directory / kSingleFile, code));
   if (!single && !indexed) throw_no_weights(directory);
-  FilesReader reader(directory);
+  FilesReader reader(directory, quantization);
   Files files = single ? reader.read_single() : reader.read_indexed();
   if (single && indexed) {
     files.warnings.push_back(

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/printable_text.h"
+#include "checkpoint/quantization.h"
 #include "engine/checkpoint_fit.h"
 #include "zero_infer/checkpoint.h"
 #include "zero_infer/error.h"
@@ -44,6 +45,7 @@ std::optional<WeightFormat> format_of(WeightChoice choice) {
 /// A part of the model, and the flag that chooses its format.
 struct Part {
   const char* what;
+  const char* of;
   const char* flag;
 
   std::string key() const {
@@ -52,15 +54,19 @@ struct Part {
     return key;
   }
 };
-constexpr Part kBlocks{"the blocks", "weight-format"};
-constexpr Part kHeadAndEmbedding{"head and embedding", "head-format"};
+constexpr Part kBlocks{"the blocks", "of the blocks", "weight-format"};
+constexpr Part kHeadAndEmbedding{"head and embedding", "of head and embedding", "head-format"};
 
 /// The one format in which matrices of a part are packed in the checkpoint. `in_config`: the name
-/// of the format of which config.json speaks.
+/// of the format of which config.json speaks; `quantization`: what it says of matrices that another
+/// program has quantized.
 std::optional<WeightFormat> packed_format(const OpenModel& open, const Part& part,
                                           const std::string& in_config,
+                                          const Quantization& quantization,
                                           const std::vector<const TensorSpec*>& matrices) {
-  const std::optional<WeightFormat> promised = packed_format_named(in_config);
+  const bool quantized = quantization.layout != Quantization::Layout::kNone;
+  const std::optional<WeightFormat> promised =
+      quantized ? quantization.format : packed_format_named(in_config);
   if (open.source->names().empty()) return promised;  // no files: those of config.json are meant
   const TensorSpec& first = *matrices.front();
   const std::optional<WeightFormat> packed = open.source->packed_format(first.name);
@@ -76,11 +82,13 @@ std::optional<WeightFormat> packed_format(const OpenModel& open, const Part& par
   for (const TensorSpec* other : matrices) {
     const std::optional<WeightFormat> its = open.source->packed_format(other->name);
     if (its == packed || !open.source->contains(other->name)) continue;
-    throw CheckpointError(
-        fmt::format("{}: {} is stored in {}, {} in {}: {} have one format; pack the checkpoint "
-                    "again",
-                    open.source->describe(), in_quotes(first.name), named(packed),
-                    in_quotes(other->name), named(its), part.what));
+    throw CheckpointError(fmt::format(
+        "{}: {} is stored in {}, {} in {}: {} have one format; {}", open.source->describe(),
+        in_quotes(first.name), named(packed), in_quotes(other->name), named(its), part.what,
+        quantized ? fmt::format("use a checkpoint that has all matrices {} quantized alike, or "
+                                "none",
+                                part.of)
+                  : "pack the checkpoint again"));
   }
   return packed;
 }
@@ -122,7 +130,7 @@ OpenModel open_model(const RunConfig& config, MissingWeights missing) {
     const DType stored = dummy ? config.compute_dtype.value_or(DType::kBFloat16) : DType::kBFloat16;
     open.source = make_dummy_weights(config.seed, stored, !model_config.tied_head);
   } else {
-    open.source = open_checkpoint(open.directory, prefix);
+    open.source = open_checkpoint(open.directory, prefix, model_config.quantization);
   }
   open.model = make_model(model_config, open.source->contains(kStoredHead));
   open.warnings = open.source->warnings();
@@ -130,6 +138,9 @@ OpenModel open_model(const RunConfig& config, MissingWeights missing) {
     const auto more = check_fit(model_config, open.model->spec(), *open.source);
     open.warnings.insert(open.warnings.end(), more.begin(), more.end());
     warn_of_adapter(open);
+    const auto of_weights =
+        quantization_warnings(model_config.quantization, (open.directory / "config.json").string());
+    open.warnings.insert(open.warnings.end(), of_weights.begin(), of_weights.end());
   }
   open.stored_dtype =
       open.source->stored_dtype(open.model->spec().blocks.front().matrices.front().name);
@@ -143,8 +154,9 @@ OpenModel open_model(const RunConfig& config, MissingWeights missing) {
   for (const UnitSpec& block : spec.blocks) {
     for (const TensorSpec& matrix : block.matrices) matrices.push_back(&matrix);
   }
-  open.packed_blocks = packed_format(open, kBlocks, model_config.block_format, matrices);
-  open.packed_head = packed_format(open, kHeadAndEmbedding, model_config.head_format,
+  open.packed_blocks =
+      packed_format(open, kBlocks, model_config.block_format, model_config.quantization, matrices);
+  open.packed_head = packed_format(open, kHeadAndEmbedding, model_config.head_format, {},
                                    {&spec.head.matrices.front(), &spec.embedding});
   const WeightFormats formats = weight_formats(open, config);
   open.block_format = formats.blocks;
