@@ -102,8 +102,10 @@ ShardReader::ShardReader(const WeightSource& source, const PartitionLayout& layo
 std::size_t ShardReader::shard_bytes() const { return layout_->shard_bytes(); }
 
 void ShardReader::read(std::size_t offset, std::span<std::byte> dst) const {
-  const WeightFormat& format = layout_->format();
-  const std::size_t element = format.packed() ? 1 : size_of(format.dtype);
+  std::size_t element = 1;
+  for (const PartitionLayout::Matrix& matrix : layout_->matrices()) {
+    if (!matrix.format.packed()) element = std::max(element, size_of(matrix.format.dtype));
+  }
   if (offset > shard_bytes() || dst.size() > shard_bytes() - offset) {
     throw Error(fmt::format("bytes [{}, +{}) lie outside a shard of {} bytes", offset, dst.size(),
                             shard_bytes()));
@@ -124,6 +126,7 @@ void ShardReader::read(std::size_t offset, std::span<std::byte> dst) const {
   for (std::size_t i = 0; i < matrices.size(); ++i) {
     // The rank's rows are one contiguous range of the tensor and of the shard: rows need no loop.
     const PartitionLayout::Matrix& matrix = matrices[i];
+    const WeightFormat& format = matrix.format;
     const PartitionLayout::RowRange rows = layout_->rows_of(i, rank_);
     const std::int64_t cols = matrix.tensor.shape[1];
     const std::size_t bytes = static_cast<std::size_t>(rows.count) * format.row_bytes(cols);
@@ -136,16 +139,17 @@ void ShardReader::read(std::size_t offset, std::span<std::byte> dst) const {
       read_packed(i, part.begin - matrix.offset, to);
       continue;
     }
-    const auto skipped = static_cast<std::int64_t>((part.begin - matrix.offset) / element);
+    const std::size_t own = size_of(format.dtype);
+    const auto skipped = static_cast<std::int64_t>((part.begin - matrix.offset) / own);
     source_->read(matrix.tensor, rows.first * cols + skipped,
-                  static_cast<std::int64_t>(part.bytes() / element), format.dtype, to.data());
+                  static_cast<std::int64_t>(part.bytes() / own), format.dtype, to.data());
   }
   zero_up_to(wanted.end);
 }
 
 void ShardReader::read_packed(std::size_t matrix, std::size_t offset,
                               std::span<std::byte> dst) const {
-  const WeightFormat& format = layout_->format();
+  const WeightFormat& format = layout_->matrices()[matrix].format;
   const TensorSpec& tensor = layout_->matrices()[matrix].tensor;
   const std::size_t row_bytes = format.row_bytes(tensor.shape[1]);
   const PackedRows rows(*source_, tensor, format);

@@ -117,8 +117,9 @@ void make_unpacked_checkpoint(const RunConfig& config, const std::string& to) {
   const ModelSpec& spec = open.model->spec();
   nlohmann::json header;
   std::string data;
-  const auto add = [&](const std::vector<TensorSpec>& tensors, const WeightFormat& format) {
+  const auto add = [&](const std::vector<TensorSpec>& tensors, const MatrixFormats& formats) {
     for (const TensorSpec& t : tensors) {
+      const WeightFormat& format = formats.of(t.name);
       if (header.contains(t.name)) continue;  // a tied head
       std::vector<float> values(static_cast<std::size_t>(t.elements()));
       const bool stored = open.source->packed_format(t.name).has_value();
@@ -144,7 +145,7 @@ void make_unpacked_checkpoint(const RunConfig& config, const std::string& to) {
   add(spec.head.vectors, DType::kFloat32);
   add(spec.vectors, DType::kFloat32);
   for (const UnitSpec& block : spec.blocks) {
-    add(block.matrices, open.block_format);
+    add(block.matrices, open.block_formats());
     add(block.vectors, DType::kFloat32);
   }
   std::filesystem::create_directory(to);

@@ -182,9 +182,10 @@ INSTANTIATE_TEST_SUITE_P(Quantized, FamilyModel,
                          testing::Values("quantized/gptq-g32", "quantized/gptq-v2-rows-sym",
                                          "quantized/gptq-8bit-g64", "quantized/gptq-sym-g128",
                                          "quantized/awq-g64", "quantized/ct-w4a16-g128",
-                                         "quantized/ct-w4a16-g32-asym", "quantized/ct-w8a16-rows",
-                                         "quantized/ct-w8a8-rows-asym", "quantized/ct-float8-rows",
-                                         "quantized/fp8-blocks", "quantized/fp8-tensor"),
+                                         "quantized/ct-w4a16-g32-asym", "quantized/ct-some-left",
+                                         "quantized/ct-w8a16-rows", "quantized/ct-w8a8-rows-asym",
+                                         "quantized/ct-float8-rows", "quantized/fp8-blocks",
+                                         "quantized/fp8-tensor"),
                          name_of_model);
 
 }  // namespace

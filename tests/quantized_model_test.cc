@@ -8,6 +8,7 @@
 #include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "convert/pack_command.h"
 #include "engine/open_model.h"
@@ -68,14 +69,14 @@ RunConfig config_for(const std::string& model, WeightChoice blocks = kStored,
 /// The shards of all units of all ranks.
 std::vector<std::vector<std::byte>> all_shards(const OpenModel& open, int world) {
   std::vector<std::vector<std::byte>> shards;
-  const auto add = [&](const UnitSpec& unit, const WeightFormat& format) {
-    const PartitionLayout layout(unit, format, world);
+  const auto add = [&](const UnitSpec& unit, const MatrixFormats& formats) {
+    const PartitionLayout layout(unit, formats, world);
     for (int rank = 0; rank < world; ++rank) {
       std::vector<std::byte>& shard = shards.emplace_back(layout.shard_bytes());
       ShardReader(*open.source, layout, rank).read(0, shard);
     }
   };
-  for (const UnitSpec& block : open.model->spec().blocks) add(block, open.block_format);
+  for (const UnitSpec& block : open.model->spec().blocks) add(block, open.block_formats());
   add(open.model->spec().head, open.head_format);
   return shards;
 }
@@ -201,8 +202,39 @@ TEST_F(QuantizedModel, WhatConfigSaysMustBeWhatTheTensorsAre) {
   EXPECT_THAT(message_of([&] { open_model(config_for(path)); }), HasSubstr("does not say how"));
 }
 
-/// Of a checkpoint in which some matrices have been left in 16 bits.
-TEST_F(QuantizedModel, MatricesInSeveralFormatsAreRefusedByName) {
+/// Matrices that were left in 16 bits when the others were quantized.
+TEST_F(QuantizedModel, LeavesMatricesAsTheyAreStored) {
+  const OpenModel open = open_model(config_for(kQuantized + "ct-some-left"));
+  EXPECT_EQ(name_of(open.block_format), "int4g32bf16z");
+  std::set<std::string> left;
+  for (const auto& [name, format] : open.other_formats) {
+    EXPECT_EQ(format, WeightFormat(DType::kBFloat16)) << name;
+    left.insert(name);
+  }
+  EXPECT_THAT(left,
+              ElementsAre("layers.0.mlp.down_proj.weight", "layers.1.self_attn.k_proj.weight",
+                          "layers.1.self_attn.q_proj.weight", "layers.1.self_attn.v_proj.weight"));
+  const PartitionLayout layout(open.model->spec().blocks[0], open.block_formats(), 2);
+  for (std::size_t i = 0; i < layout.matrices().size(); ++i) {
+    const PartitionLayout::Matrix& matrix = layout.matrices()[i];
+    const bool is_left = left.contains(matrix.tensor.name);
+    EXPECT_EQ(matrix.format, is_left ? WeightFormat(DType::kBFloat16) : open.block_format);
+    EXPECT_EQ(matrix.bytes, static_cast<std::size_t>(matrix.rows_per_rank) *
+                                matrix.format.row_bytes(matrix.tensor.shape[1]));
+  }
+  // A checkpoint of `zero-infer pack` has one format.
+  EXPECT_THAT(message_of([&] {
+                pack_checkpoint({.model = kQuantized + "ct-some-left",
+                                 .output = root() / "packed",
+                                 .head_format = kInt8,
+                                 .quiet = true},
+                                {});
+              }),
+              AllOf(HasSubstr("layers.0.mlp.down_proj.weight` is stored in bfloat16"),
+                    HasSubstr("several formats is not packed")));
+}
+
+TEST_F(QuantizedModel, MatricesOfOneProductHaveOneFormat) {
   const std::string path = (root() / "mixed").string();
   fs::create_directory(path);
   const test::QuantizedKind kind = test::quantized_kinds().front();  // gptq g32
@@ -223,7 +255,7 @@ TEST_F(QuantizedModel, MatricesInSeveralFormatsAreRefusedByName) {
                         std::string(static_cast<std::size_t>(head.elements()) * 2, '\0')};
   for (const TensorSpec& t : spec.blocks[0].vectors) elements(t);
   for (const TensorSpec& t : spec.blocks[0].matrices) {
-    if (t.name.ends_with("down_proj.weight")) {
+    if (t.name.ends_with("k_proj.weight")) {
       elements(t);
       continue;
     }
@@ -233,8 +265,7 @@ TEST_F(QuantizedModel, MatricesInSeveralFormatsAreRefusedByName) {
   test::write_tensors(path + "/model.safetensors", tensors);
   EXPECT_THAT(message_of([&] { open_model(config_for(path)); }),
               AllOf(HasSubstr("q_proj.weight` is stored in int4 in groups of 32"),
-                    HasSubstr("down_proj.weight` in elements that are not packed"),
-                    HasSubstr("the blocks have one format"), HasSubstr("quantized alike")));
+                    HasSubstr("k_proj.weight` in bfloat16"), HasSubstr("multiplied together")));
 }
 
 /// Random changes of headers, configs and codes: each is read, or refused as an Error.
@@ -267,7 +298,7 @@ TEST_F(QuantizedModel, DamageIsRefusedOrHarmless) {
       try {
         const OpenModel open = open_model(config_for(path));
         for (const UnitSpec& block : open.model->spec().blocks) {
-          const PartitionLayout layout(block, open.block_format, 2);
+          const PartitionLayout layout(block, open.block_formats(), 2);
           if (layout.shard_bytes() > (1u << 24)) continue;
           std::vector<std::byte> shard(layout.shard_bytes());
           for (const int rank : {0, 1}) ShardReader(*open.source, layout, rank).read(0, shard);

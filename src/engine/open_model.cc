@@ -29,6 +29,10 @@ bool holds_weights(const std::filesystem::path& directory) {
   return false;
 }
 
+std::string named(const std::optional<WeightFormat>& format) {
+  return format ? describe(*format) : std::string("elements that are not packed");
+}
+
 std::optional<WeightFormat> format_of(WeightChoice choice) {
   switch (choice) {
     case WeightChoice::kAuto:
@@ -45,7 +49,6 @@ std::optional<WeightFormat> format_of(WeightChoice choice) {
 /// A part of the model, and the flag that chooses its format.
 struct Part {
   const char* what;
-  const char* of;
   const char* flag;
 
   std::string key() const {
@@ -54,25 +57,18 @@ struct Part {
     return key;
   }
 };
-constexpr Part kBlocks{"the blocks", "of the blocks", "weight-format"};
-constexpr Part kHeadAndEmbedding{"head and embedding", "of head and embedding", "head-format"};
+constexpr Part kBlocks{"the blocks", "weight-format"};
+constexpr Part kHeadAndEmbedding{"head and embedding", "head-format"};
 
 /// The one format in which matrices of a part are packed in the checkpoint. `in_config`: the name
-/// of the format of which config.json speaks; `quantization`: what it says of matrices that another
-/// program has quantized.
+/// of the format of which config.json speaks.
 std::optional<WeightFormat> packed_format(const OpenModel& open, const Part& part,
                                           const std::string& in_config,
-                                          const Quantization& quantization,
                                           const std::vector<const TensorSpec*>& matrices) {
-  const bool quantized = quantization.layout != Quantization::Layout::kNone;
-  const std::optional<WeightFormat> promised =
-      quantized ? quantization.format : packed_format_named(in_config);
+  const std::optional<WeightFormat> promised = packed_format_named(in_config);
   if (open.source->names().empty()) return promised;  // no files: those of config.json are meant
   const TensorSpec& first = *matrices.front();
   const std::optional<WeightFormat> packed = open.source->packed_format(first.name);
-  const auto named = [](const std::optional<WeightFormat>& format) {
-    return format ? describe(*format) : std::string("elements that are not packed");
-  };
   if (!in_config.empty() && packed != promised && open.source->contains(first.name)) {
     throw CheckpointError(fmt::format(
         "{}: {} is stored in {}, but config.json (`quantization_config.{}`) says {}: it belongs to "
@@ -82,15 +78,56 @@ std::optional<WeightFormat> packed_format(const OpenModel& open, const Part& par
   for (const TensorSpec* other : matrices) {
     const std::optional<WeightFormat> its = open.source->packed_format(other->name);
     if (its == packed || !open.source->contains(other->name)) continue;
-    throw CheckpointError(fmt::format(
-        "{}: {} is stored in {}, {} in {}: {} have one format; {}", open.source->describe(),
-        in_quotes(first.name), named(packed), in_quotes(other->name), named(its), part.what,
-        quantized ? fmt::format("use a checkpoint that has all matrices {} quantized alike, or "
-                                "none",
-                                part.of)
-                  : "pack the checkpoint again"));
+    throw CheckpointError(
+        fmt::format("{}: {} is stored in {}, {} in {}: {} have one format; pack the checkpoint "
+                    "again",
+                    open.source->describe(), in_quotes(first.name), named(packed),
+                    in_quotes(other->name), named(its), part.what));
   }
   return packed;
+}
+
+/// Matrices of a product have one format.
+void check_products(const OpenModel& open, const UnitSpec& block) {
+  const MatrixFormats formats = open.block_formats();
+  std::size_t first = 0;
+  for (const int count : block.products) {
+    const std::size_t end = first + static_cast<std::size_t>(count);
+    const std::string& name = block.matrices[first].name;
+    for (std::size_t i = first + 1; i < end; ++i) {
+      const std::string& other = block.matrices[i].name;
+      if (formats.of(other) == formats.of(name)) continue;
+      throw CheckpointError(fmt::format(
+          "{}: {} is stored in {}, {} in {}: they are multiplied together and have one format; use "
+          "a checkpoint that has them quantized alike",
+          open.source->describe(), in_quotes(name), describe(formats.of(name)), in_quotes(other),
+          describe(formats.of(other))));
+    }
+    first = end;
+  }
+}
+
+/// The formats of blocks of which another program has quantized matrices: that of the first one,
+/// and those of the matrices that have another, or were left as they were.
+void take_quantized_formats(OpenModel& open, const Quantization& quantization) {
+  const std::vector<UnitSpec>& blocks = open.model->spec().blocks;
+  if (open.source->names().empty()) {  // no files: what config.json says is meant
+    open.packed_blocks = quantization.format;
+    return;
+  }
+  for (const UnitSpec& block : blocks) {
+    for (const TensorSpec& matrix : block.matrices) {
+      if (!open.packed_blocks) open.packed_blocks = open.source->packed_format(matrix.name);
+    }
+  }
+  if (!open.packed_blocks) return;
+  for (const UnitSpec& block : blocks) {
+    for (const TensorSpec& matrix : block.matrices) {
+      const WeightFormat format =
+          open.source->packed_format(matrix.name).value_or(open.element_dtype);
+      if (format != *open.packed_blocks) open.other_formats.emplace(matrix.name, format);
+    }
+  }
 }
 
 /// `usual`: where nothing is chosen, and the checkpoint is not packed.
@@ -154,13 +191,17 @@ OpenModel open_model(const RunConfig& config, MissingWeights missing) {
   for (const UnitSpec& block : spec.blocks) {
     for (const TensorSpec& matrix : block.matrices) matrices.push_back(&matrix);
   }
-  open.packed_blocks =
-      packed_format(open, kBlocks, model_config.block_format, model_config.quantization, matrices);
-  open.packed_head = packed_format(open, kHeadAndEmbedding, model_config.head_format, {},
+  if (model_config.quantization.layout != Quantization::Layout::kNone) {
+    take_quantized_formats(open, model_config.quantization);
+  } else {
+    open.packed_blocks = packed_format(open, kBlocks, model_config.block_format, matrices);
+  }
+  open.packed_head = packed_format(open, kHeadAndEmbedding, model_config.head_format,
                                    {&spec.head.matrices.front(), &spec.embedding});
   const WeightFormats formats = weight_formats(open, config);
   open.block_format = formats.blocks;
   open.head_format = formats.head;
+  for (const UnitSpec& block : spec.blocks) check_products(open, block);
   return open;
 }
 

@@ -43,11 +43,12 @@ void WeightLoader::take_pages_ahead(std::vector<std::span<std::byte>> parts) {
 
 void WeightLoader::load_to_device(const PartitionLayout& layout, std::byte* dst) {
   // A device makes elements, and rows of the formats that this program packs.
-  const WeightFormat& format = layout.format();
-  const bool makes = !format.packed() || format == kInt8Weights || format == kInt4Weights;
-  const bool by_rule = makes && std::ranges::all_of(layout.matrices(), [&](const auto& m) {
-                         return source_->uniform(m.tensor).has_value();
-                       });
+  const bool by_rule =
+      std::ranges::all_of(layout.matrices(), [&](const PartitionLayout::Matrix& m) {
+        const bool makes =
+            !m.format.packed() || m.format == kInt8Weights || m.format == kInt4Weights;
+        return makes && source_->uniform(m.tensor).has_value();
+      });
   if (by_rule) {
     make(layout, dst);
     if (progress_) progress_(layout.shard_bytes());
@@ -77,7 +78,7 @@ void WeightLoader::make(const PartitionLayout& layout, std::byte* dst) {
     const PartitionLayout::RowRange rows = layout.rows_of(i, options_.rank);
     const std::int64_t cols = matrix.tensor.shape[1];
     ops_->fill_uniform_rows(*source_->uniform(matrix.tensor), rows.first, rows.count, cols,
-                            layout.format(), dst + matrix.offset, *stream_);
+                            matrix.format, dst + matrix.offset, *stream_);
   }
 }
 

@@ -140,6 +140,10 @@ def compressed(form, inputs=None, **weights):
 
 DYNAMIC = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
 
+# Matrices of these models that stay as they are; those of one product stay together.
+LEFT = {"ct-some-left": ["model.layers.0.mlp.down_proj", "model.layers.1.self_attn.q_proj",
+                         "model.layers.1.self_attn.k_proj", "model.layers.1.self_attn.v_proj"]}
+
 # name: the model, how a matrix is quantized, `quantization_config`, and the type of all that is not quantized
 MODELS = {
     "gptq-g32": (dict(SMALL, model_type="qwen2"), lambda v: gptq(v, 4, 32, False, False),
@@ -175,6 +179,9 @@ MODELS = {
                     "weight_block_size": [128, 128]}, torch.bfloat16),
     "fp8-tensor": (dict(SMALL, model_type="mistral", sliding_window=128), float8_tensor,
                    {"quant_method": "fp8", "activation_scheme": "static"}, torch.bfloat16),
+    "ct-some-left": (dict(LLAMA, intermediate_size=96), lambda v: packed(v, 4, 32, False, False),
+                     dict(compressed("pack-quantized", num_bits=4, symmetric=False, strategy="group", group_size=32),
+                          ignore=["lm_head"] + LEFT["ct-some-left"]), torch.bfloat16),
 }
 
 
@@ -202,7 +209,7 @@ def main():
         randomize(model, generator)
         tensors = {}
         for key, module in model.named_modules():
-            if not isinstance(module, torch.nn.Linear) or key == "lm_head":
+            if not isinstance(module, torch.nn.Linear) or key == "lm_head" or key in LEFT.get(name, ()):
                 continue
             parts, exact = quantize(module.weight.numpy())
             if said["quant_method"] == "compressed-tensors":
