@@ -268,6 +268,21 @@ TEST_F(QuantizedModel, MatricesOfOneProductHaveOneFormat) {
                     HasSubstr("k_proj.weight` in bfloat16"), HasSubstr("multiplied together")));
 }
 
+TEST_F(QuantizedModel, AHeadThatIsQuantizedIsRefusedByName) {
+  const std::string path = (root() / "head").string();
+  fs::create_directory(path);
+  const test::QuantizedKind kind = test::quantized_kinds().front();
+  json config = test::quantized_config(kind.config);
+  config["tie_word_embeddings"] = false;
+  test::write_text(path + "/config.json", config.dump());
+  test::TestTensors tensors = test::quantized_example(kind, "lm_head", 104, 64, 1).tensors;
+  const std::string layer = "model.layers.0.self_attn.q_proj";
+  tensors.merge(test::quantized_example(kind, layer, 64, 64, 1).tensors);
+  test::write_tensors(path + "/model.safetensors", tensors);
+  EXPECT_THAT(message_of([&] { open_model(config_for(path)); }),
+              AllOf(HasSubstr("`lm_head.weight` is quantized"), HasSubstr("in 16 bits")));
+}
+
 /// Random changes of headers, configs and codes: each is read, or refused as an Error.
 TEST_F(QuantizedModel, DamageIsRefusedOrHarmless) {
   std::uint64_t state = 7;

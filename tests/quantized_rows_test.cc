@@ -364,6 +364,29 @@ TEST_F(QuantizedRowsTest, WithoutAConfigThatSaysHowTheyAreRefusedByName) {
               ::testing::ThrowsMessage<CheckpointError>(HasSubstr("stored as `F8_E4M3`")));
 }
 
+TEST_F(QuantizedRowsTest, PartsMayBeInSeveralFiles) {
+  const QuantizedKind kind = kind_named("gptq g32");
+  const QuantizedExample example = quantized_example(kind, kStem, 32, 64, 1);
+  const auto alone = open(kind, example.tensors);
+  const TensorSpec matrix{kName, {32, 64}};
+  const auto want = rows_of(*alone, matrix);
+  std::filesystem::remove(directory.path() / "model.safetensors");
+  nlohmann::json map;
+  int number = 0;
+  for (const auto& [name, tensor] : example.tensors) {
+    const std::string file = fmt::format("model-{}.safetensors", ++number);
+    test::write_tensors(directory.path() / file, {{name, tensor}});
+    map[name] = file;
+  }
+  test::write_text(directory.path() / "model.safetensors.index.json",
+                   nlohmann::json{{"weight_map", map}}.dump());
+  const auto source =
+      open_checkpoint(directory.path(), "model.", test::quantization_of(kind.config));
+  EXPECT_EQ(rows_of(*source, matrix), want);
+  EXPECT_THAT(source->warnings(), IsEmpty());
+  EXPECT_THAT(source->names(), ::testing::ElementsAre(std::string("model.") + kName));
+}
+
 TEST_F(QuantizedRowsTest, AMatrixThatIsThereTwiceIsRefused) {
   const QuantizedKind kind = kind_named("gptq g32");
   TestTensors tensors = quantized_example(kind, kStem, 32, 64, 1).tensors;

@@ -182,6 +182,7 @@ void QuantizedMatrix::read(const TensorSpec& tensor, std::int64_t first, std::in
   const std::int64_t all = tensor.shape.front();
   const std::int64_t cols = tensor.shape.back();
   check_shapes(all, cols);
+  if (count == 0) return;
   if (!contents_checked_.load(std::memory_order_relaxed)) {
     check_contents(all, cols);
     contents_checked_.store(true, std::memory_order_relaxed);

@@ -115,6 +115,14 @@ void take_quantized_formats(OpenModel& open, const Quantization& quantization) {
     open.packed_blocks = quantization.format;
     return;
   }
+  for (const TensorSpec* matrix :
+       {&open.model->spec().head.matrices.front(), &open.model->spec().embedding}) {
+    if (!open.source->packed_format(matrix->name)) continue;
+    throw CheckpointError(fmt::format(
+        "{}: {} is quantized: heads and embeddings that are quantized are not supported; use a "
+        "checkpoint that has them in 16 bits",
+        open.source->describe(), in_quotes(matrix->name)));
+  }
   for (const UnitSpec& block : blocks) {
     for (const TensorSpec& matrix : block.matrices) {
       if (!open.packed_blocks) open.packed_blocks = open.source->packed_format(matrix.name);
