@@ -6,7 +6,7 @@ values that the formats define, for family_mpi_test.
     tests/data/make_quantized.py OUT     (PyTorch, transformers, compressed-tensors; committed: 2.15, 5.24 and 0.20.1)
 
 Codes are made and put into words here, in numpy, by the descriptions in src/checkpoint/README.md. Matrices of
-compressed-tensors are unpacked by that library too, and must be the same.
+compressed-tensors, AWQ and blocks of fp8 are unpacked by the compressed-tensors library too, and must be the same.
 """
 import json
 import math
@@ -61,8 +61,9 @@ def integer(values, bits, group, symmetric, scale_type):
     else:
         scale = (np.maximum(largest, 0) - np.minimum(least, 0)) / top
     scale = torch.from_numpy(scale).to(scale_type).float().numpy()
-    zero = np.full(scale.shape, (top + 1) // 2) if symmetric else np.clip(np.round(-np.minimum(least, 0) / scale), 1, top)
-    zero = zero.astype(np.int64)
+    zero = np.clip(np.round(-np.minimum(least, 0) / scale), 1, top).astype(np.int64)
+    if symmetric:
+        zero = np.full(scale.shape, (top + 1) // 2)
     codes = np.clip(np.round(values / scale[:, of_column]) + zero[:, of_column], 0, top).astype(np.int64)
     exact = (codes - zero[:, of_column]).astype(np.float32) * scale[:, of_column]
     return codes, scale, zero, exact
@@ -133,7 +134,8 @@ def float8_rows(values):
 def compressed(form, inputs=None, **weights):
     return {"quant_method": "compressed-tensors", "format": form, "quantization_status": "compressed",
             "ignore": ["lm_head"], "kv_cache_scheme": None, "global_compression_ratio": None,
-            "config_groups": {"group_0": {"targets": ["Linear"], "output_activations": None, "input_activations": inputs,
+            "config_groups": {"group_0": {"targets": ["Linear"], "output_activations": None,
+                                          "input_activations": inputs,
                                           "weights": {"num_bits": 8, "type": "int", "symmetric": True, "dynamic": False,
                                                       "observer": "minmax", **weights}}}}
 
@@ -161,7 +163,8 @@ MODELS = {
     "awq-g64": (LLAMA, lambda v: awq(v, 64),
                 {"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": True, "version": "gemm",
                  "modules_to_not_convert": None}, torch.float16),
-    "ct-w4a16-g128": (dict(LLAMA, hidden_size=128, intermediate_size=128, num_hidden_layers=1), lambda v: packed(v, 4, 128, True, False),
+    "ct-w4a16-g128": (dict(LLAMA, hidden_size=128, intermediate_size=128, num_hidden_layers=1),
+                      lambda v: packed(v, 4, 128, True, False),
                       compressed("pack-quantized", num_bits=4, strategy="group", group_size=128), torch.bfloat16),
     "ct-w4a16-g32-asym": (dict(SMALL, model_type="qwen3"),
                           lambda v: packed(v, 4, 32, False, True),
@@ -185,21 +188,42 @@ MODELS = {
 }
 
 
-def check_by_library(parts, exact, config, dtype=torch.float32):
+def check_by_library(parts, exact, config):
+    """Where the library has such matrices: of AWQ and fp8, those whose groups and blocks are whole."""
     from compressed_tensors.compressors import BaseCompressor
+    from compressed_tensors.entrypoints.convert.converters.autoawq import AutoAWQConverter
+    from compressed_tensors.entrypoints.convert.converters.fp8block_dequantizer import FP8BlockDequantizer
     from compressed_tensors.quantization import QuantizationScheme
-    scheme = QuantizationScheme.model_validate(config["config_groups"]["group_0"])
-    compressor = BaseCompressor.get_value_from_registry(config["format"])
-    given = {k: v.to(dtype) if k == "weight_scale" else v for k, v in parts.items()}
-    if "weight_g_idx" in given:
-        given.pop("weight_g_idx")
-    got = compressor.decompress(given, scheme)["weight"].float().numpy()
+    rows, cols = exact.shape
+    if config["quant_method"] == "compressed-tensors":
+        scheme = QuantizationScheme.model_validate(config["config_groups"]["group_0"])
+        form, given = config["format"], {k: v for k, v in parts.items() if k != "weight_g_idx"}
+    elif config["quant_method"] == "awq" and cols % config["group_size"] == 0:
+        converter = AutoAWQConverter.from_autoawq_config(config)
+        given = {k.removeprefix("a.b."): v for k, v in converter.process(named(parts)).items()}
+        scheme, form = next(iter(converter._build_quant_config().config_groups.values())), "pack-quantized"
+    elif "weight_block_size" in config and rows % 128 == 0 and cols % 128 == 0:
+        blocks = FP8BlockDequantizer(targets=["re:.*"], weight_block_size=(128, 128), dtype=torch.float32)
+        assert np.array_equal(blocks.process(named(parts))["a.b.weight"].numpy(), exact)
+        return 1
+    else:
+        return 0
+    given["weight_scale"] = given["weight_scale"].float()
+    got = BaseCompressor.get_value_from_registry(form).decompress(given, scheme)["weight"].float().numpy()
     assert np.array_equal(got, exact), np.abs(got - exact).max()
+    return 1
+
+
+def named(parts):
+    return {f"a.b.{part}": tensor for part, tensor in parts.items()}
 
 
 def main():
     out = pathlib.Path(sys.argv[1])
     torch.set_grad_enabled(False)
+    whole = torch.randn(256, 384, generator=torch.Generator().manual_seed(1)).numpy()
+    assert check_by_library(*float8_blocks(whole, 128), MODELS["fp8-blocks"][2])
+    assert check_by_library(*awq(whole, 64), MODELS["awq-g64"][2])
     for number, (name, (config, quantize, said, dtype)) in enumerate(MODELS.items()):
         generator = torch.Generator().manual_seed(3000 + number)
         values = {k: v for k, v in config.items() if k != "model_type"}
@@ -207,13 +231,12 @@ def main():
         reference._attn_implementation = "eager"
         model = transformers.AutoModelForCausalLM.from_config(reference).float().eval()
         randomize(model, generator)
-        tensors = {}
+        tensors, checked = {}, 0
         for key, module in model.named_modules():
             if not isinstance(module, torch.nn.Linear) or key == "lm_head" or key in LEFT.get(name, ()):
                 continue
             parts, exact = quantize(module.weight.numpy())
-            if said["quant_method"] == "compressed-tensors":
-                check_by_library(parts, exact, said)
+            checked += check_by_library(parts, exact, said)
             tensors |= {f"{key}.{part}": tensor for part, tensor in parts.items()}
             module.weight.data = torch.from_numpy(exact)
         for key, p in model.state_dict().items():
@@ -242,7 +265,8 @@ def main():
                 "last_step": last, "last_logits": [round(x, 5) for x in logits[last].tolist()],
                 "bfloat16_error": (first_narrow - logits[0]).abs().max().item()})
         (folder / "golden.json").write_text(json.dumps(entries, separators=(",", ":")) + "\n")
-        print(name, "sure", [e["sure"] for e in entries], "range", math.ceil(max(map(abs, entries[0]["first_logits"]))))
+        print(name, "by the library", checked, "sure", [e["sure"] for e in entries],
+              "range", math.ceil(max(map(abs, entries[0]["first_logits"]))))
 
 
 main()
