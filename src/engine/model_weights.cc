@@ -50,7 +50,8 @@ WeightFormat format_in_key(const MemoryPlan& plan) {
 }  // namespace
 
 std::size_t ModelWeights::loading_bytes(const MemoryPlan& plan, bool by_rule) {
-  if (by_rule || plan.device_is_host) return plan.vectors;
+  const bool made = by_rule && std::ranges::all_of(plan.blocks, WeightLoader::can_make);
+  if (made || plan.device_is_host) return plan.vectors;
   return std::max(plan.vectors, WeightLoader::kPinnedBytes);
 }
 

@@ -41,13 +41,17 @@ void WeightLoader::take_pages_ahead(std::vector<std::span<std::byte>> parts) {
   });
 }
 
+bool WeightLoader::can_make(const PartitionLayout& layout) {
+  return std::ranges::all_of(layout.matrices(), [](const PartitionLayout::Matrix& m) {
+    return !m.format.packed() || m.format == kInt8Weights || m.format == kInt4Weights;
+  });
+}
+
 void WeightLoader::load_to_device(const PartitionLayout& layout, std::byte* dst) {
-  // A device makes elements, and rows of the formats that this program packs.
   const bool by_rule =
+      can_make(layout) &&
       std::ranges::all_of(layout.matrices(), [&](const PartitionLayout::Matrix& m) {
-        const bool makes =
-            !m.format.packed() || m.format == kInt8Weights || m.format == kInt4Weights;
-        return makes && source_->uniform(m.tensor).has_value();
+        return source_->uniform(m.tensor).has_value();
       });
   if (by_rule) {
     make(layout, dst);
