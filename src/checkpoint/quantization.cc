@@ -16,7 +16,7 @@ namespace zi {
 namespace {
 
 using nlohmann::json;
-using Kind = WeightFormat::Kind;
+using CodeKind = WeightFormat::Kind;
 using Layout = Quantization::Layout;
 
 /// Columns of a group, as they may be written; no group is as long.
@@ -61,15 +61,15 @@ std::int32_t group_of(const ConfigKeys& keys, std::int64_t absent) {
   return static_cast<std::int32_t>(group);
 }
 
-Kind kind_of_bits(const ConfigKeys& keys, const char* key, std::int64_t absent,
-                  std::initializer_list<std::int64_t> supported) {
+CodeKind kind_of_bits(const ConfigKeys& keys, const char* key, std::int64_t absent,
+                      std::initializer_list<std::int64_t> supported) {
   const std::int64_t bits = keys.optional_size({key}, 64).value_or(absent);
   if (std::ranges::find(supported, bits) == supported.end()) {
     keys.fail(key, fmt::format("{}: codes of other widths are not supported; use a checkpoint with "
                                "codes of 4 or 8 bits",
                                fmt::join(supported, " or ")));
   }
-  return bits == 4 ? Kind::kInt4 : Kind::kInt8;
+  return bits == 4 ? CodeKind::kInt4 : CodeKind::kInt8;
 }
 
 Quantization gptq(const ConfigKeys& keys) {
@@ -178,7 +178,7 @@ Quantization fp8(const ConfigKeys& keys) {
   Quantization q;
   q.layout = Layout::kFloat8;
   q.method = "fp8";
-  q.format = {Kind::kFloat8, ScaleType::kFloat32, 0};
+  q.format = {CodeKind::kFloat8, ScaleType::kFloat32, 0};
   const auto expect = [&](const char* key, const char* wanted) {
     const auto text = keys.optional_text(key);
     if (text && lower(*text) != wanted) keys.fail(key, fmt::format("`{}`", wanted));
@@ -208,7 +208,8 @@ void read_weights(const ConfigKeys& weights, Quantization& q) {
     weights.fail("num_bits", "8: floats of other widths are not supported");
   }
   const bool symmetric = weights.flag("symmetric", true);
-  q.format.kind = type == "float" ? Kind::kFloat8 : kind_of_bits(weights, "num_bits", 8, {4, 8});
+  q.format.kind =
+      type == "float" ? CodeKind::kFloat8 : kind_of_bits(weights, "num_bits", 8, {4, 8});
   q.format.zeros = !symmetric && type == "int";
   q.format.scale = ScaleType::kBFloat16;
   if (type == "float" && !symmetric) weights.fail("symmetric", "true");
@@ -227,11 +228,11 @@ void read_weights(const ConfigKeys& weights, Quantization& q) {
 }
 
 Layout layout_of(const ConfigKeys& keys, const char* key, const std::string& format,
-                 const ConfigKeys& weights, Kind kind) {
+                 const ConfigKeys& weights, CodeKind kind) {
   const bool naive = format == "naive-quantized";
-  if (format == "pack-quantized" && kind != Kind::kFloat8) return Layout::kPacked;
-  if ((format == "int-quantized" || naive) && kind == Kind::kInt8) return Layout::kInt8;
-  if ((format == "float-quantized" || naive) && kind == Kind::kFloat8) return Layout::kFloat8;
+  if (format == "pack-quantized" && kind != CodeKind::kFloat8) return Layout::kPacked;
+  if ((format == "int-quantized" || naive) && kind == CodeKind::kInt8) return Layout::kInt8;
+  if ((format == "float-quantized" || naive) && kind == CodeKind::kFloat8) return Layout::kFloat8;
   const bool known = naive || format == "pack-quantized" || format == "int-quantized" ||
                      format == "float-quantized";
   if (known) weights.fail("num_bits", fmt::format("a width and a type that `{}` has", format));

@@ -19,7 +19,7 @@
 namespace zi {
 namespace {
 
-using Kind = WeightFormat::Kind;
+using CodeKind = WeightFormat::Kind;
 using Layout = Quantization::Layout;
 using Shape = std::vector<std::int64_t>;
 
@@ -198,7 +198,7 @@ void QuantizedMatrix::read(const TensorSpec& tensor, std::int64_t first, std::in
 void QuantizedMatrix::read_codes(const Rows& rows) const {
   const TensorInFile& codes = *parts_.codes;
   const std::size_t row_bytes = rows.row.bytes;
-  const Kind kind = format_.kind;
+  const CodeKind kind = format_.kind;
   const std::int64_t per = codes_of_word(kind);
   const auto words_of = [](const std::byte* data, std::size_t pitch, std::int64_t lines,
                            std::size_t bytes) {
@@ -293,7 +293,7 @@ void QuantizedMatrix::read_scales(const Rows& rows) const {
 
 void QuantizedMatrix::put_zero(const Rows& rows, std::int64_t row, std::int64_t group,
                                int stored) const {
-  const bool int4 = format_.kind == Kind::kInt4;
+  const bool int4 = format_.kind == CodeKind::kInt4;
   const int middle = int4 ? static_cast<int>(kInt4Middle) : 128;
   const int zero = stored + quantization_.zero_offset;
   if (!format_.zeros) {
@@ -314,7 +314,7 @@ void QuantizedMatrix::put_zero(const Rows& rows, std::int64_t row, std::int64_t 
 
 void QuantizedMatrix::read_zeros(const Rows& rows) const {
   const std::int64_t per = codes_of_word(format_.kind);
-  const int bits = format_.kind == Kind::kInt4 ? 4 : 8;
+  const int bits = format_.kind == CodeKind::kInt4 ? 4 : 8;
   const auto code_of = [&](const std::byte* words, std::int64_t word, std::int64_t code) {
     std::uint32_t value;
     std::memcpy(&value, words + static_cast<std::size_t>(word) * kWordBytes, sizeof value);
@@ -377,14 +377,15 @@ bool is_all_zero(const std::byte* bytes, const PackedRow& row, std::int64_t grou
   const std::int64_t end = std::min(row.cols, (group + 1) * row.group);
   for (std::int64_t c = group * row.group; c < end; ++c) {
     float code = 0;
-    if (row.format.kind == Kind::kInt4) {
+    if (row.format.kind == CodeKind::kInt4) {
       std::uint32_t word;
       std::memcpy(&word, bytes + c / 8 * 4, sizeof word);
       code = static_cast<float>(word >> (c % 8 / 2 * 4 + c % 2 * 16) & 15u);
     } else {
       const auto byte = std::to_integer<std::uint8_t>(bytes[c]);
-      code = row.format.kind == Kind::kFloat8 ? e4m3_to_float(byte)
-                                              : static_cast<float>(static_cast<std::int8_t>(byte));
+      code = row.format.kind == CodeKind::kFloat8
+                 ? e4m3_to_float(byte)
+                 : static_cast<float>(static_cast<std::int8_t>(byte));
     }
     if (code != zero) return false;
   }
