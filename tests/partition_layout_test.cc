@@ -74,6 +74,7 @@ TEST(PartitionLayout, AMatrixMayHaveAFormatOfItsOwn) {
   const MatrixFormats formats(kInt4Weights, {{unit.matrices[1].name, DType::kFloat16},
                                              {unit.matrices[3].name, kInt8Weights}});
   const PartitionLayout layout(unit, formats, 3);
+  const std::vector<std::byte> slot(layout.gathered_bytes());
   const WeightFormat want[] = {kInt4Weights, DType::kFloat16, kInt4Weights, kInt8Weights};
   std::size_t end = 0;
   for (std::size_t i = 0; i < unit.matrices.size(); ++i) {
@@ -83,8 +84,8 @@ TEST(PartitionLayout, AMatrixMayHaveAFormatOfItsOwn) {
               static_cast<std::size_t>(m.rows_per_rank) * want[i].row_bytes(m.tensor.shape[1]));
     EXPECT_EQ(m.offset, align_up(end, kMatrixAlignment));
     end = m.offset + m.bytes;
-    EXPECT_EQ(layout.gathered(i, nullptr).format, want[i]);
-    EXPECT_EQ(layout.own(i, nullptr, 1).format, want[i]);
+    EXPECT_EQ(layout.gathered(i, slot.data()).format, want[i]);
+    EXPECT_EQ(layout.own(i, slot.data(), 1).format, want[i]);
   }
 }
 
