@@ -66,6 +66,9 @@ TEST(QuantizationConfig, HasTheDefaultsOfItsPrograms) {
   EXPECT_EQ(name_of(fp8.format), "float8f32");
   EXPECT_EQ(quantization_of(compressed_with(kW4)).layout, Layout::kPacked);
   EXPECT_EQ(name_of(quantization_of(compressed_with(kW4)).format), "int4g64bf16");
+  json without = kW4;
+  without.erase("strategy");
+  EXPECT_EQ(name_of(quantization_of(compressed_with(without)).format), "int4g64bf16");
   EXPECT_EQ(
       name_of(quantization_of(compressed_with({{"type", "float"}}, "float-quantized")).format),
       "float8bf16");

@@ -202,7 +202,9 @@ Quantization fp8(const ConfigKeys& keys) {
 /// `weights` of the one group of compressed-tensors.
 void read_weights(const ConfigKeys& weights, Quantization& q) {
   const std::string type = weights.optional_text("type").value_or("int");
-  const std::string strategy = weights.optional_text("strategy").value_or("tensor");
+  // As the library takes it where it is not said.
+  const char* const usual = weights.has("group_size") ? "group" : "tensor";
+  const std::string strategy = weights.optional_text("strategy").value_or(usual);
   if (type != "int" && type != "float") weights.fail("type", "`int` or `float`");
   if (type == "float" && weights.optional_size({"num_bits"}, 64).value_or(8) != 8) {
     weights.fail("num_bits", "8: floats of other widths are not supported");
