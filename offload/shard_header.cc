@@ -125,11 +125,14 @@ WeightFormat decode_format(Decoder& in) {
   const auto scale = in.get<std::uint8_t>();
   const auto zeros = in.get<std::uint8_t>();
   const auto group = in.get<std::uint32_t>();
-  in.require(kind <= static_cast<std::uint8_t>(WeightFormat::Kind::kInt4) &&
+  in.require(kind <= static_cast<std::uint8_t>(WeightFormat::Kind::kFloat8) &&
                  dtype <= static_cast<std::uint8_t>(DType::kBFloat16) &&
                  scale <= static_cast<std::uint8_t>(ScaleType::kFloat8) && zeros <= 1 &&
                  group <= 1u << 20 && group % 16 == 0 &&
-                 (kind != 0 || (scale == 0 && zeros == 0 && group == 0)),
+                 (kind != static_cast<std::uint8_t>(WeightFormat::Kind::kElements) ||
+                  (scale == 0 && zeros == 0 && group == 0)) &&
+                 (kind != static_cast<std::uint8_t>(WeightFormat::Kind::kFloat8) ||
+                  (scale != static_cast<std::uint8_t>(ScaleType::kFloat8) && zeros == 0)),
              "format of the weights");
   format.kind = static_cast<WeightFormat::Kind>(kind);
   format.dtype = static_cast<DType>(dtype);

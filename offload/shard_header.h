@@ -63,7 +63,8 @@ struct ShardExtent {
 ///     40            8       identity of the model
 ///     48            4       world
 ///     52            4       rank
-///     56            1       format of the weights: 0 element by element, 1 int8, 2 int4
+///     56            1       format of the weights: 0 element by element, 1 int8, 2 int4,
+///                           3 float8
 ///     57            1       type of the elements: 0 float32, 1 float16, 2 bfloat16
 ///     58            1       type of the scales: the same, 3 float8
 ///     59            1       1 if there are zero points, else 0

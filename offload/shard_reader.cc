@@ -47,9 +47,12 @@ class PackedRows {
     source_row_ = stored_ ? row_bytes_ : static_cast<std::size_t>(cols_) * size_of(dtype_);
   }
 
-  /// Rows that are read in one go.
-  std::int64_t at_once() const {
-    return std::max(std::int64_t{1}, static_cast<std::int64_t>(kPackedAtOnce / source_row_));
+  /// Rows that are read in one go, of `wanted`. Stored ones need no memory of their own, and those
+  /// of which the columns stand together in the file are read best with many others.
+  std::int64_t at_once(std::int64_t wanted) const {
+    if (stored_) return wanted;
+    const auto fit = static_cast<std::int64_t>(kPackedAtOnce / source_row_);
+    return std::min(wanted, std::max(std::int64_t{1}, fit));
   }
 
   void read(std::int64_t first, std::int64_t count, std::byte* out) const {
@@ -58,8 +61,8 @@ class PackedRows {
       const std::int64_t valid = valid_rows(out, count, cols_, format_);
       if (valid == count) return;
       throw CheckpointError(
-          fmt::format("tensor `{}`: row {} of {} has a scale that is none; the file is damaged: "
-                      "pack the checkpoint again",
+          fmt::format("tensor `{}`: row {} of {} has a scale or a code that is none; the file is "
+                      "damaged: fetch or pack the checkpoint again",
                       tensor_.name, first + valid, name_of(format_)));
     }
     std::vector<std::byte> read(static_cast<std::size_t>(count) * source_row_);
@@ -99,8 +102,10 @@ ShardReader::ShardReader(const WeightSource& source, const PartitionLayout& layo
 std::size_t ShardReader::shard_bytes() const { return layout_->shard_bytes(); }
 
 void ShardReader::read(std::size_t offset, std::span<std::byte> dst) const {
-  const WeightFormat& format = layout_->format();
-  const std::size_t element = format.packed() ? 1 : size_of(format.dtype);
+  std::size_t element = 1;
+  for (const PartitionLayout::Matrix& matrix : layout_->matrices()) {
+    if (!matrix.format.packed()) element = std::max(element, size_of(matrix.format.dtype));
+  }
   if (offset > shard_bytes() || dst.size() > shard_bytes() - offset) {
     throw Error(fmt::format("bytes [{}, +{}) lie outside a shard of {} bytes", offset, dst.size(),
                             shard_bytes()));
@@ -121,6 +126,7 @@ void ShardReader::read(std::size_t offset, std::span<std::byte> dst) const {
   for (std::size_t i = 0; i < matrices.size(); ++i) {
     // The rank's rows are one contiguous range of the tensor and of the shard: rows need no loop.
     const PartitionLayout::Matrix& matrix = matrices[i];
+    const WeightFormat& format = matrix.format;
     const PartitionLayout::RowRange rows = layout_->rows_of(i, rank_);
     const std::int64_t cols = matrix.tensor.shape[1];
     const std::size_t bytes = static_cast<std::size_t>(rows.count) * format.row_bytes(cols);
@@ -133,16 +139,17 @@ void ShardReader::read(std::size_t offset, std::span<std::byte> dst) const {
       read_packed(i, part.begin - matrix.offset, to);
       continue;
     }
-    const auto skipped = static_cast<std::int64_t>((part.begin - matrix.offset) / element);
+    const std::size_t own = size_of(format.dtype);
+    const auto skipped = static_cast<std::int64_t>((part.begin - matrix.offset) / own);
     source_->read(matrix.tensor, rows.first * cols + skipped,
-                  static_cast<std::int64_t>(part.bytes() / element), format.dtype, to.data());
+                  static_cast<std::int64_t>(part.bytes() / own), format.dtype, to.data());
   }
   zero_up_to(wanted.end);
 }
 
 void ShardReader::read_packed(std::size_t matrix, std::size_t offset,
                               std::span<std::byte> dst) const {
-  const WeightFormat& format = layout_->format();
+  const WeightFormat& format = layout_->matrices()[matrix].format;
   const TensorSpec& tensor = layout_->matrices()[matrix].tensor;
   const std::size_t row_bytes = format.row_bytes(tensor.shape[1]);
   const PackedRows rows(*source_, tensor, format);
@@ -151,8 +158,11 @@ void ShardReader::read_packed(std::size_t matrix, std::size_t offset,
   const Range wanted{offset, offset + dst.size()};
   std::vector<std::byte> whole;  // the first row and the last may be wanted in part
   for (auto row = static_cast<std::int64_t>(offset / row_bytes); row < end;) {
-    const std::int64_t count = std::min(rows.at_once(), end - row);
     const std::size_t start = static_cast<std::size_t>(row) * row_bytes;
+    // A row of which a part is wanted is read alone.
+    const bool cut = start < wanted.begin || wanted.end - start < row_bytes;
+    const auto whole_rows = static_cast<std::int64_t>((wanted.end - start) / row_bytes);
+    const std::int64_t count = cut ? 1 : rows.at_once(whole_rows);
     const Range read{start, start + static_cast<std::size_t>(count) * row_bytes};
     const Range part = intersect(wanted, read);
     std::byte* const to = dst.data() + (part.begin - offset);

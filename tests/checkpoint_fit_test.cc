@@ -140,6 +140,28 @@ TEST_F(CheckpointFit, WarnsOfTensorsWithoutUseAndNamesOne) {
   EXPECT_THAT(check(), ElementsAre(HasSubstr("`transformer.h.2.self_attention.adapter.weight`")));
 }
 
+TEST_F(CheckpointFit, PassesOverBiasesOfZerosForMatricesWithoutOne) {
+  config_.family = "llama";
+  config_.attention_bias = config_.output_bias = config_.mlp_bias = false;
+  const ModelSpec spec = make_model(config_, false)->spec();
+  source_.values.clear();
+  source_.values[spec.embedding.name] = 1;
+  for (const TensorSpec& t : spec.head.vectors) source_.values[t.name] = 1;
+  for (const UnitSpec& block : spec.blocks) {
+    for (const TensorSpec& t : block.matrices) {
+      source_.values[t.name] = 1;
+      source_.values[t.name.substr(0, t.name.rfind('.')) + ".bias"] = 0;
+    }
+    for (const TensorSpec& t : block.vectors) source_.values[t.name] = 1;
+  }
+  EXPECT_THAT(check(), IsEmpty());
+  source_.values["layers.1.mlp.down_proj.bias"] = 0.5f;
+  EXPECT_THAT(check(), ElementsAre(HasSubstr("`layers.1.mlp.down_proj.bias`")));
+  source_.values["layers.1.mlp.down_proj.bias"] = 0;
+  source_.values["layers.1.mlp.other.bias"] = 0;
+  EXPECT_THAT(check(), ElementsAre(HasSubstr("`layers.1.mlp.other.bias`")));
+}
+
 TEST_F(CheckpointFit, WarnsOfATensorThatIsThereUnderBothNames) {
   source_.values["word_embeddings.weight"] = 1;  // this one is read
   EXPECT_THAT(check(), ElementsAre(HasSubstr("`transformer.word_embeddings.weight`")));

@@ -117,15 +117,21 @@ void make_unpacked_checkpoint(const RunConfig& config, const std::string& to) {
   const ModelSpec& spec = open.model->spec();
   nlohmann::json header;
   std::string data;
-  const auto add = [&](const std::vector<TensorSpec>& tensors, const WeightFormat& format) {
+  const auto add = [&](const std::vector<TensorSpec>& tensors, const MatrixFormats& formats) {
     for (const TensorSpec& t : tensors) {
+      const WeightFormat& format = formats.of(t.name);
       if (header.contains(t.name)) continue;  // a tied head
       std::vector<float> values(static_cast<std::size_t>(t.elements()));
-      open.source->read(t, 0, t.elements(), DType::kFloat32, values.data());
+      const bool stored = open.source->packed_format(t.name).has_value();
+      if (!stored) open.source->read(t, 0, t.elements(), DType::kFloat32, values.data());
       if (format.packed()) {
         const std::int64_t rows = t.shape[0], cols = t.shape[1];
         std::vector<std::byte> packed(static_cast<std::size_t>(rows) * format.row_bytes(cols));
-        EXPECT_EQ(pack_rows(values.data(), rows, cols, format, packed.data()), rows);
+        if (stored) {
+          open.source->read_packed(t, 0, rows, packed.data());
+        } else {
+          EXPECT_EQ(pack_rows(values.data(), rows, cols, format, packed.data()), rows);
+        }
         unpack_rows(packed.data(), rows, cols, format, DType::kFloat32, values.data());
       }
       const std::size_t begin = data.size();
@@ -139,7 +145,7 @@ void make_unpacked_checkpoint(const RunConfig& config, const std::string& to) {
   add(spec.head.vectors, DType::kFloat32);
   add(spec.vectors, DType::kFloat32);
   for (const UnitSpec& block : spec.blocks) {
-    add(block.matrices, open.block_format);
+    add(block.matrices, open.block_formats());
     add(block.vectors, DType::kFloat32);
   }
   std::filesystem::create_directory(to);
@@ -149,6 +155,10 @@ void make_unpacked_checkpoint(const RunConfig& config, const std::string& to) {
       std::filesystem::copy(entry.path(), to + "/" + name);
     }
   }
+  std::ifstream read(to + "/config.json");
+  auto config_json = nlohmann::ordered_json::parse(read);
+  config_json.erase("quantization_config");
+  std::ofstream(to + "/config.json") << config_json.dump();
   const std::string text = header.dump();
   const std::uint64_t bytes = text.size();
   std::ofstream file(to + "/model.safetensors", std::ios::binary);

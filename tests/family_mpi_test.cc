@@ -1,5 +1,5 @@
-// Small models of every family against the reference's outputs (data/make_families.py), for the
-// ranks that mpirun started.
+// Small models of every family, and of every format of quantized weights, against the reference's
+// outputs (data/make_families.py, data/make_quantized.py), for the ranks that mpirun started.
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -51,7 +51,9 @@ class FamilyModel : public testing::TestWithParam<std::string> {
     if (!why.empty()) GTEST_SKIP() << why;
     golden_ = read_golden(model());
   }
-  static std::string model() { return data_path("families/" + GetParam()); }
+  static std::string model() { return data_path(GetParam()); }
+
+  static bool is_quantized() { return GetParam().starts_with("quantized/"); }
 
   /// Collective.
   Played play(const Placement& placement, DType dtype, std::int64_t batch,
@@ -139,7 +141,7 @@ TEST_P(FamilyModel, IsAsNearToTheReferenceInBfloat16AsTheReferencesOwnRunOrNearl
 
 TEST_P(FamilyModel, PackedIsTheRunOfItsUnpackedValuesOnEveryTierWithTheSameBits) {
   RunConfig config = test_config(model());
-  config.weight_format = WeightChoice::kInt4;
+  if (!is_quantized()) config.weight_format = WeightChoice::kInt4;
   config.head_format = WeightChoice::kInt8;
   const std::string unpacked = folder_.path() + "/unpacked";
   if (world().rank() == 0) make_unpacked_checkpoint(config, unpacked);
@@ -161,17 +163,30 @@ TEST_P(FamilyModel, PackedIsTheRunOfItsUnpackedValuesOnEveryTierWithTheSameBits)
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, FamilyModel,
-                         testing::Values("llama-9x3x64-tied", "llama-8x1x128-llama3-biases",
-                                         "llama-5x5x80-linear", "llama-8x2x16-dynamic",
-                                         "mistral-4x2x96-window", "qwen2-6x3x20-yarn-tied",
-                                         "qwen3-8x2x128-tied", "qwen3-3x3x64", "opt-3x3x64-tied",
-                                         "opt-4x4x24-gelu-without-biases"),
-                         [](const auto& info) {
-                           std::string name = info.param;
-                           std::ranges::replace(name, '-', '_');
-                           return name;
-                         });
+/// The directory's name, in letters and digits.
+std::string name_of_model(const testing::TestParamInfo<std::string>& info) {
+  std::string name = info.param.substr(info.param.find('/') + 1);
+  std::ranges::replace(name, '-', '_');
+  return name;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Families, FamilyModel,
+    testing::Values("families/llama-9x3x64-tied", "families/llama-8x1x128-llama3-biases",
+                    "families/llama-5x5x80-linear", "families/llama-8x2x16-dynamic",
+                    "families/mistral-4x2x96-window", "families/qwen2-6x3x20-yarn-tied",
+                    "families/qwen3-8x2x128-tied", "families/qwen3-3x3x64",
+                    "families/opt-3x3x64-tied", "families/opt-4x4x24-gelu-without-biases"),
+    name_of_model);
+INSTANTIATE_TEST_SUITE_P(Quantized, FamilyModel,
+                         testing::Values("quantized/gptq-g32", "quantized/gptq-v2-rows-sym",
+                                         "quantized/gptq-8bit-g64", "quantized/gptq-sym-g128",
+                                         "quantized/awq-g64", "quantized/ct-w4a16-g128",
+                                         "quantized/ct-w4a16-g32-asym", "quantized/ct-some-left",
+                                         "quantized/ct-w8a16-rows", "quantized/ct-w8a8-rows-asym",
+                                         "quantized/ct-float8-rows", "quantized/fp8-blocks",
+                                         "quantized/fp8-tensor"),
+                         name_of_model);
 
 }  // namespace
 }  // namespace zi::test

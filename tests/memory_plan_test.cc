@@ -265,6 +265,12 @@ TEST_F(Plan, TheHostsShareOfAPlanIsPinnedMemoryOnAGpuAndAllOfItOnTheCpu) {
   RunConfig dummy = config();
   dummy.load_format = LoadFormat::kDummy;  // made where they rest
   EXPECT_LT(make_plan(input(1), dummy).host_bytes(), std::size_t{32} << 20);
+  PlanInput other = input(1);
+  other.block_format = kInt4Weights;
+  EXPECT_LT(make_plan(other, dummy).host_bytes(), std::size_t{32} << 20);
+  // A device does not make the rows of other programs: they are packed on the host.
+  other.block_format = WeightFormat(WeightFormat::Kind::kFloat8, ScaleType::kFloat32, 128);
+  EXPECT_EQ(make_plan(other, dummy).host_bytes(), std::size_t{64} << 20);
 }
 
 TEST_F(Plan, BudgetsThatHoldTooLittleAreRefused) {

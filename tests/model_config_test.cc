@@ -113,7 +113,7 @@ TEST_F(ModelConfigTest, ValuesListEveryMember) {
   ModelConfig c = base;
   auto& [family, hidden, layers, heads, kv_heads, head_dim, ffn, vocabulary, max_positions, rotary,
          activation, norm_epsilon, attention_bias, output_bias, mlp_bias, residual_after_norm,
-         tied_head, block_format, head_format, eos_ids, bos_id, pad_id] = c;
+         tied_head, block_format, head_format, quantization, eos_ids, bos_id, pad_id] = c;
   const auto changes = std::to_array<std::function<void()>>(
       {[&family = family] { family = "other"; },
        [&hidden = hidden] { ++hidden; },
@@ -134,6 +134,7 @@ TEST_F(ModelConfigTest, ValuesListEveryMember) {
        [&tied_head = tied_head] { tied_head = !tied_head; },
        [&block_format = block_format] { block_format = "int4g16f8"; },
        [&head_format = head_format] { head_format = "int8g32f8"; },
+       [&quantization = quantization] { quantization.layout = Quantization::Layout::kGptq; },
        [&eos_ids = eos_ids] {
          eos_ids = {2, 3};
        },

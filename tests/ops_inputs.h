@@ -76,7 +76,8 @@ struct OpsInputsTest : OpsTest {
                                                                  : DType::kBFloat16;
         std::byte* const at = bytes.data() + row + format.scales_at(cols) + g * size_of(type);
         convert(&scale, DType::kFloat32, at, type, 1);
-        bytes[row + format.zeros_at(cols) + g] = static_cast<std::byte>(random() % 128);
+        bytes[row + format.zeros_at(cols) + g] = static_cast<std::byte>(
+            random() % (format.kind == WeightFormat::Kind::kInt4 ? 129 : 256));
       }
     }
     return bytes;

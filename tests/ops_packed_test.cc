@@ -22,7 +22,9 @@ constexpr WeightFormat kFormats[] = {kInt8Weights,
                                      {Kind::kInt4, ScaleType::kFloat32, 32},
                                      {Kind::kInt4, ScaleType::kBFloat16, 128, true},
                                      {Kind::kInt8, ScaleType::kBFloat16, 0},
-                                     {Kind::kInt8, ScaleType::kFloat16, 128, true}};
+                                     {Kind::kInt8, ScaleType::kFloat16, 128, true},
+                                     {Kind::kFloat8, ScaleType::kFloat32, 128},
+                                     {Kind::kFloat8, ScaleType::kBFloat16, 0}};
 constexpr int kGatheredRows[] = {5, 0, 5};
 
 struct PackedTest : OpsInputsTest {

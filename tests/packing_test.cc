@@ -23,6 +23,17 @@ constexpr WeightFormat kFormats[] = {
     {WeightFormat::Kind::kInt4, ScaleType::kBFloat16, 16},
     {WeightFormat::Kind::kInt4, ScaleType::kFloat16, 128},
 };
+constexpr WeightFormat kFloat8Formats[] = {
+    {WeightFormat::Kind::kFloat8, ScaleType::kFloat32, 128},
+    {WeightFormat::Kind::kFloat8, ScaleType::kFloat16, 32},
+    {WeightFormat::Kind::kFloat8, ScaleType::kBFloat16, 0},
+};
+
+std::vector<WeightFormat> all_formats() {
+  std::vector<WeightFormat> all(std::begin(kFormats), std::end(kFormats));
+  all.insert(all.end(), std::begin(kFloat8Formats), std::end(kFloat8Formats));
+  return all;
+}
 
 /// Bell-shaped, as weights are.
 std::vector<float> bell(std::size_t count, std::uint64_t seed, float width = 0.02f) {
@@ -73,20 +84,21 @@ TEST(WeightFormat, DifferentFormatsHaveDifferentNames) {
 }
 
 TEST(WeightFormat, ItsNameSaysAllOfAPackedOne) {
-  for (const WeightFormat& format : kFormats) {
+  for (const WeightFormat& format : all_formats()) {
     EXPECT_EQ(packed_format_named(name_of(format)), format) << name_of(format);
   }
   const WeightFormat zeros(WeightFormat::Kind::kInt4, ScaleType::kFloat16, 64, true);
   EXPECT_EQ(packed_format_named("int4g64f16z"), zeros);
-  for (const char* none : {"", "bfloat16", "int4", "int4g", "int4g24f8", "int4g016f8", "int4g-16f8",
-                           "int4g16f8 ", "int4g16f8zz", "int5g16f8", "int4g16f9", "int4g16",
-                           "int4g99999999999999999999f8", "xint4g16f8", "int4g0f8"}) {
+  for (const char* none :
+       {"", "bfloat16", "int4", "int4g", "int4g24f8", "int4g016f8", "int4g-16f8", "int4g16f8 ",
+        "int4g16f8zz", "int5g16f8", "int4g16f9", "int4g16", "int4g99999999999999999999f8",
+        "xint4g16f8", "int4g0f8", "float8g32f8", "float8f32z", "float8", "float16f32"}) {
     EXPECT_EQ(packed_format_named(none), std::nullopt) << none;
   }
 }
 
 TEST(ValidRows, StopAtTheRowWhoseScaleIsNone) {
-  for (const WeightFormat& format : kFormats) {
+  for (const WeightFormat& format : all_formats()) {
     const std::int64_t cols = 100;
     const auto good = packed_of(bell(4 * 100, 21), cols, format);
     EXPECT_EQ(valid_rows(good.data(), 4, cols, format), 4) << name_of(format);
@@ -148,7 +160,7 @@ TEST(PackRows, TheScaleIsBetterThanTheOneThatReachesTheLargestValue) {
 }
 
 TEST(PackRows, ARowsBytesDependOnItAlone) {
-  for (const WeightFormat& format : kFormats) {
+  for (const WeightFormat& format : all_formats()) {
     const std::int64_t cols = 100;
     const std::vector<float> values = bell(5 * 100, 3);
     const auto all = packed_of(values, cols, format);
@@ -179,7 +191,7 @@ TEST(PackRows, ZerosAndValuesOnTheGridComeBackExactly) {
 TEST(PackRows, StopsAtTheRowThatItCannotPack) {
   for (const float bad :
        {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), 1e30f}) {
-    for (const WeightFormat& format : kFormats) {
+    for (const WeightFormat& format : all_formats()) {
       if (bad == 1e30f && format.scale != ScaleType::kFloat16 &&
           format.scale != ScaleType::kFloat8) {
         continue;
@@ -195,7 +207,7 @@ TEST(PackRows, StopsAtTheRowThatItCannotPack) {
 }
 
 TEST(UnpackRows, NarrowTypesAreTheFloatsRoundedOnce) {
-  for (const WeightFormat& format : kFormats) {
+  for (const WeightFormat& format : all_formats()) {
     for (const std::int64_t cols : {1, 15, 16, 17, 32, 77, 1100}) {
       const auto packed = packed_of(bell(static_cast<std::size_t>(cols * 4), 9), cols, format);
       const auto exact = unpacked(packed, 4, cols, format);
@@ -220,6 +232,91 @@ TEST(UnpackRows, ZeroPointsCountInEighths) {
   std::vector<float> values(3);
   unpack_rows(packed.data(), 1, 3, format, DType::kFloat32, values.data());
   EXPECT_EQ(values, (std::vector<float>{(2 - 5.375f) / 2, (7 - 5.375f) / 2, -5.375f / 2}));
+}
+
+TEST(UnpackRows, ZeroPointsOfInt8AreSignedAndWhole) {
+  const WeightFormat format(WeightFormat::Kind::kInt8, ScaleType::kFloat32, 16, true);
+  std::vector<std::byte> packed(format.row_bytes(32));
+  packed[0] = std::byte{0x80};
+  packed[16] = std::byte{0x7f};
+  const float scales[] = {0.5f, 2.0f};
+  std::memcpy(packed.data() + format.scales_at(32), scales, sizeof scales);
+  packed[format.zeros_at(32)] = std::byte{0x7f};
+  packed[format.zeros_at(32) + 1] = std::byte{0x80};
+  std::vector<float> values(32);
+  unpack_rows(packed.data(), 1, 32, format, DType::kFloat32, values.data());
+  EXPECT_EQ(values[0], (-128 - 127) / 2.0f);
+  EXPECT_EQ(values[1], -127 / 2.0f);
+  EXPECT_EQ(values[16], (127 + 128) * 2.0f);
+}
+
+/// Sign, 4 bits of exponent, 3 of mantissa.
+float value_of_float8(int code) {
+  const int exponent = code / 8 % 16, mantissa = code % 8;
+  const double size =
+      exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(8 + mantissa, exponent - 10);
+  return static_cast<float>(code < 128 ? size : -size);
+}
+
+TEST(UnpackRows, CodesOfFloat8AreNumbersOf8Bits) {
+  const WeightFormat format(WeightFormat::Kind::kFloat8, ScaleType::kFloat32, 0);
+  std::vector<std::byte> packed(format.row_bytes(256));
+  for (std::size_t i = 0; i < 256; ++i) {
+    packed[i] = static_cast<std::byte>(i % 128 == kNoFloat8Code ? 0 : i);
+  }
+  const float scale = 0.3f;
+  std::memcpy(packed.data() + format.scales_at(256), &scale, sizeof scale);
+  EXPECT_EQ(valid_rows(packed.data(), 1, 256, format), 1);
+  std::vector<float> values(256);
+  unpack_rows(packed.data(), 1, 256, format, DType::kFloat32, values.data());
+  for (std::size_t i = 0; i < 256; ++i) {
+    EXPECT_EQ(values[i], value_of_float8(std::to_integer<int>(packed[i])) * scale) << i;
+  }
+}
+
+TEST(ValidRows, StopAtACodeOfFloat8ThatIsNoNumber) {
+  for (const WeightFormat& format : kFloat8Formats) {
+    const auto good = packed_of(bell(3 * 100, 21), 100, format);
+    for (const std::byte bad : {std::byte{0x7f}, std::byte{0xff}}) {
+      for (const std::size_t column : {0u, 99u}) {
+        auto rows = good;
+        rows[format.row_bytes(100) + column] = bad;
+        EXPECT_EQ(valid_rows(rows.data(), 3, 100, format), 1) << column;
+      }
+      auto rows = good;
+      rows[format.row_bytes(100) + 100] = bad;  // behind the columns
+      EXPECT_EQ(valid_rows(rows.data(), 3, 100, format), 3);
+    }
+  }
+}
+
+TEST(PackRows, Float8TakesTheNearestCodeAndTheEvenOneOfTwo) {
+  const WeightFormat format(WeightFormat::Kind::kFloat8, ScaleType::kFloat32, 0);
+  std::vector<float> values, wanted;
+  const float step = 0x1p-12f;  // 448 steps are the largest value: the scale
+  for (int sign = 0; sign < 256; sign += 128) {
+    for (int code = 0; code + 1 < static_cast<int>(kNoFloat8Code); ++code) {
+      const float here = value_of_float8(sign + code), next = value_of_float8(sign + code + 1);
+      for (const float part : {0.0f, 0.25f, 0.5f, 0.75f}) {
+        values.push_back((here + (next - here) * part) * step);
+        wanted.push_back((part < 0.5f || (part == 0.5f && code % 2 == 0) ? here : next) * step);
+      }
+    }
+    values.push_back(value_of_float8(sign + kNoFloat8Code - 1) * step);
+    wanted.push_back(values.back());
+  }
+  const auto cols = static_cast<std::int64_t>(values.size());
+  EXPECT_EQ(unpacked(packed_of(values, cols, format), 1, cols, format), wanted);
+}
+
+TEST(PackRows, ZeroPointsAreInTheMiddle) {
+  for (const WeightFormat::Kind kind : {WeightFormat::Kind::kInt4, WeightFormat::Kind::kInt8}) {
+    const WeightFormat with(kind, ScaleType::kFloat16, 64, true);
+    const WeightFormat without(kind, ScaleType::kFloat16, 64);
+    const std::vector<float> values = bell(4 * 100, 19);
+    EXPECT_EQ(unpacked(packed_of(values, 100, with), 4, 100, with),
+              unpacked(packed_of(values, 100, without), 4, 100, without));
+  }
 }
 
 TEST(PackRows, CodesOfInt4StandInPairsHalfAWordApart) {

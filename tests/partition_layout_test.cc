@@ -69,6 +69,26 @@ TEST(PartitionLayout, MatricesFollowEachOtherAlignedInAPagePaddedShard) {
   }
 }
 
+TEST(PartitionLayout, AMatrixMayHaveAFormatOfItsOwn) {
+  const UnitSpec unit = block(100);
+  const MatrixFormats formats(kInt4Weights, {{unit.matrices[1].name, DType::kFloat16},
+                                             {unit.matrices[3].name, kInt8Weights}});
+  const PartitionLayout layout(unit, formats, 3);
+  const std::vector<std::byte> slot(layout.gathered_bytes());
+  const WeightFormat want[] = {kInt4Weights, DType::kFloat16, kInt4Weights, kInt8Weights};
+  std::size_t end = 0;
+  for (std::size_t i = 0; i < unit.matrices.size(); ++i) {
+    const PartitionLayout::Matrix& m = layout.matrices()[i];
+    EXPECT_EQ(m.format, want[i]);
+    EXPECT_EQ(m.bytes,
+              static_cast<std::size_t>(m.rows_per_rank) * want[i].row_bytes(m.tensor.shape[1]));
+    EXPECT_EQ(m.offset, align_up(end, kMatrixAlignment));
+    end = m.offset + m.bytes;
+    EXPECT_EQ(layout.gathered(i, slot.data()).format, want[i]);
+    EXPECT_EQ(layout.own(i, slot.data(), 1).format, want[i]);
+  }
+}
+
 TEST(PartitionLayout, HasTheSizesOfThePublished176bModel) {
   const PartitionLayout layout(block(14336), DType::kBFloat16, 8);
   EXPECT_EQ(layout.shard_bytes(), std::size_t{12} * 14336 * 14336 * 2 / 8);

@@ -48,13 +48,21 @@ using Kind = WeightFormat::Kind;
 
 /// Where the code of a column is in a packed row: its byte, and whether in its upper half.
 std::pair<std::size_t, bool> code_at(Kind kind, std::int64_t column) {
-  const std::int64_t in_block = column % (kind == Kind::kInt8 ? 16 : 32);
-  const auto block = static_cast<std::size_t>((column - in_block) / (kind == Kind::kInt8 ? 1 : 2));
-  if (kind == Kind::kInt8) return {block + static_cast<std::size_t>(in_block), false};
+  if (kind != Kind::kInt4) return {static_cast<std::size_t>(column), false};
+  const std::int64_t in_block = column % 32;
+  const auto block = static_cast<std::size_t>((column - in_block) / 2);
   const auto w = static_cast<std::size_t>(in_block / 8),
              e = static_cast<std::size_t>(in_block % 8 / 2),
              h = static_cast<std::size_t>(in_block % 2);
   return {block + 4 * w + (4 * e + 16 * h) / 8, e % 2 == 1};
+}
+
+/// Of float8: sign, 4 bits of exponent, 3 of mantissa.
+double code_of_float8(unsigned bits) {
+  const int exponent = static_cast<int>(bits >> 3 & 15u), mantissa = static_cast<int>(bits & 7u);
+  const double size =
+      exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(8 + mantissa, exponent - 7 - 3);
+  return bits < 128 ? size : -size;
 }
 
 double scale_at(const std::byte* at, const WeightFormat& format) {
@@ -80,12 +88,14 @@ std::vector<double> row_values(const std::byte* row, const WeightFormat& format,
     const auto group = static_cast<std::size_t>(format.group == 0 ? 0 : c / format.group);
     const auto [byte, upper] = code_at(format.kind, c);
     const auto bits = std::to_integer<unsigned>(row[byte]);
-    const int code = format.kind == Kind::kInt8 ? static_cast<std::int8_t>(bits)
-                                                : static_cast<int>(upper ? bits >> 4 : bits & 15u);
-    const double zero = format.zeros
-                            ? std::to_integer<int>(row[format.zeros_at(cols) + group]) / 8.0
-                        : format.kind == Kind::kInt4 ? 8
-                                                     : 0;
+    const double code = format.kind == Kind::kInt8     ? static_cast<std::int8_t>(bits)
+                        : format.kind == Kind::kFloat8 ? code_of_float8(bits)
+                                                       : (upper ? bits >> 4 : bits & 15u);
+    double zero = format.kind == Kind::kInt4 ? 8 : 0;
+    if (format.zeros) {
+      const auto byte = std::to_integer<std::uint8_t>(row[format.zeros_at(cols) + group]);
+      zero = format.kind == Kind::kInt4 ? byte / 8.0 : static_cast<std::int8_t>(byte);
+    }
     const std::byte* const scale = row + format.scales_at(cols) + group * size_of(format.scale);
     values.push_back(static_cast<float>(scale_at(scale, format) * (code - zero)));
   }
@@ -94,7 +104,7 @@ std::vector<double> row_values(const std::byte* row, const WeightFormat& format,
 
 void set_code(std::byte* row, const WeightFormat& format, std::int64_t column, unsigned code) {
   const auto [byte, upper] = code_at(format.kind, column);
-  if (format.kind == Kind::kInt8) {
+  if (format.kind != Kind::kInt4) {
     row[byte] = static_cast<std::byte>(code & 0xffu);
     return;
   }

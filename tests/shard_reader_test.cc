@@ -161,7 +161,7 @@ std::vector<std::byte> packed_shard(const WeightSource& source, const PartitionL
     source.read(matrix.tensor, rows.first * cols, rows.count * cols, DType::kFloat32,
                 values.data());
     EXPECT_EQ(
-        pack_rows(values.data(), rows.count, cols, layout.format(), shard.data() + matrix.offset),
+        pack_rows(values.data(), rows.count, cols, matrix.format, shard.data() + matrix.offset),
         rows.count);
   }
   return shard;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "zero_infer/activation.h"
+#include "zero_infer/quantization.h"
 #include "zero_infer/rotary.h"
 
 namespace zi {
@@ -38,8 +39,9 @@ struct ModelConfig {
   bool mlp_bias = true;              // of the MLP's products
   bool residual_after_norm = false;  // apply_residual_connection_post_layernorm
   bool tied_head = true;
-  std::string block_format;  // names of the formats in which a checkpoint of `zero-infer pack`
-  std::string head_format;   // holds blocks, and head and embedding; else empty
+  std::string block_format;   // names of the formats in which a checkpoint of `zero-infer pack`
+  std::string head_format;    // holds blocks, and head and embedding; else empty
+  Quantization quantization;  // of a checkpoint that another program has quantized
   std::vector<std::int32_t> eos_ids;  // any of them ends a sequence; may be empty
   std::int32_t bos_id = -1;
   std::int32_t pad_id = -1;

@@ -24,6 +24,8 @@ struct UnitSpec {
   std::string name;                  // `block 3`, `head`
   std::vector<TensorSpec> matrices;  // 2-D, in the order of their use
   std::vector<TensorSpec> vectors;   // kept in float32 on every rank; 1-D but for positions
+  // How many matrices each product multiplies side by side, in their order; empty: one each.
+  std::vector<int> products = {};
 };
 
 /// Everything that a model family needs from a checkpoint. Block units are gathered; the head and

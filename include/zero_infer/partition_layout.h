@@ -3,13 +3,32 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <span>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "zero_infer/model_spec.h"
 #include "zero_infer/weight_format.h"
 
 namespace zi {
+
+/// The formats of matrices: one, and by their names those of the matrices that have another.
+struct MatrixFormats {
+  WeightFormat usual;
+  std::map<std::string, WeightFormat> others;
+
+  MatrixFormats(const WeightFormat& all = {}) : usual(all) {}
+  MatrixFormats(DType all) : usual(all) {}
+  MatrixFormats(const WeightFormat& most, std::map<std::string, WeightFormat> rest)
+      : usual(most), others(std::move(rest)) {}
+
+  const WeightFormat& of(const std::string& matrix) const {
+    const auto other = others.find(matrix);
+    return other == others.end() ? usual : other->second;
+  }
+};
 
 /// A matrix as the ops see it: `blocks` row blocks at a fixed stride. A gathered matrix has one
 /// block per rank, a shard has one in all. Rows at and beyond `rows` are zero padding (only in the
@@ -60,7 +79,8 @@ class Matrices {
 class PartitionLayout {
  public:
   struct Matrix {
-    TensorSpec tensor;           // (rows, cols)
+    TensorSpec tensor;  // (rows, cols)
+    WeightFormat format;
     std::int64_t rows_per_rank;  // ceil(rows / world)
     std::size_t offset;          // of row 0 in the shard, in bytes
     std::size_t bytes;           // of rows_per_rank rows
@@ -72,10 +92,9 @@ class PartitionLayout {
   };
 
   /// Throws CheckpointError for a tensor that is not 2-D or is empty, ConfigError for world < 1.
-  PartitionLayout(const UnitSpec& unit, const WeightFormat& format, int world);
+  PartitionLayout(const UnitSpec& unit, const MatrixFormats& formats, int world);
 
   int world() const { return world_; }
-  const WeightFormat& format() const { return format_; }
   const std::vector<Matrix>& matrices() const { return matrices_; }
   std::size_t shard_bytes() const { return shard_bytes_; }
   std::size_t gathered_bytes() const { return shard_bytes_ * static_cast<std::size_t>(world_); }
@@ -89,7 +108,6 @@ class PartitionLayout {
 
  private:
   int world_;
-  WeightFormat format_;
   std::vector<Matrix> matrices_;
   std::size_t shard_bytes_ = 0;
 };

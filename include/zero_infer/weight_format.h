@@ -23,16 +23,20 @@ enum class ScaleType : std::uint8_t { kFloat32, kFloat16, kBFloat16, kFloat8 };
 ///
 ///     packed row:  codes        in blocks of 16 bytes, the last one filled up with zeros
 ///                  scales       one for each group
-///                  zero points  a byte for each group, if `zeros`: in steps of 1 / 8
+///                  zero points  a byte for each group, if `zeros`: in steps of 1 / 8 where codes
+///                  are
+///                               of int4, and signed and whole where they are of int8
 ///                  zeros        up to a multiple of 16 bytes
 ///
 /// The value of a column is scale * (code - zero). Codes of int8 are signed, and without zero
-/// points zero is 0; codes of int4 are 0 .. 15, and without zero points zero is 8. A block has 16
-/// columns of int8, a byte each, or 32 of int4: column 8 w + 2 e + h is bits 4 e + 16 h .. + 3 of
-/// its word w (of 32 bits, little-endian), so that a mask and an exponent make two 16-bit floats of
-/// a pair.
+/// points zero is 0; codes of int4 are 0 .. 15, and without zero points zero is 8; codes of float8
+/// are numbers of 8 bits (E4M3 without infinities, https://arxiv.org/abs/2209.05433; 0x7f and 0xff
+/// are none and are not used), without zero points, and their scales are no ScaleType::kFloat8. A
+/// block has 16 columns of int8 or float8, a byte each, or 32 of int4: column 8 w + 2 e + h is bits
+/// 4 e + 16 h .. + 3 of its word w (of 32 bits, little-endian), so that a mask and an exponent make
+/// two 16-bit floats of a pair.
 struct WeightFormat {
-  enum class Kind : std::uint8_t { kElements, kInt8, kInt4 };
+  enum class Kind : std::uint8_t { kElements, kInt8, kInt4, kFloat8 };
 
   Kind kind = Kind::kElements;
   DType dtype = DType::kBFloat16;         // of the elements
@@ -71,11 +75,11 @@ inline constexpr WeightFormat kInt8Weights{WeightFormat::Kind::kInt8, ScaleType:
 /// to where the values reach further.
 inline constexpr WeightFormat kInt4Weights{WeightFormat::Kind::kInt4, ScaleType::kFloat8, 16};
 
-/// `bfloat16`; `int8 in groups of 32`; `int4 in groups of 64, with zero points`.
+/// `bfloat16`; `int8 in groups of 32`; `int4 in groups of 64, with zero points`; `float8`.
 std::string describe(const WeightFormat& format);
 
-/// The same in letters and digits: `bfloat16`, `int8g32f8`, `int4g64f16z`. Different formats have
-/// different names.
+/// The same in letters and digits: `bfloat16`, `int8g32f8`, `int4g64f16z`, `float8g128f32`.
+/// Different formats have different names.
 std::string name_of(const WeightFormat& format);
 
 /// The packed format of that name; none for any other text.

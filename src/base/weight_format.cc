@@ -15,7 +15,14 @@ namespace {
 constexpr std::size_t kRowAlignment = 16;
 
 std::string_view codes_of(WeightFormat::Kind kind) {
-  return kind == WeightFormat::Kind::kInt8 ? "int8" : "int4";
+  switch (kind) {
+    case WeightFormat::Kind::kInt8:
+      return "int8";
+    case WeightFormat::Kind::kFloat8:
+      return "float8";
+    default:
+      return "int4";
+  }
 }
 
 std::string_view name_of(ScaleType type) {
@@ -82,6 +89,8 @@ std::optional<WeightFormat> packed_format_named(std::string_view name) {
     format.kind = WeightFormat::Kind::kInt8;
   } else if (take("int4")) {
     format.kind = WeightFormat::Kind::kInt4;
+  } else if (take("float8")) {
+    format.kind = WeightFormat::Kind::kFloat8;
   } else {
     return std::nullopt;
   }
@@ -95,7 +104,9 @@ std::optional<WeightFormat> packed_format_named(std::string_view name) {
     format.scale = scale;
     if (take(name_of(scale))) break;
   }
-  format.zeros = take("z");
+  const bool floats = format.kind == WeightFormat::Kind::kFloat8;
+  if (floats && format.scale == ScaleType::kFloat8) return std::nullopt;
+  format.zeros = !floats && take("z");
   return name_of(format) == name ? std::optional(format) : std::nullopt;
 }
 

@@ -7,75 +7,44 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <map>
 #include <mutex>
 #include <optional>
-#include <set>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
-#include "base/json_file.h"
+#include "base/printable_text.h"
+#include "checkpoint/checkpoint_tensors.h"
+#include "checkpoint/content_samples.h"
 #include "checkpoint/packed_tensors.h"
-#include "content_samples.h"
-#include "safetensors.h"
+#include "checkpoint/quantized_tensors.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
-#include "zero_infer/log.h"
 
 namespace zi {
 namespace {
 
-using nlohmann::json;
 namespace fs = std::filesystem;
 
-constexpr const char* kSingleFile = "model.safetensors";
-constexpr const char* kIndexFile = "model.safetensors.index.json";
-constexpr std::size_t kMaxIndexDepth = 8;
 /// One piece of a converting read: it stays in the core's cache, and on the reader's stack.
 constexpr std::size_t kConversionBytes = std::size_t{256} << 10;
-/// Ranges of this size and more are read past the page cache; where that is refused, the kernel is
-/// told of the whole range before its parts are read.
-constexpr std::size_t kLargeBytes = std::size_t{128} << 10;
 /// Reads in flight of a rank that samples: each one mostly waits for the disk.
 constexpr int kSampleThreads = 16;
 constexpr std::uint64_t kUpperHalf = ~std::uint64_t{0} << 32;
 
-std::optional<DType> usable_dtype(std::string_view stored) {
-  if (stored == "BF16") return DType::kBFloat16;
-  if (stored == "F16") return DType::kFloat16;
-  if (stored == "F32") return DType::kFloat32;
-  return std::nullopt;
-}
-
-struct Place {
-  std::size_t file = 0;
-  StoredTensor tensor;
-  std::optional<WeightFormat> packed;  // its rows are packed
-  DType elements = DType::kBFloat16;   // that they had
-};
-
-/// The files of a directory, opened, and where each tensor is.
-struct Files {
-  std::vector<SafetensorsFile> files;
-  std::unordered_map<std::string, Place> tensors;
-  std::vector<std::string> warnings;
-};
-
 class Checkpoint final : public WeightSource {
  public:
-  Checkpoint(std::string directory, std::string prefix, Files files)
+  Checkpoint(std::string directory, std::string prefix, CheckpointTensors files)
       : directory_(std::move(directory)), prefix_(std::move(prefix)), files_(std::move(files)) {}
 
   void read(const TensorSpec& tensor, std::int64_t first, std::int64_t count, DType to,
             void* dst) const override;
   bool contains(const std::string& name) const override { return find(name) != nullptr; }
   DType stored_dtype(const std::string& name) const override {
-    const Place& place = at(name);
+    const CheckpointTensor& place = at(name);
     return place.packed ? place.elements : dtype_of(name, place);
   }
   std::optional<WeightFormat> packed_format(const std::string& name) const override {
-    const Place* const place = find(name);
+    const CheckpointTensor* const place = find(name);
     return place == nullptr ? std::nullopt : place->packed;
   }
   void read_packed(const TensorSpec& tensor, std::int64_t first, std::int64_t count,
@@ -87,13 +56,13 @@ class Checkpoint final : public WeightSource {
   std::string describe() const override { return directory_; }
 
  private:
-  const Place* find(const std::string& name) const;
-  const Place& at(const std::string& name) const;
-  DType dtype_of(const std::string& name, const Place& place) const;
+  const CheckpointTensor* find(const std::string& name) const;
+  const CheckpointTensor& at(const std::string& name) const;
+  DType dtype_of(const std::string& name, const CheckpointTensor& place) const;
 
   std::string directory_;
   std::string prefix_;
-  Files files_;
+  CheckpointTensors files_;
   mutable std::once_flag sampled_;
   mutable std::uint64_t content_ = 0;
 };
@@ -131,22 +100,35 @@ std::uint64_t Checkpoint::content_identity() const {
   std::call_once(sampled_, [this] {
     std::vector<TensorInFile> tensors;
     for (const auto& [name, place] : files_.tensors) {
-      tensors.push_back({place.packed ? packed_name(name, *place.packed) : name,
-                         &files_.files[place.file], &place.tensor});
+      if (place.quantized) {
+        for (TensorInFile& part : place.quantized->tensors()) tensors.push_back(std::move(part));
+      } else {
+        tensors.push_back({place.packed ? packed_name(name, *place.packed) : name,
+                           &files_.files[place.file], &place.tensor});
+      }
     }
     content_ = sampled_content(std::move(tensors), kSampleThreads);
+    const std::string& quantization = files_.quantization;
+    if (!quantization.empty()) content_ ^= XXH3_64bits(quantization.data(), quantization.size());
   });
   return content_;
 }
 
-const Place* Checkpoint::find(const std::string& name) const {
+const CheckpointTensor* Checkpoint::find(const std::string& name) const {
   auto found = files_.tensors.find(name);
   if (found == files_.tensors.end()) found = files_.tensors.find(prefix_ + name);
   return found == files_.tensors.end() ? nullptr : &found->second;
 }
 
-const Place& Checkpoint::at(const std::string& name) const {
-  if (const Place* place = find(name)) return *place;
+const CheckpointTensor& Checkpoint::at(const std::string& name) const {
+  if (const CheckpointTensor* place = find(name)) return *place;
+  for (const std::string& codes : names_of_codes(name)) {
+    if (find(codes) == nullptr) continue;
+    throw CheckpointError(fmt::format(
+        "{}: {} is quantized ({}), and `quantization_config` of config.json does not say how: "
+        "fetch config.json again, or use the checkpoint in 16 bits",
+        directory_, in_quotes(name), in_quotes(codes)));
+  }
   const std::string also =
       prefix_.empty() ? "" : fmt::format(" (nor {})", in_quotes(prefix_ + name));
   throw CheckpointError(fmt::format(
@@ -155,11 +137,12 @@ const Place& Checkpoint::at(const std::string& name) const {
       directory_, in_quotes(name), also, files_.tensors.size()));
 }
 
-DType Checkpoint::dtype_of(const std::string& name, const Place& place) const {
+DType Checkpoint::dtype_of(const std::string& name, const CheckpointTensor& place) const {
   if (const auto dtype = usable_dtype(place.tensor.dtype)) return *dtype;
   throw CheckpointError(fmt::format(
-      "{}: tensor {} is stored as {}; only weights in BF16, F16 or F32 can be used: convert "
-      "the checkpoint to one of them",
+      "{}: tensor {} is stored as {}; only weights in BF16, F16 or F32, and quantized ones as "
+      "`quantization_config` of config.json says, can be used: convert the checkpoint to one of "
+      "them",
       files_.files[place.file].path(), in_quotes(name), in_quotes(place.tensor.dtype)));
 }
 
@@ -194,12 +177,13 @@ void read_large(const SafetensorsFile& file, std::uint64_t offset, std::size_t c
 
 void Checkpoint::read_packed(const TensorSpec& tensor, std::int64_t first, std::int64_t count,
                              std::byte* dst) const {
-  const Place& place = at(tensor.name);
+  const CheckpointTensor& place = at(tensor.name);
   const SafetensorsFile& file = files_.files[place.file];
   if (!place.packed) return WeightSource::read_packed(tensor, first, count, dst);
   const std::int64_t rows = tensor.shape.front();
   const std::size_t row_bytes = place.packed->row_bytes(tensor.shape.back());
-  if (place.tensor.shape != std::vector{rows, static_cast<std::int64_t>(row_bytes)}) {
+  if (!place.quantized &&
+      place.tensor.shape != std::vector{rows, static_cast<std::int64_t>(row_bytes)}) {
     throw CheckpointError(fmt::format(
         "{}: tensor {} has the shape [{}]; ({}, {}) in {} are [{}, {}]: the file is damaged, or "
         "config.json belongs to another model",
@@ -211,20 +195,17 @@ void Checkpoint::read_packed(const TensorSpec& tensor, std::int64_t first, std::
     throw CheckpointError(fmt::format("{}: rows [{}, +{}) of tensor {} were asked for, it has {}",
                                       file.path(), first, count, in_quotes(tensor.name), rows));
   }
-  const std::uint64_t offset = place.tensor.begin + static_cast<std::uint64_t>(first) * row_bytes;
-  const std::size_t bytes = static_cast<std::size_t>(count) * row_bytes;
-  constexpr DType kWord = DType::kFloat32;  // rows are whole words, which are copied as they are
-  if (bytes >= kLargeBytes && file.direct().usable()) {
-    read_large(file, offset, bytes / size_of(kWord), kWord, kWord, dst);
+  if (place.quantized) {
+    place.quantized->read(tensor, first, count, dst);
     return;
   }
-  if (bytes >= kLargeBytes) file.will_read(offset, bytes);
-  file.read(offset, dst, bytes);
+  file.read_all(place.tensor.begin + static_cast<std::uint64_t>(first) * row_bytes, dst,
+                static_cast<std::size_t>(count) * row_bytes);
 }
 
 void Checkpoint::read(const TensorSpec& tensor, std::int64_t first, std::int64_t count, DType to,
                       void* dst) const {
-  const Place& place = at(tensor.name);
+  const CheckpointTensor& place = at(tensor.name);
   const SafetensorsFile& file = files_.files[place.file];
   if (place.packed) {
     throw CheckpointError(fmt::format("{}: tensor {} is packed in {}: it has no elements",
@@ -268,189 +249,12 @@ void Checkpoint::read(const TensorSpec& tensor, std::int64_t first, std::int64_t
   }
 }
 
-/// Tensor -> file name, as the index says. Nothing outside the directory may be named.
-std::map<std::string, std::string> read_weight_map(const fs::path& index) {
-  const std::string file = index.string();
-  const json root = parse_json_object(read_text_file(index, kMaxHeaderBytes), file, kMaxIndexDepth);
-  const auto found = root.find("weight_map");
-  if (found == root.end() || !found->is_object() || found->empty()) {
-    throw CheckpointError(fmt::format(
-        "{}: `weight_map` is missing, empty or not an object; fetch the file again", file));
-  }
-  std::map<std::string, std::string> weight_map;
-  for (const auto& [tensor, value] : found->items()) {
-    if (!value.is_string()) {
-      throw CheckpointError(
-          fmt::format("{}: weight_map names no file for tensor {}", file, in_quotes(tensor)));
-    }
-    const std::string name = value.get<std::string>();
-    const fs::path path(name);
-    const bool inside =
-        path.has_filename() && path.is_relative() && name.find('\0') == std::string::npos &&
-        std::none_of(path.begin(), path.end(),
-                     [](const fs::path& part) { return part == ".." || part == "."; });
-    if (!inside) {
-      throw CheckpointError(fmt::format(
-          "{}: weight_map puts tensor {} into {}; only files inside the model's directory are "
-          "read: correct the index",
-          file, in_quotes(tensor), in_quotes(name)));
-    }
-    weight_map.emplace(tensor, name);
-  }
-  return weight_map;
-}
-
-/// Says why a directory without an index and without the single file cannot be used.
-[[noreturn]] void throw_no_weights(const fs::path& directory) {
-  std::size_t bins = 0;
-  std::size_t tensors = 0;
-  std::error_code code;
-  for (fs::directory_iterator it(directory, code), end; !code && it != end; it.increment(code)) {
-    const std::string name = it->path().filename().string();
-    if (name.starts_with("pytorch_model") && name.ends_with(".bin")) ++bins;
-    if (name.ends_with(".safetensors")) ++tensors;
-  }
-  const std::string where = directory.string();
-  if (code) throw IoError(fmt::format("{} cannot be listed: {}", where, code.message()));
-  if (tensors > 0) {
-    throw CheckpointError(
-        fmt::format("{} has {} safetensors files but neither {} nor {}; fetch the index too", where,
-                    tensors, kSingleFile, kIndexFile));
-  }
-  if (bins > 0) {
-    throw CheckpointError(fmt::format(
-        "{0} has its weights only as pytorch_model*.bin ({1} files), which are Python pickles and "
-        "can run "
-        "code; convert them once: python3 -c \"from transformers import AutoModelForCausalLM as M; "
-        "M.from_pretrained('{0}', torch_dtype='auto').save_pretrained('{0}-safetensors', "
-        "safe_serialization=True)\" and copy tokenizer.json there",
-        where, bins));
-  }
-  throw CheckpointError(fmt::format(
-      "{} has no weights: neither {} nor {} is there; give the directory of a safetensors "
-      "checkpoint, or --load-format dummy for random weights",
-      where, kSingleFile, kIndexFile));
-}
-
-class FilesReader {
- public:
-  explicit FilesReader(const fs::path& directory) : directory_(directory) {}
-
-  Files read_single() {
-    const std::size_t file = open(kSingleFile);
-    for (const auto& [name, tensor] : files_.files[file].header().tensors) {
-      add(name, file, tensor);
-    }
-    return finish();
-  }
-
-  Files read_indexed() {
-    const auto weight_map = read_weight_map(directory_ / kIndexFile);
-    std::set<std::string> names;
-    for (const auto& [tensor, name] : weight_map) names.insert(name);
-    std::map<std::string, std::size_t> opened;
-    for (const std::string& name : names) {
-      std::error_code code;
-      if (!fs::exists(directory_ / name, code) && !code) {
-        throw CheckpointError(fmt::format("{}: {} names the file {}, which is not there; fetch it",
-                                          directory_.string(), kIndexFile, in_quotes(name)));
-      }
-      opened[name] = open(name);
-    }
-    for (const auto& [tensor, name] : weight_map) {
-      const std::size_t file = opened.at(name);
-      const auto& tensors = files_.files[file].header().tensors;
-      const auto found = tensors.find(tensor);
-      if (found == tensors.end()) {
-        throw CheckpointError(
-            fmt::format("{}: {} says that tensor {} is in {}, but that file lacks it; index and "
-                        "files belong to "
-                        "different checkpoints: fetch both again",
-                        directory_.string(), kIndexFile, in_quotes(tensor), in_quotes(name)));
-      }
-      add(tensor, file, found->second);
-    }
-    warn_of_unindexed();
-    return finish();
-  }
-
- private:
-  /// The index alone says where a tensor is; what it leaves out is as good as not there.
-  void warn_of_unindexed() {
-    std::set<std::string> names;
-    for (const SafetensorsFile& file : files_.files) {
-      for (const auto& [name, tensor] : file.header().tensors) {
-        const auto packed = packed_tensor(name, tensor, file.path());
-        if (!files_.tensors.contains(packed ? packed->matrix : name)) names.insert(name);
-      }
-    }
-    if (names.empty()) return;
-    files_.warnings.push_back(fmt::format(
-        "{}: the files hold {} tensors that {} does not name, such as {}: they are not used; "
-        "fetch index and files again if they belong to the model",
-        directory_.string(), names.size(), kIndexFile, in_quotes(*names.begin())));
-  }
-  void add(const std::string& name, std::size_t file, const StoredTensor& tensor) {
-    const SafetensorsFile& opened = files_.files[file];
-    const auto packed = packed_tensor(name, tensor, opened.path());
-    Place place{file, tensor, {}};
-    if (packed) {
-      place.packed = packed->format;
-      place.elements = elements_of_packed(opened.header(), opened.path());
-    }
-    const std::string& matrix = packed ? packed->matrix : name;
-    if (files_.tensors.emplace(matrix, std::move(place)).second) return;
-    throw CheckpointError(
-        fmt::format("{}: tensor {} is there twice, packed and not, or in two formats; pack the "
-                    "checkpoint again",
-                    opened.path(), in_quotes(matrix)));
-  }
-  std::size_t open(const std::string& name) {
-    files_.files.emplace_back(directory_ / name);
-    return files_.files.size() - 1;
-  }
-  Files finish() {
-    warn_of_refusal();
-    return std::move(files_);
-  }
-
-  /// One line for all files of the directory.
-  void warn_of_refusal() const {
-    for (const SafetensorsFile& file : files_.files) {
-      if (file.direct().usable()) continue;
-      log_warning(fmt::format("O_DIRECT is refused for {} ({}); buffered reads are used",
-                              file.path(), file.direct().refusal()));
-      return;
-    }
-  }
-
-  fs::path directory_;
-  Files files_;
-};
-
 }  // namespace
 
-std::unique_ptr<WeightSource> open_checkpoint(const fs::path& directory,
-                                              const std::string& prefix) {
-  std::error_code code;
-  if (!fs::is_directory(directory, code)) {
-    throw CheckpointError(fmt::format("{} is not a directory{}", directory.string(),
-                                      code ? ": " + code.message() : std::string()));
-  }
-  // The reference's order (transformers, `_get_resolved_checkpoint_files`): the single file first.
-  const bool indexed = fs::exists(directory / kIndexFile, code);
-  const bool single = fs::is_regular_file(directory / kSingleFile, code) ||
-                      (!indexed && fs::exists(directory / kSingleFile, code));
-  if (!single && !indexed) throw_no_weights(directory);
-  FilesReader reader(directory);
-  Files files = single ? reader.read_single() : reader.read_indexed();
-  if (single && indexed) {
-    files.warnings.push_back(
-        fmt::format("{} holds both {} and {}: {} is used and the index with its files is not, as "
-                    "Hugging Face transformers does; remove the one that is not meant",
-                    directory.string(), kSingleFile, kIndexFile, kSingleFile));
-  }
-  return std::make_unique<Checkpoint>(directory.string(), prefix, std::move(files));
+std::unique_ptr<WeightSource> open_checkpoint(const fs::path& directory, const std::string& prefix,
+                                              const Quantization& quantization) {
+  return std::make_unique<Checkpoint>(directory.string(), prefix,
+                                      open_tensors(directory, quantization));
 }
 
 }  // namespace zi

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/printable_text.h"
+#include "checkpoint/quantization.h"
 #include "checkpoint/rotary_config.h"
 #include "zero_infer/error.h"
 #include "zero_infer/weight_format.h"
@@ -156,17 +157,17 @@ void refuse_unknown(const ConfigKeys& keys) {
   for (const auto& refused : kRefused) keys.refuse(refused.key, refused.what, refused.neutral);
 }
 
-/// What `zero-infer pack` writes; the quantized weights of others are refused.
+/// What `zero-infer pack` writes, and what other programs do.
 void read_packing(const ConfigKeys& keys, ModelConfig& config) {
-  constexpr const char* kKey = "quantization_config";
-  if (!keys.has(kKey)) return;
-  const json& value = keys.root().at(kKey);
-  const auto method = value.is_object() ? value.find("quant_method") : value.end();
-  if (!value.is_object() || method == value.end() || *method != kPackMethod) {
-    keys.refuse(kKey, "quantized weights of this kind are");
+  // Early checkpoints of compressed-tensors have the second key.
+  const auto packing_keys =
+      keys.object(keys.has("quantization_config") ? "quantization_config" : "compression_config");
+  if (!packing_keys) return;
+  const ConfigKeys& packing = *packing_keys;
+  if (packing.text("quant_method") != kPackMethod) {
+    config.quantization = read_quantization(packing);
     return;
   }
-  const ConfigKeys packing = *keys.object(kKey);
   packing.allow_only({"quant_method", "version", "weight_format", "head_format"});
   if (packing.size({"version"}, kMostHidden) != kPackVersion) {
     packing.fail("version", fmt::format("{}, which this version reads", kPackVersion));

@@ -91,8 +91,8 @@ std::vector<ConfigValue> ModelConfig::values() const {
   // This does not compile when a member is added: list it below.
   const auto& [family_, hidden_, layers_, heads_, kv_heads_, head_dim_, ffn_, vocabulary_,
                max_positions_, rotary_, activation_, norm_epsilon_, attention_bias_, output_bias_,
-               mlp_bias_, residual_after_norm_, tied_head_, block_format_, head_format_, eos_ids_,
-               bos_id_, pad_id_] = *this;
+               mlp_bias_, residual_after_norm_, tied_head_, block_format_, head_format_,
+               quantization_, eos_ids_, bos_id_, pad_id_] = *this;
   return {{"model_type", family_},
           {"hidden_size", fmt::to_string(hidden_)},
           {"n_layer", fmt::to_string(layers_)},
@@ -112,6 +112,7 @@ std::vector<ConfigValue> ModelConfig::values() const {
           {"tie_word_embeddings", fmt::to_string(tied_head_)},
           {"quantization_config.weight_format", block_format_},
           {"quantization_config.head_format", head_format_},
+          {"quantization_config", quantization_.text()},
           {"eos_token_id", fmt::format("[{}]", fmt::join(eos_ids_, ", "))},
           {"bos_token_id", fmt::to_string(bos_id_)},
           {"pad_token_id", fmt::to_string(pad_id_)}};

@@ -16,7 +16,8 @@ std::optional<PackedTensor> packed_tensor(const std::string& name, const StoredT
   const std::size_t dot = name.rfind('.');
   if (tensor.dtype != "U8" || dot == std::string::npos) return std::nullopt;
   const std::string_view last = std::string_view(name).substr(dot + 1);
-  if (!last.starts_with("int8") && !last.starts_with("int4")) return std::nullopt;
+  const auto starts_as = [last](const char* kind) { return last.starts_with(kind); };
+  if (!starts_as("int8") && !starts_as("int4") && !starts_as("float8")) return std::nullopt;
   const std::optional<WeightFormat> format = packed_format_named(last);
   if (!format) {
     throw CheckpointError(fmt::format(

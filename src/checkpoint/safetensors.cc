@@ -16,6 +16,7 @@
 
 #include "base/json_file.h"
 #include "base/system_error.h"
+#include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
 
 namespace zi {
@@ -259,6 +260,27 @@ void SafetensorsFile::read(std::uint64_t offset, void* dst, std::size_t bytes) c
                       path_, offset + done, bytes - done));
     }
     done += static_cast<std::size_t>(got);
+  }
+}
+
+void SafetensorsFile::read_all(std::uint64_t offset, std::byte* dst, std::size_t bytes) const {
+  if (bytes < kLargeBytes || !direct_->usable()) {
+    if (bytes >= kLargeBytes) will_read(offset, bytes);
+    read(offset, dst, bytes);
+    return;
+  }
+  DirectFile::Block block;
+  while (bytes > 0) {
+    // Blocks end at pages.
+    const std::size_t n = std::min(bytes, DirectFile::kMostBytes - offset % kPageBytes);
+    if (direct_->is_cached(offset, n)) {
+      read(offset, dst, n);
+    } else {
+      std::memcpy(dst, direct_->read(offset, n, block).data(), n);
+    }
+    offset += n;
+    dst += n;
+    bytes -= n;
   }
 }
 

@@ -55,6 +55,10 @@ struct FileStamp {
   bool operator==(const FileStamp&) const = default;
 };
 
+/// Ranges of this size and more are read past the page cache; where that is refused, the kernel is
+/// told of the whole range before its parts are read.
+inline constexpr std::size_t kLargeBytes = std::size_t{128} << 10;
+
 /// An open safetensors file with a checked header.
 class SafetensorsFile {
  public:
@@ -67,6 +71,8 @@ class SafetensorsFile {
   /// Reads exactly [offset, offset + bytes) of the file. Any thread. Throws IoError with path and
   /// offset.
   void read(std::uint64_t offset, void* dst, std::size_t bytes) const;
+  /// The same, and large ranges past the page cache, unless it holds their bytes.
+  void read_all(std::uint64_t offset, std::byte* dst, std::size_t bytes) const;
   /// Tells the kernel that the range will be read next. A hint: it cannot fail.
   void will_read(std::uint64_t offset, std::uint64_t bytes) const;
 

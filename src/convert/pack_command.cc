@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/json_file.h"
+#include "base/printable_text.h"
 #include "base/progress.h"
 #include "checkpoint/checkpoint_files.h"
 #include "checkpoint/family_configs.h"
@@ -311,6 +312,13 @@ int pack_checkpoint(const PackOptions& options, const std::function<int()>& stop
   config.head_format = options.head_format;
   const OpenModel open = open_model(config);
   for (const std::string& line : open.warnings) log_warning(line);
+  if (!open.other_formats.empty()) {
+    const auto& [matrix, format] = *open.other_formats.begin();
+    throw CheckpointError(fmt::format(
+        "{}: {} is stored in {}, other matrices of the blocks in {}: a checkpoint of several "
+        "formats is not packed; use it as it is",
+        options.model, in_quotes(matrix), describe(format), describe(open.block_format)));
+  }
   Packer packer(options, open, stop_signal, file_bytes);
   const int signal = packer.run();
   if (signal == 0) {

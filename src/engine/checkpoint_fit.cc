@@ -133,6 +133,29 @@ std::set<std::string> names_used(const ModelSpec& spec, const std::set<std::stri
   return used;
 }
 
+/// Whether a tensor is a bias of zeros for one of the blocks' matrices. Some programs that quantize
+/// write one for each matrix of a model that has none.
+bool is_bias_of_nothing(const ModelSpec& spec, const WeightSource& source,
+                        const std::string& name) {
+  constexpr std::string_view kEnd = ".bias";
+  if (!name.ends_with(kEnd)) return false;
+  std::string matrix = name.substr(0, name.size() - kEnd.size()) + ".weight";
+  if (matrix.starts_with(spec.prefix)) matrix.erase(0, spec.prefix.size());
+  const std::optional<std::int64_t> block = block_of(spec, matrix);
+  if (!block || *block < 0 || *block >= std::ssize(spec.blocks)) return false;
+  const auto& matrices = spec.blocks[static_cast<std::size_t>(*block)].matrices;
+  const auto found = std::ranges::find(matrices, matrix, &TensorSpec::name);
+  if (found == matrices.end()) return false;
+  std::vector<float> values(static_cast<std::size_t>(found->shape.front()));
+  try {
+    source.read({name, {found->shape.front()}}, 0, std::ssize(values), DType::kFloat32,
+                values.data());
+  } catch (const CheckpointError&) {
+    return false;  // it has another shape, or a type that cannot be read
+  }
+  return std::ranges::all_of(values, [](float v) { return v == 0; });
+}
+
 void check_unused(const ModelSpec& spec, const WeightSource& source,
                   const std::vector<std::string>& names, std::vector<std::string>& warnings) {
   const auto used = names_used(spec, {names.begin(), names.end()});
@@ -142,7 +165,8 @@ void check_unused(const ModelSpec& spec, const WeightSource& source,
     const bool ignored = std::ranges::any_of(
         spec.ignored, [&](const std::string& end) { return name.ends_with(end); });
     // Whole blocks beyond the model's have a line of their own.
-    if (!ignored && !used.contains(name) && block_of(spec, name).value_or(0) < wanted) {
+    if (!ignored && !used.contains(name) && block_of(spec, name).value_or(0) < wanted &&
+        !is_bias_of_nothing(spec, source, name)) {
       unused.push_back(name);
     }
   }

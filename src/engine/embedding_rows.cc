@@ -50,7 +50,7 @@ EmbeddingRows::EmbeddingRows(Device& device, Ops& ops, Communicator* communicato
       shape_(shape_of(plan, config)),
       rank_(static_cast<std::size_t>(rank)),
       table_(plan.embedding_layout().own(0, shard, rank).data),
-      format_(plan.embedding_layout().format()),
+      format_(plan.embedding_layout().matrices().front().format),
       rows_per_rank_(plan.embedding_layout().matrices().front().rows_per_rank) {
   if (shape_.world == 1) return;
   packed_ = device.make_event();

@@ -162,7 +162,7 @@ void Engine::make_memory_plan() {
   const std::vector<Memory> all = world_->all_gather(mine);
   PlanInput input;
   input.model = open_.model.get();
-  input.block_format = open_.block_format;
+  input.block_format = open_.block_formats();
   input.head_format = open_.head_format;
   input.compute_dtype = open_.compute_dtype;
   input.world = world_->size();

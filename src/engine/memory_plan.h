@@ -16,8 +16,8 @@ namespace zi {
 /// value: code that takes memory reads it, and memory_planner.h, which makes it, asks that code how
 /// much.
 struct MemoryPlan {
-  WeightFormat block_format;
-  WeightFormat head_format;  // of head and embedding
+  WeightFormat block_format;  // of most of the blocks' matrices
+  WeightFormat head_format;   // of head and embedding
   DType compute_dtype = DType::kBFloat16;
   std::vector<PartitionLayout> blocks;
   std::vector<PartitionLayout> head;       // one

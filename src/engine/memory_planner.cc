@@ -217,7 +217,7 @@ MemoryPlan make_plan(const PlanInput& in, const RunConfig& config) {
   const ModelSpec& spec = in.model->spec();
   MemoryPlan plan;
   plan.device_is_host = in.device_is_host;
-  plan.block_format = in.block_format;
+  plan.block_format = in.block_format.usual;
   plan.head_format = in.head_format;
   plan.compute_dtype = in.compute_dtype;
   plan.lanes = *std::max_element(config.batch_size.begin(), config.batch_size.end());
@@ -231,7 +231,7 @@ MemoryPlan make_plan(const PlanInput& in, const RunConfig& config) {
   std::vector<std::size_t> shard_bytes;
   std::size_t all_shards = 0;
   for (const UnitSpec& unit : spec.blocks) {
-    plan.blocks.emplace_back(unit, plan.block_format, in.world);
+    plan.blocks.emplace_back(unit, in.block_format, in.world);
     shard_bytes.push_back(plan.blocks.back().shard_bytes());
     all_shards += shard_bytes.back();
   }

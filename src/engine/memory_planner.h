@@ -12,7 +12,7 @@ namespace zi {
 /// What a plan is made from; equal on every rank (memory is the least of all ranks).
 struct PlanInput {
   const Model* model = nullptr;
-  WeightFormat block_format;
+  MatrixFormats block_format;
   WeightFormat head_format;  // of head and embedding
   DType compute_dtype = DType::kBFloat16;
   int world = 1;

@@ -35,10 +35,23 @@ std::uint64_t identity_of(const WeightSource& source, const MemoryPlan& plan) {
   return identity;
 }
 
+/// The blocks' format. Where some of their matrices are not packed, the type of those stands beside
+/// it: which they are is the checkpoint's.
+WeightFormat format_in_key(const MemoryPlan& plan) {
+  WeightFormat format = plan.block_format;
+  for (const PartitionLayout& block : plan.blocks) {
+    for (const PartitionLayout::Matrix& matrix : block.matrices()) {
+      if (!matrix.format.packed()) format.dtype = matrix.format.dtype;
+    }
+  }
+  return format;
+}
+
 }  // namespace
 
 std::size_t ModelWeights::loading_bytes(const MemoryPlan& plan, bool by_rule) {
-  if (by_rule || plan.device_is_host) return plan.vectors;
+  const bool made = by_rule && std::ranges::all_of(plan.blocks, WeightLoader::can_make);
+  if (made || plan.device_is_host) return plan.vectors;
   return std::max(plan.vectors, WeightLoader::kPinnedBytes);
 }
 
@@ -104,7 +117,7 @@ void ModelWeights::load_shards(Device& device, Ops& ops, const WeightSource& sou
                          .model_name = options.model_name,
                          .world = options.world,
                          .rank = options.rank,
-                         .format = plan.block_format};
+                         .format = format_in_key(plan)};
   std::error_code unseen;  // whoever opens the file says why
   const bool writes = !on_nvme.empty() &&
                       !std::filesystem::exists(shard_file_path(*options.nvme_path, key), unseen);

@@ -38,7 +38,8 @@ class ModelWeights {
                const MemoryPlan& plan, const LoadOptions& options);
 
   /// Pinned bytes that loading takes in addition to the plan's, and gives back before passes begin.
-  /// `by_rule`: all values follow a rule (dummy weights), so that a device makes them itself.
+  /// `by_rule`: all values follow a rule (dummy weights), so that a device makes them itself, if it
+  /// can.
   static std::size_t loading_bytes(const MemoryPlan& plan, bool by_rule);
 
   /// The store of each block's tier.

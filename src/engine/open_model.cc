@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/printable_text.h"
+#include "checkpoint/quantization.h"
 #include "engine/checkpoint_fit.h"
 #include "zero_infer/checkpoint.h"
 #include "zero_infer/error.h"
@@ -26,6 +27,10 @@ bool holds_weights(const std::filesystem::path& directory) {
     if (name.find(".safetensors") != std::string::npos || name.ends_with(".bin")) return true;
   }
   return false;
+}
+
+std::string named(const std::optional<WeightFormat>& format) {
+  return format ? describe(*format) : std::string("elements that are not packed");
 }
 
 std::optional<WeightFormat> format_of(WeightChoice choice) {
@@ -64,9 +69,6 @@ std::optional<WeightFormat> packed_format(const OpenModel& open, const Part& par
   if (open.source->names().empty()) return promised;  // no files: those of config.json are meant
   const TensorSpec& first = *matrices.front();
   const std::optional<WeightFormat> packed = open.source->packed_format(first.name);
-  const auto named = [](const std::optional<WeightFormat>& format) {
-    return format ? describe(*format) : std::string("elements that are not packed");
-  };
   if (!in_config.empty() && packed != promised && open.source->contains(first.name)) {
     throw CheckpointError(fmt::format(
         "{}: {} is stored in {}, but config.json (`quantization_config.{}`) says {}: it belongs to "
@@ -83,6 +85,57 @@ std::optional<WeightFormat> packed_format(const OpenModel& open, const Part& par
                     in_quotes(other->name), named(its), part.what));
   }
   return packed;
+}
+
+/// Matrices of a product have one format.
+void check_products(const OpenModel& open, const UnitSpec& block) {
+  const MatrixFormats formats = open.block_formats();
+  std::size_t first = 0;
+  for (const int count : block.products) {
+    const std::size_t end = first + static_cast<std::size_t>(count);
+    const std::string& name = block.matrices[first].name;
+    for (std::size_t i = first + 1; i < end; ++i) {
+      const std::string& other = block.matrices[i].name;
+      if (formats.of(other) == formats.of(name)) continue;
+      throw CheckpointError(fmt::format(
+          "{}: {} is stored in {}, {} in {}: they are multiplied together and have one format; use "
+          "a checkpoint that has them quantized alike",
+          open.source->describe(), in_quotes(name), describe(formats.of(name)), in_quotes(other),
+          describe(formats.of(other))));
+    }
+    first = end;
+  }
+}
+
+/// The formats of blocks of which another program has quantized matrices: that of the first one,
+/// and those of the matrices that have another, or were left as they were.
+void take_quantized_formats(OpenModel& open, const Quantization& quantization) {
+  const std::vector<UnitSpec>& blocks = open.model->spec().blocks;
+  if (open.source->names().empty()) {  // no files: what config.json says is meant
+    open.packed_blocks = quantization.format;
+    return;
+  }
+  for (const TensorSpec* matrix :
+       {&open.model->spec().head.matrices.front(), &open.model->spec().embedding}) {
+    if (!open.source->packed_format(matrix->name)) continue;
+    throw CheckpointError(fmt::format(
+        "{}: {} is quantized: heads and embeddings that are quantized are not supported; use a "
+        "checkpoint that has them in 16 bits",
+        open.source->describe(), in_quotes(matrix->name)));
+  }
+  for (const UnitSpec& block : blocks) {
+    for (const TensorSpec& matrix : block.matrices) {
+      if (!open.packed_blocks) open.packed_blocks = open.source->packed_format(matrix.name);
+    }
+  }
+  if (!open.packed_blocks) return;
+  for (const UnitSpec& block : blocks) {
+    for (const TensorSpec& matrix : block.matrices) {
+      const WeightFormat format =
+          open.source->packed_format(matrix.name).value_or(open.element_dtype);
+      if (format != *open.packed_blocks) open.other_formats.emplace(matrix.name, format);
+    }
+  }
 }
 
 /// `usual`: where nothing is chosen, and the checkpoint is not packed.
@@ -122,7 +175,7 @@ OpenModel open_model(const RunConfig& config, MissingWeights missing) {
     const DType stored = dummy ? config.compute_dtype.value_or(DType::kBFloat16) : DType::kBFloat16;
     open.source = make_dummy_weights(config.seed, stored, !model_config.tied_head);
   } else {
-    open.source = open_checkpoint(open.directory, prefix);
+    open.source = open_checkpoint(open.directory, prefix, model_config.quantization);
   }
   open.model = make_model(model_config, open.source->contains(kStoredHead));
   open.warnings = open.source->warnings();
@@ -130,6 +183,9 @@ OpenModel open_model(const RunConfig& config, MissingWeights missing) {
     const auto more = check_fit(model_config, open.model->spec(), *open.source);
     open.warnings.insert(open.warnings.end(), more.begin(), more.end());
     warn_of_adapter(open);
+    const auto of_weights =
+        quantization_warnings(model_config.quantization, (open.directory / "config.json").string());
+    open.warnings.insert(open.warnings.end(), of_weights.begin(), of_weights.end());
   }
   open.stored_dtype =
       open.source->stored_dtype(open.model->spec().blocks.front().matrices.front().name);
@@ -143,12 +199,17 @@ OpenModel open_model(const RunConfig& config, MissingWeights missing) {
   for (const UnitSpec& block : spec.blocks) {
     for (const TensorSpec& matrix : block.matrices) matrices.push_back(&matrix);
   }
-  open.packed_blocks = packed_format(open, kBlocks, model_config.block_format, matrices);
+  if (model_config.quantization.layout != Quantization::Layout::kNone) {
+    take_quantized_formats(open, model_config.quantization);
+  } else {
+    open.packed_blocks = packed_format(open, kBlocks, model_config.block_format, matrices);
+  }
   open.packed_head = packed_format(open, kHeadAndEmbedding, model_config.head_format,
                                    {&spec.head.matrices.front(), &spec.embedding});
   const WeightFormats formats = weight_formats(open, config);
   open.block_format = formats.blocks;
   open.head_format = formats.head;
+  for (const UnitSpec& block : spec.blocks) check_products(open, block);
   return open;
 }
 

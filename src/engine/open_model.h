@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -8,6 +9,7 @@
 
 #include "zero_infer/dtype.h"
 #include "zero_infer/model.h"
+#include "zero_infer/partition_layout.h"
 #include "zero_infer/run_config.h"
 #include "zero_infer/weight_format.h"
 #include "zero_infer/weight_source.h"
@@ -26,10 +28,15 @@ struct OpenModel {
   std::optional<WeightFormat> packed_blocks;
   std::optional<WeightFormat> packed_head;  // of head and embedding
   WeightFormat block_format;                // in which the blocks rest and travel
-  WeightFormat head_format;                 // and head and embedding
-  DType compute_dtype = DType::kBFloat16;   // of the products' inputs and of the KV cache
-  bool assumed = false;                     // no weights are there: bfloat16 was assumed
-  std::vector<std::string> warnings;        // a line each, for one rank to print
+  // Of their matrices that have another, by name: those that were left out when others were
+  // quantized.
+  std::map<std::string, WeightFormat> other_formats;
+  WeightFormat head_format;                // and head and embedding
+  DType compute_dtype = DType::kBFloat16;  // of the products' inputs and of the KV cache
+  bool assumed = false;                    // no weights are there: bfloat16 was assumed
+  std::vector<std::string> warnings;       // a line each, for one rank to print
+
+  MatrixFormats block_formats() const { return {block_format, other_formats}; }
 };
 
 /// How the weights of a model rest and travel.

@@ -41,9 +41,18 @@ void WeightLoader::take_pages_ahead(std::vector<std::span<std::byte>> parts) {
   });
 }
 
+bool WeightLoader::can_make(const PartitionLayout& layout) {
+  return std::ranges::all_of(layout.matrices(), [](const PartitionLayout::Matrix& m) {
+    return !m.format.packed() || m.format == kInt8Weights || m.format == kInt4Weights;
+  });
+}
+
 void WeightLoader::load_to_device(const PartitionLayout& layout, std::byte* dst) {
-  const bool by_rule = std::ranges::all_of(
-      layout.matrices(), [&](const auto& m) { return source_->uniform(m.tensor).has_value(); });
+  const bool by_rule =
+      can_make(layout) &&
+      std::ranges::all_of(layout.matrices(), [&](const PartitionLayout::Matrix& m) {
+        return source_->uniform(m.tensor).has_value();
+      });
   if (by_rule) {
     make(layout, dst);
     if (progress_) progress_(layout.shard_bytes());
@@ -73,7 +82,7 @@ void WeightLoader::make(const PartitionLayout& layout, std::byte* dst) {
     const PartitionLayout::RowRange rows = layout.rows_of(i, options_.rank);
     const std::int64_t cols = matrix.tensor.shape[1];
     ops_->fill_uniform_rows(*source_->uniform(matrix.tensor), rows.first, rows.count, cols,
-                            layout.format(), dst + matrix.offset, *stream_);
+                            matrix.format, dst + matrix.offset, *stream_);
   }
 }
 

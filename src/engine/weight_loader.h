@@ -44,7 +44,12 @@ class WeightLoader {
   /// reads are running. Call it once.
   void take_pages_ahead(std::vector<std::span<std::byte>> parts);
 
-  /// Begins to fill a shard in device memory. Values that follow a rule are made on the device.
+  /// Whether a device makes values of this layout's formats itself, where they follow a rule:
+  /// elements, and rows as this program packs them.
+  static bool can_make(const PartitionLayout& layout);
+
+  /// Begins to fill a shard in device memory. Values that follow a rule are made on the device, in
+  /// formats that it can make.
   void load_to_device(const PartitionLayout& layout, std::byte* dst);
   /// Begins to fill a shard in host memory.
   void load_to_host(const PartitionLayout& layout, std::span<std::byte> dst);

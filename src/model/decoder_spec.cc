@@ -56,6 +56,7 @@ BlockPlaces add_block(const ModelConfig& c, const Family& f, std::int64_t layer,
     at.up = add.matrix(f.up, c.ffn, c.hidden);
   }
   at.down = add.matrix(f.down, c.hidden, c.ffn);
+  unit.products = {at.qkv_count, 1, at.up_count, 1};
 
   at.norm1 = add.weight(f.norm1, c.hidden);
   at.norm1_beta = add.bias(f.centred_norms, f.norm1, c.hidden);

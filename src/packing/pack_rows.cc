@@ -217,9 +217,30 @@ void write_int4(const std::int8_t* codes, std::int64_t blocks, std::byte* out) {
   }
 }
 
+/// The largest value of a code of float8.
+constexpr float kLargestFloat8Code = 448;
+
+/// The code of float8 nearest to a value, the even one of two.
+ZI_INLINE std::int8_t e4m3_of(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  const float magnitude = std::min(std::abs(value), kLargestFloat8Code);
+  const auto rest = std::bit_cast<std::uint32_t>(magnitude);
+  // Below 2^-6 codes are multiples of 2^-9, above they are floats with 3 bits of mantissa.
+  const auto small = static_cast<std::uint32_t>(rounded(magnitude * 512));
+  const std::uint32_t large = ((rest + 0x7ffffu + (rest >> 20 & 1u)) >> 20) - (120u << 3);
+  return static_cast<std::int8_t>((magnitude < 1.0f / 64 ? small : large) | (bits >> 24 & 0x80u));
+}
+
+ZI_SIMD_CLONES void make_float8_codes(const float* values, std::int64_t count, float inverse,
+                                      std::int8_t* out) {
+  for (std::int64_t i = 0; i < count; ++i) out[i] = e4m3_of(values[i] * inverse);
+}
+
 /// False where the values cannot be packed.
 bool pack_row(const float* values, const PackedRow& row, std::byte* out) {
   const bool float8 = row.format.scale == ScaleType::kFloat8;
+  const bool floats = row.format.kind == WeightFormat::Kind::kFloat8;
+  const bool int4 = row.format.kind == WeightFormat::Kind::kInt4;
   const Codes codes = codes_of(row.format.kind);
   const std::int64_t blocks = ceil_div(row.cols, block_columns(row.format.kind));
   thread_local std::vector<std::int8_t> made;  // keeps its memory from call to call
@@ -235,15 +256,25 @@ bool pack_row(const float* values, const PackedRow& row, std::byte* out) {
       scale = row.scale(out, g);
     } else {
       const float extreme = extreme_of(values + first, count);
-      const float wanted = extreme == 0 ? 0 : best_scale(values + first, count, extreme, codes);
+      const float wanted = extreme == 0 ? 0
+                           : floats     ? std::abs(extreme) / kLargestFloat8Code
+                                        : best_scale(values + first, count, extreme, codes);
       scale = stored_scale(wanted, row.format.scale,
                            out + row.scales_at + static_cast<std::size_t>(g) * row.scale_bytes);
       if (!std::isfinite(scale)) return false;
     }
     const float inverse = scale == 0 ? 0 : 1 / scale;
-    make_codes(values + first, count, inverse, codes, made.data() + first);
+    if (floats) {
+      make_float8_codes(values + first, count, inverse, made.data() + first);
+    } else {
+      make_codes(values + first, count, inverse, codes, made.data() + first);
+    }
+    if (row.format.zeros) {
+      out[row.zeros_at + static_cast<std::size_t>(g)] =
+          static_cast<std::byte>(static_cast<int>(int4 ? kInt4Middle * kZeroPointSteps : 0));
+    }
   }
-  if (row.format.kind == WeightFormat::Kind::kInt4) {
+  if (int4) {
     write_int4(made.data(), blocks, out);
   } else {
     std::memcpy(out, made.data(), made.size());

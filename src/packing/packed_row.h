@@ -9,7 +9,7 @@
 
 namespace zi {
 
-/// Steps of a zero point between two codes.
+/// Steps of a zero point of int4 between two codes.
 inline constexpr float kZeroPointSteps = 8;
 /// The zero point of int4 codes where the format has none.
 inline constexpr float kInt4Middle = 8;
@@ -32,6 +32,25 @@ constexpr int float8_exponent(WeightFormat::Kind kind) {
 constexpr float float8_to_float(std::uint32_t bits, WeightFormat::Kind kind) {
   return std::bit_cast<float>(((bits & 0x80u) << 24) + ((bits & 0x7fu) << 20) +
                               (static_cast<std::uint32_t>(127 + float8_exponent(kind)) << 23));
+}
+
+/// A zero point's byte.
+constexpr float zero_point_of(std::uint8_t byte, WeightFormat::Kind kind) {
+  return kind == WeightFormat::Kind::kInt4 ? static_cast<float>(byte) / kZeroPointSteps
+                                           : static_cast<float>(static_cast<std::int8_t>(byte));
+}
+
+/// The magnitude of codes of float8 that are no numbers.
+inline constexpr std::uint32_t kNoFloat8Code = 0x7f;
+
+/// A code of float8: its bits are those of a float32 but for the exponent's bias, and codes of the
+/// least exponent are multiples of 2^-9.
+constexpr float e4m3_to_float(std::uint32_t code) {
+  const std::uint32_t magnitude = code & 0x7fu;
+  const float small = static_cast<float>(static_cast<std::int32_t>(magnitude)) * (1.0f / 512);
+  const std::uint32_t bits = magnitude < 8 ? std::bit_cast<std::uint32_t>(small)
+                                           : (magnitude << 20) + (std::uint32_t{120} << 23);
+  return std::bit_cast<float>(bits | (code & 0x80u) << 24);
 }
 
 /// Where the parts of the rows of a packed matrix are, worked out once.
@@ -64,8 +83,8 @@ struct PackedRow {
   /// The code whose value is zero.
   float zero(const std::byte* row, std::int64_t index) const {
     if (format.zeros) {
-      const auto steps = std::to_integer<int>(row[zeros_at + static_cast<std::size_t>(index)]);
-      return static_cast<float>(steps) / kZeroPointSteps;
+      const std::byte byte = row[zeros_at + static_cast<std::size_t>(index)];
+      return zero_point_of(std::to_integer<std::uint8_t>(byte), format.kind);
     }
     return format.kind == WeightFormat::Kind::kInt4 ? kInt4Middle : 0.0f;
   }

@@ -32,6 +32,12 @@ ZI_INLINE void codes_of_int4(const std::byte* block, float* out) {
   }
 }
 
+ZI_INLINE void codes_of_float8(const std::byte* block, float* out) {
+  std::uint8_t bytes[16];
+  std::memcpy(bytes, block, sizeof bytes);
+  for (std::size_t i = 0; i < 16; ++i) out[i] = e4m3_to_float(bytes[i]);
+}
+
 /// What is stored of a finite value.
 struct ToFloat32 {
   using Type = float;
@@ -60,6 +66,8 @@ ZI_INLINE void unpack(const std::byte* packed, std::int64_t rows, const PackedRo
       const std::byte* const block = packed + first / kColumns * 16;
       if constexpr (kKind == Kind::kInt4) {
         codes_of_int4(block, codes);
+      } else if constexpr (kKind == Kind::kFloat8) {
+        codes_of_float8(block, codes);
       } else {
         codes_of_int8(block, codes);
       }
@@ -90,13 +98,17 @@ ZI_UNPACK(int8_to_float16, kInt8, ToFloat16)
 ZI_UNPACK(int4_to_float32, kInt4, ToFloat32)
 ZI_UNPACK(int4_to_bfloat16, kInt4, ToBFloat16)
 ZI_UNPACK(int4_to_float16, kInt4, ToFloat16)
+ZI_UNPACK(float8_to_float32, kFloat8, ToFloat32)
+ZI_UNPACK(float8_to_bfloat16, kFloat8, ToBFloat16)
+ZI_UNPACK(float8_to_float16, kFloat8, ToFloat16)
 #undef ZI_UNPACK
 
 using Unpack = void (*)(const std::byte*, std::int64_t, const PackedRow&, void*);
 
-/// By kind, then by DType.
-constexpr Unpack kUnpacks[2][3] = {{int8_to_float32, int8_to_float16, int8_to_bfloat16},
-                                   {int4_to_float32, int4_to_float16, int4_to_bfloat16}};
+/// By kind (kInt8 first), then by DType.
+constexpr Unpack kUnpacks[3][3] = {{int8_to_float32, int8_to_float16, int8_to_bfloat16},
+                                   {int4_to_float32, int4_to_float16, int4_to_bfloat16},
+                                   {float8_to_float32, float8_to_float16, float8_to_bfloat16}};
 
 }  // namespace
 
@@ -107,7 +119,8 @@ void unpack_rows(const std::byte* packed, std::int64_t rows, std::int64_t cols,
       unpack_with_avx512(packed, rows, row, static_cast<std::uint16_t*>(out))) {
     return;
   }
-  const auto& by_type = kUnpacks[format.kind == Kind::kInt4 ? 1 : 0];
+  const auto& by_type =
+      kUnpacks[static_cast<std::size_t>(format.kind) - static_cast<std::size_t>(Kind::kInt8)];
   by_type[static_cast<std::size_t>(to)](packed, rows, row, out);
 }
 

@@ -9,6 +9,13 @@ namespace zi {
 namespace {
 
 bool is_valid(const std::byte* packed, const PackedRow& row) {
+  const auto is_number = [](std::byte code) {
+    return (std::to_integer<std::uint32_t>(code) & kNoFloat8Code) != kNoFloat8Code;
+  };
+  if (row.format.kind == WeightFormat::Kind::kFloat8 &&
+      !std::all_of(packed, packed + row.cols, is_number)) {
+    return false;
+  }
   if (row.format.scale == ScaleType::kFloat8) {
     const std::byte* const scales = packed + row.scales_at;
     return std::all_of(scales, scales + row.groups, [](std::byte scale) {

@@ -45,8 +45,8 @@ std::int64_t Matrices::first(std::size_t i) const {
   return columns;
 }
 
-PartitionLayout::PartitionLayout(const UnitSpec& unit, const WeightFormat& format, int world)
-    : world_(world), format_(format) {
+PartitionLayout::PartitionLayout(const UnitSpec& unit, const MatrixFormats& formats, int world)
+    : world_(world) {
   if (world < 1) {
     throw ConfigError(
         fmt::format("`{}` cannot be cut over {} ranks; use at least 1", unit.name, world));
@@ -56,10 +56,11 @@ PartitionLayout::PartitionLayout(const UnitSpec& unit, const WeightFormat& forma
     check_matrix(tensor);
     Matrix matrix;
     matrix.tensor = tensor;
+    matrix.format = formats.of(tensor.name);
     matrix.rows_per_rank = ceil_div(tensor.shape[0], world);
     matrix.offset = align_up(end, kMatrixAlignment);
     matrix.bytes =
-        static_cast<std::size_t>(matrix.rows_per_rank) * format.row_bytes(tensor.shape[1]);
+        static_cast<std::size_t>(matrix.rows_per_rank) * matrix.format.row_bytes(tensor.shape[1]);
     end = matrix.offset + matrix.bytes;
     matrices_.push_back(std::move(matrix));
   }
@@ -81,7 +82,7 @@ RowBlockMatrix PartitionLayout::gathered(std::size_t matrix, const std::byte* sl
           .blocks = world_,
           .rows_per_block = m.rows_per_rank,
           .block_stride_bytes = shard_bytes_,
-          .format = format_};
+          .format = m.format};
 }
 
 RowBlockMatrix PartitionLayout::own(std::size_t matrix, const std::byte* shard, int rank) const {
@@ -92,7 +93,7 @@ RowBlockMatrix PartitionLayout::own(std::size_t matrix, const std::byte* shard, 
           .blocks = 1,
           .rows_per_block = m.rows_per_rank,
           .block_stride_bytes = shard_bytes_,
-          .format = format_};
+          .format = m.format};
 }
 
 }  // namespace zi

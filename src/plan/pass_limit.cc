@@ -62,7 +62,7 @@ ProductWork work_of(const std::vector<PartitionLayout>& layouts) {
     for (const auto& m : layout.matrices()) {
       work.operations += 2 * static_cast<double>(m.tensor.elements());
       work.bytes += static_cast<double>(m.tensor.shape[0]) *
-                    static_cast<double>(layout.format().row_bytes(m.tensor.shape[1]));
+                    static_cast<double>(m.format.row_bytes(m.tensor.shape[1]));
     }
   }
   return work;

@@ -30,7 +30,7 @@ PlanInput Planner::input(const RunConfig& config) const {
   const WeightFormats formats = weight_formats(*open_, config);
   PlanInput input;
   input.model = open_->model.get();
-  input.block_format = formats.blocks;
+  input.block_format = {formats.blocks, open_->other_formats};
   input.head_format = formats.head;
   input.compute_dtype = open_->compute_dtype;
   input.world = machine_.ranks;

@@ -151,4 +151,5 @@ def main():
         (folder / "golden.json").write_text(json.dumps(entries, separators=(",", ":")) + "\n")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -35,7 +35,7 @@ __device__ float scale_at(const PackedRow& row, const std::byte* packed, int gro
 
 __device__ float zero_at(const PackedRow& row, const std::byte* packed, int group) {
   if (row.format.zeros) {
-    return static_cast<float>(static_cast<int>(packed[row.zeros_at + group])) / kZeroPointSteps;
+    return zero_point_of(static_cast<std::uint8_t>(packed[row.zeros_at + group]), row.format.kind);
   }
   return row.format.kind == Kind::kInt4 ? kInt4Middle : 0.0f;
 }
@@ -47,6 +47,7 @@ __device__ void unpack_unit(const PackedRow& row, const std::byte* packed, int f
   const float scale = scale_at(row, packed, group);
   const float zero = zero_at(row, packed, group);
   const bool int4 = row.format.kind == Kind::kInt4;
+  const bool float8 = row.format.kind == Kind::kFloat8;
   const uint4 block =
       *reinterpret_cast<const uint4*>(packed + (int4 ? first / 32 : first / 16) * 16);
   const std::uint32_t words[4] = {block.x, block.y, block.z, block.w};
@@ -55,8 +56,10 @@ __device__ void unpack_unit(const PackedRow& row, const std::byte* packed, int f
   for (int c = 0; c < kUnitCols; ++c) {
     const std::uint32_t four_bits =
         (upper ? words[2 + c / 8] : words[c / 8]) >> (c % 8 / 2 * 4 + c % 2 * 16) & 15u;
-    const auto byte = static_cast<std::int8_t>(words[c / 4] >> (8 * (c % 4)));
-    const float code = int4 ? static_cast<float>(four_bits) : static_cast<float>(byte);
+    const std::uint32_t byte = words[c / 4] >> (8 * (c % 4)) & 0xffu;
+    const float code = int4     ? static_cast<float>(four_bits)
+                       : float8 ? e4m3_to_float(byte)
+                                : static_cast<float>(static_cast<std::int8_t>(byte));
     values[c] = (code - zero) * scale;
   }
 }
