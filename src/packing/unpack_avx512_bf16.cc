@@ -16,7 +16,7 @@ struct RoundedPairs {
 
 void unpack_int8_avx512_bf16(const PackedRow& row, const PackedPart& part, std::uint16_t* out,
                              std::int64_t stride) {
-  unpack_pieces<Int8Avx512<RoundedPairs>>(row, part, out, stride);
+  UnpackPieces<Int8Avx512<RoundedPairs>>::run(row, part, out, stride);
 }
 
 }  // namespace zi

@@ -83,18 +83,28 @@ void put(const std::byte* sums, std::int64_t width, std::int64_t count, std::int
   }
 }
 
-/// Where a packed row's next columns are read that come two pieces later, in the order of a job:
-/// piece by piece along sixteen rows.
-PackedPart with_ahead(PackedPart part, const WeightReader& weights) {
-  constexpr std::int64_t kPieces = 2;
-  const std::int64_t pieces = (weights.padded_cols + kPieceColumns - 1) / kPieceColumns;
-  const std::int64_t piece = part.first / kPieceColumns;
-  const std::int64_t later = piece + kPieces;
-  const std::int64_t rows_later = later / pieces * kTile * weights.row_bytes;
-  part.codes_ahead = rows_later + (later % pieces - piece) * kPieceTiles * weights.code_bytes;
-  part.scales_ahead = rows_later;
-  return part;
-}
+/// Where a packed row's columns are read that come some pieces later, in the order of a job: piece
+/// by piece along sixteen rows, and then the next sixteen.
+class Ahead {
+ public:
+  explicit Ahead(const WeightReader& weights)
+      : pieces_((weights.padded_cols + kPieceColumns - 1) / kPieceColumns),
+        piece_bytes_(kPieceTiles * weights.code_bytes),
+        rows_bytes_(kTile * weights.row_bytes),
+        blocks_(kPieces / pieces_),
+        rest_(kPieces % pieces_) {}
+
+  void of(std::int64_t piece, PackedPart& part) const {
+    const bool next = piece + rest_ >= pieces_;
+    const std::int64_t rows = (next ? blocks_ + 1 : blocks_) * rows_bytes_;
+    part.codes_ahead = rows + (next ? rest_ - pieces_ : rest_) * piece_bytes_;
+    part.scales_ahead = rows;
+  }
+
+ private:
+  static constexpr std::int64_t kPieces = 3;
+  std::int64_t pieces_, piece_bytes_, rows_bytes_, blocks_, rest_;
+};
 
 /// One panel: weights go through once, by sixteen rows.
 void multiply_few(const ProductJob& job) {
@@ -102,6 +112,7 @@ void multiply_few(const ProductJob& job) {
   const std::int64_t width = job.activations;
   const std::int64_t panel_block = kTile * width * 4;
   auto* const unpacked = reinterpret_cast<std::uint16_t*>(job.scratch + kSumsBytes);
+  const Ahead ahead(weights);
   for (std::int64_t first = 0; first < job.count; first += kTile) {
     const std::int64_t left = job.count - first;
     const std::int64_t count = left < kTile ? left : kTile;
@@ -115,11 +126,14 @@ void multiply_few(const ProductJob& job) {
         tile_multiply<0, 4, 6>();
       }
     } else {
-      for (std::int64_t c = 0; c < weights.cols; c += kPieceColumns) {
-        const std::int64_t rest = weights.cols - c;
+      PackedPart part{rows, count, 0, kPieceColumns};
+      for (std::int64_t piece = 0; part.first < weights.cols; ++piece) {
+        const std::int64_t rest = weights.cols - part.first;
         const std::int64_t columns = rest < kPieceColumns ? rest : kPieceColumns;
-        weights.read(with_ahead({rows, count, c, columns}, weights), kTile, unpacked,
-                     kPieceColumns);
+        part.columns = columns;
+        ahead.of(piece, part);
+        weights.read(part, kTile, unpacked, kPieceColumns);
+        part.first += kPieceColumns;
         for (std::int64_t i = 0; i < columns; i += kBlockColumns, panel += panel_block) {
           tile_load<4>(unpacked + i, kPieceColumns * 2);
           tile_load<6>(panel, width * 4);

@@ -25,15 +25,21 @@ struct Avx2 {
   template <int kRows>
   static void step(Sum (&sums)[kRows][2], const std::uint16_t* const (&w)[2], const Packed* a,
                    std::int64_t c, std::int64_t row_elements) {
+    // Even columns first: their weights' registers are those of the odd ones.
     for (int half = 0; half < 2; ++half) {
-      for (int i = 0; i < 2; ++i) {
-        const __m256i pairs = pairs_of(w[i] + c + 16 * half);
-        const __m256 evens = even(pairs), odds = odd(pairs);
-        for (int r = 0; r < kRows; ++r) {
-          const float* const activations = a + r * row_elements + c + 8 * half;
-          __m256& sum = sums[r][i].half[half];
-          sum = _mm256_fmadd_ps(evens, _mm256_loadu_ps(activations), sum);
-          sum = _mm256_fmadd_ps(odds, _mm256_loadu_ps(activations + 16), sum);
+      const std::int64_t at = c + 16 * half;
+      const __m256 evens[2] = {even(pairs_of(w[0] + at)), even(pairs_of(w[1] + at))};
+      for (int r = 0; r < kRows; ++r) {
+        const __m256 activations = _mm256_loadu_ps(a + r * row_elements + c + 8 * half);
+        for (int i = 0; i < 2; ++i) {
+          sums[r][i].half[half] = _mm256_fmadd_ps(evens[i], activations, sums[r][i].half[half]);
+        }
+      }
+      const __m256 odds[2] = {odd(pairs_of(w[0] + at)), odd(pairs_of(w[1] + at))};
+      for (int r = 0; r < kRows; ++r) {
+        const __m256 activations = _mm256_loadu_ps(a + r * row_elements + c + 16 + 8 * half);
+        for (int i = 0; i < 2; ++i) {
+          sums[r][i].half[half] = _mm256_fmadd_ps(odds[i], activations, sums[r][i].half[half]);
         }
       }
     }

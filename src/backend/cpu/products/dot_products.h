@@ -27,7 +27,11 @@ void dots(const std::uint16_t* const (&w)[Simd::kWeightRows], const typename Sim
   for (int r = 0; r < kRows; ++r) {
     float out[Simd::kWeightRows];
     Simd::total(sums[r], out);
-    for (std::int64_t i = 0; i < outputs; ++i) y[r * ld + i] = out[i];
+    if (outputs == Simd::kWeightRows) {
+      for (std::int64_t i = 0; i < Simd::kWeightRows; ++i) y[r * ld + i] = out[i];
+    } else {
+      for (std::int64_t i = 0; i < outputs; ++i) y[r * ld + i] = out[i];
+    }
   }
 }
 
@@ -64,7 +68,10 @@ template <typename Simd>
 void multiply_rows(const ProductJob& job, const std::uint16_t* weights, std::int64_t stride,
                    std::int64_t count, bool ask, float* y) {
   const std::int64_t padded_cols = job.weights->padded_cols;
-  for (std::int64_t first = 0; first < job.activations; first += Simd::kMostRows) {
+  const std::int64_t turns = (job.activations + Simd::kMostRows - 1) / Simd::kMostRows;
+  const std::int64_t rows_of_turn = (job.activations + turns - 1) / turns;
+  for (std::int64_t first = 0; first < job.activations; first += rows_of_turn) {
+    const bool ask_now = ask && first == 0;
     const auto* a =
         reinterpret_cast<const typename Simd::Packed*>(job.packed) + first * padded_cols;
     const std::int64_t left = job.activations - first;
@@ -75,28 +82,28 @@ void multiply_rows(const ProductJob& job, const std::uint16_t* weights, std::int
         w[i] = weights + (row + (i < here ? i : here - 1)) * stride;  // one again, if there are few
       }
       float* const to = y + first * job.ld + row;
-      switch (left < Simd::kMostRows ? left : Simd::kMostRows) {
+      switch (left < rows_of_turn ? left : rows_of_turn) {
         case 1:
-          dots<Simd, 1>(w, a, padded_cols, ask, here, to, job.ld);
+          dots<Simd, 1>(w, a, padded_cols, ask_now, here, to, job.ld);
           break;
         case 2:
-          dots<Simd, 2>(w, a, padded_cols, ask, here, to, job.ld);
+          dots<Simd, 2>(w, a, padded_cols, ask_now, here, to, job.ld);
           break;
         case 3:
           if constexpr (Simd::kMostRows >= 3)
-            dots<Simd, 3>(w, a, padded_cols, ask, here, to, job.ld);
+            dots<Simd, 3>(w, a, padded_cols, ask_now, here, to, job.ld);
           break;
         case 4:
           if constexpr (Simd::kMostRows >= 4)
-            dots<Simd, 4>(w, a, padded_cols, ask, here, to, job.ld);
+            dots<Simd, 4>(w, a, padded_cols, ask_now, here, to, job.ld);
           break;
         case 5:
           if constexpr (Simd::kMostRows >= 5)
-            dots<Simd, 5>(w, a, padded_cols, ask, here, to, job.ld);
+            dots<Simd, 5>(w, a, padded_cols, ask_now, here, to, job.ld);
           break;
         default:
           if constexpr (Simd::kMostRows >= 6)
-            dots<Simd, 6>(w, a, padded_cols, ask, here, to, job.ld);
+            dots<Simd, 6>(w, a, padded_cols, ask_now, here, to, job.ld);
       }
     }
   }
@@ -108,7 +115,7 @@ void multiply(const ProductJob& job) {
   const bool few = job.activations <= Simd::kMostRows;
   if (weights.in_place) {
     multiply_rows<Simd>(job, reinterpret_cast<const std::uint16_t*>(job.rows), weights.cols,
-                        job.count, few, job.y);
+                        job.count, true, job.y);
     return;
   }
   // Of packed rows that are used once: some are unpacked, and multiplied from the first cache.
