@@ -54,18 +54,20 @@ InstructionSet best_set() { return InstructionSet::kBaseline; }
 #endif
 
 InstructionSet chosen_set() {
-  const InstructionSet best = best_set();
   const char* const wanted = std::getenv("ZI_INSTRUCTION_SET");
-  if (wanted == nullptr) return best;
-  const auto* const name = std::find(kNames.begin(), kNames.end(), std::string_view(wanted));
-  if (name == kNames.end()) {
-    throw ConfigError(fmt::format("ZI_INSTRUCTION_SET is '{}'; it can be one of {}", wanted,
-                                  fmt::join(kNames, ", ")));
-  }
-  return std::min(best, static_cast<InstructionSet>(name - kNames.begin()));
+  return wanted == nullptr ? best_set() : at_most(best_set(), wanted);
 }
 
 }  // namespace
+
+InstructionSet at_most(InstructionSet best, std::string_view name) {
+  const auto* const found = std::find(kNames.begin(), kNames.end(), name);
+  if (found == kNames.end()) {
+    throw ConfigError(fmt::format("ZI_INSTRUCTION_SET is '{}'; it can be one of {}", name,
+                                  fmt::join(kNames, ", ")));
+  }
+  return std::min(best, static_cast<InstructionSet>(found - kNames.begin()));
+}
 
 InstructionSet instruction_set() {
   static const InstructionSet set = chosen_set();

@@ -17,6 +17,9 @@ enum class InstructionSet { kBaseline, kAvx2, kAvx512, kAvx512Bf16, kAmx };
 /// Throws ConfigError for a value that is no name.
 InstructionSet instruction_set();
 
+/// `best`, or the named one if that has less. Throws ConfigError for a text that is no name.
+InstructionSet at_most(InstructionSet best, std::string_view name);
+
 /// baseline, avx2, avx512, avx512_bf16, amx.
 std::string_view name_of(InstructionSet set);
 
