@@ -3,9 +3,9 @@
 #include <cstdint>
 #include <optional>
 
+#include "backend/cpu/float_products.h"
 #include "backend/cpu/products/cpu_products.h"
-#include "backend/cpu/products/float_products.h"
-#include "backend/cpu/thread_pool.h"
+#include "backend/host/thread_pool.h"
 #include "zero_infer/dtype.h"
 #include "zero_infer/partition_layout.h"
 

@@ -59,7 +59,7 @@ void amx_pack(const std::uint16_t* a, std::int64_t activations, std::int64_t col
 constexpr std::int64_t kSumsBytes = kTile * kTile * 4;
 
 std::size_t amx_scratch_bytes(std::int64_t activations, std::int64_t padded_cols, std::int64_t) {
-  const std::int64_t columns = activations <= kTile ? kPieceColumns : 2 * padded_cols;
+  const std::int64_t columns = 2 * (activations <= kTile ? kPieceColumns : padded_cols);
   return static_cast<std::size_t>(kSumsBytes + kTile * columns * 2);
 }
 
@@ -83,76 +83,98 @@ void put(const std::byte* sums, std::int64_t width, std::int64_t count, std::int
   }
 }
 
+/// Thirty-two weight rows: where they lie, or copied.
+struct Weights {
+  const std::byte* upper;
+  const std::byte* lower;
+  std::int64_t stride;  // of rows, in bytes
+};
+
 /// Where a packed row's columns are read that come some pieces later, in the order of a job: piece
-/// by piece along sixteen rows, and then the next sixteen.
+/// by piece along the rows of two tiles, and then the next ones.
 class Ahead {
  public:
   explicit Ahead(const WeightReader& weights)
       : pieces_((weights.padded_cols + kPieceColumns - 1) / kPieceColumns),
         piece_bytes_(kPieceTiles * weights.code_bytes),
-        rows_bytes_(kTile * weights.row_bytes),
-        blocks_(kPieces / pieces_),
+        rows_bytes_(2 * kTile * weights.row_bytes),
+        turns_(kPieces / pieces_),
         rest_(kPieces % pieces_) {}
 
   void of(std::int64_t piece, PackedPart& part) const {
     const bool next = piece + rest_ >= pieces_;
-    const std::int64_t rows = (next ? blocks_ + 1 : blocks_) * rows_bytes_;
-    part.codes_ahead = rows + (next ? rest_ - pieces_ : rest_) * piece_bytes_;
-    part.scales_ahead = rows;
+    part.scales_ahead = (next ? turns_ + 1 : turns_) * rows_bytes_;
+    part.codes_ahead = part.scales_ahead + (next ? rest_ - pieces_ : rest_) * piece_bytes_;
   }
 
  private:
-  static constexpr std::int64_t kPieces = 3;
-  std::int64_t pieces_, piece_bytes_, rows_bytes_, blocks_, rest_;
+  static constexpr std::int64_t kPieces = 2;
+  std::int64_t pieces_, piece_bytes_, rows_bytes_, turns_, rest_;
 };
 
-/// One panel: weights go through once, by sixteen rows.
-void multiply_few(const ProductJob& job) {
-  const WeightReader& weights = *job.weights;
-  const std::int64_t width = job.activations;
-  const std::int64_t panel_block = kTile * width * 4;
-  auto* const unpacked = reinterpret_cast<std::uint16_t*>(job.scratch + kSumsBytes);
-  const Ahead ahead(weights);
-  for (std::int64_t first = 0; first < job.count; first += kTile) {
-    const std::int64_t left = job.count - first;
-    const std::int64_t count = left < kTile ? left : kTile;
-    const std::byte* const rows = job.rows + first * weights.row_bytes;
-    const std::byte* panel = job.packed;
-    tile_zero<0>();
-    if (weights.in_place && count == kTile) {
-      for (std::int64_t c = 0; c < weights.cols; c += kBlockColumns, panel += panel_block) {
-        tile_load<4>(rows + c * 2, weights.row_bytes);
-        tile_load<6>(panel, width * 4);
-        tile_multiply<0, 4, 6>();
-      }
-    } else {
-      PackedPart part{rows, count, 0, kPieceColumns};
-      for (std::int64_t piece = 0; part.first < weights.cols; ++piece) {
-        const std::int64_t rest = weights.cols - part.first;
-        const std::int64_t columns = rest < kPieceColumns ? rest : kPieceColumns;
-        part.columns = columns;
-        ahead.of(piece, part);
-        weights.read(part, kTile, unpacked, kPieceColumns);
-        part.first += kPieceColumns;
-        for (std::int64_t i = 0; i < columns; i += kBlockColumns, panel += panel_block) {
-          tile_load<4>(unpacked + i, kPieceColumns * 2);
-          tile_load<6>(panel, width * 4);
-          tile_multiply<0, 4, 6>();
-        }
-      }
-    }
-    tile_store<0>(job.scratch, width * 4);
-    put(job.scratch, width, count, job.activations, job.y + first, job.ld);
+/// Tiles along `columns` columns of one or two times sixteen weight rows, times a panel.
+template <bool kLower>
+void add_tiles(const Weights& w, const std::byte* panel, std::int64_t width, std::int64_t columns) {
+  for (std::int64_t i = 0; i < columns; i += kBlockColumns) {
+    tile_load<6>(panel, width * 4);
+    tile_load<4>(w.upper + i * 2, w.stride);
+    tile_multiply<0, 4, 6>();
+    if constexpr (kLower) tile_load<5>(w.lower + i * 2, w.stride);
+    if constexpr (kLower) tile_multiply<2, 5, 6>();
+    panel += kTile * width * 4;
   }
 }
 
-/// Thirty-two weight rows: where they lie, or as tiles one after the other.
-struct Weights {
-  const std::byte* upper;
-  const std::byte* lower;
-  std::int64_t stride;  // of rows in a tile
-  std::int64_t step;    // from tile to tile
-};
+template <bool kLower>
+void multiply_few_rows(const ProductJob& job, std::int64_t first, std::int64_t count,
+                       const Ahead& ahead) {
+  const WeightReader& weights = *job.weights;
+  const std::int64_t width = job.activations;
+  const std::byte* const rows = job.rows + first * weights.row_bytes;
+  tile_zero<0>();
+  if constexpr (kLower) tile_zero<2>();
+  if (weights.in_place && count % kTile == 0) {
+    add_tiles<kLower>({rows, rows + kTile * weights.row_bytes, weights.row_bytes}, job.packed,
+                      width, weights.cols);
+  } else {
+    std::byte* const unpacked = job.scratch + kSumsBytes;
+    constexpr std::int64_t kStride = kPieceColumns * 2;
+    const Weights w{unpacked, unpacked + kTile * kStride, kStride};
+    PackedPart part{rows, count, 0, kPieceColumns};
+    for (std::int64_t piece = 0; part.first < weights.cols; ++piece) {
+      const std::int64_t rest = weights.cols - part.first;
+      part.columns = rest < kPieceColumns ? rest : kPieceColumns;
+      ahead.of(piece, part);
+      weights.read(part, kLower ? 2 * kTile : kTile, reinterpret_cast<std::uint16_t*>(unpacked),
+                   kPieceColumns);
+      add_tiles<kLower>(w, job.packed + part.first * width * 2, width, part.columns);
+      part.first += kPieceColumns;
+    }
+  }
+  const auto put_sums = [&](std::int64_t from) {
+    const std::int64_t left = count - from;
+    put(job.scratch, width, left < kTile ? left : kTile, width, job.y + first + from, job.ld);
+  };
+  tile_store<0>(job.scratch, width * 4);
+  put_sums(0);
+  if constexpr (kLower) {
+    tile_store<2>(job.scratch, width * 4);
+    put_sums(kTile);
+  }
+}
+
+/// One panel: weights go through once.
+void multiply_few(const ProductJob& job) {
+  const Ahead ahead(*job.weights);
+  for (std::int64_t first = 0; first < job.count; first += 2 * kTile) {
+    const std::int64_t left = job.count - first;
+    if (left > kTile) {
+      multiply_few_rows<true>(job, first, left < 2 * kTile ? left : 2 * kTile, ahead);
+    } else {
+      multiply_few_rows<false>(job, first, left, ahead);
+    }
+  }
+}
 
 template <bool kLower, bool kSecond>
 void multiply_tiles(const Weights& w, const std::byte* panel, std::int64_t blocks) {
@@ -163,11 +185,11 @@ void multiply_tiles(const Weights& w, const std::byte* panel, std::int64_t block
   const std::byte* const second = panel + blocks * kTileBytes;
   for (std::int64_t b = 0; b < blocks; ++b) {
     tile_load<6>(panel + b * kTileBytes, 64);
-    tile_load<4>(w.upper + b * w.step, w.stride);
+    tile_load<4>(w.upper + b * kBlockColumns * 2, w.stride);
     tile_multiply<0, 4, 6>();
     if constexpr (kSecond) tile_load<7>(second + b * kTileBytes, 64);
     if constexpr (kSecond) tile_multiply<1, 4, 7>();
-    if constexpr (kLower) tile_load<5>(w.lower + b * w.step, w.stride);
+    if constexpr (kLower) tile_load<5>(w.lower + b * kBlockColumns * 2, w.stride);
     if constexpr (kLower) tile_multiply<2, 5, 6>();
     if constexpr (kLower && kSecond) tile_multiply<3, 5, 7>();
   }
@@ -191,7 +213,7 @@ void multiply_many(const ProductJob& job) {
     const std::int64_t count = left < 2 * kTile ? left : 2 * kTile;
     const bool lower = count > kTile;
     const std::byte* const rows = job.rows + row * weights.row_bytes;
-    Weights w{rows, rows + kTile * weights.row_bytes, weights.row_bytes, kBlockColumns * 2};
+    Weights w{rows, rows + kTile * weights.row_bytes, weights.row_bytes};
     if (!weights.in_place || count % kTile != 0) {
       const std::int64_t height = lower ? 2 * kTile : kTile;
       weights.read({rows, count, 0, weights.cols}, height, unpacked, weights.padded_cols);

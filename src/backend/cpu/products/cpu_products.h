@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "backend/cpu/products/product_kernels.h"
-#include "backend/cpu/scratch.h"
-#include "backend/cpu/thread_pool.h"
+#include "backend/host/scratch.h"
+#include "backend/host/thread_pool.h"
 #include "zero_infer/partition_layout.h"
 
 namespace zi {

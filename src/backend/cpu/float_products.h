@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <memory>
 
-#include "backend/cpu/thread_pool.h"
+#include "backend/host/thread_pool.h"
 #include "zero_infer/dtype.h"
 #include "zero_infer/partition_layout.h"
 

@@ -1,4 +1,4 @@
-#include "backend/cpu/products/float_products.h"
+#include "backend/cpu/float_products.h"
 
 #include <fmt/format.h>
 #include <omp.h>
@@ -11,8 +11,8 @@
 #include <utility>
 #include <vector>
 
-#include "backend/cpu/scratch.h"
 #include "backend/cpu/simd.h"
+#include "backend/host/scratch.h"
 #include "packing/unpack_rows.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
