@@ -55,6 +55,8 @@ void amx_pack(const std::uint16_t* a, std::int64_t activations, std::int64_t col
   }
 }
 
+bool amx_streams(std::int64_t activations, std::int64_t) { return activations <= kTile; }
+
 /// Scratch: a tile of sums, then weights.
 constexpr std::int64_t kSumsBytes = kTile * kTile * 4;
 
@@ -253,7 +255,7 @@ void amx_multiply(const ProductJob& job) {
 
 }  // namespace
 
-const ProductKernels kAmxProducts = {kTile,    2 * kTile,         kTile,       amx_packed_bytes,
+const ProductKernels kAmxProducts = {kTile,    2 * kTile,         amx_streams, amx_packed_bytes,
                                      amx_pack, amx_scratch_bytes, amx_multiply};
 
 }  // namespace zi

@@ -65,8 +65,9 @@ CpuProducts::CpuProducts(ThreadPool& pool, InstructionSet set)
 
 std::int64_t CpuProducts::job_rows(std::int64_t rows, const RowBlockMatrix& w,
                                    const WeightReader& weights) const {
-  const std::int64_t bytes = rows <= kernels_.few ? kStreamedBytes / weights.row_bytes
-                                                  : kKeptBytes / (weights.padded_cols * 2);
+  const std::int64_t bytes = kernels_.streams(rows, weights.padded_cols)
+                                 ? kStreamedBytes / weights.row_bytes
+                                 : kKeptBytes / (weights.padded_cols * 2);
   const std::int64_t jobs = kJobsOfThread * pool_.threads();
   const std::int64_t shared = ceil_div(w.padded_rows(), jobs);
   const std::int64_t multiple = kernels_.job_rows;

@@ -29,8 +29,8 @@ struct ProductKernels {
   std::int64_t panel_rows;
   /// Weight rows of which a job should have a multiple.
   std::int64_t job_rows;
-  /// Up to so many rows of activations, weights are read once from memory and kept nowhere.
-  std::int64_t few;
+  /// Whether weights go by once, from memory, and are kept nowhere: with few rows of activations.
+  bool (*streams)(std::int64_t activations, std::int64_t padded_cols);
   /// Bytes of packed activations.
   std::size_t (*packed_bytes)(std::int64_t activations, std::int64_t padded_cols);
   /// Packs a panel of a (activations, cols); panels may be packed at the same time.
