@@ -1,15 +1,14 @@
 /// Speeds of the CPU backend's ops, as a pass calls them. Each product cycles through more weights
 /// than any cache holds, as a pass over the blocks does; bytes/s count the weights once a call,
-/// whatever the rows. `PlainOneDnn` is the limit to compare with: oneDNN's own product of one row
-/// over the same memory.
+/// whatever the rows. `Read` is the limit to compare with: a plain read of the same memory.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <memory>
-#include <oneapi/dnnl/dnnl.hpp>
 #include <vector>
 
+#include "memory_read.h"
 #include "zero_infer/backend.h"
 #include "zero_infer/bytes.h"
 
@@ -40,14 +39,19 @@ struct Bench {
 };
 
 DType dtype_of(std::int64_t index) { return static_cast<DType>(index); }
+WeightFormat format_of(std::int64_t index) {
+  if (index == 8) return kInt8Weights;
+  return index == 4 ? kInt4Weights : WeightFormat(dtype_of(index));
+}
 
-/// Arguments: rows, cols (K), output rows (N), type of activations, type of weights.
+/// Arguments: rows, cols (K), output rows (N), type of activations, weights: a DType, or 8 and 4 of
+/// packed ones.
 void Matmul(benchmark::State& state) {
   Bench& bench = Bench::get();
   const std::int64_t rows = state.range(0);
   const DType a_dtype = dtype_of(state.range(3));
-  RowBlockMatrix w{nullptr, state.range(2),          state.range(1), 1, state.range(2),
-                   0,       dtype_of(state.range(4))};
+  RowBlockMatrix w{nullptr, state.range(2),           state.range(1), 1, state.range(2),
+                   0,       format_of(state.range(4))};
   w.block_stride_bytes = align_up(w.bytes(), kMatrixAlignment);
   const std::size_t copies = kWeightsBytes / w.block_stride_bytes;
   const Buffer a =
@@ -65,36 +69,12 @@ void Matmul(benchmark::State& state) {
                                                benchmark::Counter::kIsIterationInvariantRate);
 }
 
-/// Arguments: cols (K), output rows (N): bfloat16, one row, weights as they lie.
-void PlainOneDnn(benchmark::State& state) {
-  using dnnl::memory;
-  Bench& bench = Bench::get();
-  const std::int64_t cols = state.range(0);
-  const std::int64_t outputs = state.range(1);
-  const auto bytes = static_cast<std::size_t>(cols * outputs) * 2;
-  dnnl::engine engine(dnnl::engine::kind::cpu, 0);
-  dnnl::stream stream(engine);
-  const memory::desc a({1, cols}, memory::data_type::bf16, memory::format_tag::ab);
-  const memory::desc w({cols, outputs}, memory::data_type::bf16, memory::format_tag::ba);
-  const memory::desc y({1, outputs}, memory::data_type::f32, memory::format_tag::ab);
-#if DNNL_VERSION_MAJOR >= 3
-  const dnnl::matmul product(dnnl::matmul::primitive_desc(engine, a, w, y));
-#else
-  const dnnl::matmul product(dnnl::matmul::primitive_desc(dnnl::matmul::desc(a, w, y), engine));
-#endif
-  std::vector<std::uint16_t> activations(static_cast<std::size_t>(cols), 0x3c10);
-  std::vector<float> out(static_cast<std::size_t>(outputs));
-  memory source(a, engine, activations.data());
-  memory weights(w, engine, bench.weights.data());
-  memory result(y, engine, out.data());
-  std::size_t next = 0;
-  for (auto _ : state) {
-    weights.set_data_handle(bench.weights.data() + next++ % (kWeightsBytes / bytes) * bytes);
-    product.execute(stream,
-                    {{DNNL_ARG_SRC, source}, {DNNL_ARG_WEIGHTS, weights}, {DNNL_ARG_DST, result}});
-    stream.wait();
-  }
-  state.SetBytesProcessed(state.iterations() * static_cast<std::int64_t>(bytes));
+/// A plain read of the weights' memory by as many threads.
+void Read(benchmark::State& state) {
+  const Bench& bench = Bench::get();
+  ThreadPool pool(threads_per_rank(1));
+  for (auto _ : state) read_memory(pool, {bench.weights.data(), kWeightsBytes});
+  state.SetBytesProcessed(state.iterations() * static_cast<std::int64_t>(kWeightsBytes));
 }
 
 /// Arguments: new rows of each sequence, keys after them, sequences; 16 heads of 64, bfloat16
@@ -149,6 +129,12 @@ void bloom_560m_shapes(benchmark::internal::Benchmark* bench) {
     bench->Args({rows, 4096, 1024, bf16, bf16});
   }
   bench->Args({1, 1024, 250880, bf16, bf16});
+  for (const std::int64_t rows : {1, 16, 512}) {
+    for (const std::int64_t packed : {8, 4}) {
+      bench->Args({rows, 1024, 4096, bf16, packed});
+      bench->Args({rows, 4096, 1024, bf16, packed});
+    }
+  }
   const auto f32 = static_cast<std::int64_t>(DType::kFloat32);
   const auto f16 = static_cast<std::int64_t>(DType::kFloat16);
   for (const std::int64_t rows : {1, 16}) {
@@ -158,13 +144,7 @@ void bloom_560m_shapes(benchmark::internal::Benchmark* bench) {
   }
 }
 
-BENCHMARK(PlainOneDnn)
-    ->Args({1024, 3072})
-    ->Args({1024, 1024})
-    ->Args({1024, 4096})
-    ->Args({4096, 1024})
-    ->Args({1024, 250880})
-    ->UseRealTime();
+BENCHMARK(Read)->UseRealTime();
 BENCHMARK(Matmul)->Apply(bloom_560m_shapes)->UseRealTime();
 BENCHMARK(Attention)
     ->Args({1, 128, 1})

@@ -27,8 +27,9 @@
 #include "measure/bare_rates.h"
 #include "measure/run_limits.h"
 #include "measure/summary.h"
-#include "plain_products.h"
+#include "memory_read.h"
 #include "timing_ops.h"
+#include "zero_infer/backend.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
@@ -113,9 +114,8 @@ double product_operations(World& world, Engine& engine, std::int64_t rows, int r
   return 2 * static_cast<double>(rows) * bytes / static_cast<double>(size_of(plan.compute_dtype));
 }
 
-/// Seconds of bare products of `rows` rows with every weight that rests on the device, one after
-/// the other: as many bytes are read as a pass of a resident model reads. For a world of one.
-double bare_products_seconds(World& world, Engine& engine, std::int64_t rows, int repeats) {
+/// Every weight that rests on the device, of a world of one.
+std::vector<RowBlockMatrix> resident_weights(const Engine& engine) {
   const MemoryPlan& plan = engine.plan();
   std::vector<RowBlockMatrix> matrices = {
       plan.head.front().own(0, engine.weights().head_shard(), 0)};
@@ -125,6 +125,13 @@ double bare_products_seconds(World& world, Engine& engine, std::int64_t rows, in
       matrices.push_back(plan.blocks[b].own(i, shard, 0));
     }
   }
+  return matrices;
+}
+
+/// Seconds of bare products of `rows` rows with them, one after the other: as many bytes are read
+/// as a pass of a resident model reads.
+double bare_products_seconds(World& world, Engine& engine, std::int64_t rows, int repeats) {
+  const std::vector<RowBlockMatrix> matrices = resident_weights(engine);
   double bytes = 0;
   for (const RowBlockMatrix& m : matrices) bytes += static_cast<double>(m.bytes());
   return bytes / bare_products(world, engine, matrices, rows, repeats);
@@ -226,21 +233,24 @@ Bound bound_of(World& world, Engine& engine, const Options& o, const Measured& m
         static_cast<double>(m.fetched.bytes[Link::kGather]) / static_cast<double>(m.fetched.passes),
         limits[Link::kGather], "bare all-gathers of as many shards, back to back"};
   }
+  if (cpu) {
+    const std::vector<RowBlockMatrix> matrices = resident_weights(engine);
+    ThreadPool pool(threads_per_rank(1));
+    double bytes = 0;
+    for (const RowBlockMatrix& m : matrices) bytes += static_cast<double>(m.bytes());
+    const auto read_all = [&] {
+      for (const RowBlockMatrix& m : matrices) read_memory(pool, {m.data, m.bytes()});
+    };
+    read_all();
+    std::vector<double> seconds;
+    for (int i = 0; i < o.repeats; ++i) seconds.push_back(wall_seconds(read_all));
+    return {bytes, bytes / median(seconds), "a read of the same memory by as many threads"};
+  }
   double weights = static_cast<double>(plan.head_shard);
   for (const PartitionLayout& layout : plan.blocks) {
     weights += static_cast<double>(layout.gathered_bytes());
   }
-  if (!cpu)
-    return {weights, limits[Link::kDeviceMemory],
-            "a bare copy in device memory, reads plus writes"};
-  PlainProducts plain(plan);
-  std::vector<double> seconds;
-  plain.run();
-  for (int i = 0; i < o.repeats; ++i) seconds.push_back(wall_seconds([&] { plain.run(); }));
-  return {static_cast<double>(plain.bytes()), static_cast<double>(plain.bytes()) / median(seconds),
-          plain.in_bfloat16() ? "plain oneDNN products of one row over as many bytes of weights"
-                              : "plain oneDNN products of one row with as many weights in float32: "
-                                "this CPU has none in bfloat16"};
+  return {weights, limits[Link::kDeviceMemory], "a bare copy in device memory, reads plus writes"};
 }
 
 ordered_json line_of(World& world, Engine& engine, const Options& o, std::int64_t batch,

@@ -8,8 +8,9 @@
 namespace zi {
 
 /// The CPU backend: device memory is plain host memory, streams are worker threads (cpu_stream.h),
-/// products are oneDNN's. `threads` is how many threads an op may use; one Ops may serve several
-/// streams; its kernels then take turns. `copy_threads` threads share a large copy.
+/// products are its own where the CPU has AVX2, and oneDNN's in float32. `threads` is how many
+/// threads an op may use; one Ops may serve several streams; its kernels then take turns.
+/// `copy_threads` threads share a large copy.
 std::unique_ptr<Device> make_cpu_device(int copy_threads = 1);
 std::unique_ptr<Ops> make_cpu_ops(int threads);
 

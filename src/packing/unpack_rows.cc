@@ -6,7 +6,8 @@
 
 #include "base/simd_clones.h"
 #include "packing/packed_row.h"
-#include "packing/unpack_avx512.h"
+#include "packing/unpack_part.h"
+#include "packing/unpack_simd.h"
 
 namespace zi {
 namespace {
@@ -56,14 +57,16 @@ struct ToFloat16 {
 };
 
 template <Kind kKind, typename To>
-ZI_INLINE void unpack(const std::byte* packed, std::int64_t rows, const PackedRow& row, void* out) {
+ZI_INLINE void unpack(const PackedRow& row, const PackedPart& part, void* out,
+                      std::int64_t stride) {
   constexpr std::int64_t kColumns = block_columns(kKind);
   constexpr std::int64_t kHalf = 16;  // a multiple of which every group is
   auto* to = static_cast<typename To::Type*>(out);
-  for (std::int64_t r = 0; r < rows; ++r, packed += row.bytes, to += row.cols) {
-    for (std::int64_t first = 0; first < row.cols; first += kColumns) {
+  const std::byte* packed = part.packed;
+  for (std::int64_t r = 0; r < part.rows; ++r, packed += row.bytes, to += stride) {
+    for (std::int64_t first = 0; first < part.columns; first += kColumns) {
       float codes[kColumns];
-      const std::byte* const block = packed + first / kColumns * 16;
+      const std::byte* const block = packed + (part.first + first) / kColumns * 16;
       if constexpr (kKind == Kind::kInt4) {
         codes_of_int4(block, codes);
       } else if constexpr (kKind == Kind::kFloat8) {
@@ -71,12 +74,12 @@ ZI_INLINE void unpack(const std::byte* packed, std::int64_t rows, const PackedRo
       } else {
         codes_of_int8(block, codes);
       }
-      for (std::int64_t half = 0; half < kColumns && first + half < row.cols; half += kHalf) {
-        const std::int64_t group = (first + half) / row.group;
+      for (std::int64_t half = 0; half < kColumns && first + half < part.columns; half += kHalf) {
+        const std::int64_t group = (part.first + first + half) / row.group;
         const float zero = row.zero(packed, group);
         const float scale = row.scale(packed, group);
         typename To::Type* const at = to + first + half;
-        const std::int64_t count = std::min(kHalf, row.cols - first - half);
+        const std::int64_t count = std::min(kHalf, part.columns - first - half);
         if (count == kHalf) {
           for (std::int64_t i = 0; i < kHalf; ++i) at[i] = To::of((codes[half + i] - zero) * scale);
         } else {
@@ -87,10 +90,10 @@ ZI_INLINE void unpack(const std::byte* packed, std::int64_t rows, const PackedRo
   }
 }
 
-#define ZI_UNPACK(name, kind, to)                                                            \
-  ZI_SIMD_CLONES void name(const std::byte* packed, std::int64_t rows, const PackedRow& row, \
-                           void* out) {                                                      \
-    unpack<Kind::kind, to>(packed, rows, row, out);                                          \
+#define ZI_UNPACK(name, kind, to)                                                       \
+  ZI_SIMD_CLONES void name(const PackedRow& row, const PackedPart& part, to::Type* out, \
+                           std::int64_t stride) {                                       \
+    unpack<Kind::kind, to>(row, part, out, stride);                                     \
   }
 ZI_UNPACK(int8_to_float32, kInt8, ToFloat32)
 ZI_UNPACK(int8_to_bfloat16, kInt8, ToBFloat16)
@@ -103,25 +106,51 @@ ZI_UNPACK(float8_to_bfloat16, kFloat8, ToBFloat16)
 ZI_UNPACK(float8_to_float16, kFloat8, ToFloat16)
 #undef ZI_UNPACK
 
-using Unpack = void (*)(const std::byte*, std::int64_t, const PackedRow&, void*);
+/// The functions of a kind.
+struct Unpacks {
+  void (*to_float32)(const PackedRow&, const PackedPart&, float*, std::int64_t);
+  void (*to_float16)(const PackedRow&, const PackedPart&, std::uint16_t*, std::int64_t);
+  UnpackPart to_bfloat16;
+};
 
-/// By kind (kInt8 first), then by DType.
-constexpr Unpack kUnpacks[3][3] = {{int8_to_float32, int8_to_float16, int8_to_bfloat16},
-                                   {int4_to_float32, int4_to_float16, int4_to_bfloat16},
-                                   {float8_to_float32, float8_to_float16, float8_to_bfloat16}};
+constexpr Unpacks unpacks_of(Kind kind) {
+  switch (kind) {
+    case Kind::kInt4:
+      return {int4_to_float32, int4_to_float16, int4_to_bfloat16};
+    case Kind::kFloat8:
+      return {float8_to_float32, float8_to_float16, float8_to_bfloat16};
+    default:
+      return {int8_to_float32, int8_to_float16, int8_to_bfloat16};
+  }
+}
 
 }  // namespace
+
+UnpackPart unpack_part(const WeightFormat& format, InstructionSet set) {
+#if defined(__x86_64__)
+  if (format == kInt4Weights && set >= InstructionSet::kAvx2) {
+    return set >= InstructionSet::kAvx512 ? unpack_int4_avx512 : unpack_int4_avx2;
+  }
+  if (format == kInt8Weights && set >= InstructionSet::kAvx2) {
+    if (set >= InstructionSet::kAvx512Bf16) return unpack_int8_avx512_bf16;
+    return set == InstructionSet::kAvx512 ? unpack_int8_avx512 : unpack_int8_avx2;
+  }
+#endif
+  static_cast<void>(set);  // of other processors there is one
+  return unpacks_of(format.kind).to_bfloat16;
+}
 
 void unpack_rows(const std::byte* packed, std::int64_t rows, std::int64_t cols,
                  const WeightFormat& format, DType to, void* out) {
   const PackedRow row(format, cols);
-  if (to == DType::kBFloat16 &&
-      unpack_with_avx512(packed, rows, row, static_cast<std::uint16_t*>(out))) {
-    return;
+  const PackedPart all{packed, rows, 0, cols};
+  if (to == DType::kBFloat16) {
+    unpack_part(format, instruction_set())(row, all, static_cast<std::uint16_t*>(out), cols);
+  } else if (to == DType::kFloat16) {
+    unpacks_of(format.kind).to_float16(row, all, static_cast<std::uint16_t*>(out), cols);
+  } else {
+    unpacks_of(format.kind).to_float32(row, all, static_cast<float*>(out), cols);
   }
-  const auto& by_type =
-      kUnpacks[static_cast<std::size_t>(format.kind) - static_cast<std::size_t>(Kind::kInt8)];
-  by_type[static_cast<std::size_t>(to)](packed, rows, row, out);
 }
 
 }  // namespace zi

@@ -2,7 +2,7 @@
 
 #include <vector>
 
-#include "backend/cpu/thread_pool.h"
+#include "backend/host/thread_pool.h"
 #include "zero_infer/ops.h"
 
 namespace zi {

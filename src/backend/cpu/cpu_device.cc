@@ -14,8 +14,8 @@
 #include <thread>
 
 #include "backend/cpu/cpu_event.h"
-#include "backend/cpu/thread_pool.h"
 #include "backend/host/host_memory.h"
+#include "backend/host/thread_pool.h"
 #include "zero_infer/backend.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/cpu_stream.h"

@@ -1,25 +1,23 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
+#include <optional>
 
-#include "backend/cpu/thread_pool.h"
+#include "backend/cpu/float_products.h"
+#include "backend/cpu/products/cpu_products.h"
+#include "backend/host/thread_pool.h"
 #include "zero_infer/dtype.h"
 #include "zero_infer/partition_layout.h"
 
 namespace zi {
 
-/// Products by oneDNN whose rows have the same bits for any number and order of rows. The usual
-/// call (rows of `a` as oneDNN's source) would choose kernels by the number of rows, which sum in
-/// different orders. Here the roles are swapped and all sizes are fixed: a chunk of weight rows is
-/// the source, always of the same height for a matrix, and a tile of 16 activation rows, packed as
-/// the kernel wants it, is the weights. The packing is paid once per call; the big matrix streams
-/// through unpacked, once for all tiles.
+/// Chooses who makes a product: CpuProducts for activations in bfloat16 with weights in bfloat16 or
+/// packed ones, else FloatProducts. A row's result has the same bits for any number and order of
+/// rows.
 class CpuMatmul {
  public:
   /// Keeps the reference.
   explicit CpuMatmul(ThreadPool& pool);
-  ~CpuMatmul();
 
   /// The first w.padded_rows() columns of y (rows, ld) = a (rows, w.cols) . w^T; see Ops::matmul.
   /// Blocks until it is done; one thread at a time. Throws Error with oneDNN's reason.
@@ -27,8 +25,11 @@ class CpuMatmul {
            std::int64_t ld);
 
  private:
-  struct State;
-  std::unique_ptr<State> state_;
+  void warn_of_float32();
+
+  std::optional<CpuProducts> products_;  // where there is code for this CPU
+  FloatProducts float_products_;
+  bool warned_ = false;
 };
 
 }  // namespace zi

@@ -11,9 +11,10 @@
 namespace zi {
 
 /// The threads of the CPU ops. Unlike OpenMP's, they sleep while there is no work, so that streams,
-/// MPI and other ranks get the cores, and the caller does not wait for a thread that has not begun:
-/// where somebody else holds its core, the caller does that share itself instead of losing a time
-/// slice in each op.
+/// MPI and other ranks get the cores; they look for more for some microseconds first, since within
+/// a pass one job follows the other and waking up takes longer than a small job. The caller does
+/// not wait for a thread that has not begun: where somebody else holds its core, the caller does
+/// that share itself instead of losing a time slice in each op.
 class ThreadPool {
  public:
   /// `threads` includes the caller's: one fewer is started.
@@ -58,9 +59,10 @@ class ThreadPool {
   std::mutex mutex_;
   std::condition_variable begun_;
   std::condition_variable left_;
-  Job* job_ = nullptr;            // that workers may still join
-  std::uint64_t generation_ = 0;  // of jobs: a worker joins each once
-  int inside_ = 0;                // workers in the job
+  Job* job_ = nullptr;  // that workers may still join
+  // Both change under mutex_, and are looked at without it before a wait.
+  std::atomic<std::uint64_t> generation_{0};  // of jobs: a worker joins each once
+  std::atomic<int> inside_{0};                // workers in the job
   bool ending_ = false;
   std::vector<std::jthread> workers_;  // last: they use all of the above
 };

@@ -1,11 +1,31 @@
-#include "backend/cpu/thread_pool.h"
+#include "backend/host/thread_pool.h"
 
 #include <omp.h>
 #include <pthread.h>
 
 #include <algorithm>
+#include <chrono>
 
 namespace zi {
+namespace {
+
+/// How long a thread looks for what it waits for before it sleeps: about what waking up takes.
+constexpr auto kLook = std::chrono::microseconds(30);
+
+template <typename Condition>
+void look_for(const Condition& condition) {
+  const auto end = std::chrono::steady_clock::now() + kLook;
+  while (!condition()) {
+    for (int i = 0; i < 32; ++i) {
+#if defined(__x86_64__)
+      __builtin_ia32_pause();
+#endif
+    }
+    if (std::chrono::steady_clock::now() > end) return;
+  }
+}
+
+}  // namespace
 
 ThreadPool::ThreadPool(int threads) {
   for (int thread = 1; thread < threads; ++thread) {
@@ -52,6 +72,11 @@ void ThreadPool::share(Job& job) {
   work(job, 0);
   std::unique_lock lock(mutex_);
   job_ = nullptr;  // a thread that comes after this finds nothing to do
+  if (inside_ > 0) {
+    lock.unlock();
+    look_for([&] { return inside_ == 0; });
+    lock.lock();
+  }
   left_.wait(lock, [&] { return inside_ == 0; });
   if (job.failure) std::rethrow_exception(job.failure);
 }
@@ -61,6 +86,11 @@ void ThreadPool::loop(int thread) {
   std::uint64_t seen = 0;
   std::unique_lock lock(mutex_);
   while (true) {
+    if (generation_ == seen && !ending_) {
+      lock.unlock();
+      look_for([&] { return generation_ != seen; });
+      lock.lock();
+    }
     begun_.wait(lock, [&] { return ending_ || (job_ != nullptr && generation_ != seen); });
     if (ending_) return;
     seen = generation_;

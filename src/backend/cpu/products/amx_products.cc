@@ -1,0 +1,262 @@
+#if defined(__x86_64__)
+#include "backend/cpu/products/amx_tiles.h"
+#include "backend/cpu/products/product_kernels.h"
+
+/// Products of tiles: sixteen weight rows of a block of columns, as they lie, times as many rows of
+/// activations, packed in panels of pairs of columns:
+///
+///     panel:  (blocks of columns, 16 pairs, width, 2)
+///
+/// The width is 16, or where one panel holds all, the number of its rows. An element of y is summed
+/// block after block: nothing else decides its bits.
+namespace zi {
+namespace {
+
+constexpr std::int64_t kTile = 16;  // rows of one, of weights as of activations
+constexpr std::int64_t kTileElements = kTile * kBlockColumns;
+constexpr std::int64_t kTileBytes = kTileElements * 2;
+/// Columns that are unpacked before their products: they stay in the first cache.
+constexpr std::int64_t kPieceColumns = 128;
+constexpr std::int64_t kPieceTiles = kPieceColumns / kBlockColumns;
+
+std::int64_t width_of(std::int64_t activations) {
+  return activations < kTile ? activations : kTile;
+}
+
+std::int64_t panels_of(std::int64_t activations) { return (activations + kTile - 1) / kTile; }
+
+std::size_t amx_packed_bytes(std::int64_t activations, std::int64_t padded_cols) {
+  return static_cast<std::size_t>(panels_of(activations) * width_of(activations) * padded_cols) * 2;
+}
+
+/// A panel's rows, block by block: pairs of columns are turned as the 32-bit words that they are.
+void amx_pack(const std::uint16_t* a, std::int64_t activations, std::int64_t cols,
+              std::int64_t panel, std::byte* packed) {
+  const std::int64_t width = width_of(activations);
+  const std::int64_t left = activations - panel * kTile;
+  const std::int64_t rows = left < kTile ? left : kTile;
+  const std::int64_t blocks = (cols + kBlockColumns - 1) / kBlockColumns;
+  const std::uint16_t* const from = a + panel * kTile * cols;
+  auto* to = reinterpret_cast<std::uint32_t*>(packed) + panel * blocks * (kTileElements / 2);
+  const auto lanes = static_cast<__mmask16>((1u << width) - 1);
+  for (std::int64_t block = 0; block < blocks; ++block, to += kTile * width) {
+    const std::int64_t here = cols - block * kBlockColumns;
+    const auto columns = static_cast<__mmask32>(here < kBlockColumns ? (1u << here) - 1 : ~0u);
+    __m512i words[kTile];
+    for (std::int64_t r = 0; r < kTile; ++r) {
+      words[r] = r < rows
+                     ? _mm512_maskz_loadu_epi16(columns, from + r * cols + block * kBlockColumns)
+                     : _mm512_setzero_si512();
+    }
+    transpose(words);
+    for (std::int64_t pair = 0; pair < kTile; ++pair) {
+      _mm512_mask_storeu_epi32(to + pair * width, lanes, words[pair]);
+    }
+  }
+}
+
+bool amx_streams(std::int64_t activations, std::int64_t) { return activations <= kTile; }
+
+/// Scratch: a tile of sums, then weights.
+constexpr std::int64_t kSumsBytes = kTile * kTile * 4;
+
+std::size_t amx_scratch_bytes(std::int64_t activations, std::int64_t padded_cols, std::int64_t) {
+  const std::int64_t columns = 2 * (activations <= kTile ? kPieceColumns : padded_cols);
+  return static_cast<std::size_t>(kSumsBytes + kTile * columns * 2);
+}
+
+/// Sums (weight rows, width) to columns of y: (count, rows) of them.
+void put(const std::byte* sums, std::int64_t width, std::int64_t count, std::int64_t rows, float* y,
+         std::int64_t ld) {
+  const auto* from = reinterpret_cast<const float*>(sums);
+  const auto lanes = static_cast<__mmask16>((1u << width) - 1);
+  const auto columns = static_cast<__mmask16>((1u << count) - 1);
+  if (width == 1) {
+    _mm512_mask_storeu_ps(y, columns, _mm512_loadu_ps(from));
+    return;
+  }
+  __m512i words[kTile];
+  for (std::int64_t i = 0; i < kTile; ++i) {
+    words[i] = _mm512_maskz_loadu_epi32(lanes, from + i * width);
+  }
+  transpose(words);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    _mm512_mask_storeu_epi32(y + r * ld, columns, words[r]);
+  }
+}
+
+/// Thirty-two weight rows: where they lie, or copied.
+struct Weights {
+  const std::byte* upper;
+  const std::byte* lower;
+  std::int64_t stride;  // of rows, in bytes
+};
+
+/// Where a packed row's columns are read that come some pieces later, in the order of a job: piece
+/// by piece along the rows of two tiles, and then the next ones.
+class Ahead {
+ public:
+  explicit Ahead(const WeightReader& weights)
+      : pieces_((weights.padded_cols + kPieceColumns - 1) / kPieceColumns),
+        piece_bytes_(kPieceTiles * weights.code_bytes),
+        rows_bytes_(2 * kTile * weights.row_bytes),
+        turns_(kPieces / pieces_),
+        rest_(kPieces % pieces_) {}
+
+  void of(std::int64_t piece, PackedPart& part) const {
+    const bool next = piece + rest_ >= pieces_;
+    part.scales_ahead = (next ? turns_ + 1 : turns_) * rows_bytes_;
+    part.codes_ahead = part.scales_ahead + (next ? rest_ - pieces_ : rest_) * piece_bytes_;
+  }
+
+ private:
+  static constexpr std::int64_t kPieces = 2;
+  std::int64_t pieces_, piece_bytes_, rows_bytes_, turns_, rest_;
+};
+
+/// Tiles along `columns` columns of one or two times sixteen weight rows, times a panel.
+template <bool kLower>
+void add_tiles(const Weights& w, const std::byte* panel, std::int64_t width, std::int64_t columns) {
+  for (std::int64_t i = 0; i < columns; i += kBlockColumns) {
+    tile_load<6>(panel, width * 4);
+    tile_load<4>(w.upper + i * 2, w.stride);
+    tile_multiply<0, 4, 6>();
+    if constexpr (kLower) tile_load<5>(w.lower + i * 2, w.stride);
+    if constexpr (kLower) tile_multiply<2, 5, 6>();
+    panel += kTile * width * 4;
+  }
+}
+
+template <bool kLower>
+void multiply_few_rows(const ProductJob& job, std::int64_t first, std::int64_t count,
+                       const Ahead& ahead) {
+  const WeightReader& weights = *job.weights;
+  const std::int64_t width = job.activations;
+  const std::byte* const rows = job.rows + first * weights.row_bytes;
+  tile_zero<0>();
+  if constexpr (kLower) tile_zero<2>();
+  if (weights.in_place && count % kTile == 0) {
+    add_tiles<kLower>({rows, rows + kTile * weights.row_bytes, weights.row_bytes}, job.packed,
+                      width, weights.cols);
+  } else {
+    std::byte* const unpacked = job.scratch + kSumsBytes;
+    constexpr std::int64_t kStride = kPieceColumns * 2;
+    const Weights w{unpacked, unpacked + kTile * kStride, kStride};
+    PackedPart part{rows, count, 0, kPieceColumns};
+    for (std::int64_t piece = 0; part.first < weights.cols; ++piece) {
+      const std::int64_t rest = weights.cols - part.first;
+      part.columns = rest < kPieceColumns ? rest : kPieceColumns;
+      ahead.of(piece, part);
+      weights.read(part, kLower ? 2 * kTile : kTile, reinterpret_cast<std::uint16_t*>(unpacked),
+                   kPieceColumns);
+      add_tiles<kLower>(w, job.packed + part.first * width * 2, width, part.columns);
+      part.first += kPieceColumns;
+    }
+  }
+  const auto put_sums = [&](std::int64_t from) {
+    const std::int64_t left = count - from;
+    put(job.scratch, width, left < kTile ? left : kTile, width, job.y + first + from, job.ld);
+  };
+  tile_store<0>(job.scratch, width * 4);
+  put_sums(0);
+  if constexpr (kLower) {
+    tile_store<2>(job.scratch, width * 4);
+    put_sums(kTile);
+  }
+}
+
+/// One panel: weights go through once.
+void multiply_few(const ProductJob& job) {
+  const Ahead ahead(*job.weights);
+  for (std::int64_t first = 0; first < job.count; first += 2 * kTile) {
+    const std::int64_t left = job.count - first;
+    if (left > kTile) {
+      multiply_few_rows<true>(job, first, left < 2 * kTile ? left : 2 * kTile, ahead);
+    } else {
+      multiply_few_rows<false>(job, first, left, ahead);
+    }
+  }
+}
+
+template <bool kLower, bool kSecond>
+void multiply_tiles(const Weights& w, const std::byte* panel, std::int64_t blocks) {
+  tile_zero<0>();
+  if constexpr (kSecond) tile_zero<1>();
+  if constexpr (kLower) tile_zero<2>();
+  if constexpr (kLower && kSecond) tile_zero<3>();
+  const std::byte* const second = panel + blocks * kTileBytes;
+  for (std::int64_t b = 0; b < blocks; ++b) {
+    tile_load<6>(panel + b * kTileBytes, 64);
+    tile_load<4>(w.upper + b * kBlockColumns * 2, w.stride);
+    tile_multiply<0, 4, 6>();
+    if constexpr (kSecond) tile_load<7>(second + b * kTileBytes, 64);
+    if constexpr (kSecond) tile_multiply<1, 4, 7>();
+    if constexpr (kLower) tile_load<5>(w.lower + b * kBlockColumns * 2, w.stride);
+    if constexpr (kLower) tile_multiply<2, 5, 6>();
+    if constexpr (kLower && kSecond) tile_multiply<3, 5, 7>();
+  }
+}
+
+template <int kSums>
+void put_tile(const ProductJob& job, std::int64_t row, std::int64_t activation) {
+  const std::int64_t rows = job.activations - activation;
+  const std::int64_t count = job.count - row;
+  tile_store<kSums>(job.scratch, 64);
+  put(job.scratch, kTile, count < kTile ? count : kTile, rows < kTile ? rows : kTile,
+      job.y + activation * job.ld + row, job.ld);
+}
+
+void multiply_many(const ProductJob& job) {
+  const WeightReader& weights = *job.weights;
+  const std::int64_t blocks = weights.padded_cols / kBlockColumns;
+  auto* const unpacked = reinterpret_cast<std::uint16_t*>(job.scratch + kSumsBytes);
+  for (std::int64_t row = 0; row < job.count; row += 2 * kTile) {
+    const std::int64_t left = job.count - row;
+    const std::int64_t count = left < 2 * kTile ? left : 2 * kTile;
+    const bool lower = count > kTile;
+    const std::byte* const rows = job.rows + row * weights.row_bytes;
+    Weights w{rows, rows + kTile * weights.row_bytes, weights.row_bytes};
+    if (!weights.in_place || count % kTile != 0) {
+      const std::int64_t height = lower ? 2 * kTile : kTile;
+      weights.read({rows, count, 0, weights.cols}, height, unpacked, weights.padded_cols);
+      w.upper = job.scratch + kSumsBytes;
+      w.stride = weights.padded_cols * 2;
+      w.lower = w.upper + kTile * w.stride;
+    }
+    for (std::int64_t a = 0; a < job.activations; a += 2 * kTile) {
+      const std::byte* const panel = job.packed + a / kTile * blocks * kTileBytes;
+      const bool second = job.activations - a > kTile;
+      if (lower && second) {
+        multiply_tiles<true, true>(w, panel, blocks);
+      } else if (lower) {
+        multiply_tiles<true, false>(w, panel, blocks);
+      } else if (second) {
+        multiply_tiles<false, true>(w, panel, blocks);
+      } else {
+        multiply_tiles<false, false>(w, panel, blocks);
+      }
+      put_tile<0>(job, row, a);
+      if (second) put_tile<1>(job, row, a + kTile);
+      if (lower) put_tile<2>(job, row + kTile, a);
+      if (lower && second) put_tile<3>(job, row + kTile, a + kTile);
+    }
+  }
+}
+
+void amx_multiply(const ProductJob& job) {
+  tiles_begin(width_of(job.activations));
+  if (job.activations <= kTile) {
+    multiply_few(job);
+  } else {
+    multiply_many(job);
+  }
+  tiles_end();
+}
+
+}  // namespace
+
+const ProductKernels kAmxProducts = {kTile,    2 * kTile,         amx_streams, amx_packed_bytes,
+                                     amx_pack, amx_scratch_bytes, amx_multiply};
+
+}  // namespace zi
+#endif

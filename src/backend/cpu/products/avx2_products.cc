@@ -1,0 +1,69 @@
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include "backend/cpu/products/dot_products.h"
+
+namespace zi {
+namespace {
+
+/// The sixteen lanes in two registers. The bits are those of Avx512.
+struct Avx2 {
+  using Packed = float;  // the even columns of a block, then the odd ones
+  struct Sum {
+    __m256 half[2];
+  };
+  static constexpr int kWeightRows = 2;
+  static constexpr int kMostRows = 3;
+
+  static __m256 even(__m256i pairs) { return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)); }
+  static __m256 odd(__m256i pairs) {
+    return _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(-65536)));
+  }
+  static __m256i pairs_of(const std::uint16_t* from) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  }
+  template <int kRows>
+  static void step(Sum (&sums)[kRows][2], const std::uint16_t* const (&w)[2], const Packed* a,
+                   std::int64_t c, std::int64_t row_elements) {
+    // Even columns first: their weights' registers are those of the odd ones.
+    for (int half = 0; half < 2; ++half) {
+      const std::int64_t at = c + 16 * half;
+      const __m256 evens[2] = {even(pairs_of(w[0] + at)), even(pairs_of(w[1] + at))};
+      for (int r = 0; r < kRows; ++r) {
+        const __m256 activations = _mm256_loadu_ps(a + r * row_elements + c + 8 * half);
+        for (int i = 0; i < 2; ++i) {
+          sums[r][i].half[half] = _mm256_fmadd_ps(evens[i], activations, sums[r][i].half[half]);
+        }
+      }
+      const __m256 odds[2] = {odd(pairs_of(w[0] + at)), odd(pairs_of(w[1] + at))};
+      for (int r = 0; r < kRows; ++r) {
+        const __m256 activations = _mm256_loadu_ps(a + r * row_elements + c + 16 + 8 * half);
+        for (int i = 0; i < 2; ++i) {
+          sums[r][i].half[half] = _mm256_fmadd_ps(odds[i], activations, sums[r][i].half[half]);
+        }
+      }
+    }
+  }
+  static void total(const Sum (&sums)[2], float (&out)[2]) {
+    for (int i = 0; i < 2; ++i) {
+      const __m256 half = _mm256_add_ps(sums[i].half[0], sums[i].half[1]);
+      float q[4];
+      _mm_storeu_ps(q, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+      out[i] = (q[0] + q[2]) + (q[1] + q[3]);
+    }
+  }
+  static void pack_block(const std::uint16_t* from, Packed* to) {
+    for (int half = 0; half < 2; ++half) {
+      const __m256i pairs = pairs_of(from + 16 * half);
+      _mm256_storeu_ps(to + 8 * half, even(pairs));
+      _mm256_storeu_ps(to + 16 + 8 * half, odd(pairs));
+    }
+  }
+};
+
+}  // namespace
+
+const ProductKernels kAvx2Products = dots::kernels<Avx2>();
+
+}  // namespace zi
+#endif

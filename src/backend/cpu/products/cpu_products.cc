@@ -1,0 +1,121 @@
+#include "backend/cpu/products/cpu_products.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "zero_infer/bytes.h"
+#include "zero_infer/error.h"
+
+namespace zi {
+namespace {
+
+/// Packed activations of a group of rows; for more rows than these hold, the weights stream again.
+constexpr std::size_t kPackedBytes = 32u << 20;
+/// Fewer activations than this are packed, and smaller products made, before a second thread has
+/// woken up.
+constexpr std::int64_t kParallelActivations = 32 << 10;
+constexpr std::int64_t kParallelProducts = 64 << 10;
+/// Weights of a job: few enough that all threads end together, and many enough to stream; where
+/// many rows of activations pass by, as many as a core's second-level cache keeps.
+constexpr std::int64_t kStreamedBytes = 96 << 10;
+constexpr std::int64_t kKeptBytes = 512 << 10;
+constexpr std::int64_t kJobsOfThread = 4;
+
+const ProductKernels* kernels_of(InstructionSet set) {
+#if defined(__x86_64__)
+  switch (set) {
+    case InstructionSet::kAmx:
+      return &kAmxProducts;
+    case InstructionSet::kAvx512Bf16:
+      return &kAvx512Bf16Products;
+    case InstructionSet::kAvx512:
+      return &kAvx512Products;
+    case InstructionSet::kAvx2:
+      return &kAvx2Products;
+    case InstructionSet::kBaseline:
+      break;
+  }
+#endif
+  static_cast<void>(set);
+  return nullptr;
+}
+
+const ProductKernels& kernels_there(InstructionSet set) {
+  const ProductKernels* const kernels = kernels_of(set);
+  if (kernels == nullptr || set > instruction_set()) {
+    throw Error(fmt::format("this CPU has no products with {}", name_of(set)));
+  }
+  return *kernels;
+}
+
+}  // namespace
+
+bool CpuProducts::has(InstructionSet set) { return kernels_of(set) != nullptr; }
+
+bool CpuProducts::takes(const WeightFormat& format) {
+  return format.packed() || format == DType::kBFloat16;
+}
+
+CpuProducts::CpuProducts(ThreadPool& pool, InstructionSet set)
+    : pool_(pool),
+      set_(set),
+      kernels_(kernels_there(set)),
+      scratch_(static_cast<std::size_t>(pool.threads())) {}
+
+std::int64_t CpuProducts::job_rows(std::int64_t rows, const RowBlockMatrix& w,
+                                   const WeightReader& weights) const {
+  const std::int64_t bytes = kernels_.streams(rows, weights.padded_cols)
+                                 ? kStreamedBytes / weights.row_bytes
+                                 : kKeptBytes / (weights.padded_cols * 2);
+  const std::int64_t jobs = kJobsOfThread * pool_.threads();
+  const std::int64_t shared = ceil_div(w.padded_rows(), jobs);
+  const std::int64_t multiple = kernels_.job_rows;
+  const std::int64_t wanted = std::clamp(std::min(bytes, shared), multiple, w.rows_per_block);
+  return ceil_div(wanted, multiple) * multiple;
+}
+
+void CpuProducts::run(const void* a, std::int64_t rows, const RowBlockMatrix& w, float* y,
+                      std::int64_t ld) {
+  if (rows == 0 || w.padded_rows() == 0) return;
+  const WeightReader weights(w, set_);
+  const auto row_bytes = kernels_.packed_bytes(kernels_.panel_rows, weights.padded_cols) /
+                         static_cast<std::size_t>(kernels_.panel_rows);
+  const std::int64_t group =
+      std::max<std::int64_t>(64, static_cast<std::int64_t>(kPackedBytes / row_bytes) / 64 * 64);
+  const auto* const from = static_cast<const std::uint16_t*>(a);
+  for (std::int64_t row = 0; row < rows; row += group) {
+    run_group(from + row * w.cols, std::min(group, rows - row), w, weights, y + row * ld, ld);
+  }
+}
+
+void CpuProducts::run_group(const std::uint16_t* a, std::int64_t rows, const RowBlockMatrix& w,
+                            const WeightReader& weights, float* y, std::int64_t ld) {
+  packed_.reserve(kernels_.packed_bytes(rows, weights.padded_cols));
+  pool_.run(
+      ceil_div(rows, kernels_.panel_rows),
+      [&](std::int64_t panel, int) { kernels_.pack(a, rows, w.cols, panel, packed_.data()); },
+      rows * w.cols >= kParallelActivations);
+
+  const std::int64_t height = job_rows(rows, w, weights);
+  const std::int64_t jobs_of_block = ceil_div(w.rows_per_block, height);
+  const std::size_t scratch = kernels_.scratch_bytes(rows, weights.padded_cols, height);
+  for (Scratch& own : scratch_) own.reserve(scratch);
+  const auto multiply = [&](std::int64_t index, int thread) {
+    const std::int64_t block = index / jobs_of_block;
+    const std::int64_t first = index % jobs_of_block * height;
+    kernels_.multiply({.weights = &weights,
+                       .rows = w.data + static_cast<std::size_t>(block) * w.block_stride_bytes +
+                               first * weights.row_bytes,
+                       .count = std::min(height, w.rows_per_block - first),
+                       .packed = packed_.data(),
+                       .activations = rows,
+                       .y = y + block * w.rows_per_block + first,
+                       .ld = ld,
+                       .scratch = scratch_[static_cast<std::size_t>(thread)].data()});
+  };
+  pool_.run(jobs_of_block * w.blocks, multiply,
+            rows * w.padded_rows() * w.cols >= kParallelProducts);
+}
+
+}  // namespace zi

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "backend/cpu/products/product_kernels.h"
+#include "backend/host/scratch.h"
+#include "backend/host/thread_pool.h"
+#include "zero_infer/partition_layout.h"
+
+namespace zi {
+
+/// Products of bfloat16 activations with weights in bfloat16 or packed ones, whose values are the
+/// bfloat16s of unpack_rows. A row's result has the same bits for any number and order of rows, any
+/// cut of the matrix into blocks of rows, and any number of threads; packed weights' is that of
+/// their values. Other instructions may give other bits.
+class CpuProducts {
+ public:
+  /// Whether there is code for these instructions, and for weights of this format.
+  static bool has(InstructionSet set);
+  static bool takes(const WeightFormat& format);
+
+  /// Keeps the reference. Throws Error for a set that is not there.
+  CpuProducts(ThreadPool& pool, InstructionSet set);
+
+  /// The first w.padded_rows() columns of y (rows, ld) = a (rows, w.cols), in bfloat16, . w^T; see
+  /// Ops::matmul. Blocks until it is done; one thread at a time.
+  void run(const void* a, std::int64_t rows, const RowBlockMatrix& w, float* y, std::int64_t ld);
+
+ private:
+  void run_group(const std::uint16_t* a, std::int64_t rows, const RowBlockMatrix& w,
+                 const WeightReader& weights, float* y, std::int64_t ld);
+  std::int64_t job_rows(std::int64_t rows, const RowBlockMatrix& w,
+                        const WeightReader& weights) const;
+
+  ThreadPool& pool_;
+  InstructionSet set_;
+  const ProductKernels& kernels_;
+  Scratch packed_;
+  std::vector<Scratch> scratch_;  // one a thread
+};
+
+}  // namespace zi

@@ -1,0 +1,174 @@
+#pragma once
+
+#include "backend/cpu/products/product_kernels.h"
+
+/// Products as dot products along rows, for files that are compiled for one instruction set; `Simd`
+/// is a type of the file's own. Simd::kWeightRows weight rows meet up to Simd::kMostRows rows of
+/// activations in registers. The sum of an element has sixteen lanes; lane i takes columns 32 b + 2
+/// i and 32 b + 2 i + 1 of each block b in turn.
+namespace zi::dots {
+
+/// How far ahead of its use memory is asked for a line, where weights are used once.
+inline constexpr std::int64_t kAheadElements = 512;
+/// Packed activations that a second-level cache keeps: all of them then pass by weight rows in the
+/// first one, and else a few at a time by the weight rows of a job.
+inline constexpr std::int64_t kKeptBytes = 256 << 10;
+
+template <typename Simd, int kRows>
+void dots(const std::uint16_t* const (&w)[Simd::kWeightRows], const typename Simd::Packed* a,
+          std::int64_t padded_cols, std::int64_t ahead, std::int64_t outputs, float* y,
+          std::int64_t ld) {
+  typename Simd::Sum sums[kRows][Simd::kWeightRows] = {};
+  const std::int64_t row_elements = padded_cols;
+  for (std::int64_t c = 0; c < padded_cols; c += kBlockColumns) {
+    if (ahead != 0) {
+      for (std::int64_t i = 0; i < Simd::kWeightRows; ++i) {
+        __builtin_prefetch(w[i] + c + ahead, 0, 3);
+      }
+    }
+    Simd::template step<kRows>(sums, w, a, c, row_elements);
+  }
+  for (int r = 0; r < kRows; ++r) {
+    float out[Simd::kWeightRows];
+    Simd::total(sums[r], out);
+    if (outputs == Simd::kWeightRows) {
+      for (std::int64_t i = 0; i < Simd::kWeightRows; ++i) y[r * ld + i] = out[i];
+    } else {
+      for (std::int64_t i = 0; i < outputs; ++i) y[r * ld + i] = out[i];
+    }
+  }
+}
+
+template <typename Simd>
+std::size_t packed_bytes(std::int64_t activations, std::int64_t padded_cols) {
+  return static_cast<std::size_t>(activations * padded_cols) * sizeof(typename Simd::Packed);
+}
+
+template <typename Simd>
+bool streams(std::int64_t activations, std::int64_t padded_cols) {
+  return packed_bytes<Simd>(activations, padded_cols) <= kKeptBytes;
+}
+
+template <typename Simd>
+std::size_t scratch_bytes(std::int64_t activations, std::int64_t padded_cols, std::int64_t count) {
+  const std::int64_t rows = streams<Simd>(activations, padded_cols) ? Simd::kWeightRows : count;
+  return static_cast<std::size_t>(rows * padded_cols) * sizeof(std::uint16_t);
+}
+
+/// One row at a time.
+template <typename Simd>
+void pack(const std::uint16_t* a, std::int64_t, std::int64_t cols, std::int64_t panel,
+          std::byte* packed) {
+  const std::int64_t padded_cols = (cols + kBlockColumns - 1) / kBlockColumns * kBlockColumns;
+  auto* to = reinterpret_cast<typename Simd::Packed*>(packed) + panel * padded_cols;
+  const std::uint16_t* from = a + panel * cols;
+  for (std::int64_t c = 0; c < padded_cols; c += kBlockColumns) {
+    if (c + kBlockColumns <= cols) {
+      Simd::pack_block(from + c, to + c);
+    } else {
+      std::uint16_t last[kBlockColumns] = {};
+      for (std::int64_t i = c; i < cols; ++i) last[i - c] = from[i];
+      Simd::pack_block(last, to + c);
+    }
+  }
+}
+
+/// Some weight rows that lie at a stride.
+struct Rows {
+  const std::uint16_t* first;
+  std::int64_t stride;
+  std::int64_t count;
+};
+
+/// Simd::kWeightRows of them from `row` on, or those that are left, with `rows` rows of activations
+/// from `first` on.
+template <typename Simd>
+void multiply_block(const ProductJob& job, const Rows& weights, std::int64_t row,
+                    std::int64_t first, std::int64_t rows, std::int64_t ahead, float* y) {
+  const std::int64_t padded_cols = job.weights->padded_cols;
+  const auto* a = reinterpret_cast<const typename Simd::Packed*>(job.packed) + first * padded_cols;
+  const std::int64_t left = weights.count - row;
+  const std::int64_t here = left < Simd::kWeightRows ? left : Simd::kWeightRows;
+  const std::uint16_t* w[Simd::kWeightRows];
+  for (std::int64_t i = 0; i < Simd::kWeightRows; ++i) {  // one again, if there are few
+    w[i] = weights.first + (row + (i < here ? i : here - 1)) * weights.stride;
+  }
+  float* const to = y + first * job.ld + row;
+  const auto with = [&]<int kRows>() {
+    if constexpr (kRows <= Simd::kMostRows) {
+      dots<Simd, kRows>(w, a, padded_cols, ahead, here, to, job.ld);
+    }
+  };
+  switch (rows) {
+    case 1:
+      return with.template operator()<1>();
+    case 2:
+      return with.template operator()<2>();
+    case 3:
+      return with.template operator()<3>();
+    case 4:
+      return with.template operator()<4>();
+    case 5:
+      return with.template operator()<5>();
+    default:
+      return with.template operator()<6>();
+  }
+}
+
+template <typename Simd>
+void multiply_rows(const ProductJob& job, const Rows& weights, bool in_memory, float* y) {
+  const std::int64_t turns = (job.activations + Simd::kMostRows - 1) / Simd::kMostRows;
+  const std::int64_t most = (job.activations + turns - 1) / turns;
+  const auto rows_from = [&](std::int64_t first) {
+    return job.activations - first < most ? job.activations - first : most;
+  };
+  if (streams<Simd>(job.activations, job.weights->padded_cols)) {
+    // While the first activations pass by, memory brings the rows after these; where they are the
+    // only ones, there is time for less.
+    const std::int64_t next = turns > 1 ? Simd::kWeightRows * weights.stride : kAheadElements;
+    for (std::int64_t row = 0; row < weights.count; row += Simd::kWeightRows) {
+      for (std::int64_t first = 0; first < job.activations; first += most) {
+        const std::int64_t ahead = in_memory && first == 0 ? next : 0;
+        multiply_block<Simd>(job, weights, row, first, rows_from(first), ahead, y);
+      }
+    }
+  } else {
+    for (std::int64_t first = 0; first < job.activations; first += most) {
+      const std::int64_t ahead = in_memory && first == 0 ? kAheadElements : 0;
+      for (std::int64_t row = 0; row < weights.count; row += Simd::kWeightRows) {
+        multiply_block<Simd>(job, weights, row, first, rows_from(first), ahead, y);
+      }
+    }
+  }
+}
+
+template <typename Simd>
+void multiply(const ProductJob& job) {
+  const WeightReader& weights = *job.weights;
+  if (weights.in_place) {
+    const auto* rows = reinterpret_cast<const std::uint16_t*>(job.rows);
+    multiply_rows<Simd>(job, {rows, weights.cols, job.count}, true, job.y);
+    return;
+  }
+  // Rows that are used once are unpacked some at a time, and multiplied from the first cache.
+  constexpr std::int64_t kAheadBytes = 4096;
+  const bool once = streams<Simd>(job.activations, weights.padded_cols);
+  const std::int64_t step = once ? Simd::kWeightRows : job.count;
+  const std::int64_t ahead =
+      once ? (kAheadBytes / weights.row_bytes + Simd::kWeightRows) * weights.row_bytes : 0;
+  auto* const unpacked = reinterpret_cast<std::uint16_t*>(job.scratch);
+  for (std::int64_t row = 0; row < job.count; row += step) {
+    const std::int64_t here = job.count - row < step ? job.count - row : step;
+    weights.read({job.rows + row * weights.row_bytes, here, 0, weights.cols, ahead, ahead}, here,
+                 unpacked, weights.padded_cols);
+    multiply_rows<Simd>(job, {unpacked, weights.padded_cols, here}, false, job.y + row);
+  }
+}
+
+template <typename Simd>
+constexpr ProductKernels kernels() {
+  return {1,          Simd::kWeightRows,   streams<Simd>, packed_bytes<Simd>,
+          pack<Simd>, scratch_bytes<Simd>, multiply<Simd>};
+}
+
+}  // namespace zi::dots

@@ -1,0 +1,45 @@
+#include "backend/cpu/products/weight_reader.h"
+
+#include <cstring>
+
+#include "zero_infer/bytes.h"
+
+namespace zi {
+
+WeightReader::WeightReader(const RowBlockMatrix& w, InstructionSet set)
+    : cols(w.cols),
+      padded_cols(ceil_div(w.cols, kBlockColumns) * kBlockColumns),
+      row_bytes(static_cast<std::int64_t>(w.row_bytes())),
+      code_bytes(!w.format.packed()                           ? 0
+                 : w.format.kind == WeightFormat::Kind::kInt4 ? kBlockColumns / 2
+                                                              : kBlockColumns),
+      in_place(!w.format.packed() && w.cols % kBlockColumns == 0) {
+  if (!w.format.packed()) return;
+  packed_.emplace(w.format, w.cols);
+  unpack_ = unpack_part(w.format, set);
+}
+
+void WeightReader::read(const PackedPart& part, std::int64_t height, std::uint16_t* out,
+                        std::int64_t stride) const {
+  constexpr std::size_t kElement = sizeof(std::uint16_t);
+  if (packed_) {
+    unpack_(*packed_, part, out, stride);
+  } else {
+    const std::byte* row = part.packed + part.first * static_cast<std::int64_t>(kElement);
+    for (std::int64_t r = 0; r < part.rows; ++r, row += row_bytes) {
+      std::memcpy(out + r * stride, row, static_cast<std::size_t>(part.columns) * kElement);
+    }
+  }
+  const std::int64_t padded = ceil_div(part.columns, kBlockColumns) * kBlockColumns;
+  if (padded > part.columns) {
+    const auto bytes = static_cast<std::size_t>(padded - part.columns) * kElement;
+    for (std::int64_t r = 0; r < part.rows; ++r) {
+      std::memset(out + r * stride + part.columns, 0, bytes);
+    }
+  }
+  for (std::int64_t r = part.rows; r < height; ++r) {
+    std::memset(out + r * stride, 0, static_cast<std::size_t>(padded) * kElement);
+  }
+}
+
+}  // namespace zi

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+
+#include "packing/unpack_part.h"
+#include "zero_infer/partition_layout.h"
+
+namespace zi {
+
+/// Products read weights as bfloat16, and whole blocks of so many columns.
+inline constexpr std::int64_t kBlockColumns = 32;
+
+/// Rows of a matrix as bfloat16s in whole blocks of columns: where they lie, or copied or unpacked
+/// part by part.
+class WeightReader {
+ public:
+  /// For weights in bfloat16 and packed ones, unpacked with these instructions.
+  WeightReader(const RowBlockMatrix& w, InstructionSet set);
+
+  const std::int64_t cols;
+  const std::int64_t padded_cols;  // with those that fill the last block
+  const std::int64_t row_bytes;
+  /// Bytes of the codes of a block of columns; 0 for weights in bfloat16.
+  const std::int64_t code_bytes;
+  /// Whether rows can be read where they are.
+  const bool in_place;
+
+  /// Columns part.first to part.first + part.columns of the rows from part.packed on, whatever
+  /// their format, to out (height, stride): zeros fill the last block of columns, and rows up to
+  /// `height`.
+  void read(const PackedPart& part, std::int64_t height, std::uint16_t* out,
+            std::int64_t stride) const;
+
+ private:
+  std::optional<PackedRow> packed_;
+  UnpackPart unpack_ = nullptr;
+};
+
+}  // namespace zi

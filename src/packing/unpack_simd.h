@@ -1,0 +1,38 @@
+#pragma once
+
+#include "packing/unpack_part.h"
+
+namespace zi {
+
+/// UnpackPart of kInt4Weights and kInt8Weights with the named instructions, which must be there.
+/// Each file of theirs is compiled for its instructions: it calls no inline function of a header
+/// that others use, for of those the linker keeps one copy.
+void unpack_int4_avx2(const PackedRow&, const PackedPart&, std::uint16_t* out, std::int64_t stride);
+void unpack_int8_avx2(const PackedRow&, const PackedPart&, std::uint16_t* out, std::int64_t stride);
+void unpack_int4_avx512(const PackedRow&, const PackedPart&, std::uint16_t* out,
+                        std::int64_t stride);
+void unpack_int8_avx512(const PackedRow&, const PackedPart&, std::uint16_t* out,
+                        std::int64_t stride);
+void unpack_int8_avx512_bf16(const PackedRow&, const PackedPart&, std::uint16_t* out,
+                             std::int64_t stride);
+
+/// Every value of an int4 weight: the bfloat16s of codes 0 to 15 under each byte of a scale.
+struct Int4Values {
+  alignas(64) std::uint16_t of[256][16];
+};
+const Int4Values& int4_values();
+
+/// The same values' bytes.
+struct Int4Bytes {
+  alignas(64) std::uint8_t lower[256][16];
+  alignas(64) std::uint8_t upper[256][16];
+};
+const Int4Bytes& int4_bytes();
+
+/// The scales of int8 weights.
+struct Int8Scales {
+  float of[256];
+};
+const Int8Scales& int8_scales();
+
+}  // namespace zi

@@ -1,0 +1,250 @@
+#include "backend/cpu/products/cpu_products.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <span>
+#include <vector>
+
+#include "packing/pack_rows.h"
+#include "packing/unpack_rows.h"
+#include "reference_ops.h"
+#include "zero_infer/bytes.h"
+
+/// The CPU's own products with each set of instructions that this machine has.
+namespace zi {
+namespace {
+
+using Kind = WeightFormat::Kind;
+
+constexpr WeightFormat kFormats[] = {DType::kBFloat16,
+                                     kInt8Weights,
+                                     kInt4Weights,
+                                     {Kind::kInt4, ScaleType::kFloat16, 64},
+                                     {Kind::kInt8, ScaleType::kBFloat16, 0}};
+
+/// Bytes that end where memory ends: the next page cannot be read.
+class BytesAtTheEnd {
+ public:
+  explicit BytesAtTheEnd(std::span<const std::byte> bytes)
+      : mapped_(align_up(bytes.size() + 1, kPageBytes) + kPageBytes) {
+    map_ = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    EXPECT_NE(map_, MAP_FAILED);
+    std::byte* const end = static_cast<std::byte*>(map_) + mapped_ - kPageBytes;
+    EXPECT_EQ(mprotect(end, kPageBytes, PROT_NONE), 0);
+    data_ = end - bytes.size();
+    std::copy(bytes.begin(), bytes.end(), data_);
+  }
+  ~BytesAtTheEnd() { munmap(map_, mapped_); }
+  BytesAtTheEnd(const BytesAtTheEnd&) = delete;
+  BytesAtTheEnd& operator=(const BytesAtTheEnd&) = delete;
+  std::byte* data() const { return data_; }
+
+ private:
+  std::size_t mapped_;
+  void* map_;
+  std::byte* data_;
+};
+
+class CpuProductsTest : public testing::TestWithParam<InstructionSet> {
+ protected:
+  void SetUp() override {
+    if (GetParam() > instruction_set()) GTEST_SKIP() << "not on this machine";
+  }
+
+  std::vector<float> floats(std::int64_t count) {
+    std::normal_distribution<float> bell(0, 0.1f);
+    std::vector<float> values(static_cast<std::size_t>(count));
+    for (float& value : values) value = bell(random_);
+    return values;
+  }
+  std::vector<std::byte> as_bfloat16(const std::vector<float>& values) {
+    std::vector<std::byte> bytes(values.size() * 2);
+    convert(values.data(), DType::kFloat32, bytes.data(), DType::kBFloat16, values.size());
+    return bytes;
+  }
+  std::vector<std::byte> weights(std::int64_t rows, std::int64_t cols, const WeightFormat& format) {
+    const auto values = floats(rows * cols);
+    if (!format.packed()) return as_bfloat16(values);
+    std::vector<std::byte> packed(static_cast<std::size_t>(rows) * format.row_bytes(cols));
+    EXPECT_EQ(pack_rows(values.data(), rows, cols, format, packed.data()), rows);
+    return packed;
+  }
+  static RowBlockMatrix matrix(const std::byte* data, std::int64_t rows, std::int64_t cols,
+                               const WeightFormat& format) {
+    return {data,  rows, cols, 1, rows, static_cast<std::size_t>(rows) * format.row_bytes(cols),
+            format};
+  }
+
+  /// y (rows, w.padded_rows()), from a product whose output has columns and rows around it that
+  /// must stay as they are.
+  std::vector<float> multiply(CpuProducts& products, const std::byte* a, std::int64_t rows,
+                              const RowBlockMatrix& w) {
+    constexpr float kGuard = 12345;
+    const std::int64_t width = w.padded_rows(), ld = width + 5;
+    std::vector<float> y(static_cast<std::size_t>((rows + 2) * ld), kGuard);
+    products.run(a, rows, w, y.data() + ld, ld);
+    std::vector<float> out;
+    for (std::int64_t row = 0; row < rows + 2; ++row) {
+      for (std::int64_t i = 0; i < ld; ++i) {
+        const float value = y[static_cast<std::size_t>(row * ld + i)];
+        if (row >= 1 && row <= rows && i < width) {
+          out.push_back(value);
+        } else if (value != kGuard) {
+          ADD_FAILURE() << "written beside the output: row " << row - 1 << ", column " << i;
+          return out;
+        }
+      }
+    }
+    return out;
+  }
+  std::vector<float> multiply(const std::byte* a, std::int64_t rows, const RowBlockMatrix& w) {
+    return multiply(products(), a, rows, w);
+  }
+  CpuProducts& products() {
+    if (!products_) products_.emplace(pool_, GetParam());
+    return *products_;
+  }
+
+  ThreadPool pool_{2};
+  std::optional<CpuProducts> products_;
+  std::mt19937 random_{7};
+};
+
+std::size_t bytes_of(const std::vector<float>& values) { return values.size() * sizeof(float); }
+
+TEST_P(CpuProductsTest, OfOddShapesMatchTheReferenceAndReadNothingBeyondTheirOperands) {
+  for (const WeightFormat& format : kFormats) {
+    for (const std::int64_t cols : {1, 15, 31, 32, 33, 64, 127, 128, 160, 427, 1056}) {
+      for (const std::int64_t outputs : {1, 3, 16, 17, 33, 50}) {
+        const auto w_bytes = weights(outputs, cols, format);
+        const BytesAtTheEnd w_data(w_bytes);
+        const RowBlockMatrix w = matrix(w_data.data(), outputs, cols, format);
+        for (const std::int64_t rows : {1, 2, 5, 15, 16, 17, 40}) {
+          SCOPED_TRACE(fmt::format("{}: ({}, {}) x {} rows", name_of(format), outputs, cols, rows));
+          const auto a = as_bfloat16(floats(rows * cols));
+          const BytesAtTheEnd a_data(a);
+          const auto got = multiply(a_data.data(), rows, w);
+          std::vector<double> magnitudes;
+          const auto want =
+              test::matmul(a.data(), DType::kBFloat16, rows, w, magnitudes, DType::kBFloat16);
+          ASSERT_EQ(got.size(), want.size());
+          for (std::size_t i = 0; i < got.size(); ++i) {
+            // As in ops_matmul_test: float32 sums of exact products.
+            const double bound =
+                (8 + std::sqrt(static_cast<double>(cols))) * std::ldexp(1.0, -24) * magnitudes[i];
+            ASSERT_NEAR(got[i], want[i], bound) << "element " << i;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(CpuProductsTest, HaveTheSameBitsForAnyNumberOfRowsAnyCutAndAnyThreads) {
+  constexpr std::int64_t kRows = 70, kOutputs = 120;
+  ThreadPool one(1), three(3);
+  CpuProducts alone(one, GetParam()), with_three(three, GetParam());
+  for (const WeightFormat& format : kFormats) {
+    for (const std::int64_t cols : {33, 576, 1100}) {
+      SCOPED_TRACE(fmt::format("{}, {} columns", name_of(format), cols));
+      const auto w_bytes = weights(kOutputs, cols, format);
+      const RowBlockMatrix w = matrix(w_bytes.data(), kOutputs, cols, format);
+      const auto a = as_bfloat16(floats(kRows * cols));
+      const auto all = multiply(a.data(), kRows, w);
+      EXPECT_EQ(multiply(alone, a.data(), kRows, w), all) << "one thread";
+      EXPECT_EQ(multiply(with_three, a.data(), kRows, w), all) << "three threads";
+      for (const std::int64_t count : {1, 2, 3, 7, 16, 17, 33, 69}) {
+        for (const std::int64_t first : {std::int64_t{0}, kRows - count}) {
+          const auto got = multiply(a.data() + first * cols * 2, count, w);
+          ASSERT_EQ(std::memcmp(got.data(), all.data() + first * kOutputs, bytes_of(got)), 0)
+              << count << " rows from " << first;
+        }
+      }
+      for (const int blocks : {2, 3, 8, 24, 120}) {
+        RowBlockMatrix cut = w;
+        cut.blocks = blocks;
+        cut.rows_per_block = kOutputs / blocks;
+        cut.block_stride_bytes = static_cast<std::size_t>(cut.rows_per_block) * w.row_bytes();
+        EXPECT_EQ(multiply(a.data(), kRows, cut), all) << blocks << " blocks";
+        EXPECT_EQ(multiply(a.data(), 1, cut),
+                  std::vector<float>(all.begin(), all.begin() + kOutputs))
+            << blocks << " blocks, one row";
+      }
+    }
+  }
+}
+
+TEST_P(CpuProductsTest, OfPackedWeightsAreThoseOfTheirValuesBitForBit) {
+  constexpr std::int64_t kRows = 35, kOutputs = 70;
+  for (const WeightFormat& format : std::span(kFormats).subspan(1)) {
+    for (const std::int64_t cols : {1, 48, 427, 1024}) {
+      SCOPED_TRACE(fmt::format("{}, {} columns", name_of(format), cols));
+      const auto packed = weights(kOutputs, cols, format);
+      std::vector<std::byte> values(static_cast<std::size_t>(kOutputs * cols) * 2);
+      unpack_rows(packed.data(), kOutputs, cols, format, DType::kBFloat16, values.data());
+      const auto a = as_bfloat16(floats(kRows * cols));
+      for (const std::int64_t rows : {std::int64_t{1}, kRows}) {
+        const auto got = multiply(a.data(), rows, matrix(packed.data(), kOutputs, cols, format));
+        const auto want =
+            multiply(a.data(), rows, matrix(values.data(), kOutputs, cols, DType::kBFloat16));
+        EXPECT_EQ(std::memcmp(got.data(), want.data(), bytes_of(want)), 0) << rows << " rows";
+      }
+    }
+  }
+}
+
+TEST_P(CpuProductsTest, OfMoreActivationsThanArePackedAtOnceAreTheirRowsProducts) {
+  // 32 MiB of packed activations are a group: here at most 4096 rows of 4096 columns.
+  constexpr std::int64_t kRows = 4200, kCols = 4096, kOutputs = 4;
+  const auto w_bytes = weights(kOutputs, kCols, DType::kBFloat16);
+  const RowBlockMatrix w = matrix(w_bytes.data(), kOutputs, kCols, DType::kBFloat16);
+  const auto few = as_bfloat16(floats(10 * kCols));
+  std::vector<std::byte> a;
+  for (std::int64_t row = 0; row < kRows; row += 10) a.insert(a.end(), few.begin(), few.end());
+  const auto want = multiply(few.data(), 10, w);
+  const auto got = multiply(a.data(), kRows, w);
+  for (std::size_t at = 0; at < got.size(); at += want.size()) {
+    ASSERT_EQ(std::memcmp(got.data() + at, want.data(), bytes_of(want)), 0) << "from " << at;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Sets, CpuProductsTest,
+                         testing::Values(InstructionSet::kAvx2, InstructionSet::kAvx512,
+                                         InstructionSet::kAvx512Bf16, InstructionSet::kAmx),
+                         [](const auto& info) { return std::string(name_of(info.param)); });
+
+TEST(CpuProducts, WithAvx512AreThoseWithAvx2BitForBit) {
+  if (instruction_set() < InstructionSet::kAvx512) GTEST_SKIP() << "no AVX-512";
+  constexpr std::int64_t kRows = 9, kOutputs = 37, kCols = 459;
+  std::vector<std::uint16_t> a(kRows * kCols), w(kOutputs * kCols);
+  std::mt19937 random(3);
+  for (auto* values : {&a, &w}) {  // of either sign, from 2^-7 to 1
+    for (auto& v : *values)
+      v = static_cast<std::uint16_t>(0x3c00 + random() % 0x380 + (random() % 2 << 15));
+  }
+  const RowBlockMatrix matrix{reinterpret_cast<const std::byte*>(w.data()),
+                              kOutputs,
+                              kCols,
+                              1,
+                              kOutputs,
+                              0,
+                              DType::kBFloat16};
+  ThreadPool pool(1);
+  std::vector<float> y[2];
+  for (int i = 0; i < 2; ++i) {
+    CpuProducts products(pool, i == 0 ? InstructionSet::kAvx2 : InstructionSet::kAvx512);
+    y[i].resize(kRows * kOutputs);
+    products.run(a.data(), kRows, matrix, y[i].data(), kOutputs);
+  }
+  EXPECT_EQ(y[0], y[1]);
+}
+
+}  // namespace
+}  // namespace zi
