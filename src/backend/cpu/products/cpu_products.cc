@@ -71,8 +71,8 @@ std::int64_t CpuProducts::job_rows(std::int64_t rows, const RowBlockMatrix& w,
   const std::int64_t jobs = kJobsOfThread * pool_.threads();
   const std::int64_t shared = ceil_div(w.padded_rows(), jobs);
   const std::int64_t multiple = kernels_.job_rows;
-  const std::int64_t wanted = std::clamp(std::min(bytes, shared), multiple, w.rows_per_block);
-  return ceil_div(wanted, multiple) * multiple;
+  const std::int64_t wanted = std::min({bytes, shared, w.rows_per_block});
+  return ceil_div(std::max(wanted, multiple), multiple) * multiple;
 }
 
 void CpuProducts::run(const void* a, std::int64_t rows, const RowBlockMatrix& w, float* y,
