@@ -27,11 +27,11 @@ using Tag = dnnl::memory::format_tag;
 /// streams as fast.
 constexpr std::int64_t kTileRows = 16;
 /// Packed tiles in flight; for more rows than these hold, the weights stream again.
-constexpr std::size_t kPackedBytes = 32u << 20;
+constexpr std::size_t kPackedTileBytes = 32u << 20;
 constexpr std::int64_t kMinPackedTiles = 8;
 /// Fewer activations than this are packed, and smaller matrices multiplied, before a second thread
 /// has woken up.
-constexpr std::int64_t kParallelActivations = 32 << 10;
+constexpr std::int64_t kParallelConversions = 32 << 10;
 constexpr std::size_t kParallelMatrixBytes = 128u << 10;
 
 /// Weight rows of a chunk: as many as keep a core's second-level cache for the tiles. A function of
@@ -248,7 +248,7 @@ void FloatProducts::State::run_group(Plan& plan, const void* a, DType a_dtype, s
     simd::to_float(in, a_dtype, converted, static_cast<std::size_t>(w.cols));
     pack_row(converted, plan.layout, row % kTileRows, reinterpret_cast<float*>(tile));
   };
-  pool->run(rows, pack_one, rows * w.cols >= kParallelActivations);
+  pool->run(rows, pack_one, rows * w.cols >= kParallelConversions);
   const auto multiply_chunk = [&](std::int64_t index, int thread) {
     // The last chunk of a block starts early instead of being lower: its height is part of the
     // sums.
@@ -287,7 +287,7 @@ void FloatProducts::run(const void* a, DType a_dtype, std::int64_t rows, const R
     }
   }
   const std::int64_t group_tiles =
-      std::max(kMinPackedTiles, static_cast<std::int64_t>(kPackedBytes / plan.tile_bytes));
+      std::max(kMinPackedTiles, static_cast<std::int64_t>(kPackedTileBytes / plan.tile_bytes));
   const std::int64_t group_rows = std::min(group_tiles, ceil_div(rows, kTileRows)) * kTileRows;
   plan.packed.reserve(static_cast<std::size_t>(group_rows / kTileRows) * plan.tile_bytes);
   for (std::int64_t row = 0; row < rows; row += group_rows) {
