@@ -35,6 +35,7 @@ std::string MemoryPlan::table() const {
                    name_of(compute_dtype)));
   line("workspace", workspace, fmt::format("activations of {} rows", pass_tokens));
   line("logits", head_workspace, fmt::format("{} rows at once", head_rows));
+  line("product exchange", product_exchange, "inputs and results on their way between ranks");
   line("row exchange", row_exchange, "embedding rows on their way between ranks");
   line("inputs", inputs, "indices of a pass, on the device and pinned");
   line("results", results, "what a pass samples, pinned");

@@ -45,16 +45,18 @@ struct MemoryPlan {
   std::size_t vectors = 0;
   std::size_t slots = 0;
   std::size_t kv = 0;
-  std::size_t workspace = 0;       // activations of the blocks
-  std::size_t head_workspace = 0;  // hidden states, logits and their exchange
-  std::size_t row_exchange = 0;    // embedding rows on their way between ranks
-  std::size_t inputs = 0;          // of a pass; as many bytes are pinned
-  std::size_t results = 0;         // pinned: what a pass samples
-  std::size_t staging = 0;         // pinned buffers of the NVMe reads
-  std::size_t loading = 0;         // pinned while weights are loaded, given back before passes
+  std::size_t workspace = 0;         // activations of the blocks
+  std::size_t head_workspace = 0;    // hidden states and logits
+  std::size_t product_exchange = 0;  // inputs and results of products that stay, between ranks
+  std::size_t row_exchange = 0;      // embedding rows on their way between ranks
+  std::size_t inputs = 0;            // of a pass; as many bytes are pinned
+  std::size_t results = 0;           // pinned: what a pass samples
+  std::size_t staging = 0;           // pinned buffers of the NVMe reads
+  std::size_t loading = 0;           // pinned while weights are loaded, given back before passes
 
   std::size_t device_bytes() const {
-    return loaded_device_bytes() + kv + workspace + head_workspace + row_exchange + inputs;
+    return loaded_device_bytes() + kv + workspace + head_workspace + product_exchange +
+           row_exchange + inputs;
   }
   /// Pinned memory while weights are loaded: on a GPU the last shards are still on their way
   /// through `loading` when all others rest where they belong.

@@ -138,10 +138,9 @@ void plan_kv(MemoryPlan& plan, const PlanInput& in, const RunConfig& config, std
 /// until a rank takes no more than 256 MiB in addition to shards, slots and KV; lanes are kept.
 void plan_workspaces(MemoryPlan& plan, const PlanInput& in) {
   const auto workspace = [&] { return in.model->workspace_bytes(plan.pass_tokens, in.world); };
+  const ModelConfig& c = in.model->config();
   const auto head = [&] {
-    return VocabularyHead::workspace_bytes(
-        plan.head_rows, in.model->config().hidden, plan.compute_dtype,
-        plan.head.front().matrices().front().rows_per_rank, in.world);
+    return VocabularyHead::workspace_bytes(plan, c) + VocabularyHead::exchange_bytes(plan, c);
   };
   if (in.device_is_host) {
     while (workspace() > kHostWorkspace && plan.pass_tokens > plan.lanes) {
@@ -152,7 +151,8 @@ void plan_workspaces(MemoryPlan& plan, const PlanInput& in) {
     }
   }
   plan.workspace = workspace();
-  plan.head_workspace = head();
+  plan.head_workspace = VocabularyHead::workspace_bytes(plan, c);
+  plan.product_exchange = VocabularyHead::exchange_bytes(plan, c);
 }
 
 TierBudgets budgets_of(const MemoryPlan& plan, const Room& room, const PlanInput& in,

@@ -26,6 +26,7 @@ PassRunner::PassRunner(const Parts& parts, Buffer slots)
       kv_(device_->allocate(plan_->kv)),
       workspace_(device_->allocate(plan_->workspace)),
       head_workspace_(device_->allocate(plan_->head_workspace)),
+      product_exchange_(device_->allocate(plan_->product_exchange)),
       inputs_(*device_, PassInputs::shape_of(*plan_, model_->config())),
       compute_(device_->make_stream("compute")),
       exchange_(device_->make_stream("gather", StreamPriority::kFirst)) {
@@ -35,10 +36,15 @@ PassRunner::PassRunner(const Parts& parts, Buffer slots)
   embedding_ =
       std::make_unique<EmbeddingRows>(*device_, *ops_, parts.communicator, *plan_, model_->config(),
                                       parts.rank, weights_->embedding_shard(), *exchange_);
+  if (parts.world > 1) {
+    row_exchange_ = std::make_unique<RowExchange>(*device_, *ops_, *parts.communicator, parts.world,
+                                                  product_exchange_.data(),
+                                                  product_exchange_.bytes(), *exchange_);
+  }
   head_ = std::make_unique<VocabularyHead>(
-      *device_, *ops_, *model_, parts.communicator, *plan_, parts.rank, parts.world,
+      *ops_, *model_, *plan_, parts.rank,
       VocabularyHead::Weights{weights_->head_shard(), weights_->head_vectors()},
-      head_workspace_.data(), *exchange_);
+      head_workspace_.data(), row_exchange_.get());
   std::vector<const PartitionLayout*> layouts;
   for (const PartitionLayout& layout : plan_->blocks) layouts.push_back(&layout);
   fetcher_ = std::make_unique<LayerFetcher>(*device_, parts.communicator, parts.rank, layouts,

@@ -14,6 +14,7 @@
 #include "engine/pass_inputs.h"
 #include "engine/pass_timer.h"
 #include "engine/pass_times.h"
+#include "engine/row_exchange.h"
 #include "engine/scheduler.h"
 #include "engine/vocabulary_head.h"
 #include "offload/layer_fetcher.h"
@@ -101,12 +102,14 @@ class PassRunner {
   Buffer kv_;
   Buffer workspace_;
   Buffer head_workspace_;
+  Buffer product_exchange_;
   Buffer results_memory_;
   SampleResults results_;
   PassInputs inputs_;
   std::unique_ptr<Stream> compute_;
   std::unique_ptr<Stream> exchange_;
   std::unique_ptr<EmbeddingRows> embedding_;
+  std::unique_ptr<RowExchange> row_exchange_;  // null in a world of one
   std::unique_ptr<VocabularyHead> head_;
   std::unique_ptr<LayerFetcher> fetcher_;
   std::map<Shape, std::unique_ptr<Graph>> graphs_;  // null: seen once

@@ -22,6 +22,7 @@ ordered_json memory_json(const MemoryPlan& plan) {
           {"kv", plan.kv},
           {"workspace", plan.workspace},
           {"logits", plan.head_workspace},
+          {"product_exchange", plan.product_exchange},
           {"row_exchange", plan.row_exchange},
           {"inputs", plan.inputs},
           {"results", plan.results},
