@@ -14,6 +14,9 @@ enum class LoadFormat { kAuto, kDummy };
 /// How the weights of the blocks, or of head and embedding, rest and travel: as they are stored, or
 /// packed in fewer bits. kAuto, of head and embedding: int8 where blocks are asked to be packed.
 enum class WeightChoice { kAuto, kStored, kInt8, kInt4 };
+/// What meets where they are multiplied: weights travel to the activations of each rank, or the
+/// activations of all ranks to the weights of each.
+enum class Travel { kWeights, kActivations };
 enum class BackendChoice { kAuto, kCpu, kCuda };
 
 /// All settings of a run, from YAML keys and from flags (flags win). A key is a flag's name with
@@ -43,6 +46,7 @@ struct RunConfig {
   WeightChoice weight_format = WeightChoice::kStored;  // of the blocks
   WeightChoice head_format = WeightChoice::kAuto;      // of head and embedding
   bool score = false;
+  Travel travel = Travel::kWeights;
   BackendChoice backend = BackendChoice::kAuto;
   bool cpu_offload = false;
   std::optional<std::filesystem::path> nvme_offload_path;

@@ -80,7 +80,7 @@ void Engine::begin_passes() { make_runner(allocate_slots()); }
 /// device's.
 Buffer Engine::allocate_slots() {
   Buffer slots;
-  if (world_->size() > 1) {
+  if (world_->size() > 1 && plan_->slots > 0) {
     world_->all_or_none(
         [&] { slots = backend_->communicator->allocate(*backend_->device, plan_->slots); });
   }
@@ -190,6 +190,7 @@ std::vector<Agreed> Engine::agreement() const {
       {"--weight-format", name_of(plan_->block_format)},
       {"--head-format", name_of(plan_->head_format)},
       {"the tiers of the blocks", tiers},
+      {"--travel", plan_->all_stay() ? "activations" : "weights"},
       {"--batch-size", fmt::format("{}", fmt::join(config_.batch_size, ","))},
       {"the plan",
        fmt::format("{} rows a pass, {} of logits, {} KV pages, {} slots", plan_->pass_tokens,
@@ -216,6 +217,7 @@ Engine::Outcome Engine::generate(const Job& job) {
   Generator generator(*runner_, exchange, *tokenizer_, *plan_, job.lanes, world_->rank(),
                       job.options, job.stop_signal);
   runner_->take_fetch_stats();
+  runner_->take_exchanged();
   if (job.on_pass) runner_->observe(job.on_pass);
   Outcome outcome;
   outcome.signal = generator.run();
@@ -223,6 +225,7 @@ Engine::Outcome Engine::generate(const Job& job) {
   outcome.failed = generator.failed_prompts();
   outcome.stats = generator.stats();
   outcome.fetched = runner_->take_fetch_stats();
+  outcome.exchanged = runner_->take_exchanged();
   return outcome;
 }
 

@@ -45,6 +45,7 @@ class Engine {
     FailedPrompts failed;   // of all ranks
     GenerationStats stats;  // of this rank
     FetchStats fetched;     // of this rank
+    Exchanged exchanged;    // by this rank
   };
   Outcome generate(const Job& job);
 

@@ -29,7 +29,8 @@ std::string MemoryPlan::table() const {
        fmt::format("rows of the vocabulary, {}{}", head_type,
                    embedding_tier == Tier::kHost ? ", pinned: the device reads it there" : ""));
   line("vectors", vectors, "norms, biases and positions, float32");
-  line("slots", slots, fmt::format("{} gathered blocks", slot_count));
+  line("slots", slots,
+       fmt::format("{} {}", slot_count, all_stay() ? "own shards of blocks" : "gathered blocks"));
   line("KV cache", kv,
        fmt::format("{} pages, {} tokens, {}", kv_pages, max_sequence_tokens,
                    name_of(compute_dtype)));

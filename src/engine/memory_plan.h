@@ -9,6 +9,7 @@
 #include "offload/shard_store.h"
 #include "zero_infer/dtype.h"
 #include "zero_infer/partition_layout.h"
+#include "zero_infer/run_config.h"
 
 namespace zi {
 
@@ -27,6 +28,7 @@ struct MemoryPlan {
   bool device_is_host = true;              // the CPU backend: one memory for both
   std::size_t device_room = 0;             // that a rank may take on its device
   std::size_t host_room = 0;               // and on its host
+  Travel travel = Travel::kWeights;        // in a world of one nothing does
   int slot_count = 2;
   std::int64_t lanes = 1;
   std::int64_t pass_tokens = 1;  // rows of a pass at most
@@ -74,6 +76,8 @@ struct MemoryPlan {
   std::size_t process_bytes() const { return device_is_host ? rank_bytes() : host_bytes(); }
   /// Bytes of an embedding of its own in this tier.
   std::size_t embedding_on(Tier tier) const { return embedding_tier == tier ? embedding_shard : 0; }
+  /// Whether no pass gathers blocks: slots hold a rank's own shards.
+  bool all_stay() const { return travel == Travel::kActivations; }
   /// How the embedding is cut.
   const PartitionLayout& embedding_layout() const {
     return embedding.empty() ? head.front() : embedding.front();

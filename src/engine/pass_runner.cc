@@ -23,6 +23,7 @@ PassRunner::PassRunner(const Parts& parts, Buffer slots)
       weights_(&parts.weights),
       plan_(&parts.plan),
       vocabulary_(parts.vocabulary),
+      world_(parts.world),
       kv_(device_->allocate(plan_->kv)),
       workspace_(device_->allocate(plan_->workspace)),
       head_workspace_(device_->allocate(plan_->head_workspace)),
@@ -31,8 +32,6 @@ PassRunner::PassRunner(const Parts& parts, Buffer slots)
       compute_(device_->make_stream("compute")),
       exchange_(device_->make_stream("gather", StreamPriority::kFirst)) {
   allocate_results(parts.top);
-  model_->bind(*ops_, plan_->compute_dtype, workspace_.data(), plan_->pass_tokens, parts.world,
-               weights_->model_vectors(), *device_, *compute_);
   embedding_ =
       std::make_unique<EmbeddingRows>(*device_, *ops_, parts.communicator, *plan_, model_->config(),
                                       parts.rank, weights_->embedding_shard(), *exchange_);
@@ -41,6 +40,14 @@ PassRunner::PassRunner(const Parts& parts, Buffer slots)
                                                   product_exchange_.data(),
                                                   product_exchange_.bytes(), *exchange_);
   }
+  if (plan_->all_stay()) {
+    // The ops stay the backend's.
+    exchange_ops_ = std::make_unique<ExchangeOps>(
+        std::shared_ptr<Ops>(std::shared_ptr<Ops>(), ops_), *row_exchange_);
+  }
+  Ops& of_model = exchange_ops_ ? *exchange_ops_ : *ops_;
+  model_->bind(of_model, plan_->compute_dtype, workspace_.data(), plan_->pass_tokens, parts.world,
+               weights_->model_vectors(), *device_, *compute_);
   head_ = std::make_unique<VocabularyHead>(
       *ops_, *model_, *plan_, parts.rank,
       VocabularyHead::Weights{weights_->head_shard(), weights_->head_vectors()},
@@ -49,7 +56,7 @@ PassRunner::PassRunner(const Parts& parts, Buffer slots)
   for (const PartitionLayout& layout : plan_->blocks) layouts.push_back(&layout);
   fetcher_ = std::make_unique<LayerFetcher>(*device_, parts.communicator, parts.rank, layouts,
                                             weights_->stores(), plan_->slot_count, *exchange_,
-                                            std::move(slots));
+                                            std::move(slots), plan_->all_stay());
   timer_.emplace(*device_, *compute_, *fetcher_);
 }
 
@@ -109,13 +116,16 @@ void PassRunner::run_block(int unit, const UnitWeights& weights) {
 }
 
 void PassRunner::run_blocks(const Request& request) {
-  const bool idle = request.chunks.empty();
+  const bool stays = plan_->all_stay();
+  if (stays) exchange_ops_->begin_pass(most_rows(request));
+  // Others need the own rows of each matrix where weights stay: a rank without rows runs with none.
+  const bool runs = stays || !request.chunks.empty();
   embed();
   timer_->mark(PassTimer::Point::kBlocks);
   fetcher_->run_pass(
       [&](int unit, const UnitWeights& weights) {
         timer_->begin_unit(unit);
-        if (!idle) run_block(unit, weights);
+        if (runs) run_block(unit, weights);
         timer_->end_unit();
       },
       *compute_, request.last,
@@ -123,7 +133,18 @@ void PassRunner::run_blocks(const Request& request) {
       [&] {
         timer_->mark(PassTimer::Point::kHead);
         run_head(request);
-      });
+      },
+      stays);
+}
+
+std::int64_t PassRunner::most_rows(const Request& request) const {
+  std::int64_t most = 0;
+  const std::size_t of_rank = request.ids.size() / static_cast<std::size_t>(world_);
+  for (std::size_t rank = 0; of_rank > 0 && rank < static_cast<std::size_t>(world_); ++rank) {
+    const auto ids = request.ids.subspan(rank * of_rank, of_rank);
+    most = std::max<std::int64_t>(most, std::ranges::find(ids, kNoId) - ids.begin());
+  }
+  return most;
 }
 
 std::unique_ptr<Graph> PassRunner::record(const std::function<void()>& work) {
@@ -140,8 +161,10 @@ Graph* PassRunner::decoding_graph(const Request& request) {
   const auto rows = static_cast<std::int64_t>(request.samples.size());
   const bool decoding =
       std::ranges::all_of(request.chunks, [](const Chunk& c) { return c.count == 1; });
-  if (!decoding || rows == 0 || rows > plan_->head_rows || !fetcher_->all_resident() ||
-      !ops_->recordable()) {
+  // Where weights stay, a pass is not recorded: what other ranks have would be part of its shape,
+  // and whether collective calls can stand in a graph is not known of every communicator.
+  if (world_ > 1 || !decoding || rows == 0 || rows > plan_->head_rows ||
+      !fetcher_->all_resident() || !ops_->recordable()) {
     return nullptr;
   }
   const Shape shape{request.chunks.size(), inputs_.batch().max_pages, request.samples.size()};
@@ -191,6 +214,10 @@ void PassRunner::run(const Request& request) {
 }
 
 void PassRunner::observe(PassObserver observer) { timer_->observe(std::move(observer)); }
+
+Exchanged PassRunner::take_exchanged() {
+  return row_exchange_ ? row_exchange_->take_exchanged() : Exchanged{};
+}
 
 FetchStats PassRunner::take_fetch_stats() { return fetcher_->take_stats(); }
 

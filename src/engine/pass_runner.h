@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "engine/embedding_rows.h"
+#include "engine/exchange_ops.h"
 #include "engine/memory_plan.h"
 #include "engine/model_weights.h"
 #include "engine/pass_inputs.h"
@@ -69,6 +70,8 @@ class PassRunner {
 
   /// What moved since the last call.
   FetchStats take_fetch_stats();
+  /// What it received for products with weights that stay, since the last call.
+  Exchanged take_exchanged();
 
   /// From the next pass on, `observer` is called for each pass, while the one after it runs or when
   /// `observe` is called again; empty: for none. This records some events, and marks ranges of the
@@ -76,13 +79,15 @@ class PassRunner {
   void observe(PassObserver observer);
 
  private:
-  /// What fixes every launch of a decoding pass whose blocks all rest on the device.
+  /// What fixes every launch of a decoding pass whose blocks all rest on the device of one rank.
   using Shape = std::tuple<std::size_t, int, std::size_t>;  // sequences, max_pages, logits rows
 
   void allocate_results(int top);
   void enqueue(const Request& request);
   void embed();
   void run_blocks(const Request& request);
+  /// The largest row count of any rank.
+  std::int64_t most_rows(const Request& request) const;
   void run_block(int unit, const UnitWeights& weights);
   void run_head(const Request& request);
   void sample(const Request& request, const float* logits, std::int64_t begin, std::int64_t count);
@@ -97,6 +102,7 @@ class PassRunner {
   const ModelWeights* weights_;
   const MemoryPlan* plan_;
   std::int64_t vocabulary_;
+  int world_;
 
   // Memory before streams: a stream's destructor waits for the work that uses the memory.
   Buffer kv_;
@@ -110,6 +116,7 @@ class PassRunner {
   std::unique_ptr<Stream> exchange_;
   std::unique_ptr<EmbeddingRows> embedding_;
   std::unique_ptr<RowExchange> row_exchange_;  // null in a world of one
+  std::unique_ptr<ExchangeOps> exchange_ops_;  // null: no pass leaves weights where they are
   std::unique_ptr<VocabularyHead> head_;
   std::unique_ptr<LayerFetcher> fetcher_;
   std::map<Shape, std::unique_ptr<Graph>> graphs_;  // null: seen once
