@@ -75,7 +75,8 @@ class TravelTest : public testing::TestWithParam<TravelCase> {
   }
 
   /// Collective.
-  Played play(const RunConfig& config, const std::vector<json>& prompts) {
+  Played play(const RunConfig& config, const std::vector<json>& prompts,
+              std::optional<std::int64_t> stay_rows = {}) {
     const std::string path = folder_.path() + "/prompts.jsonl";
     if (world().rank() == 0) {
       std::ofstream out(path);
@@ -84,7 +85,7 @@ class TravelTest : public testing::TestWithParam<TravelCase> {
     world().barrier();
     const auto fail = [](const std::string& message) { ADD_FAILURE() << message; };
     const auto source = world().rank() == 0 ? prompts_from_jsonl(path, fail) : nullptr;
-    return test::play(config, source.get());
+    return test::play(config, source.get(), stay_rows);
   }
 
   /// On rank 0: as many results, with the same logits.
@@ -132,8 +133,7 @@ TEST_P(TravelTest, WeightsThatStayGiveTheBitsOfWeightsThatTravel) {
   }
 
   const auto places = placements(shard_bytes());
-  for (std::size_t p = 0; p < places.size(); ++p) {
-    if (!GetParam().every_tier && p > 0) continue;
+  for (std::size_t p = 0; p < (GetParam().every_tier ? places.size() : 1); ++p) {
     RunConfig stays = placed(config(Travel::kActivations), places[p], folder_.path());
     stays.batch_size = {std::array{16, 3, 1}[p % 3]};
     const Played other = play(stays, all);
@@ -147,6 +147,19 @@ TEST_P(TravelTest, WeightsThatStayGiveTheBitsOfWeightsThatTravel) {
   RunConfig many = config(Travel::kActivations);
   many.batch_size = {2};
   expect_same(base, play(many, all), "2 lanes");
+
+  // Each pass by its rows, one way or the other; and by what was measured.
+  for (std::size_t p = 0; p < (GetParam().every_tier ? places.size() : 1); ++p) {
+    RunConfig either = placed(config(Travel::kAuto), places[p], folder_.path());
+    either.max_pass_tokens = 16;
+    const Played by_rows = play(either, all, 4);
+    expect_same(base, by_rows, places[p].name + ", up to 4 rows stay");
+    if (world().size() == 1) continue;
+    EXPECT_GT(by_rows.outcome.fetched.staying, 0u);
+    EXPECT_LT(by_rows.outcome.fetched.staying, by_rows.outcome.fetched.passes);
+    EXPECT_GT(by_rows.outcome.fetched.bytes[Link::kGather], 0u);
+  }
+  expect_same(base, play(config(Travel::kAuto), all), "as measured");
 
   // One prompt: the other ranks have no row in any pass.
   const std::vector<json> one = {all.back()};

@@ -8,6 +8,7 @@
 #include "base/printable_text.h"
 #include "engine/memory_planner.h"
 #include "engine/needless_offload.h"
+#include "engine/travel_trial.h"
 #include "zero_infer/backend.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
@@ -87,7 +88,27 @@ Buffer Engine::allocate_slots() {
   return slots;
 }
 
+std::int64_t Engine::measure_stay_rows(Buffer& slots) {
+  if (plan_->travel != Travel::kAuto) return plan_->all_stay() ? plan_->pass_tokens : 0;
+  const std::vector<TravelTimes> times =
+      measure_travel(*world_, *backend_, *open_.model, *plan_, slots);
+  const std::int64_t rows = rows_to_stay(times, plan_->pass_tokens);
+  if (world_->rank() == 0) {
+    log_info(fmt::format(
+        "weights stay, and activations travel, in passes of up to {} rows a rank: with {} rows a "
+        "block takes {:.3f} ms so, and {:.3f} ms gathered",
+        rows, times.back().rows, times.back().staying * 1e3, times.back().gathered * 1e3));
+  }
+  return rows;
+}
+
+void Engine::leave_weights_up_to(std::int64_t rows) {
+  stay_rows_ = rows;
+  runner_->leave_weights_up_to(rows);
+}
+
 void Engine::make_runner(Buffer slots) {
+  if (!stay_rows_) stay_rows_ = measure_stay_rows(slots);
   world_->all_or_none([&] {
     const std::int64_t vocabulary =
         config_.score
@@ -103,7 +124,8 @@ void Engine::make_runner(Buffer slots) {
                                                        .rank = world_->rank(),
                                                        .world = world_->size(),
                                                        .vocabulary = vocabulary,
-                                                       .top = static_cast<int>(config_.logprobs)},
+                                                       .top = static_cast<int>(config_.logprobs),
+                                                       .stay_rows = *stay_rows_},
                                      std::move(slots));
   });
 }
@@ -190,7 +212,7 @@ std::vector<Agreed> Engine::agreement() const {
       {"--weight-format", name_of(plan_->block_format)},
       {"--head-format", name_of(plan_->head_format)},
       {"the tiers of the blocks", tiers},
-      {"--travel", plan_->all_stay() ? "activations" : "weights"},
+      {"--travel", std::string(name_of(config_.travel))},
       {"--batch-size", fmt::format("{}", fmt::join(config_.batch_size, ","))},
       {"the plan",
        fmt::format("{} rows a pass, {} of logits, {} KV pages, {} slots", plan_->pass_tokens,

@@ -78,6 +78,8 @@ struct MemoryPlan {
   std::size_t embedding_on(Tier tier) const { return embedding_tier == tier ? embedding_shard : 0; }
   /// Whether no pass gathers blocks: slots hold a rank's own shards.
   bool all_stay() const { return travel == Travel::kActivations; }
+  /// Whether weights stay in some passes.
+  bool may_stay() const { return travel != Travel::kWeights; }
   /// How the embedding is cut.
   const PartitionLayout& embedding_layout() const {
     return embedding.empty() ? head.front() : embedding.front();

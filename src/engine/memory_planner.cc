@@ -154,7 +154,7 @@ void plan_workspaces(MemoryPlan& plan, const PlanInput& in) {
   plan.workspace = workspace();
   plan.head_workspace = VocabularyHead::workspace_bytes(plan, c);
   plan.product_exchange = VocabularyHead::exchange_bytes(plan, c);
-  if (plan.all_stay()) {
+  if (plan.may_stay()) {
     plan.product_exchange =
         std::max(plan.product_exchange, staying_exchange_bytes(plan, *in.model));
   }

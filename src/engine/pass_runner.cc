@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
@@ -24,6 +25,7 @@ PassRunner::PassRunner(const Parts& parts, Buffer slots)
       plan_(&parts.plan),
       vocabulary_(parts.vocabulary),
       world_(parts.world),
+      stay_rows_(parts.stay_rows),
       kv_(device_->allocate(plan_->kv)),
       workspace_(device_->allocate(plan_->workspace)),
       head_workspace_(device_->allocate(plan_->head_workspace)),
@@ -40,7 +42,7 @@ PassRunner::PassRunner(const Parts& parts, Buffer slots)
                                                   product_exchange_.data(),
                                                   product_exchange_.bytes(), *exchange_);
   }
-  if (plan_->all_stay()) {
+  if (plan_->may_stay()) {
     // The ops stay the backend's.
     exchange_ops_ = std::make_unique<ExchangeOps>(
         std::shared_ptr<Ops>(std::shared_ptr<Ops>(), ops_), *row_exchange_);
@@ -116,10 +118,9 @@ void PassRunner::run_block(int unit, const UnitWeights& weights) {
 }
 
 void PassRunner::run_blocks(const Request& request) {
-  const bool stays = plan_->all_stay();
-  if (stays) exchange_ops_->begin_pass(most_rows(request));
+  if (stays_) exchange_ops_->begin_pass(most_rows_);
   // Others need the own rows of each matrix where weights stay: a rank without rows runs with none.
-  const bool runs = stays || !request.chunks.empty();
+  const bool runs = stays_ || !request.chunks.empty();
   embed();
   timer_->mark(PassTimer::Point::kBlocks);
   fetcher_->run_pass(
@@ -134,7 +135,7 @@ void PassRunner::run_blocks(const Request& request) {
         timer_->mark(PassTimer::Point::kHead);
         run_head(request);
       },
-      stays);
+      stays_);
 }
 
 std::int64_t PassRunner::most_rows(const Request& request) const {
@@ -206,18 +207,20 @@ void PassRunner::enqueue(const Request& request) {
 }
 
 void PassRunner::run(const Request& request) {
-  timer_->begin_pass(request.chunks);
+  most_rows_ = most_rows(request);
+  stays_ = plan_->may_stay() && most_rows_ <= stay_rows_;
+  timer_->begin_pass(request.chunks, stays_);
   enqueue(request);
   timer_->deliver_earlier();  // while the device is at work
   compute_->synchronize();
-  timer_->end_pass();
+  const Exchanged moved = row_exchange_ ? row_exchange_->take_exchanged() : Exchanged{};
+  timer_->end_pass(moved);
+  exchanged_ += moved;
 }
 
 void PassRunner::observe(PassObserver observer) { timer_->observe(std::move(observer)); }
 
-Exchanged PassRunner::take_exchanged() {
-  return row_exchange_ ? row_exchange_->take_exchanged() : Exchanged{};
-}
+Exchanged PassRunner::take_exchanged() { return std::exchange(exchanged_, {}); }
 
 FetchStats PassRunner::take_fetch_stats() { return fetcher_->take_stats(); }
 

@@ -59,6 +59,8 @@ class PassRunner {
     int world;
     std::int64_t vocabulary;  // ids from this one on are never sampled
     int top;                  // how many best ids to report a row
+    /// Where the plan lets weights stay: the largest row count of any rank for which they do.
+    std::int64_t stay_rows = 0;
   };
   /// `slots`: memory of the communicator for plan.slots, else the device's is taken.
   explicit PassRunner(const Parts& parts, Buffer slots = {});
@@ -67,6 +69,9 @@ class PassRunner {
   /// `samples`, with kNoId where the logits were not finite.
   void run(const Request& request);
   const SampleResults& results() const { return results_; }
+
+  /// Replaces Parts::stay_rows, from the next pass on.
+  void leave_weights_up_to(std::int64_t rows) { stay_rows_ = rows; }
 
   /// What moved since the last call.
   FetchStats take_fetch_stats();
@@ -103,6 +108,7 @@ class PassRunner {
   const MemoryPlan* plan_;
   std::int64_t vocabulary_;
   int world_;
+  std::int64_t stay_rows_;
 
   // Memory before streams: a stream's destructor waits for the work that uses the memory.
   Buffer kv_;
@@ -119,6 +125,9 @@ class PassRunner {
   std::unique_ptr<ExchangeOps> exchange_ops_;  // null: no pass leaves weights where they are
   std::unique_ptr<VocabularyHead> head_;
   std::unique_ptr<LayerFetcher> fetcher_;
+  std::int64_t most_rows_ = 0;  // of any rank, in the pass that runs
+  bool stays_ = false;          // weights do
+  Exchanged exchanged_;
   std::map<Shape, std::unique_ptr<Graph>> graphs_;  // null: seen once
   bool graphs_failed_ = false;
   std::vector<RowBlockMatrix> matrices_;

@@ -61,6 +61,8 @@ ordered_json links_json(const PassLimit& limit) {
 ordered_json limit_json(const PassLimit& limit, bool fits) {
   return {{"batch", limit.batch},
           {"fits", fits},
+          {"travel", limit.stays ? "activations" : "weights"},
+          {"exchanges", limit.exchanges},
           {"pass_s", limit.seconds()},
           {"tokens_per_s", limit.tokens_per_second()},
           {"bottleneck", name_of(limit.bottleneck().link)},
