@@ -91,7 +91,7 @@ Buffer Engine::allocate_slots() {
 std::int64_t Engine::measure_stay_rows(Buffer& slots) {
   if (plan_->travel != Travel::kAuto) return plan_->all_stay() ? plan_->pass_tokens : 0;
   const std::vector<TravelTimes> times =
-      measure_travel(*world_, *backend_, *open_.model, *plan_, slots);
+      measure_travel(*world_, *backend_, *open_.model, *plan_, *weights_, slots);
   const std::int64_t rows = rows_to_stay(times, plan_->pass_tokens);
   if (world_->rank() == 0) {
     log_info(fmt::format(

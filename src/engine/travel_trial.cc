@@ -3,75 +3,116 @@
 #include <algorithm>
 #include <functional>
 #include <memory>
+#include <span>
 
 #include "engine/exchange_ops.h"
+#include "offload/layer_fetcher.h"
 #include "zero_infer/bytes.h"
 
 namespace zi {
 namespace {
 
-constexpr int kRepeats = 3;  // after one to warm up
+constexpr int kRepeats = 5;  // after one to warm up
 constexpr std::int64_t kRowsFactor = 4;
+constexpr std::size_t kBlocks = 4;  // of a pass
+constexpr int kSlots = 2;
 
-/// The products of one block, both ways, on memory that holds zeros.
-class BlockTrial {
+/// Shards that rest on the device, by their order, wherever else the job has them.
+class TrialStore final : public ShardStore {
  public:
-  BlockTrial(World& world, Backend& backend, const Model& model, const MemoryPlan& plan,
-             Buffer& slots)
-      : world_(&world), backend_(&backend), model_(&model), plan_(&plan), slot_(slots.data()) {
-    Device& device = *backend.device;
-    // Collective calls stand outside of it.
-    world.all_or_none([&] {
-      memory_ = device.allocate(plan.workspace);
-      exchange_memory_ = device.allocate(plan.product_exchange);
-      compute_ = device.make_stream("compute");
-      exchange_ = device.make_stream("gather", StreamPriority::kFirst);
-      start_ = device.make_event();
-      end_ = device.make_event();
-      row_exchange_ = std::make_unique<RowExchange>(device, *backend.ops, *backend.communicator,
-                                                    world.size(), exchange_memory_.data(),
-                                                    exchange_memory_.bytes(), *exchange_);
-      ops_ = std::make_unique<ExchangeOps>(
-          std::shared_ptr<Ops>(std::shared_ptr<Ops>(), backend.ops.get()), *row_exchange_);
-      device.zero(slot_, block().gathered_bytes(), *compute_);
-      device.zero(memory_.data(), memory_.bytes(), *compute_);
-      device.zero(exchange_memory_.data(), exchange_memory_.bytes(), *compute_);
-      compute_->synchronize();
-    });
-  }
+  explicit TrialStore(Device& device) : device_(&device) {}
+  void add(std::span<const std::byte> shard) { shards_.push_back(shard); }
 
-  double gather() {
-    const std::size_t bytes = block().shard_bytes();
-    return seconds(*exchange_, [&] {
-      backend_->communicator->all_gather(slot_ + own_offset(), slot_, bytes, *exchange_);
-    });
+  Tier tier() const override { return Tier::kDevice; }
+  void start_read(int) override {}
+  void finish_read(int unit, std::byte* dst, Stream& copies) override {
+    const auto shard = shards_[static_cast<std::size_t>(unit)];
+    device_->copy(dst, shard.data(), shard.size(), copies);
   }
-  double products(std::int64_t rows, bool stay) {
-    ops_->begin_pass(rows);
-    return seconds(*compute_, [&] { enqueue_products(rows, stay); });
+  const std::byte* resident(int unit) const override {
+    return shards_[static_cast<std::size_t>(unit)].data();
   }
 
  private:
-  const PartitionLayout& block() const { return plan_->blocks.front(); }
-  std::size_t own_offset() const {
-    return static_cast<std::size_t>(world_->rank()) * block().shard_bytes();
+  Device* device_;
+  std::vector<std::span<const std::byte>> shards_;
+};
+
+class TravelTrial {
+ public:
+  TravelTrial(World& world, Backend& backend, const Model& model, const MemoryPlan& plan,
+              const ModelWeights& weights, Buffer& slots)
+      : world_(&world), backend_(&backend), model_(&model), plan_(&plan), store_(*backend.device) {
+    world.all_or_none([&] { prepare(weights, slots); });  // no collective call in it
+  }
+
+  /// Of a block, when the passes before and after are of the same kind.
+  double seconds(std::int64_t rows, bool stay) {
+    ops_->begin_pass(rows);
+    double least = 0;
+    for (int i = 0; i <= kRepeats; ++i) {
+      compute_->record(*start_);
+      fetcher_->run_pass([&](int, const UnitWeights& weights) { enqueue_products(rows, weights); },
+                         *compute_, i == kRepeats, {}, stay);
+      compute_->record(*end_);
+      compute_->synchronize();
+      const double mine = backend_->device->elapsed_seconds(*start_, *end_);
+      const double slowest = std::ranges::max(world_->all_gather(mine));
+      if (i == 1 || (i > 1 && slowest < least)) least = slowest;
+    }
+    return least / static_cast<double>(layouts_.size());
+  }
+
+ private:
+  void prepare(const ModelWeights& weights, Buffer& slots) {
+    Device& device = *backend_->device;
+    memory_ = device.allocate(plan_->workspace);
+    exchange_memory_ = device.allocate(plan_->product_exchange);
+    compute_ = device.make_stream("compute");
+    exchange_ = device.make_stream("gather", StreamPriority::kFirst);
+    start_ = device.make_event();
+    end_ = device.make_event();
+    row_exchange_ = std::make_unique<RowExchange>(device, *backend_->ops, *backend_->communicator,
+                                                  world_->size(), exchange_memory_.data(),
+                                                  exchange_memory_.bytes(), *exchange_);
+    ops_ = std::make_unique<ExchangeOps>(
+        std::shared_ptr<Ops>(std::shared_ptr<Ops>(), backend_->ops.get()), *row_exchange_);
+    device.zero(slots.data(), slots.bytes(), *compute_);
+    device.zero(memory_.data(), memory_.bytes(), *compute_);
+    device.zero(exchange_memory_.data(), exchange_memory_.bytes(), *compute_);
+    compute_->synchronize();
+    const auto add = [&](const PartitionLayout& layout, const std::byte* shard) {
+      layouts_.push_back(&layout);
+      store_.add({shard, layout.shard_bytes()});
+    };
+    for (std::size_t b = 0; b < plan_->blocks.size() && layouts_.size() < kBlocks; ++b) {
+      const std::byte* const shard = weights.stores()[b]->resident(static_cast<int>(b));
+      if (shard != nullptr) add(plan_->blocks[b], shard);
+    }
+    // Without any on the device there is a slot more than the trial needs: as good as a shard.
+    const std::size_t slot = slots.bytes() / static_cast<std::size_t>(plan_->slot_count);
+    while (plan_->slot_count > kSlots && layouts_.size() < kBlocks) {
+      add(plan_->blocks.front(), slots.data() + kSlots * slot);
+    }
+    const std::vector<ShardStore*> stores(layouts_.size(), &store_);
+    Buffer own_slots(slots.data(), slots.bytes(), [](void*) {});  // they stay the caller's
+    fetcher_ =
+        std::make_unique<LayerFetcher>(device, backend_->communicator.get(), world_->rank(),
+                                       layouts_, stores, kSlots, *exchange_, std::move(own_slots));
   }
 
   /// In memory of the activations of a pass: the product, its inputs, what is made of it.
-  void enqueue_products(std::int64_t rows, bool stay) {
+  void enqueue_products(std::int64_t rows, const UnitWeights& weights) {
+    const DType type = plan_->compute_dtype;
+    const auto bytes = [rows](std::int64_t columns, DType of) {
+      return align_up(static_cast<std::size_t>(rows * columns) * size_of(of), kMatrixAlignment);
+    };
     for (const BlockProduct& product : model_->products()) {
       std::vector<RowBlockMatrix> matrices;
       for (int i = product.first; i < product.first + product.count; ++i) {
-        matrices.push_back(block().gathered(static_cast<std::size_t>(i), slot_));
-        if (!stay) continue;
-        matrices.back().data += own_offset();
-        matrices.back().only_block = world_->rank();
+        matrices.push_back(weights.matrix(static_cast<std::size_t>(i)));
       }
       const Matrices w(matrices);
-      const DType type = plan_->compute_dtype;
-      const auto bytes = [rows](std::int64_t columns, DType of) {
-        return align_up(static_cast<std::size_t>(rows * columns) * size_of(of), kMatrixAlignment);
-      };
       auto* const y = memory_.as<float>();
       std::byte* const a = memory_.data() + bytes(w.padded_rows(), DType::kFloat32);
       if (product.activated) {
@@ -85,26 +126,12 @@ class BlockTrial {
     }
   }
 
-  /// The least of some repeats, each on the slowest rank.
-  double seconds(Stream& stream, const std::function<void()>& enqueue) {
-    double least = 0;
-    for (int i = 0; i <= kRepeats; ++i) {
-      stream.record(*start_);
-      enqueue();
-      stream.record(*end_);
-      stream.synchronize();
-      const double mine = backend_->device->elapsed_seconds(*start_, *end_);
-      const double slowest = std::ranges::max(world_->all_gather(mine));
-      if (i == 1 || (i > 1 && slowest < least)) least = slowest;
-    }
-    return least;
-  }
-
   World* world_;
   Backend* backend_;
   const Model* model_;
   const MemoryPlan* plan_;
-  std::byte* slot_;
+  TrialStore store_;
+  std::vector<const PartitionLayout*> layouts_;
   // Memory before streams: their destructors wait for the work that uses it.
   Buffer memory_;
   Buffer exchange_memory_;
@@ -114,6 +141,7 @@ class BlockTrial {
   std::unique_ptr<Event> end_;
   std::unique_ptr<RowExchange> row_exchange_;
   std::unique_ptr<ExchangeOps> ops_;
+  std::unique_ptr<LayerFetcher> fetcher_;
 };
 
 }  // namespace
@@ -135,14 +163,14 @@ std::int64_t rows_to_stay(std::span<const TravelTimes> times, std::int64_t most)
 }
 
 std::vector<TravelTimes> measure_travel(World& world, Backend& backend, const Model& model,
-                                        const MemoryPlan& plan, Buffer& slots) {
-  BlockTrial trial(world, backend, model, plan, slots);
-  const double gather = trial.gather();
+                                        const MemoryPlan& plan, const ModelWeights& weights,
+                                        Buffer& slots) {
+  TravelTrial trial(world, backend, model, plan, weights, slots);
   std::vector<TravelTimes> times;
   for (std::int64_t rows = 1;; rows = std::min(plan.pass_tokens, rows * kRowsFactor)) {
     times.push_back({.rows = rows,
-                     .gathered = std::max(gather, trial.products(rows, false)),
-                     .staying = trial.products(rows, true)});
+                     .gathered = trial.seconds(rows, false),
+                     .staying = trial.seconds(rows, true)});
     if (times.back().staying > times.back().gathered || rows == plan.pass_tokens) return times;
   }
 }

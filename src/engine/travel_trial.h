@@ -6,6 +6,7 @@
 
 #include "engine/backend_choice.h"
 #include "engine/memory_plan.h"
+#include "engine/model_weights.h"
 #include "zero_infer/model.h"
 #include "zero_infer/world.h"
 
@@ -14,19 +15,20 @@ namespace zi {
 /// What a block takes either way, on the slowest rank, when each rank has `rows` rows.
 struct TravelTimes {
   std::int64_t rows = 0;
-  double gathered = 0;  // seconds: its weights' gather or its products, which are at work together
-  double staying = 0;   // its products with what they exchange, one after the other
+  double gathered = 0;  // seconds, with the gather of the next one
+  double staying = 0;   // with the exchanges of its products
 };
 
 /// The most rows of a rank for which weights are better left where they are, of at most `most`; 0:
 /// none. Between two measured row counts, times are on a straight line. `times`: by ascending rows.
 std::int64_t rows_to_stay(std::span<const TravelTimes> times, std::int64_t most);
 
-/// Collective, the same on every rank: the first block of the plan both ways, with more and more
-/// rows until weights are better gathered. `slots` is the communicator's memory of plan.slots; what
-/// it holds is lost. Takes some of the memory that passes take, and gives it back. Its attention is
-/// left out, which is the same either way, and so are reads and copies of shards, which are too.
+/// Collective, the same on every rank: passes over a few blocks both ways, by a layer fetcher, with
+/// more and more rows until weights are better gathered. `slots` is the communicator's memory of
+/// plan.slots; what it holds is lost. Takes some of the memory that passes take, and gives it back.
+/// Attention is left out, which is the same either way, and so are reads and copies of shards.
 std::vector<TravelTimes> measure_travel(World& world, Backend& backend, const Model& model,
-                                        const MemoryPlan& plan, Buffer& slots);
+                                        const MemoryPlan& plan, const ModelWeights& weights,
+                                        Buffer& slots);
 
 }  // namespace zi
