@@ -4,9 +4,9 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <deque>
 #include <optional>
 
+#include "offload/trip_queue.h"
 #include "offload/unit_timer.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
@@ -14,10 +14,6 @@
 
 namespace zi {
 namespace {
-
-/// Units of the next pass that are gathered before the caller may enqueue gathers of its own for
-/// it: two, the one that is awaited and the one that travels meanwhile.
-constexpr std::size_t kAheadOfAPass = 2;
 
 /// Whether a unit needs a slot in some pass.
 bool travels(const PartitionLayout& layout, Tier tier, bool only_own) {
@@ -40,12 +36,6 @@ FetchStats& FetchStats::operator+=(const FetchStats& other) {
   return *this;
 }
 
-/// A trip brings a unit into a slot: this rank's shard, or gathered. On every rank, reads start,
-/// shards are fetched, gathers are enqueued and slots are consumed in the order of the queue. A
-/// pass gathers all units, or none; the queue reaches into the next pass, on the guess that this
-/// will be of the same kind. Where it is not, what was fetched stays where it is: an own shard lies
-/// in its rank's place of the slot, so it is gathered there, and a gathered unit holds the own
-/// shard.
 struct LayerFetcher::State {
   using Number = std::uint64_t;  // of the times that something is brought, through all passes
 
@@ -61,17 +51,6 @@ struct LayerFetcher::State {
     std::byte* data = nullptr;
     std::unique_ptr<Event> consumed;  // recorded on the compute stream
   };
-  struct Trip {
-    int unit;
-    bool gathers;               // wanted, or done
-    bool read_started = false;
-    Slot* slot = nullptr;       // from the copy on
-    bool gathered = false;
-    Number number = 0;  // of what was brought last
-
-    bool complete() const { return slot != nullptr && (gathered || !gathers); }
-  };
-
   State(Device& dev, Communicator* comm, int own_rank, std::vector<const PartitionLayout*> lay,
         std::vector<ShardStore*> sto, int slot_count, Stream& gather_stream, Buffer slot_memory,
         bool own);
@@ -86,20 +65,17 @@ struct LayerFetcher::State {
   const PartitionLayout& layout(int unit) const { return *layouts[static_cast<std::size_t>(unit)]; }
   ShardStore& store(int unit) const { return *stores[static_cast<std::size_t>(unit)]; }
 
-  /// Whether it is the turn of a trip of this unit.
-  bool unit_travels(int unit) const { return !queue.empty() && queue.front().unit == unit; }
   /// This rank's place in a slot.
   std::size_t place(int unit) const {
     return only_own ? 0 : static_cast<std::size_t>(rank) * layout(unit).shard_bytes();
   }
+  Slot& slot_of(const Trip& trip) { return slots[static_cast<std::size_t>(trip.slot)]; }
+  const Slot& slot_of(const Trip& trip) const { return slots[static_cast<std::size_t>(trip.slot)]; }
   UnitWeights weights(int unit) const;
 
-  void plan_pass(bool stays, bool last);
   void start_read(Trip& trip);
   void start_reads();
   void fetch_ahead();
-  void fetch_front();
-  bool has_slot(const Trip& trip) const { return trip.slot != nullptr || !free.empty(); }
   void fetch(Trip& trip);
   void copy(Trip& trip);
   void gather(Trip& trip);
@@ -119,14 +95,10 @@ struct LayerFetcher::State {
   Stream& gathers;
   Buffer memory;
   std::vector<Slot> slots;
-  std::deque<Slot*> free;  // the one that was consumed first in front
   std::vector<TripEvents> ring;
 
-  std::deque<Trip> queue;     // of this pass and the next one, those not yet consumed
-  std::size_t fetched = 0;    // so many in front are complete
-  std::size_t allowed = 0;    // so many may be fetched now
-  std::size_t in_a_pass = 0;  // trips of a pass of this kind
-  bool staying = false;       // the pass that runs
+  std::optional<TripQueue> queue;
+  bool staying = false;  // the pass that runs
   Number brought = 0;
   Number collected = 0;  // times below this one are in the statistics, or lost
   bool failed = false;
@@ -152,6 +124,8 @@ LayerFetcher::State::State(Device& dev, Communicator* comm, int own_rank,
   for (const ShardStore* store : stores) tiers.push_back(store->tier());
   copies = device.make_stream("copies");
   const std::size_t bytes = slots_bytes(layouts, tiers, slot_count, only_own);
+  queue.emplace(std::move(tiers), bytes == 0 ? 0 : static_cast<std::size_t>(slot_count),
+                world > 1 && !only_own);
   if (bytes == 0) return;
   memory = std::move(slot_memory);
   if (memory.bytes() == 0) memory = device.allocate(bytes);
@@ -161,7 +135,6 @@ LayerFetcher::State::State(Device& dev, Communicator* comm, int own_rank,
   for (std::size_t s = 0; s < count; ++s) {
     slots.push_back({memory.data() + s * (bytes / count), device.make_event()});
   }
-  for (Slot& slot : slots) free.push_back(&slot);
   // A caller that waits for the device between passes has at most one pass and the slots fetched
   // ahead in flight, and may ask for the times of the pass before. What was fetched ahead may be
   // gathered later.
@@ -214,40 +187,8 @@ LayerFetcher::State::~State() {
 
 UnitWeights LayerFetcher::State::weights(int unit) const {
   const int only = staying ? rank : -1;
-  if (!unit_travels(unit)) return {&layout(unit), store(unit).resident(unit), only};
-  return {&layout(unit), queue.front().slot->data + (staying ? place(unit) : 0), only};
-}
-
-/// Makes the queue that of a pass of this kind and, unless it is the last one, of another.
-void LayerFetcher::State::plan_pass(bool stays, bool last) {
-  std::deque<Trip> under_way;
-  under_way.swap(queue);
-  staying = stays;
-  const bool gather_all = world > 1 && !stays;
-  for (int unit = 0; unit < static_cast<int>(layouts.size()); ++unit) {
-    const bool is_first = !under_way.empty() && under_way.front().unit == unit;
-    const Trip* const begun = is_first ? &under_way.front() : nullptr;
-    // A unit of the device tier that was gathered on a wrong guess holds a slot until its turn.
-    if (gather_all || store(unit).tier() != Tier::kDevice || (begun && begun->slot != nullptr)) {
-      queue.push_back(begun ? *begun : Trip{.unit = unit, .gathers = gather_all});
-      queue.back().gathers = gather_all || queue.back().gathered;
-    }
-    if (is_first) under_way.pop_front();
-  }
-  const std::size_t of_this = queue.size();
-  in_a_pass = 0;
-  for (int unit = 0; unit < static_cast<int>(layouts.size()); ++unit) {
-    if (!gather_all && store(unit).tier() == Tier::kDevice) continue;
-    ++in_a_pass;
-    if (!last) queue.push_back({.unit = unit, .gathers = gather_all});
-  }
-  // Own shards that were fetched ahead must leave a slot for a pass that gathers after all.
-  const std::size_t ahead = world == 1 || only_own ? queue.size()
-                            : stays                ? std::min(kAheadOfAPass, slots.size() - 1)
-                                                   : kAheadOfAPass;
-  allowed = std::min(queue.size(), of_this + ahead);
-  fetched = 0;
-  while (fetched < queue.size() && queue[fetched].complete()) ++fetched;
+  if (!queue->is_turn_of(unit)) return {&layout(unit), store(unit).resident(unit), only};
+  return {&layout(unit), slot_of(queue->front()).data + (staying ? place(unit) : 0), only};
 }
 
 void LayerFetcher::State::start_read(Trip& trip) {
@@ -255,27 +196,18 @@ void LayerFetcher::State::start_read(Trip& trip) {
   trip.read_started = true;
 }
 
-/// Reads run ahead until each unit is under way once: stores take what their staging has room for.
+/// Stores take what their staging has room for.
 void LayerFetcher::State::start_reads() {
-  const std::size_t end = std::min(queue.size(), fetched + in_a_pass);
-  for (std::size_t i = 0; i < end; ++i) {
-    // A trip of the device tier may yet be dropped.
-    if (store(queue[i].unit).tier() != Tier::kDevice) start_read(queue[i]);
-  }
+  while (Trip* const trip = queue->next_read()) start_read(*trip);
 }
 
 /// Fetches into every slot that is free or whose compute is enqueued, but only while the host need
 /// not wait for storage: enqueueing compute comes first.
 void LayerFetcher::State::fetch_ahead() {
-  while (fetched < allowed && has_slot(queue[fetched]) &&
-         (queue[fetched].slot != nullptr || store(queue[fetched].unit).tier() != Tier::kNvme)) {
-    fetch(queue[fetched]);
+  for (Trip* trip = queue->next(); trip != nullptr; trip = queue->next()) {
+    if (trip->slot < 0 && store(trip->unit).tier() == Tier::kNvme) return;
+    fetch(*trip);
   }
-}
-
-/// What the next unit needs: waits for storage at most, with all earlier bodies enqueued.
-void LayerFetcher::State::fetch_front() {
-  while (fetched == 0) fetch(queue.front());
 }
 
 void LayerFetcher::State::fetch(Trip& trip) {
@@ -284,7 +216,7 @@ void LayerFetcher::State::fetch(Trip& trip) {
   if (brought >= ring.size()) collected = std::max<Number>(collected, brought - ring.size() + 1);
   if (timer.on()) device.mark_begin(fmt::format("fetch unit {}", trip.unit));
   TripEvents& events = events_of(brought);
-  events.copies = trip.slot == nullptr;
+  events.copies = trip.slot < 0;
   events.gathers = trip.gathers;
   events.read = {};
   // A shard that rests on the device is copied to its place in the slot as well, while the gather
@@ -301,21 +233,19 @@ void LayerFetcher::State::fetch(Trip& trip) {
   }
   if (timer.on()) device.mark_end();
   ++brought;
-  while (fetched < queue.size() && queue[fetched].complete()) ++fetched;
   start_reads();
 }
 
 void LayerFetcher::State::copy(Trip& trip) {
-  if (free.empty()) throw Error(fmt::format("no slot is free for unit {}", trip.unit));
-  trip.slot = free.front();
-  free.pop_front();
+  queue->take_slot(trip);
+  const Slot& slot = slot_of(trip);
   const std::size_t bytes = layout(trip.unit).shard_bytes();
   ShardStore& from = store(trip.unit);
   start_read(trip);
   TripEvents& events = events_of(trip.number);
-  copies->wait(*trip.slot->consumed);
+  copies->wait(*slot.consumed);
   copies->record(*events.copy_start);
-  from.finish_read(trip.unit, trip.slot->data + place(trip.unit), *copies);
+  from.finish_read(trip.unit, slot.data + place(trip.unit), *copies);
   if (from.tier() == Tier::kNvme) {
     stats.bytes[Link::kRead] += bytes;
     events.read = from.last_read();
@@ -328,7 +258,8 @@ void LayerFetcher::State::gather(Trip& trip) {
   const std::size_t bytes = layout(trip.unit).shard_bytes();
   TripEvents& events = events_of(trip.number);
   gathers.record(*events.gather_start);
-  communicator->all_gather(trip.slot->data + place(trip.unit), trip.slot->data, bytes, gathers);
+  std::byte* const slot = slot_of(trip).data;
+  communicator->all_gather(slot + place(trip.unit), slot, bytes, gathers);
   gathers.record(*events.gathered);
   trip.gathered = true;
   stats.bytes[Link::kGather] += bytes * static_cast<std::size_t>(world - 1);
@@ -347,30 +278,27 @@ void LayerFetcher::State::collect_times() {
 void LayerFetcher::State::run(int unit, const UnitWeights& weights,
                               const std::function<void(int, const UnitWeights&)>& body,
                               Stream& compute) {
-  const bool travelled = unit_travels(unit);
-  const bool idle = in_a_pass == 0 && !travelled && !body;
+  const bool travelled = queue->is_turn_of(unit);
+  const bool idle = queue->trips_of_a_pass() == 0 && !travelled && !body;
   UnitTimer::Events* const events = idle ? nullptr : timer.events(unit);
   if (events != nullptr)
-    events->trip = travelled ? std::optional(queue.front().number) : std::nullopt;
+    events->trip = travelled ? std::optional(queue->front().number) : std::nullopt;
   if (travelled) {
     if (events != nullptr) compute.record(*events->wait_start);
-    compute.wait(ready(queue.front().number));
+    compute.wait(ready(queue->front().number));
   }
   if (events != nullptr) compute.record(*events->start);
   // Also when the body throws: what it enqueued before still reads the slot.
   try {
     if (body) body(unit, weights);
   } catch (...) {
-    if (travelled) compute.record(*queue.front().slot->consumed);
+    if (travelled) compute.record(*slot_of(queue->front()).consumed);
     throw;
   }
   if (events != nullptr) compute.record(*events->end);
   if (!travelled) return;
-  compute.record(*queue.front().slot->consumed);
-  free.push_back(queue.front().slot);
-  queue.pop_front();
-  --fetched;
-  if (allowed > 0) --allowed;
+  compute.record(*slot_of(queue->front()).consumed);
+  queue->consume();
 }
 
 UnitTimes LayerFetcher::State::times_of(int unit, const UnitTimer::Events& events,
@@ -438,11 +366,13 @@ void LayerFetcher::run_pass(const std::function<void(int unit, const UnitWeights
   }
   s.failed = true;  // until the end is reached
   s.timer.begin_pass();
-  s.plan_pass(stays, last);
+  s.staying = stays;
+  s.queue->plan_pass(s.world > 1 && !stays, last);
   s.start_reads();
   s.fetch_ahead();
   for (int unit = 0; unit < static_cast<int>(s.layouts.size()); ++unit) {
-    if (s.unit_travels(unit)) s.fetch_front();
+    // Waits for storage at most, with all earlier bodies enqueued.
+    while (s.queue->is_turn_of(unit) && !s.queue->front().complete()) s.fetch(s.queue->front());
     s.run(unit, s.weights(unit), body, compute);
     if (unit + 1 == static_cast<int>(s.layouts.size()) && after_units) after_units();
     s.start_reads();
