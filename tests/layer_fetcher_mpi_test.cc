@@ -56,6 +56,22 @@ TEST(LayerFetcherMpi, GathersOrLeavesWeightsWhereTheyAreFromPassToPass) {
   }
 }
 
+TEST(LayerFetcherMpi, HasASlotForAUnitThatMustBeGatheredBeforeWhatWasFetchedAhead) {
+  auto communicator = world().make_cpu_communicator();
+  constexpr Tier D = Tier::kDevice, H = Tier::kHost;
+  for (int slots : {2, 3}) {
+    FetcherHarness harness(
+        {{D, D, H, H, H}, slots, world().size(), world().rank(), own_seed(9), 100},
+        communicator.get());
+    for (int pass = 0; pass < 6; ++pass) {
+      harness.run_pass(harness.compute, pass == 5, false, pass % 2 == 0);
+    }
+    harness.compute.synchronize();
+    EXPECT_EQ(harness.wrong_bytes, 0u) << slots << " slots";
+    EXPECT_EQ(harness.units_computed, 6 * 5);
+  }
+}
+
 TEST(LayerFetcherMpi, FetchesOwnShardsAloneWhereWeightsAlwaysStay) {
   auto communicator = world().make_cpu_communicator();
   for (std::uint64_t seed = 0; seed < 8; ++seed) {
