@@ -7,13 +7,13 @@
 #include <utility>
 #include <vector>
 
-#include "tests/forwarding_ops.h"
+#include "engine/forwarding_ops.h"
 
 namespace zi {
 
 /// Ops that also time every operation by a pair of events on its stream. `times` waits for the
 /// device. The events cost about a microsecond each.
-class TimingOps final : public test::ForwardingOps {
+class TimingOps final : public ForwardingOps {
  public:
   struct Time {
     double seconds = 0;

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 
+#include "offload/trip_queue.h"
 #include "offload/unit_timer.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
@@ -13,71 +15,74 @@
 namespace zi {
 namespace {
 
-/// Units of the next pass that are gathered before the caller may enqueue gathers of its own for
-/// it: two, the one that is awaited and the one that travels meanwhile.
-constexpr std::uint64_t kAheadOfAPass = 2;
-
-bool travels(const PartitionLayout& layout, Tier tier) {
-  return layout.world() > 1 || tier != Tier::kDevice;
+/// Whether a unit needs a slot in some pass.
+bool travels(const PartitionLayout& layout, Tier tier, bool only_own) {
+  return tier != Tier::kDevice || (layout.world() > 1 && !only_own);
 }
 
 }  // namespace
 
+RowBlockMatrix UnitWeights::matrix(std::size_t i) const {
+  RowBlockMatrix matrix = layout->gathered(i, data);
+  matrix.only_block = only_block;
+  return matrix;
+}
+
 FetchStats& FetchStats::operator+=(const FetchStats& other) {
   passes += other.passes;
+  staying += other.staying;
   bytes += other.bytes;
   gather_seconds += other.gather_seconds;
   return *this;
 }
 
-/// Trips are numbered through all passes: trip t brings travelling unit t % M into slot t %
-/// slot_count. On every rank, reads start, trips are fetched and slots are consumed in this order.
 struct LayerFetcher::State {
-  using Trip = std::uint64_t;
+  using Number = std::uint64_t;  // of the times that something is brought, through all passes
 
-  /// Events of one trip. The ring of them is long enough for two passes and what those fetch ahead.
-  /// They order the streams (a wait refers to the record before it, so reuse is safe) and time
-  /// them.
+  /// The ring of them is long enough for two passes and what those fetch ahead. They order the
+  /// streams (a wait refers to the record before it, so reuse is safe) and time them.
   struct TripEvents {
     std::unique_ptr<Event> copy_start, copied, gather_start, gathered;
     ReadTimes read;
+    bool copies = false;  // those events are of this number: a shard that is gathered later has two
+    bool gathers = false;
   };
   struct Slot {
     std::byte* data = nullptr;
     std::unique_ptr<Event> consumed;  // recorded on the compute stream
   };
-
   State(Device& dev, Communicator* comm, int own_rank, std::vector<const PartitionLayout*> lay,
-        std::vector<ShardStore*> sto, int slot_count, Stream& gather_stream, Buffer slot_memory);
+        std::vector<ShardStore*> sto, int slot_count, Stream& gather_stream, Buffer slot_memory,
+        bool own);
   ~State();
 
   void check() const;
-  int unit_of(Trip trip) const { return travellers[trip % travellers.size()]; }
-  Slot& slot_of(Trip trip) { return slots[trip % slots.size()]; }
-  TripEvents& events_of(Trip trip) { return ring[trip % ring.size()]; }
-  Event& ready(Trip trip) {
-    return world > 1 ? *events_of(trip).gathered : *events_of(trip).copied;
+  TripEvents& events_of(Number number) { return ring[number % ring.size()]; }
+  Event& ready(Number number) {
+    TripEvents& events = events_of(number);
+    return events.gathers ? *events.gathered : *events.copied;
   }
   const PartitionLayout& layout(int unit) const { return *layouts[static_cast<std::size_t>(unit)]; }
   ShardStore& store(int unit) const { return *stores[static_cast<std::size_t>(unit)]; }
 
-  bool unit_travels(int unit) const { return travels(layout(unit), store(unit).tier()); }
-  /// Where they rest, or in the slot of the unit's trip, whose turn it is.
-  UnitWeights weights(int unit) {
-    return {&layout(unit),
-            unit_travels(unit) ? slot_of(consumed).data : store(unit).resident(unit)};
+  /// This rank's place in a slot.
+  std::size_t place(int unit) const {
+    return only_own ? 0 : static_cast<std::size_t>(rank) * layout(unit).shard_bytes();
   }
+  Slot& slot_of(const Trip& trip) { return slots[static_cast<std::size_t>(trip.slot)]; }
+  const Slot& slot_of(const Trip& trip) const { return slots[static_cast<std::size_t>(trip.slot)]; }
+  UnitWeights weights(int unit) const;
 
+  void start_read(Trip& trip);
   void start_reads();
   void fetch_ahead();
-  void fetch_through(Trip trip);
-  void fetch(Trip trip);
-  void copy(Trip trip, std::byte* dst);
-  void gather(Trip trip, const std::byte* shard);
+  void fetch(Trip& trip);
+  void copy(Trip& trip);
+  void gather(Trip& trip);
   void run(int unit, const UnitWeights& weights,
            const std::function<void(int, const UnitWeights&)>& body, Stream& compute);
   UnitTimes times_of(int unit, const UnitTimer::Events& events, const DeviceClock& clock) const;
-  void add_trip_times(Trip trip, UnitTimes& times, const DeviceClock& clock) const;
+  void add_trip_times(Number number, UnitTimes& times, const DeviceClock& clock) const;
   void collect_times();
 
   Device& device;
@@ -86,18 +91,16 @@ struct LayerFetcher::State {
   int world = 1;
   std::vector<const PartitionLayout*> layouts;
   std::vector<ShardStore*> stores;
-  std::vector<int> travellers;  // units that need a slot, in order
+  bool only_own;  // no pass gathers
   Stream& gathers;
   Buffer memory;
   std::vector<Slot> slots;
   std::vector<TripEvents> ring;
 
-  Trip known = 0;      // trips below this one will surely be needed
-  Trip allowed = 0;    // copies and gathers below this one may be enqueued
-  Trip started = 0;    // reads below this one are started
-  Trip fetched = 0;    // copies and gathers below this one are enqueued
-  Trip consumed = 0;   // compute of trips below this one is enqueued
-  Trip collected = 0;  // times of trips below this one are in the statistics, or lost
+  std::optional<TripQueue> queue;
+  bool staying = false;  // the pass that runs
+  Number brought = 0;
+  Number collected = 0;  // times below this one are in the statistics, or lost
   bool failed = false;
   FetchStats stats;
   UnitTimer timer;
@@ -107,22 +110,22 @@ struct LayerFetcher::State {
 
 LayerFetcher::State::State(Device& dev, Communicator* comm, int own_rank,
                            std::vector<const PartitionLayout*> lay, std::vector<ShardStore*> sto,
-                           int slot_count, Stream& gather_stream, Buffer slot_memory)
+                           int slot_count, Stream& gather_stream, Buffer slot_memory, bool own)
     : device(dev),
       communicator(comm),
       rank(own_rank),
       layouts(std::move(lay)),
       stores(std::move(sto)),
+      only_own(own),
       gathers(gather_stream) {
   check();
   world = layouts.empty() ? 1 : layouts.front()->world();
   std::vector<Tier> tiers;
-  for (std::size_t u = 0; u < layouts.size(); ++u) {
-    tiers.push_back(stores[u]->tier());
-    if (travels(*layouts[u], tiers[u])) travellers.push_back(static_cast<int>(u));
-  }
+  for (const ShardStore* store : stores) tiers.push_back(store->tier());
   copies = device.make_stream("copies");
-  const std::size_t bytes = slots_bytes(layouts, tiers, slot_count);
+  const std::size_t bytes = slots_bytes(layouts, tiers, slot_count, only_own);
+  queue.emplace(std::move(tiers), bytes == 0 ? 0 : static_cast<std::size_t>(slot_count),
+                world > 1 && !only_own);
   if (bytes == 0) return;
   memory = std::move(slot_memory);
   if (memory.bytes() == 0) memory = device.allocate(bytes);
@@ -133,8 +136,9 @@ LayerFetcher::State::State(Device& dev, Communicator* comm, int own_rank,
     slots.push_back({memory.data() + s * (bytes / count), device.make_event()});
   }
   // A caller that waits for the device between passes has at most one pass and the slots fetched
-  // ahead in flight, and may ask for the times of the pass before.
-  ring.resize(2 * travellers.size() + count);
+  // ahead in flight, and may ask for the times of the pass before. What was fetched ahead may be
+  // gathered later.
+  ring.resize(2 * (layouts.size() + count));
   for (TripEvents& events : ring) {
     events.copy_start = device.make_event();
     events.copied = device.make_event();
@@ -177,82 +181,95 @@ LayerFetcher::State::~State() {
     }
   };
   if (copies) settle(*copies);
-  if (fetched != 0 && world > 1) settle(gathers);
+  if (brought != 0 && world > 1) settle(gathers);
   for (Slot& slot : slots) settle(*slot.consumed);
 }
 
-/// Reads run ahead until each unit is under way once: stores take what their staging has room for.
+UnitWeights LayerFetcher::State::weights(int unit) const {
+  const int only = staying ? rank : -1;
+  if (!queue->is_turn_of(unit)) return {&layout(unit), store(unit).resident(unit), only};
+  return {&layout(unit), slot_of(queue->front()).data + (staying ? place(unit) : 0), only};
+}
+
+void LayerFetcher::State::start_read(Trip& trip) {
+  if (!trip.read_started) store(trip.unit).start_read(trip.unit);
+  trip.read_started = true;
+}
+
+/// Stores take what their staging has room for.
 void LayerFetcher::State::start_reads() {
-  const Trip end = std::min<Trip>(known, fetched + travellers.size());
-  for (; started < end; ++started) {
-    const int unit = unit_of(started);
-    store(unit).start_read(unit);
-  }
+  while (Trip* const trip = queue->next_read()) start_read(*trip);
 }
 
 /// Fetches into every slot that is free or whose compute is enqueued, but only while the host need
 /// not wait for storage: enqueueing compute comes first.
 void LayerFetcher::State::fetch_ahead() {
-  const Trip end = std::min<Trip>(allowed, consumed + slots.size());
-  while (fetched < end && store(unit_of(fetched)).tier() != Tier::kNvme) fetch(fetched);
+  for (Trip* trip = queue->next(); trip != nullptr; trip = queue->next()) {
+    if (trip->slot < 0 && store(trip->unit).tier() == Tier::kNvme) return;
+    fetch(*trip);
+  }
 }
 
-void LayerFetcher::State::fetch_through(Trip trip) {
-  while (fetched <= trip) fetch(fetched);
-}
-
-void LayerFetcher::State::fetch(Trip trip) {
+void LayerFetcher::State::fetch(Trip& trip) {
   collect_times();
-  // A trip that leaves the ring untimed would be timed with its successor's events.
-  if (trip >= ring.size()) collected = std::max<Trip>(collected, trip - ring.size() + 1);
-  const int unit = unit_of(trip);
-  const std::size_t bytes = layout(unit).shard_bytes();
-  std::byte* place = slot_of(trip).data + static_cast<std::size_t>(rank) * bytes;
-  TripEvents& events = events_of(trip);
-  if (timer.on()) device.mark_begin(fmt::format("fetch unit {}", unit));
+  // What leaves the ring untimed would be timed with its successor's events.
+  if (brought >= ring.size()) collected = std::max<Number>(collected, brought - ring.size() + 1);
+  if (timer.on()) device.mark_begin(fmt::format("fetch unit {}", trip.unit));
+  TripEvents& events = events_of(brought);
+  events.copies = trip.slot < 0;
+  events.gathers = trip.gathers;
+  events.read = {};
   // A shard that rests on the device is copied to its place in the slot as well, while the gather
   // before is running. A gather in place then need not move it; copy engines would do that one
   // after the other.
-  copy(trip, place);
-  if (world > 1) {
-    gathers.wait(*events.copied);
-    gather(trip, place);
+  if (events.copies) {
+    trip.number = brought;
+    copy(trip);
+  }
+  if (trip.gathers) {
+    gathers.wait(*events_of(trip.number).copied);
+    trip.number = brought;
+    gather(trip);
   }
   if (timer.on()) device.mark_end();
-  ++fetched;
+  ++brought;
   start_reads();
 }
 
-void LayerFetcher::State::copy(Trip trip, std::byte* dst) {
-  const int unit = unit_of(trip);
-  const std::size_t bytes = layout(unit).shard_bytes();
-  TripEvents& events = events_of(trip);
-  copies->wait(*slot_of(trip).consumed);
+void LayerFetcher::State::copy(Trip& trip) {
+  queue->take_slot(trip);
+  const Slot& slot = slot_of(trip);
+  const std::size_t bytes = layout(trip.unit).shard_bytes();
+  ShardStore& from = store(trip.unit);
+  start_read(trip);
+  TripEvents& events = events_of(trip.number);
+  copies->wait(*slot.consumed);
   copies->record(*events.copy_start);
-  store(unit).finish_read(unit, dst, *copies);
-  events.read = {};
-  if (store(unit).tier() == Tier::kNvme) {
+  from.finish_read(trip.unit, slot.data + place(trip.unit), *copies);
+  if (from.tier() == Tier::kNvme) {
     stats.bytes[Link::kRead] += bytes;
-    events.read = store(unit).last_read();
+    events.read = from.last_read();
   }
-  if (store(unit).tier() != Tier::kDevice) stats.bytes[Link::kCopy] += bytes;
+  if (from.tier() != Tier::kDevice) stats.bytes[Link::kCopy] += bytes;
   copies->record(*events.copied);
 }
 
-void LayerFetcher::State::gather(Trip trip, const std::byte* shard) {
-  const std::size_t bytes = layout(unit_of(trip)).shard_bytes();
-  TripEvents& events = events_of(trip);
+void LayerFetcher::State::gather(Trip& trip) {
+  const std::size_t bytes = layout(trip.unit).shard_bytes();
+  TripEvents& events = events_of(trip.number);
   gathers.record(*events.gather_start);
-  communicator->all_gather(shard, slot_of(trip).data, bytes, gathers);
+  std::byte* const slot = slot_of(trip).data;
+  communicator->all_gather(slot + place(trip.unit), slot, bytes, gathers);
   gathers.record(*events.gathered);
+  trip.gathered = true;
   stats.bytes[Link::kGather] += bytes * static_cast<std::size_t>(world - 1);
 }
 
 void LayerFetcher::State::collect_times() {
-  for (; collected < fetched; ++collected) {
+  for (; collected < brought; ++collected) {
     TripEvents& events = events_of(collected);
     if (!ready(collected).reached()) return;
-    if (world > 1) {
+    if (events.gathers) {
       stats.gather_seconds += device.elapsed_seconds(*events.gather_start, *events.gathered);
     }
   }
@@ -261,25 +278,27 @@ void LayerFetcher::State::collect_times() {
 void LayerFetcher::State::run(int unit, const UnitWeights& weights,
                               const std::function<void(int, const UnitWeights&)>& body,
                               Stream& compute) {
-  const bool idle = travellers.empty() && !body;
+  const bool travelled = queue->is_turn_of(unit);
+  const bool idle = queue->trips_of_a_pass() == 0 && !travelled && !body;
   UnitTimer::Events* const events = idle ? nullptr : timer.events(unit);
-  const bool travelled = unit_travels(unit);
+  if (events != nullptr)
+    events->trip = travelled ? std::optional(queue->front().number) : std::nullopt;
   if (travelled) {
     if (events != nullptr) compute.record(*events->wait_start);
-    compute.wait(ready(consumed));
+    compute.wait(ready(queue->front().number));
   }
   if (events != nullptr) compute.record(*events->start);
   // Also when the body throws: what it enqueued before still reads the slot.
   try {
     if (body) body(unit, weights);
   } catch (...) {
-    if (travelled) compute.record(*slot_of(consumed).consumed);
+    if (travelled) compute.record(*slot_of(queue->front()).consumed);
     throw;
   }
   if (events != nullptr) compute.record(*events->end);
   if (!travelled) return;
-  compute.record(*slot_of(consumed).consumed);
-  ++consumed;
+  compute.record(*slot_of(queue->front()).consumed);
+  queue->consume();
 }
 
 UnitTimes LayerFetcher::State::times_of(int unit, const UnitTimer::Events& events,
@@ -288,21 +307,24 @@ UnitTimes LayerFetcher::State::times_of(int unit, const UnitTimer::Events& event
   times.unit = unit;
   times.tier = store(unit).tier();
   times.compute = clock.interval(*events.start, *events.end);
-  if (travels(layout(unit), times.tier)) {
+  if (events.trip) {
     times.wait = clock.interval(*events.wait_start, *events.start);
+    add_trip_times(*events.trip, times, clock);
   }
   return times;
 }
 
-void LayerFetcher::State::add_trip_times(Trip trip, UnitTimes& times,
+void LayerFetcher::State::add_trip_times(Number number, UnitTimes& times,
                                          const DeviceClock& clock) const {
-  const TripEvents& events = ring[trip % ring.size()];
+  const TripEvents& events = ring[number % ring.size()];
   times.moved[Link::kRead] = {events.read.begin, events.read.end};
-  Interval& copy = times.moved[Link::kCopy];
-  copy = clock.interval(*events.copy_start, *events.copied);
-  // The stream's wait is enqueued where the copies are, as storage delivers them.
-  copy.begin = std::clamp(events.read.taken, copy.begin, copy.end);
-  if (world > 1) {
+  if (events.copies) {
+    Interval& copy = times.moved[Link::kCopy];
+    copy = clock.interval(*events.copy_start, *events.copied);
+    // The stream's wait is enqueued where the copies are, as storage delivers them.
+    copy.begin = std::clamp(events.read.taken, copy.begin, copy.end);
+  }
+  if (events.gathers) {
     times.moved[Link::kGather] = clock.interval(*events.gather_start, *events.gathered);
   }
 }
@@ -310,14 +332,16 @@ void LayerFetcher::State::add_trip_times(Trip trip, UnitTimes& times,
 LayerFetcher::LayerFetcher(Device& device, Communicator* communicator, int rank,
                            std::vector<const PartitionLayout*> layouts,
                            std::vector<ShardStore*> stores, int slot_count, Stream& gathers,
-                           Buffer slots)
+                           Buffer slots, bool only_own)
     : state_(std::make_unique<State>(device, communicator, rank, std::move(layouts),
-                                     std::move(stores), slot_count, gathers, std::move(slots))) {}
+                                     std::move(stores), slot_count, gathers, std::move(slots),
+                                     only_own)) {}
 
 LayerFetcher::~LayerFetcher() = default;
 
 std::size_t LayerFetcher::slots_bytes(const std::vector<const PartitionLayout*>& layouts,
-                                      const std::vector<Tier>& tiers, int slot_count) {
+                                      const std::vector<Tier>& tiers, int slot_count,
+                                      bool only_own) {
   if (slot_count < 2) {
     throw ConfigError(fmt::format(
         "{} slots are too few: one unit computes while the next travels, which takes 2 at least",
@@ -325,34 +349,37 @@ std::size_t LayerFetcher::slots_bytes(const std::vector<const PartitionLayout*>&
   }
   std::size_t largest = 0;
   for (std::size_t u = 0; u < layouts.size(); ++u) {
-    if (!travels(*layouts[u], tiers.at(u))) continue;
-    largest = std::max(largest, layouts[u]->gathered_bytes());
+    if (!travels(*layouts[u], tiers.at(u), only_own)) continue;
+    largest =
+        std::max(largest, only_own ? layouts[u]->shard_bytes() : layouts[u]->gathered_bytes());
   }
   return align_up(largest, kPageBytes) * static_cast<std::size_t>(slot_count);
 }
 
 void LayerFetcher::run_pass(const std::function<void(int unit, const UnitWeights& weights)>& body,
-                            Stream& compute, bool last, const std::function<void()>& after_units) {
+                            Stream& compute, bool last, const std::function<void()>& after_units,
+                            bool stays) {
   State& s = *state_;
   if (s.failed) throw Error("an earlier pass failed; the layer fetcher cannot continue");
+  if (s.only_own && s.world > 1 && !stays) {
+    throw Error("the slots of the layer fetcher hold no gathered unit");
+  }
   s.failed = true;  // until the end is reached
-  s.timer.begin_pass(s.consumed);
-  // This pass's trips, and those of the next one, which will come.
-  const State::Trip end = s.consumed + s.travellers.size();
-  s.known = last ? end : end + s.travellers.size();
-  s.allowed = s.world == 1 ? s.known : std::min(s.known, end + kAheadOfAPass);
+  s.timer.begin_pass();
+  s.staying = stays;
+  s.queue->plan_pass(s.world > 1 && !stays, last);
   s.start_reads();
   s.fetch_ahead();
   for (int unit = 0; unit < static_cast<int>(s.layouts.size()); ++unit) {
-    if (s.unit_travels(unit)) {
-      s.fetch_through(s.consumed);  // waits for storage at most, with all earlier bodies enqueued
-    }
+    // Waits for storage at most, with all earlier bodies enqueued.
+    while (s.queue->is_turn_of(unit) && !s.queue->front().complete()) s.fetch(s.queue->front());
     s.run(unit, s.weights(unit), body, compute);
     if (unit + 1 == static_cast<int>(s.layouts.size()) && after_units) after_units();
     s.start_reads();
     s.fetch_ahead();
   }
   ++s.stats.passes;
+  if (stays) ++s.stats.staying;
   s.failed = false;
 }
 
@@ -369,21 +396,20 @@ std::vector<UnitTimes> LayerFetcher::unit_times(std::uint64_t pass,
   const State& s = *state_;
   const UnitTimer::Pass& timed = s.timer.pass(pass);
   std::vector<UnitTimes> all;
-  State::Trip trip = timed.first_trip;
   for (std::size_t u = 0; u < timed.units.size(); ++u) {
     all.push_back(s.times_of(static_cast<int>(u), timed.units[u], clock));
-    if (travels(*s.layouts[u], all.back().tier)) s.add_trip_times(trip++, all.back(), clock);
   }
   return all;
 }
 
-bool LayerFetcher::all_resident() const { return state_->travellers.empty(); }
+bool LayerFetcher::all_resident() const { return state_->slots.empty(); }
 
 UnitWeights LayerFetcher::resident_weights(int unit) const {
-  if (state_->unit_travels(unit)) {
+  const State& s = *state_;
+  if (s.world > 1 || s.store(unit).tier() != Tier::kDevice) {
     throw Error(fmt::format("unit {} is in a slot only during its turn", unit));
   }
-  return state_->weights(unit);
+  return {&s.layout(unit), s.store(unit).resident(unit)};
 }
 
 FetchStats LayerFetcher::take_stats() {

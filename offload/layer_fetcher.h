@@ -18,6 +18,7 @@ namespace zi {
 /// What moved since the last `take_stats`.
 struct FetchStats {
   std::size_t passes = 0;
+  std::size_t staying = 0;  // of them
   /// - read: storage -> staging;
   /// - copy: host or staging -> slot, this rank's shards;
   /// - gather: received from the other ranks.
@@ -32,14 +33,18 @@ struct FetchStats {
 /// One unit's weights for the time of its compute.
 struct UnitWeights {
   const PartitionLayout* layout = nullptr;
-  const std::byte* gathered = nullptr;  // slot of layout->gathered_bytes()
-  RowBlockMatrix matrix(std::size_t i) const { return layout->gathered(i, gathered); }
+  const std::byte* data = nullptr;  // layout->gathered_bytes(), or this rank's shard
+  int only_block = -1;              // this rank, in a pass in which weights stay; else -1
+  RowBlockMatrix matrix(std::size_t i) const;
 };
 
 /// Brings each unit together just before it runs. Walks the units in order and keeps the next ones
 /// in flight (read -> copy -> gather, each on a stream of its own, ordered by events), across the
 /// end of a pass as well: the first units of the next pass travel while the last one of this pass
 /// computes. With a world of one, units of the device tier are used in place and need no slot.
+///
+/// In a pass in which weights stay, nothing is gathered: the body gets this rank's shard, of units
+/// of the device tier where it rests.
 class LayerFetcher {
  public:
   /// `layouts[u]` and `stores[u]` (the store of the unit's tier) for every unit; slots are
@@ -48,17 +53,18 @@ class LayerFetcher {
   /// with that their order among other calls on `gathers`. `communicator` may be null for a world
   /// of one. `gathers` is the stream of the communicator's calls. `slots` is a buffer of
   /// slots_bytes, preferably from the communicator; without one, the fetcher allocates it from the
-  /// device.
+  /// device. `only_own`: weights stay in every pass, so that slots hold this rank's shards alone.
   LayerFetcher(Device& device, Communicator* communicator, int rank,
                std::vector<const PartitionLayout*> layouts, std::vector<ShardStore*> stores,
-               int slot_count, Stream& gathers, Buffer slots = {});
+               int slot_count, Stream& gathers, Buffer slots = {}, bool only_own = false);
   /// Waits for copies, gathers and compute in flight. Shards used in place belong to the stores:
   /// the caller waits for `compute` before it destroys those.
   ~LayerFetcher();
 
   /// Device bytes of `slot_count` slots for these layouts and tiers; 0 when none is needed.
   static std::size_t slots_bytes(const std::vector<const PartitionLayout*>& layouts,
-                                 const std::vector<Tier>& tiers, int slot_count);
+                                 const std::vector<Tier>& tiers, int slot_count,
+                                 bool only_own = false);
 
   /// Collective. Calls body(unit, weights) for every unit, in order; what body enqueues on
   /// `compute` runs when the weights are there, and the slot is reused when it is done. An idle
@@ -66,15 +72,16 @@ class LayerFetcher {
   /// nothing more is fetched (every rank must say the same). `after_units` is called after the last
   /// unit, for what else the pass has to gather. In a world of many at most two units of the next
   /// pass are fetched before it is run, so that what the caller enqueues on `gathers` for it,
-  /// before this call, does not wait for more. What a store, the body or `after_units` throws is
-  /// rethrown, and later passes are refused.
+  /// before this call, does not wait for more. `stays`: weights stay in this pass, on every rank.
+  /// What a store, the body or `after_units` throws is rethrown, and later passes are refused.
   void run_pass(const std::function<void(int unit, const UnitWeights& weights)>& body,
-                Stream& compute, bool last = false, const std::function<void()>& after_units = {});
+                Stream& compute, bool last = false, const std::function<void()>& after_units = {},
+                bool stays = false);
 
-  /// Whether no unit travels: a pass is what its bodies enqueue.
+  /// Whether no unit needs a slot: a pass is what its bodies enqueue.
   bool all_resident() const;
   /// What run_pass gives the body of a unit that is used where it rests: for a pass that is
-  /// recorded. Throws Error for a unit that travels.
+  /// recorded. In a world of one; throws Error for a unit that travels.
   UnitWeights resident_weights(int unit) const;
 
   /// From the next pass on, keeps (or no longer keeps) when each unit was read, copied, gathered

@@ -12,13 +12,9 @@ void UnitTimer::start(Device& device, std::size_t units) {
   passes_.resize(2);
   for (Pass& pass : passes_) {
     for (std::size_t u = 0; u < units; ++u) {
-      pass.units.push_back({device.make_event(), device.make_event(), device.make_event()});
+      pass.units.push_back({device.make_event(), device.make_event(), device.make_event(), {}});
     }
   }
-}
-
-void UnitTimer::begin_pass(std::uint64_t first_trip) {
-  if (on()) passes_[begun_++ % passes_.size()].first_trip = first_trip;
 }
 
 UnitTimer::Events* UnitTimer::events(int unit) {

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "offload/unit_times.h"
@@ -15,9 +16,9 @@ class UnitTimer {
  public:
   struct Events {
     std::unique_ptr<Event> wait_start, start, end;
+    std::optional<std::uint64_t> trip = {};  // the number of its trip; none: used where it rests
   };
   struct Pass {
-    std::uint64_t first_trip = 0;
     std::vector<Events> units;
   };
 
@@ -27,7 +28,9 @@ class UnitTimer {
   bool on() const { return !passes_.empty(); }
 
   /// While on: begins the next pass, and forgets the pass before the last one.
-  void begin_pass(std::uint64_t first_trip);
+  void begin_pass() {
+    if (on()) ++begun_;
+  }
   /// Of the pass that runs; null while off.
   Events* events(int unit);
   /// Throws Error unless it is one of the last two.

@@ -122,6 +122,29 @@ TEST(Trace, HoldsEveryUnitOfEveryPassOnEachRankInTheOrderOfItsWay) {
   }
 }
 
+TEST(Trace, SaysWhatEachPassExchangedWhereWeightsStay) {
+  const TemporaryFolder folder;
+  const Ended ended =
+      run_job(2, {"--model", model(), "--prompt", "In the beginning", "--max-new-tokens", "5",
+                  "--ignore-eos", "--travel", "activations", "--trace", folder / "trace.json"});
+  ASSERT_EQ(ended.code, 0) << ended.err;
+  EXPECT_THAT(ended.err, HasSubstr("weights stayed in 5 of 5 passes"));
+  const auto trace = nlohmann::json::parse(read_file(folder / "trace.json"));
+  const int layers = nlohmann::json::parse(read_file(model() + "/config.json")).at("n_layer");
+  int passes = 0;
+  for (const auto& e : trace.at("traceEvents")) {
+    if (e.at("ph") != "X") continue;
+    EXPECT_NE(e.at("cat"), "gather");
+    if (!e.at("name").get<std::string>().starts_with("pass ")) continue;
+    ++passes;
+    EXPECT_EQ(e.at("args").at("weights_stay"), true);
+    // Four products of a block and the head's, two calls each.
+    EXPECT_EQ(e.at("args").at("exchanges"), 2 * (4 * layers + 1));
+    EXPECT_GT(e.at("args").at("exchanged_bytes"), 0);
+  }
+  EXPECT_EQ(passes, 2 * 5);
+}
+
 TEST(Trace, APathThatCannotBeWrittenEndsTheJobBeforeItLoads) {
   const Ended ended =
       run_job(2, {"--model", model(), "--prompt", "x", "--trace", "/nowhere/t.json"});

@@ -165,6 +165,7 @@ TEST(BadInput, RanksWithDifferentSettingsAreRefusedByTheName) {
   const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
       {{"--load-format", "dummy"}, "the model's weights"},
       {{"--cpu-offload"}, "the tiers of the blocks"},
+      {{"--travel", "activations"}, "--travel"},
       {{"--temperature", "1"}, "the generation options"},
       {{"--no-special-tokens"}, "--no-special-tokens"},
       {{"--score"}, "must be the same on every rank"}};
@@ -320,19 +321,22 @@ TEST(Failure, AKilledRankEndsTheJobAtOnceAndKeepsFinishedSequences) {
         R"({"prompt": "In the beginning", "max_new_tokens": )" + std::to_string(1 + i % 40) + "}\n";
   }
   write_file(folder / "in.jsonl", prompts);
-  Job job(3,
-          {"--model", model(), "--prompts", folder / "in.jsonl", "--output", folder / "out.jsonl"});
-  for (int i = 0; i < 6000 && read_file(folder / "out.jsonl").size() < 4000; ++i) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  for (const std::string travel : {"weights", "activations"}) {
+    const std::string out = folder / travel + ".jsonl";
+    Job job(3, {"--model", model(), "--prompts", folder / "in.jsonl", "--output", out, "--travel",
+                travel});
+    for (int i = 0; i < 6000 && read_file(out).size() < 4000; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    const auto ranks = job.rank_pids();
+    ASSERT_EQ(ranks.size(), 3u);
+    kill(ranks[1], SIGKILL);
+    const auto start = std::chrono::steady_clock::now();
+    const Ended ended = job.wait(20);
+    EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(10)) << travel;
+    EXPECT_NE(ended.code, 0) << travel;
+    EXPECT_GT(json_lines(read_file(out)).size(), 10u) << travel;
   }
-  const auto ranks = job.rank_pids();
-  ASSERT_EQ(ranks.size(), 3u);
-  kill(ranks[1], SIGKILL);
-  const auto start = std::chrono::steady_clock::now();
-  const Ended ended = job.wait(20);
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(10));
-  EXPECT_NE(ended.code, 0);
-  EXPECT_GT(json_lines(read_file(folder / "out.jsonl")).size(), 10u);
 }
 
 }  // namespace

@@ -37,7 +37,8 @@ class CudaGraphTest : public testing::Test {
 
   /// A kernel that copies all values, whose launch is checked by cudaGetLastError.
   void copy_by_kernel(Stream& stream) {
-    ops_->interleave(from_.as<float>(), 1, 1, kCount, to_.as<float>(), stream);
+    const std::int64_t slices[] = {kCount};
+    ops_->interleave(from_.data(), DType::kFloat32, 1, 1, slices, to_.data(), stream);
   }
 
   /// Kernels whose launches are checked, copies, waits and graphs, on both streams.

@@ -96,11 +96,12 @@ RunConfig placed(RunConfig config, const Placement& placement, const std::string
   return config;
 }
 
-Played play(const RunConfig& config, PromptSource* prompts) {
+Played play(const RunConfig& config, PromptSource* prompts, std::optional<std::int64_t> stay_rows) {
   RecordingOps::Record record;
   Backend backend = make_backend(world(), config);
   backend.ops = std::make_unique<RecordingOps>(*backend.device, std::move(backend.ops), &record);
   Engine engine(world(), std::move(backend), config);
+  if (stay_rows) engine.leave_weights_up_to(*stay_rows);
   MemorySink sink;
   Played out;
   out.outcome = engine.generate({.source = prompts,

@@ -61,7 +61,9 @@ struct Played {
 };
 
 /// Collective. A run of these prompts, which rank 0 has (null on the others), and all its logits.
-Played play(const RunConfig& config, PromptSource* prompts);
+/// `stay_rows`: for Engine::leave_weights_up_to.
+Played play(const RunConfig& config, PromptSource* prompts,
+            std::optional<std::int64_t> stay_rows = {});
 
 /// Collective. The config with its shards at such places; those on disk go to `folder`.
 RunConfig placed(RunConfig config, const Placement& placement, const std::string& folder);

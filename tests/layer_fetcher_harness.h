@@ -109,6 +109,7 @@ struct HarnessOptions {
   int rank = 0;
   std::uint64_t seed = 1;
   std::uint64_t delay_us = 300;
+  bool only_own = false;  // weights stay in every pass
 };
 
 class FetcherHarness {
@@ -135,53 +136,61 @@ class FetcherHarness {
       store_of.push_back(&store);
       layout_of.push_back(layouts.back().get());
     }
-    fetcher = std::make_unique<LayerFetcher>(*device, communicator, options.rank, layout_of,
-                                             store_of, options.slots, *gathers);
+    fetcher =
+        std::make_unique<LayerFetcher>(*device, communicator, options.rank, layout_of, store_of,
+                                       options.slots, *gathers, Buffer(), options.only_own);
   }
 
   FakeStore& store_in(Tier tier) { return *stores[static_cast<std::size_t>(tier)]; }
+
+  FakeStore& store_of(int unit) { return store_in(options.tiers[static_cast<std::size_t>(unit)]); }
 
   bool in_place(int unit) const {
     return options.world == 1 && options.tiers[static_cast<std::size_t>(unit)] == Tier::kDevice;
   }
 
-  /// Runs on the compute stream: every byte of every rank must be there, stay there while the unit
-  /// computes, and may be anything afterwards.
-  void enqueue_check(int unit, const UnitWeights& weights, CpuStream& compute) {
+  /// Runs on the compute stream: every byte of every rank, or where weights stay of this one, must
+  /// be there, stay there while the unit computes, and may be anything afterwards.
+  void enqueue_check(int unit, const UnitWeights& weights, CpuStream& compute, bool stays) {
     log.push_back("body " + std::to_string(unit));
     EXPECT_EQ(weights.layout, layouts[static_cast<std::size_t>(unit)].get());
-    auto* bytes = const_cast<std::byte*>(weights.gathered);
+    auto* bytes = const_cast<std::byte*>(weights.data);
     ASSERT_NE(bytes, nullptr);
-    EXPECT_EQ(weights.matrix(0).data, weights.gathered);
-    const std::size_t size = weights.layout->gathered_bytes();
+    EXPECT_EQ(weights.matrix(0).data, weights.data);
+    EXPECT_EQ(weights.matrix(0).only_block, stays ? options.rank : -1);
     const std::size_t shard = weights.layout->shard_bytes();
+    const std::size_t size = stays ? shard : weights.layout->gathered_bytes();
+    const int first_rank = stays ? options.rank : 0;
+    const bool rests = bytes == store_of(unit).resident(unit);
     const std::uint64_t counter = ++bodies;
-    compute.enqueue([this, unit, bytes, size, shard, counter] {
+    compute.enqueue([this, unit, bytes, size, shard, first_rank, rests, counter] {
       const auto wrong = [&] {
         std::size_t count = 0;
         for (std::size_t i = 0; i < size; ++i) {
-          if (bytes[i] != shard_byte(unit, static_cast<int>(i / shard), i % shard)) ++count;
+          if (bytes[i] != shard_byte(unit, first_rank + static_cast<int>(i / shard), i % shard)) {
+            ++count;
+          }
         }
         return count;
       };
       wrong_bytes += wrong();
       random_delay(options.seed + 50, counter, options.delay_us);
       wrong_bytes += wrong();
-      if (!in_place(unit)) std::memset(bytes, 0xEE, size);
+      if (!rests) std::memset(bytes, 0xEE, size);
       ++units_computed;
     });
   }
 
   /// One pass of an active or an idle rank.
-  void run_pass(CpuStream& compute, bool last, bool idle = false) {
-    if (idle) return fetcher->run_pass({}, compute, last);
+  void run_pass(CpuStream& compute, bool last, bool idle = false, bool stays = false) {
+    if (idle) return fetcher->run_pass({}, compute, last, {}, stays);
     int expected = 0;
     fetcher->run_pass(
         [&](int unit, const UnitWeights& weights) {
           EXPECT_EQ(unit, expected++);
-          enqueue_check(unit, weights, compute);
+          enqueue_check(unit, weights, compute, stays);
         },
-        compute, last);
+        compute, last, {}, stays);
     EXPECT_EQ(expected, static_cast<int>(layouts.size()));
   }
 

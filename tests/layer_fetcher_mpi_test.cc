@@ -29,6 +29,71 @@ TEST(LayerFetcherMpi, GathersEveryByteOfEveryRank) {
   }
 }
 
+TEST(LayerFetcherMpi, GathersOrLeavesWeightsWhereTheyAreFromPassToPass) {
+  auto communicator = world().make_cpu_communicator();
+  constexpr int kPasses = 12;
+  for (int units : {1, 2, 5, 7}) {
+    for (int slots : {2, 3}) {
+      for (std::uint64_t seed = 0; seed < 8; ++seed) {
+        FetcherHarness harness(
+            {mixed_tiers(units, seed), slots, world().size(), world().rank(), own_seed(seed), 100},
+            communicator.get());
+        std::size_t staying = 0;
+        for (int pass = 0; pass < kPasses; ++pass) {
+          // The same on all ranks; every turn from one kind to the other, and back at once.
+          const bool stays = random_bits(seed, 7, static_cast<std::uint64_t>(pass)) % 2 == 0;
+          staying += stays ? 1 : 0;
+          harness.run_pass(harness.compute, pass + 1 == kPasses, false, stays);
+          if (pass % 3 == 0) harness.compute.synchronize();
+        }
+        harness.compute.synchronize();
+        EXPECT_EQ(harness.wrong_bytes, 0u)
+            << units << " units, " << slots << " slots, seed " << seed;
+        EXPECT_EQ(harness.units_computed, kPasses * units);
+        EXPECT_EQ(harness.fetcher->take_stats().staying, staying);
+      }
+    }
+  }
+}
+
+TEST(LayerFetcherMpi, HasASlotForAUnitThatMustBeGatheredBeforeWhatWasFetchedAhead) {
+  auto communicator = world().make_cpu_communicator();
+  constexpr Tier D = Tier::kDevice, H = Tier::kHost;
+  for (int slots : {2, 3}) {
+    FetcherHarness harness(
+        {{D, D, H, H, H}, slots, world().size(), world().rank(), own_seed(9), 100},
+        communicator.get());
+    for (int pass = 0; pass < 6; ++pass) {
+      harness.run_pass(harness.compute, pass == 5, false, pass % 2 == 0);
+    }
+    harness.compute.synchronize();
+    EXPECT_EQ(harness.wrong_bytes, 0u) << slots << " slots";
+    EXPECT_EQ(harness.units_computed, 6 * 5);
+  }
+}
+
+TEST(LayerFetcherMpi, FetchesOwnShardsAloneWhereWeightsAlwaysStay) {
+  auto communicator = world().make_cpu_communicator();
+  for (std::uint64_t seed = 0; seed < 8; ++seed) {
+    FetcherHarness harness(
+        {mixed_tiers(5, seed), 2, world().size(), world().rank(), own_seed(seed), 100, true},
+        communicator.get());
+    std::size_t copied = 0;
+    for (int unit = 0; unit < 5; ++unit) {
+      const bool rests = harness.options.tiers[static_cast<std::size_t>(unit)] == Tier::kDevice;
+      if (!rests) copied += harness.layouts[static_cast<std::size_t>(unit)]->shard_bytes();
+    }
+    for (int pass = 0; pass < 4; ++pass) harness.run_pass(harness.compute, pass == 3, false, true);
+    harness.compute.synchronize();
+    EXPECT_EQ(harness.wrong_bytes, 0u) << "seed " << seed;
+    EXPECT_EQ(harness.units_computed, 4 * 5);
+    const FetchStats stats = harness.fetcher->take_stats();
+    EXPECT_EQ(stats.bytes[Link::kCopy], 4 * copied);
+    EXPECT_EQ(stats.bytes[Link::kGather], 0u);
+    EXPECT_THROW(harness.run_pass(harness.compute, true), Error) << "there is no room";
+  }
+}
+
 TEST(LayerFetcherMpi, AnIdleRankTakesPartInEveryGather) {
   auto communicator = world().make_cpu_communicator();
   FetcherHarness harness({mixed_tiers(5, 11), 2, world().size(), world().rank(), own_seed(3)},

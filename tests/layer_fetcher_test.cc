@@ -152,7 +152,7 @@ TEST(LayerFetcher, UsesDeviceUnitsOfAWorldOfOneInPlaceAndWithoutSlots) {
   FetcherHarness harness({{D, D}}, nullptr);
   harness.fetcher->run_pass(
       [&](int unit, const UnitWeights& weights) {
-        EXPECT_EQ(weights.gathered, harness.store_in(D).resident(unit));
+        EXPECT_EQ(weights.data, harness.store_in(D).resident(unit));
       },
       harness.compute, true);
   const FetchStats stats = harness.fetcher->take_stats();
@@ -164,12 +164,12 @@ TEST(LayerFetcher, GivesARecordedPassTheWeightsThatABodyGetsAndRefusesWhatTravel
   FetcherHarness harness({.tiers = {D, H, D}}, nullptr);
   std::vector<const std::byte*> given;
   harness.fetcher->run_pass(
-      [&](int, const UnitWeights& weights) { given.push_back(weights.gathered); }, harness.compute,
+      [&](int, const UnitWeights& weights) { given.push_back(weights.data); }, harness.compute,
       true);
   for (const int unit : {0, 2}) {
     const UnitWeights weights = harness.fetcher->resident_weights(unit);
     EXPECT_EQ(weights.layout, harness.layouts[static_cast<std::size_t>(unit)].get());
-    EXPECT_EQ(weights.gathered, given[static_cast<std::size_t>(unit)]);
+    EXPECT_EQ(weights.data, given[static_cast<std::size_t>(unit)]);
   }
   EXPECT_THROW(harness.fetcher->resident_weights(1), Error);
 }
@@ -225,7 +225,7 @@ TEST(LayerFetcher, WaitsAtItsEndForComputeThatABodyEnqueuedBeforeItThrew) {
   auto harness = std::make_unique<FetcherHarness>(HarnessOptions{{H, H, H}}, nullptr);
   std::atomic<int> sum{0};
   const auto body = [&](int unit, const UnitWeights& weights) {
-    harness->compute.enqueue([&sum, data = weights.gathered] {
+    harness->compute.enqueue([&sum, data = weights.data] {
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
       sum += std::to_integer<int>(data[0]) + 1;
     });
@@ -260,6 +260,8 @@ TEST(LayerFetcher, PlansSlotsOfTheLargestTravellingUnit) {
   EXPECT_EQ(LayerFetcher::slots_bytes({&small, &large}, {D, D}, 2), 0u);
   const PartitionLayout shared = layout(10, 4);  // 3 rows a rank
   EXPECT_EQ(LayerFetcher::slots_bytes({&shared}, {D}, 2), 2 * 12 * kPageBytes);
+  EXPECT_EQ(LayerFetcher::slots_bytes({&shared, &shared}, {D, H}, 2, true), 2 * 3 * kPageBytes);
+  EXPECT_EQ(LayerFetcher::slots_bytes({&shared}, {D}, 2, true), 0u);
   EXPECT_THROW(LayerFetcher::slots_bytes({&small}, {H}, 1), ConfigError);
 }
 

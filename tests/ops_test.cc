@@ -312,20 +312,34 @@ TEST_P(OpsTest, ConvertKeepsNaN) {
   }
 }
 
-TEST_P(OpsTest, InterleavePutsTheSlicesOfEachRowSideBySide) {
+TEST_P(OpsTest, InterleavePutsTheSlicesOfEachMatrixSideBySide) {
   const int blocks = 3;
   const std::int64_t rows = 2;
-  const std::int64_t slice = 5;
-  std::vector<float> slices(30);
-  std::iota(slices.begin(), slices.end(), 0.0f);
-  const Buffer x = upload(slices);
-  const auto got = run(30 * 4, [&](std::byte* y) {
-    ops->interleave(x.as<float>(), blocks, rows, slice, reinterpret_cast<float*>(y), *stream);
-  });
-  const auto* logits = reinterpret_cast<const float*>(got.data());
-  for (int r = 0; r < 2; ++r) {
-    for (int i = 0; i < 15; ++i) {
-      EXPECT_EQ(logits[r * 15 + i], static_cast<float>((i / 5) * 10 + r * 5 + i % 5));
+  const std::vector<std::vector<std::int64_t>> cuts = {{10}, {3, 7}, {5, 1, 4}};
+  for (const DType type : {DType::kFloat32, DType::kBFloat16}) {
+    for (const auto& slices : cuts) {
+      // Value = its place in the parts, which bfloat16 holds exactly up to 256.
+      std::vector<float> values(60);
+      std::iota(values.begin(), values.end(), 0.0f);
+      const Buffer exact = upload(values);
+      Buffer x = device->allocate(60 * size_of(type));
+      ops->convert(exact.data(), DType::kFloat32, x.data(), type, 60, *stream);
+      const auto bytes = run(60 * size_of(type), [&](std::byte* y) {
+        ops->interleave(x.data(), type, blocks, rows, slices, y, *stream);
+      });
+      const std::vector<double> got = test::to_doubles(bytes.data(), type, 60);
+      std::size_t at = 0;
+      for (int row = 0; row < rows; ++row) {
+        std::int64_t first = 0;
+        for (const std::int64_t width : slices) {
+          for (int block = 0; block < blocks; ++block) {
+            for (std::int64_t i = 0; i < width; ++i) {
+              EXPECT_EQ(got[at++], static_cast<double>((block * rows + row) * 10 + first + i));
+            }
+          }
+          first += width;
+        }
+      }
     }
   }
 }

@@ -14,9 +14,9 @@
 #include <utility>
 #include <vector>
 
+#include "engine/forwarding_ops.h"
 #include "engine/memory_planner.h"
 #include "forwarding_device.h"
-#include "forwarding_ops.h"
 #include "synthetic_checkpoint.h"
 #include "zero_infer/backend.h"
 #include "zero_infer/checkpoint.h"
@@ -55,7 +55,7 @@ class WatchedDevice final : public test::ForwardingDevice {
 };
 
 /// Ops that say that they can stand in a graph.
-class RecordableOps final : public test::ForwardingOps {
+class RecordableOps final : public ForwardingOps {
  public:
   using ForwardingOps::ForwardingOps;
   bool recordable() const override { return true; }

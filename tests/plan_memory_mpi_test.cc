@@ -158,6 +158,7 @@ struct Case {
   bool dummy = false;
   std::optional<std::size_t> device_budget = {};
   std::int64_t logprobs = 0;
+  Travel travel = Travel::kWeights;
 };
 
 RunConfig config_of(const Case& c, const SharedModel& shared) {
@@ -170,6 +171,7 @@ RunConfig config_of(const Case& c, const SharedModel& shared) {
   if (c.nvme) config.nvme_offload_path = shared.nvme();
   config.gpu_weight_budget = c.device_budget;
   config.logprobs = c.logprobs;
+  config.travel = c.travel;
   config.kv_budget = 16 << 20;  // so that weights weigh
   config.max_new_tokens = 4;
   return config;
@@ -230,7 +232,17 @@ TEST(PlannedMemory, IsWhatARunTakesOnEveryTier) {
                         Case{.name = "host", .cpu_offload = true, .device_budget = 0},
                         Case{.name = "nvme", .nvme = true, .device_budget = 0},
                         Case{.name = "device and host", .cpu_offload = true, .device_budget = some},
-                        Case{.name = "device and nvme", .nvme = true, .device_budget = some}}) {
+                        Case{.name = "device and nvme", .nvme = true, .device_budget = some},
+                        Case{.name = "resident, weights stay", .travel = Travel::kActivations},
+                        Case{.name = "device and host, weights stay",
+                        .cpu_offload = true,
+                        .device_budget = some,
+                        .travel = Travel::kActivations},
+                        Case{.name = "either way", .travel = Travel::kAuto},
+                        Case{.name = "device and host, either way",
+                        .cpu_offload = true,
+                        .device_budget = some,
+                        .travel = Travel::kAuto}}) {
     expect_as_planned(CountedRun(config_of(c, shared)), c.name);
   }
 }

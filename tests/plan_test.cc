@@ -56,6 +56,53 @@ TEST_F(Plan, The176bShapeOnEightH100GathersSevenEighthsOfItsBlocksInEveryPass) {
   EXPECT_DOUBLE_EQ(link_of(pass, "products").at("operations"), 8 * (kLargeBlocks + kLargeHead));
 }
 
+TEST_F(Plan, WhereWeightsStayTheInputsAndResultsOfTheirProductsTravel) {
+  RunConfig config = run_of("176b");
+  const auto gathers = planned(config, like("h100", 8));
+  EXPECT_EQ(gathers.at("pass").at("travel"), "weights");
+  EXPECT_EQ(gathers.at("pass").at("exchanges"), 0);
+  EXPECT_THAT(advice_of(gathers), HasSubstr("weights that stay: --travel activations"));
+  config.travel = Travel::kActivations;
+  const auto plan = planned(config, like("h100", 8));
+  const auto& memory = plan.at("memory");
+  EXPECT_EQ(memory.at("block_shards_device"), kLargeBlocks / 8);
+  EXPECT_EQ(memory.at("slots"), 0);
+  EXPECT_GT(memory.at("kv"), gathers.at("memory").at("kv")) << "what slots took is the cache's";
+  const auto& pass = plan.at("pass");
+  EXPECT_EQ(pass.at("travel"), "activations");
+  EXPECT_EQ(pass.at("exchanges"), 70 * 4 * 2);
+  // Inputs of 2 bytes: H, H, H and 4 H. An eighth of the results: 3 H, H and H in float32, 4 H
+  // after the activation in 2 bytes. From 7 ranks for 8 rows each, and the head's as before.
+  constexpr double kH = 14336;
+  const double block = 7 * kH * 2 + (5 * kH * 4 + 4 * kH * 2) / 8;
+  const double head = 8 * (kH * 2 + 250880.0 / 8 * 4 + kH * 4 / 8);
+  const auto exchange = link_of(pass, "gather");
+  EXPECT_DOUBLE_EQ(exchange.at("bytes"), 7 * (70 * 8 * block + head));
+  EXPECT_GT(exchange.at("seconds"), 560 * 10e-6) << "each call takes its time";
+  // Products come after their exchange, not beside it.
+  double slowest = 0;
+  for (const char* link : {"device memory", "products"}) {
+    slowest = std::max(slowest, link_of(pass, link).at("seconds").get<double>());
+  }
+  EXPECT_DOUBLE_EQ(pass.at("pass_s"), exchange.at("seconds").get<double>() + slowest);
+  // An own shard is read where it rests, and nothing is written.
+  EXPECT_DOUBLE_EQ(link_of(pass, "device memory").at("bytes"),
+                   kLargeBlocks / 8 + kLargeHead / 8 + 8 * 512 * kLargeKv);
+  EXPECT_THAT(plan_text(config, like("h100", 8)),
+              HasSubstr("weights stay: activations travel in 560 exchanges"));
+
+  // In each pass the faster way; slots are there for the other.
+  config.travel = Travel::kAuto;
+  const auto either = planned(config, like("h100", 8));
+  EXPECT_EQ(either.at("pass"), plan.at("pass"));
+  EXPECT_EQ(either.at("memory").at("slots"), 2 * kLargeBlock);
+
+  // Of a job of one rank nothing travels either way.
+  RunConfig alone = run_of("560m");
+  alone.travel = Travel::kActivations;
+  EXPECT_EQ(planned(alone, like("h100")), planned(run_of("560m"), like("h100")));
+}
+
 TEST_F(Plan, AnA100GathersAtThreeQuartersOfItsDataSheet) {
   const auto plan = planned(run_of("176b"), like("a100", 8));
   EXPECT_NEAR(plan.at("pass").at("pass_s"), 302.1e9 / 225e9, 0.002);
@@ -355,7 +402,7 @@ TEST_F(Plan, TheJsonHoldsTheDocumentedFields) {
   const auto& memory = plan.at("memory");
   std::size_t device = 0;
   for (const char* part : {"block_shards_device", "head_shard", "vectors", "slots", "kv",
-                           "workspace", "logits", "row_exchange", "inputs"}) {
+                           "workspace", "logits", "product_exchange", "row_exchange", "inputs"}) {
     device += memory.at(part).get<std::size_t>();
   }
   EXPECT_EQ(memory.at("device_bytes"), device);

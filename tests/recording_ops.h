@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "forwarding_ops.h"
+#include "engine/forwarding_ops.h"
 
 namespace zi::test {
 

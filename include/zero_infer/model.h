@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "zero_infer/dtype.h"
 #include "zero_infer/model_config.h"
@@ -20,6 +21,13 @@ struct UnitView {
   std::span<const float* const> vectors;
 };
 
+/// Matrices of a block that are multiplied side by side.
+struct BlockProduct {
+  int first;               // in the block's UnitSpec
+  int count = 1;           // one after the other
+  bool activated = false;  // by Ops::matmul_activate
+};
+
 /// The forward pass of a model, written as operations on one device. Partition, tiers, batching and
 /// the head are the engine's.
 class Model {
@@ -28,6 +36,8 @@ class Model {
 
   virtual const ModelConfig& config() const = 0;
   virtual const ModelSpec& spec() const = 0;
+  /// The products of a block, in their order; every block has the same.
+  virtual std::vector<BlockProduct> products() const = 0;
 
   /// Device bytes for the activations of up to `tokens` rows, when products come with their columns
   /// padded to a multiple of `row_multiple` (the world's size).

@@ -219,10 +219,11 @@ class Ops {
                                  std::int64_t cols, const WeightFormat& format, std::byte* y,
                                  Stream& stream) = 0;
 
-  /// Puts the vocabulary slices of n ranks side by side: slices (blocks, rows, slice) to
-  /// logits (rows, blocks * slice).
-  virtual void interleave(const float* slices, int blocks, std::int64_t rows, std::int64_t slice,
-                          float* logits, Stream& stream) = 0;
+  /// Puts the columns of products that n ranks have multiplied side by side: parts (blocks, rows,
+  /// sum of slices) to y (rows, blocks * that sum), both of `type`. Each of up to Matrices::kMost
+  /// slices is a matrix's columns in a block; in y those of all blocks stand together.
+  virtual void interleave(const void* parts, DType type, int blocks, std::int64_t rows,
+                          std::span<const std::int64_t> slices, void* y, Stream& stream) = 0;
 
   /// Draws a token from each of `rows.size()` rows of logits (rows, ld), among the ids below
   /// `vocabulary` (log-probabilities are over those ids too). `rows` and their histories

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -41,11 +42,22 @@ struct RowBlockMatrix {
   std::int64_t rows_per_block = 0;
   std::size_t block_stride_bytes = 0;
   WeightFormat format;
+  /// The block that is here, at `data`, while the others are on other ranks; -1: all are here. Ops
+  /// take such a matrix only where they say so.
+  int only_block = -1;
 
   /// Columns of a product's output: all rows of all blocks, padding included.
   std::int64_t padded_rows() const { return blocks * rows_per_block; }
   std::size_t bytes() const { return static_cast<std::size_t>(padded_rows()) * row_bytes(); }
   std::size_t row_bytes() const { return format.row_bytes(cols); }
+  /// The block that alone is here, as a matrix by itself; `rows` counts the real ones.
+  RowBlockMatrix own() const {
+    RowBlockMatrix block = *this;
+    block.rows = std::clamp<std::int64_t>(rows - only_block * rows_per_block, 0, rows_per_block);
+    block.blocks = 1;
+    block.only_block = -1;
+    return block;
+  }
 };
 
 /// Up to kMost matrices of equal columns and format that are multiplied side by side: the product's

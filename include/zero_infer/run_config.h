@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "zero_infer/dtype.h"
@@ -14,6 +15,22 @@ enum class LoadFormat { kAuto, kDummy };
 /// How the weights of the blocks, or of head and embedding, rest and travel: as they are stored, or
 /// packed in fewer bits. kAuto, of head and embedding: int8 where blocks are asked to be packed.
 enum class WeightChoice { kAuto, kStored, kInt8, kInt4 };
+/// What goes from rank to rank: weights to the activations of each rank, or the activations of all
+/// ranks to the weights of each. kAuto: in each pass what is faster.
+enum class Travel { kWeights, kActivations, kAuto };
+
+/// `weights`, `activations`, `auto`.
+constexpr std::string_view name_of(Travel travel) {
+  switch (travel) {
+    case Travel::kAuto:
+      return "auto";
+    case Travel::kWeights:
+      return "weights";
+    case Travel::kActivations:
+      return "activations";
+  }
+  return "";
+}
 enum class BackendChoice { kAuto, kCpu, kCuda };
 
 /// All settings of a run, from YAML keys and from flags (flags win). A key is a flag's name with
@@ -43,6 +60,7 @@ struct RunConfig {
   WeightChoice weight_format = WeightChoice::kStored;  // of the blocks
   WeightChoice head_format = WeightChoice::kAuto;      // of head and embedding
   bool score = false;
+  Travel travel = Travel::kWeights;
   BackendChoice backend = BackendChoice::kAuto;
   bool cpu_offload = false;
   std::optional<std::filesystem::path> nvme_offload_path;

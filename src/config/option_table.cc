@@ -279,6 +279,13 @@ std::vector<Option> sampling_options() {
 
 std::vector<Option> memory_options() {
   return {
+      choice<Travel>("travel", &RunConfig::travel,
+                     {{"weights", Travel::kWeights},
+                      {"activations", Travel::kActivations},
+                      {"auto", Travel::kAuto}},
+                     "what goes from rank to rank: weights, each block just before it\n"
+                     "runs, or the inputs and results of products with weights that\n"
+                     "stay; auto: in each pass what was measured to be faster"),
       toggle("cpu-offload", &RunConfig::cpu_offload,
              "weights beyond the device's budget rest in pinned memory"),
       with_default(optional_text("nvme-offload-path", &RunConfig::nvme_offload_path, "DIR",

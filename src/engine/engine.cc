@@ -8,6 +8,7 @@
 #include "base/printable_text.h"
 #include "engine/memory_planner.h"
 #include "engine/needless_offload.h"
+#include "engine/travel_trial.h"
 #include "zero_infer/backend.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
@@ -80,14 +81,34 @@ void Engine::begin_passes() { make_runner(allocate_slots()); }
 /// device's.
 Buffer Engine::allocate_slots() {
   Buffer slots;
-  if (world_->size() > 1) {
+  if (world_->size() > 1 && plan_->slots > 0) {
     world_->all_or_none(
         [&] { slots = backend_->communicator->allocate(*backend_->device, plan_->slots); });
   }
   return slots;
 }
 
+std::int64_t Engine::measure_stay_rows(Buffer& slots) {
+  if (plan_->travel != Travel::kAuto) return plan_->all_stay() ? plan_->pass_tokens : 0;
+  const std::vector<TravelTimes> times =
+      measure_travel(*world_, *backend_, *open_.model, *plan_, *weights_, slots);
+  const std::int64_t rows = rows_to_stay(times, plan_->pass_tokens);
+  if (world_->rank() == 0) {
+    log_info(fmt::format(
+        "weights stay, and activations travel, in passes of up to {} rows a rank: with {} rows a "
+        "block takes {:.3f} ms so, and {:.3f} ms gathered",
+        rows, times.back().rows, times.back().staying * 1e3, times.back().gathered * 1e3));
+  }
+  return rows;
+}
+
+void Engine::leave_weights_up_to(std::int64_t rows) {
+  stay_rows_ = rows;
+  runner_->leave_weights_up_to(rows);
+}
+
 void Engine::make_runner(Buffer slots) {
+  if (!stay_rows_) stay_rows_ = measure_stay_rows(slots);
   world_->all_or_none([&] {
     const std::int64_t vocabulary =
         config_.score
@@ -103,7 +124,8 @@ void Engine::make_runner(Buffer slots) {
                                                        .rank = world_->rank(),
                                                        .world = world_->size(),
                                                        .vocabulary = vocabulary,
-                                                       .top = static_cast<int>(config_.logprobs)},
+                                                       .top = static_cast<int>(config_.logprobs),
+                                                       .stay_rows = *stay_rows_},
                                      std::move(slots));
   });
 }
@@ -190,6 +212,7 @@ std::vector<Agreed> Engine::agreement() const {
       {"--weight-format", name_of(plan_->block_format)},
       {"--head-format", name_of(plan_->head_format)},
       {"the tiers of the blocks", tiers},
+      {"--travel", std::string(name_of(config_.travel))},
       {"--batch-size", fmt::format("{}", fmt::join(config_.batch_size, ","))},
       {"the plan",
        fmt::format("{} rows a pass, {} of logits, {} KV pages, {} slots", plan_->pass_tokens,
@@ -216,6 +239,7 @@ Engine::Outcome Engine::generate(const Job& job) {
   Generator generator(*runner_, exchange, *tokenizer_, *plan_, job.lanes, world_->rank(),
                       job.options, job.stop_signal);
   runner_->take_fetch_stats();
+  runner_->take_exchanged();
   if (job.on_pass) runner_->observe(job.on_pass);
   Outcome outcome;
   outcome.signal = generator.run();
@@ -223,6 +247,7 @@ Engine::Outcome Engine::generate(const Job& job) {
   outcome.failed = generator.failed_prompts();
   outcome.stats = generator.stats();
   outcome.fetched = runner_->take_fetch_stats();
+  outcome.exchanged = runner_->take_exchanged();
   return outcome;
 }
 

@@ -45,8 +45,13 @@ class Engine {
     FailedPrompts failed;   // of all ranks
     GenerationStats stats;  // of this rank
     FetchStats fetched;     // of this rank
+    Exchanged exchanged;    // by this rank
   };
   Outcome generate(const Job& job);
+
+  /// With --travel auto, on every rank alike: weights stay in passes of up to so many rows a rank,
+  /// whatever was measured. For comparisons of both ways.
+  void leave_weights_up_to(std::int64_t rows);
 
   /// Gives back what passes need in addition to the weights, for measurements between jobs.
   void end_passes() { runner_.reset(); }
@@ -72,6 +77,8 @@ class Engine {
   void make_memory_plan();
   Buffer allocate_slots();
   void make_runner(Buffer slots);
+  /// Collective. The largest row count of any rank for which weights stay.
+  std::int64_t measure_stay_rows(Buffer& slots);
   /// What must be the same on every rank, or the job would hang or give nonsense.
   std::vector<Agreed> agreement() const;
 
@@ -82,6 +89,7 @@ class Engine {
   std::optional<Tokenizer> tokenizer_;
   std::optional<MemoryPlan> plan_;
   std::unique_ptr<ModelWeights> weights_;
+  std::optional<std::int64_t> stay_rows_;
   std::unique_ptr<PassRunner> runner_;
 };
 

@@ -9,6 +9,7 @@
 #include "offload/shard_store.h"
 #include "zero_infer/dtype.h"
 #include "zero_infer/partition_layout.h"
+#include "zero_infer/run_config.h"
 
 namespace zi {
 
@@ -27,6 +28,7 @@ struct MemoryPlan {
   bool device_is_host = true;              // the CPU backend: one memory for both
   std::size_t device_room = 0;             // that a rank may take on its device
   std::size_t host_room = 0;               // and on its host
+  Travel travel = Travel::kWeights;        // in a world of one nothing does
   int slot_count = 2;
   std::int64_t lanes = 1;
   std::int64_t pass_tokens = 1;  // rows of a pass at most
@@ -45,16 +47,18 @@ struct MemoryPlan {
   std::size_t vectors = 0;
   std::size_t slots = 0;
   std::size_t kv = 0;
-  std::size_t workspace = 0;       // activations of the blocks
-  std::size_t head_workspace = 0;  // hidden states, logits and their exchange
-  std::size_t row_exchange = 0;    // embedding rows on their way between ranks
-  std::size_t inputs = 0;          // of a pass; as many bytes are pinned
-  std::size_t results = 0;         // pinned: what a pass samples
-  std::size_t staging = 0;         // pinned buffers of the NVMe reads
-  std::size_t loading = 0;         // pinned while weights are loaded, given back before passes
+  std::size_t workspace = 0;         // activations of the blocks
+  std::size_t head_workspace = 0;    // hidden states and logits
+  std::size_t product_exchange = 0;  // inputs and results of products that stay, between ranks
+  std::size_t row_exchange = 0;      // embedding rows on their way between ranks
+  std::size_t inputs = 0;            // of a pass; as many bytes are pinned
+  std::size_t results = 0;           // pinned: what a pass samples
+  std::size_t staging = 0;           // pinned buffers of the NVMe reads
+  std::size_t loading = 0;           // pinned while weights are loaded, given back before passes
 
   std::size_t device_bytes() const {
-    return loaded_device_bytes() + kv + workspace + head_workspace + row_exchange + inputs;
+    return loaded_device_bytes() + kv + workspace + head_workspace + product_exchange +
+           row_exchange + inputs;
   }
   /// Pinned memory while weights are loaded: on a GPU the last shards are still on their way
   /// through `loading` when all others rest where they belong.
@@ -72,6 +76,10 @@ struct MemoryPlan {
   std::size_t process_bytes() const { return device_is_host ? rank_bytes() : host_bytes(); }
   /// Bytes of an embedding of its own in this tier.
   std::size_t embedding_on(Tier tier) const { return embedding_tier == tier ? embedding_shard : 0; }
+  /// Whether no pass gathers blocks: slots hold a rank's own shards.
+  bool all_stay() const { return travel == Travel::kActivations; }
+  /// Whether weights stay in some passes.
+  bool may_stay() const { return travel != Travel::kWeights; }
   /// How the embedding is cut.
   const PartitionLayout& embedding_layout() const {
     return embedding.empty() ? head.front() : embedding.front();

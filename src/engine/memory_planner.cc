@@ -9,6 +9,7 @@
 #include "engine/model_weights.h"
 #include "engine/pass_inputs.h"
 #include "engine/pass_runner.h"
+#include "engine/staying_products.h"
 #include "engine/vocabulary_head.h"
 #include "offload/layer_fetcher.h"
 #include "offload/nvme_store.h"
@@ -138,10 +139,9 @@ void plan_kv(MemoryPlan& plan, const PlanInput& in, const RunConfig& config, std
 /// until a rank takes no more than 256 MiB in addition to shards, slots and KV; lanes are kept.
 void plan_workspaces(MemoryPlan& plan, const PlanInput& in) {
   const auto workspace = [&] { return in.model->workspace_bytes(plan.pass_tokens, in.world); };
+  const ModelConfig& c = in.model->config();
   const auto head = [&] {
-    return VocabularyHead::workspace_bytes(
-        plan.head_rows, in.model->config().hidden, plan.compute_dtype,
-        plan.head.front().matrices().front().rows_per_rank, in.world);
+    return VocabularyHead::workspace_bytes(plan, c) + VocabularyHead::exchange_bytes(plan, c);
   };
   if (in.device_is_host) {
     while (workspace() > kHostWorkspace && plan.pass_tokens > plan.lanes) {
@@ -152,7 +152,12 @@ void plan_workspaces(MemoryPlan& plan, const PlanInput& in) {
     }
   }
   plan.workspace = workspace();
-  plan.head_workspace = head();
+  plan.head_workspace = VocabularyHead::workspace_bytes(plan, c);
+  plan.product_exchange = VocabularyHead::exchange_bytes(plan, c);
+  if (plan.may_stay()) {
+    plan.product_exchange =
+        std::max(plan.product_exchange, staying_exchange_bytes(plan, *in.model));
+  }
 }
 
 TierBudgets budgets_of(const MemoryPlan& plan, const Room& room, const PlanInput& in,
@@ -220,6 +225,7 @@ MemoryPlan make_plan(const PlanInput& in, const RunConfig& config) {
   plan.block_format = in.block_format.usual;
   plan.head_format = in.head_format;
   plan.compute_dtype = in.compute_dtype;
+  if (in.world > 1) plan.travel = config.travel;
   plan.lanes = *std::max_element(config.batch_size.begin(), config.batch_size.end());
   const std::int64_t most_rows = config.max_pass_tokens != 0 ? config.max_pass_tokens
                                  : in.device_is_host         ? kHostPassTokens
@@ -255,22 +261,23 @@ MemoryPlan make_plan(const PlanInput& in, const RunConfig& config) {
   plan.host_room = room.host;
   plan.results = PassRunner::results_bytes(plan.pass_tokens, config.logprobs);
   // Before the tiers are known, every block counts as one that travels: slots are needed.
-  const bool copied_and_gathered =
-      in.world > 1 && (config.cpu_offload || config.nvme_offload_path.has_value());
+  const bool copied_and_gathered = in.world > 1 && !plan.all_stay() &&
+                                   (config.cpu_offload || config.nvme_offload_path.has_value());
   plan.slot_count = copied_and_gathered ? 3 : 2;
   std::vector<const PartitionLayout*> layouts;
   for (const PartitionLayout& layout : plan.blocks) layouts.push_back(&layout);
   plan.slots = LayerFetcher::slots_bytes(layouts, std::vector<Tier>(layouts.size(), Tier::kNvme),
-                                         plan.slot_count);
+                                         plan.slot_count, plan.all_stay());
   const bool stays = !config.cpu_offload && !config.nvme_offload_path;
-  if (in.world == 1 && stays) plan.slots = 0;
+  const bool in_place = in.world == 1 || plan.all_stay();  // what rests on the device
+  if (in_place && stays) plan.slots = 0;
   plan.embedding_tier = Tier::kHost;  // what else the device holds is counted without it
   plan.embedding_tier = embedding_tier(plan, in, config, room, all_shards);
   plan_kv(plan, in, config, kv_room(plan, in, config, room, all_shards));
   plan.inputs = PassInputs::bytes(PassInputs::shape_of(plan, c));
   plan.tiers = place_units(shard_bytes, budgets_of(plan, room, in, config, all_shards));
-  const bool all_stay = std::ranges::all_of(plan.tiers, [](Tier t) { return t == Tier::kDevice; });
-  if (in.world == 1 && all_stay) plan.slots = 0;
+  const bool resident = std::ranges::all_of(plan.tiers, [](Tier t) { return t == Tier::kDevice; });
+  if (in_place && resident) plan.slots = 0;
   if (std::ranges::find(plan.tiers, Tier::kNvme) == plan.tiers.end()) plan.staging = 0;
   for (std::size_t i = 0; i < plan.tiers.size(); ++i) {
     (plan.tiers[i] == Tier::kDevice ? plan.device_shards

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
@@ -23,27 +24,41 @@ PassRunner::PassRunner(const Parts& parts, Buffer slots)
       weights_(&parts.weights),
       plan_(&parts.plan),
       vocabulary_(parts.vocabulary),
+      world_(parts.world),
+      stay_rows_(parts.stay_rows),
       kv_(device_->allocate(plan_->kv)),
       workspace_(device_->allocate(plan_->workspace)),
       head_workspace_(device_->allocate(plan_->head_workspace)),
+      product_exchange_(device_->allocate(plan_->product_exchange)),
       inputs_(*device_, PassInputs::shape_of(*plan_, model_->config())),
       compute_(device_->make_stream("compute")),
       exchange_(device_->make_stream("gather", StreamPriority::kFirst)) {
   allocate_results(parts.top);
-  model_->bind(*ops_, plan_->compute_dtype, workspace_.data(), plan_->pass_tokens, parts.world,
-               weights_->model_vectors(), *device_, *compute_);
   embedding_ =
       std::make_unique<EmbeddingRows>(*device_, *ops_, parts.communicator, *plan_, model_->config(),
                                       parts.rank, weights_->embedding_shard(), *exchange_);
+  if (parts.world > 1) {
+    row_exchange_ = std::make_unique<RowExchange>(*device_, *ops_, *parts.communicator, parts.world,
+                                                  product_exchange_.data(),
+                                                  product_exchange_.bytes(), *exchange_);
+  }
+  if (plan_->may_stay()) {
+    // The ops stay the backend's.
+    exchange_ops_ = std::make_unique<ExchangeOps>(
+        std::shared_ptr<Ops>(std::shared_ptr<Ops>(), ops_), *row_exchange_);
+  }
+  Ops& of_model = exchange_ops_ ? *exchange_ops_ : *ops_;
+  model_->bind(of_model, plan_->compute_dtype, workspace_.data(), plan_->pass_tokens, parts.world,
+               weights_->model_vectors(), *device_, *compute_);
   head_ = std::make_unique<VocabularyHead>(
-      *device_, *ops_, *model_, parts.communicator, *plan_, parts.rank, parts.world,
+      *ops_, *model_, *plan_, parts.rank,
       VocabularyHead::Weights{weights_->head_shard(), weights_->head_vectors()},
-      head_workspace_.data(), *exchange_);
+      head_workspace_.data(), row_exchange_.get());
   std::vector<const PartitionLayout*> layouts;
   for (const PartitionLayout& layout : plan_->blocks) layouts.push_back(&layout);
   fetcher_ = std::make_unique<LayerFetcher>(*device_, parts.communicator, parts.rank, layouts,
                                             weights_->stores(), plan_->slot_count, *exchange_,
-                                            std::move(slots));
+                                            std::move(slots), plan_->all_stay());
   timer_.emplace(*device_, *compute_, *fetcher_);
 }
 
@@ -103,13 +118,15 @@ void PassRunner::run_block(int unit, const UnitWeights& weights) {
 }
 
 void PassRunner::run_blocks(const Request& request) {
-  const bool idle = request.chunks.empty();
+  if (stays_) exchange_ops_->begin_pass(most_rows_);
+  // Others need the own rows of each matrix where weights stay: a rank without rows runs with none.
+  const bool runs = stays_ || !request.chunks.empty();
   embed();
   timer_->mark(PassTimer::Point::kBlocks);
   fetcher_->run_pass(
       [&](int unit, const UnitWeights& weights) {
         timer_->begin_unit(unit);
-        if (!idle) run_block(unit, weights);
+        if (runs) run_block(unit, weights);
         timer_->end_unit();
       },
       *compute_, request.last,
@@ -117,7 +134,18 @@ void PassRunner::run_blocks(const Request& request) {
       [&] {
         timer_->mark(PassTimer::Point::kHead);
         run_head(request);
-      });
+      },
+      stays_);
+}
+
+std::int64_t PassRunner::most_rows(const Request& request) const {
+  std::int64_t most = 0;
+  const std::size_t of_rank = request.ids.size() / static_cast<std::size_t>(world_);
+  for (std::size_t rank = 0; of_rank > 0 && rank < static_cast<std::size_t>(world_); ++rank) {
+    const auto ids = request.ids.subspan(rank * of_rank, of_rank);
+    most = std::max<std::int64_t>(most, std::ranges::find(ids, kNoId) - ids.begin());
+  }
+  return most;
 }
 
 std::unique_ptr<Graph> PassRunner::record(const std::function<void()>& work) {
@@ -134,8 +162,10 @@ Graph* PassRunner::decoding_graph(const Request& request) {
   const auto rows = static_cast<std::int64_t>(request.samples.size());
   const bool decoding =
       std::ranges::all_of(request.chunks, [](const Chunk& c) { return c.count == 1; });
-  if (!decoding || rows == 0 || rows > plan_->head_rows || !fetcher_->all_resident() ||
-      !ops_->recordable()) {
+  // Where weights stay, a pass is not recorded: what other ranks have would be part of its shape,
+  // and whether collective calls can stand in a graph is not known of every communicator.
+  if (world_ > 1 || !decoding || rows == 0 || rows > plan_->head_rows ||
+      !fetcher_->all_resident() || !ops_->recordable()) {
     return nullptr;
   }
   const Shape shape{request.chunks.size(), inputs_.batch().max_pages, request.samples.size()};
@@ -177,14 +207,20 @@ void PassRunner::enqueue(const Request& request) {
 }
 
 void PassRunner::run(const Request& request) {
-  timer_->begin_pass(request.chunks);
+  most_rows_ = most_rows(request);
+  stays_ = plan_->may_stay() && most_rows_ <= stay_rows_;
+  timer_->begin_pass(request.chunks, stays_);
   enqueue(request);
   timer_->deliver_earlier();  // while the device is at work
   compute_->synchronize();
-  timer_->end_pass();
+  const Exchanged moved = row_exchange_ ? row_exchange_->take_exchanged() : Exchanged{};
+  timer_->end_pass(moved);
+  exchanged_ += moved;
 }
 
 void PassRunner::observe(PassObserver observer) { timer_->observe(std::move(observer)); }
+
+Exchanged PassRunner::take_exchanged() { return std::exchange(exchanged_, {}); }
 
 FetchStats PassRunner::take_fetch_stats() { return fetcher_->take_stats(); }
 

@@ -9,11 +9,13 @@
 #include <vector>
 
 #include "engine/embedding_rows.h"
+#include "engine/exchange_ops.h"
 #include "engine/memory_plan.h"
 #include "engine/model_weights.h"
 #include "engine/pass_inputs.h"
 #include "engine/pass_timer.h"
 #include "engine/pass_times.h"
+#include "engine/row_exchange.h"
 #include "engine/scheduler.h"
 #include "engine/vocabulary_head.h"
 #include "offload/layer_fetcher.h"
@@ -57,6 +59,8 @@ class PassRunner {
     int world;
     std::int64_t vocabulary;  // ids from this one on are never sampled
     int top;                  // how many best ids to report a row
+    /// Where the plan lets weights stay: the largest row count of any rank for which they do.
+    std::int64_t stay_rows = 0;
   };
   /// `slots`: memory of the communicator for plan.slots, else the device's is taken.
   explicit PassRunner(const Parts& parts, Buffer slots = {});
@@ -66,8 +70,13 @@ class PassRunner {
   void run(const Request& request);
   const SampleResults& results() const { return results_; }
 
+  /// Replaces Parts::stay_rows, from the next pass on.
+  void leave_weights_up_to(std::int64_t rows) { stay_rows_ = rows; }
+
   /// What moved since the last call.
   FetchStats take_fetch_stats();
+  /// What it received for products with weights that stay, since the last call.
+  Exchanged take_exchanged();
 
   /// From the next pass on, `observer` is called for each pass, while the one after it runs or when
   /// `observe` is called again; empty: for none. This records some events, and marks ranges of the
@@ -75,13 +84,15 @@ class PassRunner {
   void observe(PassObserver observer);
 
  private:
-  /// What fixes every launch of a decoding pass whose blocks all rest on the device.
+  /// What fixes every launch of a decoding pass whose blocks all rest on the device of one rank.
   using Shape = std::tuple<std::size_t, int, std::size_t>;  // sequences, max_pages, logits rows
 
   void allocate_results(int top);
   void enqueue(const Request& request);
   void embed();
   void run_blocks(const Request& request);
+  /// The largest row count of any rank.
+  std::int64_t most_rows(const Request& request) const;
   void run_block(int unit, const UnitWeights& weights);
   void run_head(const Request& request);
   void sample(const Request& request, const float* logits, std::int64_t begin, std::int64_t count);
@@ -96,19 +107,27 @@ class PassRunner {
   const ModelWeights* weights_;
   const MemoryPlan* plan_;
   std::int64_t vocabulary_;
+  int world_;
+  std::int64_t stay_rows_;
 
   // Memory before streams: a stream's destructor waits for the work that uses the memory.
   Buffer kv_;
   Buffer workspace_;
   Buffer head_workspace_;
+  Buffer product_exchange_;
   Buffer results_memory_;
   SampleResults results_;
   PassInputs inputs_;
   std::unique_ptr<Stream> compute_;
   std::unique_ptr<Stream> exchange_;
   std::unique_ptr<EmbeddingRows> embedding_;
+  std::unique_ptr<RowExchange> row_exchange_;  // null in a world of one
+  std::unique_ptr<ExchangeOps> exchange_ops_;  // null: no pass leaves weights where they are
   std::unique_ptr<VocabularyHead> head_;
   std::unique_ptr<LayerFetcher> fetcher_;
+  std::int64_t most_rows_ = 0;  // of any rank, in the pass that runs
+  bool stays_ = false;          // weights do
+  Exchanged exchanged_;
   std::map<Shape, std::unique_ptr<Graph>> graphs_;  // null: seen once
   bool graphs_failed_ = false;
   std::vector<RowBlockMatrix> matrices_;

@@ -21,11 +21,12 @@ void PassTimer::observe(PassObserver observer) {
   }
 }
 
-void PassTimer::begin_pass(std::span<const Chunk> chunks) {
+void PassTimer::begin_pass(std::span<const Chunk> chunks, bool stays) {
   if (!observer_) return;
   Pass& pass = passes_[begun_ % passes_.size()];
   pass.times = {};
   pass.times.pass = begun_;
+  pass.times.stays = stays;
   pass.times.host.begin = host_seconds();
   for (const Chunk& c : chunks) pass.times.rows += c.count;
   pass.replayed = false;
@@ -37,9 +38,10 @@ void PassTimer::deliver_earlier() {
   if (begun_ > delivered_ + 1) deliver(delivered_);
 }
 
-void PassTimer::end_pass() {
+void PassTimer::end_pass(const Exchanged& exchanged) {
   if (!observer_) return;
   running().times.host.end = host_seconds();
+  running().times.exchanged = exchanged;
   device_->mark_end();
 }
 

@@ -31,7 +31,7 @@ class PassTimer {
   /// Begins a pass with these rows. The calls that follow it, in this order: `mark` at all four
   /// points, with `replayed` where one graph does the work of the units; `deliver_earlier` once all
   /// is enqueued; `end_pass` when the stream is synchronized.
-  void begin_pass(std::span<const Chunk> chunks);
+  void begin_pass(std::span<const Chunk> chunks, bool stays);
   void mark(Point point) {
     if (observer_) compute_->record(*running().events[static_cast<std::size_t>(point)]);
   }
@@ -40,7 +40,7 @@ class PassTimer {
   }
   /// Tells the observer of the pass before, while the device works.
   void deliver_earlier();
-  void end_pass();
+  void end_pass(const Exchanged& exchanged);
 
   /// Around what the host enqueues for a unit.
   void begin_unit(int unit);

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/link.h"
+#include "engine/row_exchange.h"
 #include "offload/unit_times.h"
 
 namespace zi {
@@ -13,6 +14,8 @@ namespace zi {
 struct PassTimes {
   std::uint64_t pass = 0;  // of the job, from 0
   std::int64_t rows = 0;   // tokens
+  bool stays = false;      // weights did, and activations travelled
+  Exchanged exchanged;     // by this rank, for the head as well
   Interval host;           // the host was in it, the wait at its end included
   Interval embed;          // embedding rows looked up, exchanged and normed, up to the first block
   std::vector<UnitTimes> units;
@@ -24,7 +27,7 @@ using PassObserver = std::function<void(const PassTimes&)>;
 
 /// Where the compute stream's time went, in seconds, and how long each link was busy meanwhile.
 struct PassSplit {
-  double compute = 0;
+  double compute = 0;  // with the exchanges of products whose weights stay
   /// For a unit:
   /// - read: that the host had not yet taken from storage;
   /// - copy: that was still being copied, or whose copy was still queued;

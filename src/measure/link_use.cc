@@ -21,8 +21,11 @@ std::vector<LinkUse> link_uses(const Engine& engine, const FetchStats& fetched, 
                                const RunLimits& limits) {
   const MemoryPlan& plan = engine.plan();
   double weights = static_cast<double>(plan.head_shard);
+  // Where they stay, a rank multiplies its own part with the rows of all.
+  const double staying = static_cast<double>(fetched.staying) / passes;
   for (const PartitionLayout& layout : plan.blocks) {
-    weights += static_cast<double>(layout.gathered_bytes());
+    weights += (1 - staying) * static_cast<double>(layout.gathered_bytes()) +
+               staying * static_cast<double>(layout.shard_bytes());
   }
   const auto a_pass = [passes](auto x) { return static_cast<double>(x) / passes; };
   // What was read from storage is then copied, as fast as it comes: that is not a link of its own.

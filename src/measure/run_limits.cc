@@ -57,9 +57,10 @@ RunLimits measure_run_limits(World& world, Engine& engine) {
   const PartitionLayout& layout = plan.blocks.front();
   const auto stream = device.make_stream("limits");
   const std::size_t shard = layout.shard_bytes();
-  const std::size_t slot_bytes = layout.gathered_bytes();
+  const bool gathers = communicator != nullptr && !plan.all_stay();
+  const std::size_t slot_bytes = gathers ? layout.gathered_bytes() : shard;
   Buffer slot;
-  if (plan.host_shards > 0 || communicator != nullptr) {
+  if (plan.host_shards > 0 || gathers) {
     slot = communicator != nullptr ? communicator->allocate(device, slot_bytes)
                                    : device.allocate(slot_bytes);
     device.zero(slot.data(), slot_bytes, *stream);
@@ -82,7 +83,7 @@ RunLimits measure_run_limits(World& world, Engine& engine) {
                             return stream_seconds(device, *stream, copy_all);
                           }).own;
   }
-  if (communicator != nullptr) {
+  if (gathers) {
     const std::size_t count =
         std::clamp<std::size_t>(kRunGatherBytes / slot_bytes, 1, plan.blocks.size());
     limits[Link::kGather] =

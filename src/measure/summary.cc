@@ -75,6 +75,14 @@ std::string summarize(World& world, Engine& engine, const Engine::Outcome& outco
   for (const LinkUse& use : link_uses(engine, mine.fetched, passes, limits)) {
     out += link_row(use, pass_seconds, RowOf::kSummary);
   }
+  if (world.size() > 1 && plan.travel != Travel::kWeights) {
+    out += fmt::format(
+        "weights stayed in {} of {} passes; rank 0 received {} of activations a "
+        "pass, in {:.0f} exchanges\n",
+        mine.fetched.staying, total.passes,
+        format_bytes(static_cast<double>(outcome.exchanged.bytes) / passes),
+        static_cast<double>(outcome.exchanged.trips) / passes);
+  }
   const double planned = static_cast<double>(plan.process_bytes());
   out += fmt::format(
       "loaded in {:.2f} s; peak memory of a rank {} (planned {}, the program itself not counted)",

@@ -33,6 +33,7 @@ bool Trace::add(const PassTimes& t) {
     return false;
   }
   keep(kHostLane, kPass, t.host, t.pass);
+  if (t.exchanged.trips > 0) travels_[t.pass] = {t.stays, t.exchanged};
   keep(kComputeLane, kEmbed, t.embed, t.pass);
   keep(kComputeLane, kGraph, t.graph, t.pass);
   for (const UnitTimes& unit : t.units) {
@@ -73,6 +74,15 @@ std::string Trace::name_of(const Mark& mark) {
   }
 }
 
+std::string Trace::arguments(const Mark& mark) const {
+  std::string text = fmt::format(R"("pass":{})", mark.pass);
+  const auto found = travels_.find(mark.pass);
+  if (mark.unit != kPass || found == travels_.end()) return text;
+  const Travel& travel = found->second;
+  return text + fmt::format(R"(,"weights_stay":{},"exchanges":{},"exchanged_bytes":{})",
+                            travel.stays, travel.exchanged.trips, travel.exchanged.bytes);
+}
+
 std::string Trace::events(int rank, double zero) const {
   std::string out;
   const auto at = std::back_inserter(out);
@@ -95,10 +105,10 @@ std::string Trace::events(int rank, double zero) const {
     const auto begin = nanoseconds(m.interval.begin), end = nanoseconds(m.interval.end);
     fmt::format_to(
         at,
-        R"({{"ph":"X","name":"{}","cat":"{}","pid":{},"tid":{},"ts":{:.3f},"dur":{:.3f},"args":{{"pass":{}}}}},)"
+        R"({{"ph":"X","name":"{}","cat":"{}","pid":{},"tid":{},"ts":{:.3f},"dur":{:.3f},"args":{{{}}}}},)"
         "\n",
         name_of(m), m.waits ? "wait" : name_of(m.lane), rank, m.lane,
-        static_cast<double>(begin) * 1e-3, static_cast<double>(end - begin) * 1e-3, m.pass);
+        static_cast<double>(begin) * 1e-3, static_cast<double>(end - begin) * 1e-3, arguments(m));
   }
   return out;
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -48,11 +49,19 @@ class Trace {
   /// This rank's events, one JSON object per line, each followed by a comma.
   std::string events(int rank, double zero) const;
 
+  /// What of a pass no interval says.
+  struct Travel {
+    bool stays;
+    Exchanged exchanged;
+  };
+  std::string arguments(const Mark& mark) const;
+
   std::vector<Mark> marks_;
-  double read_until_ = 0;      // the last unit's read, in the order of the reads
-  std::uint64_t passes_ = 0;   // kept
-  std::int64_t rows_ = 0;      // of these
-  std::uint64_t skipped_ = 0;  // not kept
+  std::map<std::uint64_t, Travel> travels_;  // of the passes kept, in worlds of many
+  double read_until_ = 0;                    // the last unit's read, in the order of the reads
+  std::uint64_t passes_ = 0;                 // kept
+  std::int64_t rows_ = 0;                    // of these
+  std::uint64_t skipped_ = 0;                // not kept
 };
 
 }  // namespace zi

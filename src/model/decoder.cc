@@ -37,6 +37,11 @@ Decoder::Decoder(const ModelConfig& config, const Family& family, bool has_lm_he
   if (family.alibi) host_slopes_ = alibi_slopes(config.heads);
 }
 
+std::vector<BlockProduct> Decoder::products() const {
+  const BlockPlaces& at = tensors_.at;
+  return {{at.qkv, at.qkv_count}, {at.output}, {at.up, at.up_count, true}, {at.down}};
+}
+
 Decoder::Workspace Decoder::layout(std::int64_t tokens, std::int64_t row_multiple) const {
   const auto multiple = static_cast<std::size_t>(row_multiple);
   const auto rows = static_cast<std::size_t>(tokens);

@@ -18,6 +18,7 @@ class Decoder final : public Model {
 
   const ModelConfig& config() const override { return config_; }
   const ModelSpec& spec() const override { return tensors_.spec; }
+  std::vector<BlockProduct> products() const override;
   std::size_t workspace_bytes(std::int64_t tokens, std::int64_t row_multiple) const override;
   void bind(Ops& ops, DType compute_dtype, std::byte* workspace, std::int64_t tokens,
             std::int64_t row_multiple, std::span<const float* const> vectors, Device& device,

@@ -42,6 +42,7 @@ class Adviser {
     lanes();
     kv_budget();
     tiers();
+    travel();
     more_ranks();
     fewer_ranks();
     bits();
@@ -150,6 +151,20 @@ class Adviser {
     say(config_.cpu_weight_budget ? "with --cpu-offload and no --cpu-weight-budget"
                                   : "with --cpu-offload",
         at(other));
+  }
+
+  /// The other way for weights and activations to meet.
+  void travel() {
+    RunConfig other = config_;
+    other.travel = base_.stays ? Travel::kWeights : Travel::kActivations;
+    if (base_.ranks == 1) return;
+    const std::optional<PassLimit> limit = at(other);
+    if (!faster(limit, base_.tokens_per_second())) return;
+    lines_.push_back(fmt::format("{}: --travel {}, a pass takes {} instead of {}",
+                                 limit->stays ? "weights that stay" : "weights that travel",
+                                 limit->stays ? "activations" : "weights",
+                                 format_seconds(limit->seconds()),
+                                 format_seconds(base_.seconds())));
   }
 
   void more_ranks() {

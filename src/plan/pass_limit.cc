@@ -3,10 +3,14 @@
 #include <algorithm>
 #include <cmath>
 
-#include "zero_infer/model.h"
+#include "engine/staying_products.h"
 
 namespace zi {
 namespace {
+
+/// Of a collective call that moves next to nothing: NCCL's take 5 to 8 us between four H200, and a
+/// few more without a graph.
+constexpr double kCallSeconds = 10e-6;
 
 /// Bytes of a pass on one rank, by the links that they pass; on the CPU backend all memory is the
 /// host's, and the bytes there are those of all ranks that share it.
@@ -14,12 +18,14 @@ PerLink<double> traffic_of(const MemoryPlan& plan, const ModelConfig& model,
                            const PassShape& shape) {
   const auto peers = static_cast<double>(shape.ranks - 1);
   const auto rows = static_cast<double>(shape.batch);
-  double shards = 0;
-  double slots_filled = 0;  // gathered bytes of the blocks that travel
+  const bool gathers = shape.ranks > 1 && !plan.all_stay();
+  double gathered = 0;      // shards of each rank
+  double slots_filled = 0;  // bytes of the blocks that travel
   for (std::size_t b = 0; b < plan.blocks.size(); ++b) {
-    shards += static_cast<double>(plan.blocks[b].shard_bytes());
-    if (shape.ranks > 1 || plan.tiers[b] != Tier::kDevice) {
-      slots_filled += static_cast<double>(plan.blocks[b].gathered_bytes());
+    const PartitionLayout& block = plan.blocks[b];
+    if (gathers) gathered += static_cast<double>(block.shard_bytes());
+    if (gathers || plan.tiers[b] != Tier::kDevice) {
+      slots_filled += static_cast<double>(gathers ? block.gathered_bytes() : block.shard_bytes());
     }
   }
   const auto device_shards = static_cast<double>(plan.device_shards);
@@ -34,12 +40,12 @@ PerLink<double> traffic_of(const MemoryPlan& plan, const ModelConfig& model,
                     static_cast<double>(kv_token_bytes(model, plan.compute_dtype));
 
   PerLink<double> traffic;
-  traffic[Link::kGather] = peers * (shards + exchange);
+  traffic[Link::kGather] = peers * (gathered + exchange);
   traffic[Link::kCopy] = static_cast<double>(plan.host_shards + plan.nvme_shards);
   traffic[Link::kRead] = static_cast<double>(plan.nvme_shards);
   double memory = static_cast<double>(plan.head_shard) + kv;
   // Shards of the device tier are read in place or for their slot, and in it by the other ranks.
-  memory += 2 * slots_filled + device_shards + peers * shards;
+  memory += 2 * slots_filled + device_shards + peers * gathered;
   if (plan.device_is_host) {
     // What is copied is read there, too, after storage has written it.
     memory += traffic[Link::kCopy] + traffic[Link::kRead];
@@ -89,7 +95,8 @@ double product_rate(const std::vector<ProductRate>& products, std::int64_t rows)
 /// Operations of products in a pass, and how many a second there can be. Rates were measured with
 /// 16-bit weights, an operation for each byte of a row: where reading them is what takes the time,
 /// weights of fewer bits are multiplied faster by as much.
-LinkLoad products_of(const MemoryPlan& plan, const MachineLimits& limits, std::int64_t batch) {
+LinkLoad products_of(const MemoryPlan& plan, const MachineLimits& limits, const PassShape& shape) {
+  const std::int64_t batch = shape.batch;
   double best = 0;
   for (const ProductRate& p : limits.products) best = std::max(best, p.operations_rate);
   LinkLoad load{Link::kProducts, 0, 0};
@@ -97,8 +104,11 @@ LinkLoad products_of(const MemoryPlan& plan, const MachineLimits& limits, std::i
   for (const auto* layouts : {&plan.blocks, &plan.head}) {
     const ProductWork work = work_of(*layouts);
     const double operations = work.operations * static_cast<double>(batch);
-    const double rate = std::min(
-        best, product_rate(limits.products, batch) * std::max(1.0, work.operations / work.bytes));
+    // Of weights that stay, a rank multiplies its part, with the rows of all.
+    const bool stay = plan.all_stay() && layouts == &plan.blocks;
+    const double rate =
+        std::min(best, product_rate(limits.products, stay ? batch * shape.ranks : batch) *
+                           std::max(1.0, work.operations / work.bytes));
     load.amount += operations;
     seconds += rate > 0 ? operations / rate : 0;
   }
@@ -121,10 +131,47 @@ PerLink<double> rates_of(const MemoryPlan& plan, const MachineLimits& limits,
   return rates;
 }
 
+/// Adds what blocks exchange whose weights stay: at the rate of gathers of that size, and the time
+/// of a call besides.
+void add_exchanges(const MemoryPlan& plan, const Model& model, const MachineLimits& limits,
+                   PassLimit& limit, PerLink<double>& amounts, PerLink<double>& rates) {
+  const double head = amounts[Link::kGather];
+  double bytes = head;
+  double seconds = rates[Link::kGather] > 0 ? head / rates[Link::kGather] : 0;
+  for (const PartitionLayout& block : plan.blocks) {
+    const auto ranks = static_cast<std::size_t>(block.world());
+    for (const RowExchange::Row& row : staying_rows(model, block, plan.compute_dtype)) {
+      const auto rows = static_cast<std::size_t>(limit.batch);
+      const auto round = static_cast<std::size_t>(std::min(
+          limit.batch, RowExchange::round_rows(row, plan.product_exchange, block.world())));
+      for (const std::size_t of_row : {row.input, row.result}) {
+        const auto moved = static_cast<double>((ranks - 1) * rows * of_row);
+        const double rate = limits.gather_rate(ranks * round * of_row);
+        bytes += moved;
+        seconds += rate > 0 ? moved / rate : 0;
+      }
+    }
+  }
+  limit.exchanges = staying_cost(plan, model, limit.batch).trips;
+  seconds += static_cast<double>(limit.exchanges) * kCallSeconds;
+  amounts[Link::kGather] = bytes;
+  rates[Link::kGather] = seconds > 0 ? bytes / seconds : 0;
+}
+
 }  // namespace
 
 const LinkLoad& PassLimit::bottleneck() const {
   return *std::ranges::max_element(links, {}, &LinkLoad::seconds);
+}
+
+double PassLimit::seconds() const {
+  const LinkLoad* const exchange = stays ? find(Link::kGather) : nullptr;
+  if (exchange == nullptr) return bottleneck().seconds();
+  double others = 0;
+  for (const LinkLoad& load : links) {
+    if (&load != exchange) others = std::max(others, load.seconds());
+  }
+  return exchange->seconds() + others;
 }
 
 double PassLimit::tokens_per_second() const {
@@ -136,16 +183,27 @@ const LinkLoad* PassLimit::find(Link link) const {
   return found == links.end() ? nullptr : &*found;
 }
 
-PassLimit pass_limit(const MemoryPlan& plan, const ModelConfig& model, const MachineLimits& limits,
+PassLimit pass_limit(const MemoryPlan& plan, const Model& model, const MachineLimits& limits,
                      const PassShape& shape) {
-  PerLink<double> amounts = traffic_of(plan, model, shape);
+  if (plan.travel == Travel::kAuto) {
+    const auto with = [&](Travel travel) {
+      MemoryPlan one_way = plan;
+      one_way.travel = travel;
+      return pass_limit(one_way, model, limits, shape);
+    };
+    const PassLimit travels = with(Travel::kWeights), stays = with(Travel::kActivations);
+    return stays.seconds() < travels.seconds() ? stays : travels;
+  }
+  PerLink<double> amounts = traffic_of(plan, model.config(), shape);
   PerLink<double> rates = rates_of(plan, limits, shape);
-  const LinkLoad products = products_of(plan, limits, shape.batch);
+  const LinkLoad products = products_of(plan, limits, shape);
   amounts[Link::kProducts] = products.amount;
   rates[Link::kProducts] = products.rate;
   PassLimit limit;
   limit.batch = shape.batch;
   limit.ranks = shape.ranks;
+  limit.stays = plan.all_stay();
+  if (limit.stays) add_exchanges(plan, model, limits, limit, amounts, rates);
   for (const Link link : kLinks) {
     if (amounts[link] > 0) limit.links.push_back({link, amounts[link], rates[link]});
   }

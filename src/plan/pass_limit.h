@@ -6,7 +6,7 @@
 #include "base/link.h"
 #include "engine/memory_plan.h"
 #include "plan/machine_limits.h"
-#include "zero_infer/model_config.h"
+#include "zero_infer/model.h"
 
 namespace zi {
 
@@ -19,15 +19,18 @@ struct LinkLoad {
 };
 
 /// The least time of a decoding pass: its links work side by side, so it takes at least as long as
-/// the slowest of them.
+/// the slowest of them. Where weights stay, a product waits for its inputs and the next one for its
+/// results: exchanges are beside nothing else.
 struct PassLimit {
   std::int64_t batch = 1;  // lanes of a rank, one row each
   int ranks = 1;
   std::vector<LinkLoad> links;         // those that are used
   bool products_read_weights = false;  // few rows: products wait for memory, not for arithmetic
+  bool stays = false;                  // weights do, and activations travel
+  std::size_t exchanges = 0;           // collective calls that blocks then take
 
   const LinkLoad& bottleneck() const;
-  double seconds() const { return bottleneck().seconds(); }
+  double seconds() const;
   /// Of the whole job; 0 where no rate is known.
   double tokens_per_second() const;
   /// The link's load; null where it is not used.
@@ -43,15 +46,15 @@ struct PassShape {
 };
 
 /// Divides what a pass moves by what the machine can. Bytes of one rank:
-/// - gather: the shards of all blocks from the other ranks, and the head's exchange of hidden
-///   states and logits;
+/// - gather: the shards of all blocks from the other ranks, or where weights stay the inputs and
+///   results of their products; and the head's exchange of hidden states and logits;
 /// - copy: its own shards of the host and NVMe tiers;
 /// - nvme read: its own shards of that tier, with its share of the host's disk;
 /// - device memory: weights read where they rest or in their slot, slots written, shards read for
 ///   copies and by the other ranks, keys and values of all lanes. On the CPU backend all of this is
 ///   the host's memory, shared by its ranks.
 /// Products: two operations for each element of the blocks and the head, for each row.
-PassLimit pass_limit(const MemoryPlan& plan, const ModelConfig& model, const MachineLimits& limits,
+PassLimit pass_limit(const MemoryPlan& plan, const Model& model, const MachineLimits& limits,
                      const PassShape& shape);
 
 }  // namespace zi

@@ -22,6 +22,7 @@ ordered_json memory_json(const MemoryPlan& plan) {
           {"kv", plan.kv},
           {"workspace", plan.workspace},
           {"logits", plan.head_workspace},
+          {"product_exchange", plan.product_exchange},
           {"row_exchange", plan.row_exchange},
           {"inputs", plan.inputs},
           {"results", plan.results},
@@ -60,6 +61,8 @@ ordered_json links_json(const PassLimit& limit) {
 ordered_json limit_json(const PassLimit& limit, bool fits) {
   return {{"batch", limit.batch},
           {"fits", fits},
+          {"travel", limit.stays ? "activations" : "weights"},
+          {"exchanges", limit.exchanges},
           {"pass_s", limit.seconds()},
           {"tokens_per_s", limit.tokens_per_second()},
           {"bottleneck", name_of(limit.bottleneck().link)},

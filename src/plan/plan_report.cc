@@ -92,6 +92,11 @@ std::string pass_table(const PlanReport& r) {
   for (const LinkLoad& load : r.pass.links) {
     out += link_line(load, load.seconds() > 0 && &load == &r.pass.bottleneck());
   }
+  if (r.pass.stays) {
+    out += fmt::format(
+        "  weights stay: activations travel in {} exchanges, and a pass takes {} at least\n",
+        r.pass.exchanges, format_seconds(r.pass.seconds()));
+  }
   return out;
 }
 

@@ -50,7 +50,7 @@ std::optional<std::string> Planner::needless_offload(const MemoryPlan& plan,
 }
 
 PassLimit Planner::limit(const MemoryPlan& plan, std::int64_t batch) const {
-  return pass_limit(plan, open_->model->config(), machine_.limits,
+  return pass_limit(plan, *open_->model, machine_.limits,
                     {.ranks = machine_.ranks,
                      .ranks_per_host = machine_.ranks_per_host,
                      .batch = batch,

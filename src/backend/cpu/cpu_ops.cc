@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <memory>
@@ -285,16 +286,28 @@ class CpuOps final : public Ops {
     });
   }
 
-  void interleave(const float* slices, int blocks, std::int64_t rows, std::int64_t slice,
-                  float* logits, Stream& stream) override {
+  void interleave(const void* parts, DType type, int blocks, std::int64_t rows,
+                  std::span<const std::int64_t> slices, void* y, Stream& stream) override {
+    std::array<std::size_t, Matrices::kMost> bytes{};
+    std::size_t sum = 0;
+    for (std::size_t i = 0; i < slices.size(); ++i) {
+      sum += bytes.at(i) = static_cast<std::size_t>(slices[i]) * size_of(type);
+    }
     enqueue(stream, [=](Kernels& kernels) {
       const auto copy_row = [&](std::int64_t row, int) {
-        for (std::int64_t block = 0; block < blocks; ++block) {
-          std::copy_n(slices + (block * rows + row) * slice, slice,
-                      logits + (row * blocks + block) * slice);
+        auto* to = static_cast<std::byte*>(y) + static_cast<std::size_t>(row * blocks) * sum;
+        std::size_t first = 0;
+        for (const std::size_t width : bytes) {
+          for (std::int64_t block = 0; block < blocks; ++block) {
+            const auto* const part = static_cast<const std::byte*>(parts) +
+                                     static_cast<std::size_t>(block * rows + row) * sum;
+            to = std::copy_n(part + first, width, to);
+          }
+          first += width;
         }
       };
-      kernels.pool.run(rows, copy_row, rows * slice >= kParallelElements);
+      const auto elements = static_cast<std::int64_t>(sum / size_of(type)) * rows * blocks;
+      kernels.pool.run(rows, copy_row, elements >= kParallelElements);
     });
   }
 

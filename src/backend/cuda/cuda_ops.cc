@@ -126,9 +126,9 @@ class CudaOps final : public Ops {
     }
   }
 
-  void interleave(const float* slices, int blocks, std::int64_t rows, std::int64_t slice,
-                  float* logits, Stream& stream) override {
-    cuda_interleave(slices, blocks, rows, slice, logits, cuda_stream(stream));
+  void interleave(const void* parts, DType type, int blocks, std::int64_t rows,
+                  std::span<const std::int64_t> slices, void* y, Stream& stream) override {
+    cuda_interleave(parts, type, blocks, rows, slices, y, cuda_stream(stream));
   }
 
   void sample(const float* logits, std::int64_t ld, std::int64_t vocabulary,

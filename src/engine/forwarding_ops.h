@@ -7,13 +7,12 @@
 
 #include "zero_infer/ops.h"
 
-namespace zi::test {
+namespace zi {
 
-/// Ops that do what others do, in everything: to be changed in one respect, or watched. Of tests
-/// and benchmarks.
+/// Ops that do what others do, in everything: to be changed in one respect, or watched.
 class ForwardingOps : public Ops {
  public:
-  explicit ForwardingOps(std::unique_ptr<Ops> inner) : inner_(std::move(inner)) {}
+  explicit ForwardingOps(std::shared_ptr<Ops> inner) : inner_(std::move(inner)) {}
 
   bool recordable() const override { return inner_->recordable(); }
   void normalize(const float* x, const Norm& norm, std::int64_t rows, std::int64_t cols, void* y,
@@ -95,10 +94,10 @@ class ForwardingOps : public Ops {
     forward({"fill_uniform_rows"}, stream,
             [&] { inner_->fill_uniform_rows(values, first, rows, cols, format, y, stream); });
   }
-  void interleave(const float* slices, int blocks, std::int64_t rows, std::int64_t slice,
-                  float* logits, Stream& stream) override {
+  void interleave(const void* parts, DType type, int blocks, std::int64_t rows,
+                  std::span<const std::int64_t> slices, void* y, Stream& stream) override {
     forward({"interleave"}, stream,
-            [&] { inner_->interleave(slices, blocks, rows, slice, logits, stream); });
+            [&] { inner_->interleave(parts, type, blocks, rows, slices, y, stream); });
   }
   void sample(const float* logits, std::int64_t ld, std::int64_t vocabulary,
               std::span<const SampleRow> rows, const SampleResults& results,
@@ -126,7 +125,7 @@ class ForwardingOps : public Ops {
     after(stream);
   }
 
-  std::unique_ptr<Ops> inner_;
+  std::shared_ptr<Ops> inner_;
 };
 
-}  // namespace zi::test
+}  // namespace zi

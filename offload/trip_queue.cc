@@ -1,0 +1,88 @@
+#include "offload/trip_queue.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "zero_infer/error.h"
+
+namespace zi {
+namespace {
+
+/// Units of the next pass that are gathered before the caller may enqueue gathers of its own for
+/// it: two, the one that is awaited and the one that travels meanwhile.
+constexpr std::size_t kAheadOfAPass = 2;
+
+}  // namespace
+
+TripQueue::TripQueue(std::vector<Tier> tiers, std::size_t slots, bool mixed)
+    : tiers_(std::move(tiers)), slots_(slots), mixed_(mixed) {
+  for (std::size_t s = 0; s < slots; ++s) free_.push_back(static_cast<int>(s));
+}
+
+void TripQueue::plan_pass(bool gathers, bool last) {
+  std::deque<Trip> under_way = std::exchange(trips_, {});
+  const auto rests = [this](int unit) {
+    return tiers_[static_cast<std::size_t>(unit)] == Tier::kDevice;
+  };
+  for (int unit = 0; unit < static_cast<int>(tiers_.size()); ++unit) {
+    Trip trip{.unit = unit};
+    if (!under_way.empty() && under_way.front().unit == unit) {
+      trip = under_way.front();
+      under_way.pop_front();
+    }
+    // A unit of the device tier that was gathered on a wrong guess holds a slot until its turn.
+    if (!gathers && rests(unit) && trip.slot < 0) continue;
+    trip.gathers = gathers || trip.gathered;
+    trips_.push_back(trip);
+  }
+  const std::size_t of_this = trips_.size();
+  trips_of_a_pass_ = 0;
+  for (int unit = 0; unit < static_cast<int>(tiers_.size()); ++unit) {
+    if (!gathers && rests(unit)) continue;
+    ++trips_of_a_pass_;
+    if (!last) trips_.push_back({.unit = unit, .gathers = gathers});
+  }
+  // Own shards that were fetched ahead must leave a slot for a pass that gathers after all.
+  const std::size_t ahead = gathers  ? kAheadOfAPass
+                            : mixed_ ? std::min(kAheadOfAPass, slots_ - 1)
+                                     : trips_.size();
+  allowed_ = std::min(trips_.size(), of_this + ahead);
+}
+
+void TripQueue::consume() {
+  free_.push_back(trips_.front().slot);
+  trips_.pop_front();
+  --allowed_;
+}
+
+std::size_t TripQueue::complete_ahead() const {
+  return static_cast<std::size_t>(std::ranges::find_if_not(trips_, &Trip::complete) -
+                                  trips_.begin());
+}
+
+Trip* TripQueue::next() {
+  const std::size_t at = complete_ahead();
+  if (at >= allowed_ || (trips_[at].slot < 0 && free_.empty())) return nullptr;
+  return &trips_[at];
+}
+
+void TripQueue::take_slot(Trip& trip) {
+  if (free_.empty()) throw Error(fmt::format("no slot is free for unit {}", trip.unit));
+  trip.slot = free_.front();
+  free_.pop_front();
+}
+
+Trip* TripQueue::next_read() {
+  const std::size_t end = std::min(trips_.size(), complete_ahead() + trips_of_a_pass_);
+  for (std::size_t i = 0; i < end; ++i) {
+    Trip& trip = trips_[i];
+    // A trip of the device tier may yet be dropped: it is read when it is copied.
+    const bool rests = tiers_[static_cast<std::size_t>(trip.unit)] == Tier::kDevice;
+    if (!rests && !trip.read_started) return &trip;
+  }
+  return nullptr;
+}
+
+}  // namespace zi

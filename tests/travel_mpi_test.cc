@@ -1,0 +1,245 @@
+// Runs in which activations travel and weights stay, against runs in which weights travel, for the
+// ranks that mpirun started: the same bits on the CPU.
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "engine_harness.h"
+
+namespace zi::test {
+namespace {
+
+using nlohmann::json;
+
+/// A model of the test's data, and how it is run.
+struct TravelCase {
+  std::string name;
+  std::string model;
+  DType dtype;
+  WeightChoice format = WeightChoice::kStored;
+  bool every_tier = false;
+};
+
+const TravelCase kTravelCases[] = {
+    {"bloom_float32", "bloom-kjv", DType::kFloat32, WeightChoice::kStored, true},
+    {"bloom_bfloat16", "bloom-kjv", DType::kBFloat16},
+    {"bloom_int8", "bloom-kjv", DType::kFloat32, WeightChoice::kInt8},
+    {"bloom_int4", "bloom-kjv", DType::kBFloat16, WeightChoice::kInt4, true},
+    {"llama_gated", "families/llama-9x3x64-tied", DType::kFloat32, WeightChoice::kStored, true},
+    {"llama_biases", "families/llama-8x1x128-llama3-biases", DType::kBFloat16},
+    {"llama_odd", "families/llama-5x5x80-linear", DType::kFloat32, WeightChoice::kInt8},
+    {"mistral", "families/mistral-4x2x96-window", DType::kBFloat16},
+    {"qwen2", "families/qwen2-6x3x20-yarn-tied", DType::kFloat32},
+    {"qwen3", "families/qwen3-3x3x64", DType::kFloat32},
+    {"opt", "families/opt-3x3x64-tied", DType::kFloat32, WeightChoice::kStored, true},
+    {"opt_without_biases", "families/opt-4x4x24-gelu-without-biases", DType::kBFloat16}};
+
+void PrintTo(const TravelCase& c, std::ostream* out) { *out << c.name; }
+
+class TravelTest : public testing::TestWithParam<TravelCase> {
+ protected:
+  void SetUp() override {
+    if (const std::string why = missing_backend(model()); !why.empty()) GTEST_SKIP() << why;
+  }
+  static std::string model() { return data_path(GetParam().model); }
+
+  /// Prompts of several lengths, of ids that every model of the data has, with unequal ends.
+  static std::vector<json> prompts(std::size_t count) {
+    std::vector<json> all;
+    for (std::size_t i = 0; i < count; ++i) {
+      std::vector<std::int32_t> ids;
+      for (std::size_t n = 0; n < 1 + i * 7 % 23; ++n) {
+        ids.push_back(static_cast<std::int32_t>(10 + (i * 31 + n * 17) % 80));
+      }
+      all.push_back({{"prompt_ids", ids}, {"max_new_tokens", 1 + i * 5 % 9}});
+    }
+    return all;
+  }
+
+  RunConfig config(Travel travel) const {
+    RunConfig config = test_config(model());
+    config.compute_dtype = GetParam().dtype;
+    config.weight_format = GetParam().format;
+    config.travel = travel;
+    config.batch_size = {3};
+    config.ignore_eos = true;
+    return config;
+  }
+
+  /// Collective.
+  Played play(const RunConfig& config, const std::vector<json>& prompts,
+              std::optional<std::int64_t> stay_rows = {}) {
+    const std::string path = folder_.path() + "/prompts.jsonl";
+    if (world().rank() == 0) {
+      std::ofstream out(path);
+      for (const json& prompt : prompts) out << prompt.dump() << "\n";
+    }
+    world().barrier();
+    const auto fail = [](const std::string& message) { ADD_FAILURE() << message; };
+    const auto source = world().rank() == 0 ? prompts_from_jsonl(path, fail) : nullptr;
+    return test::play(config, source.get(), stay_rows);
+  }
+
+  /// On rank 0: as many results, with the same logits.
+  void expect_same(const Played& a, const Played& b, const std::string& what) {
+    if (world().rank() != 0) return;
+    ASSERT_EQ(a.results.size(), b.results.size()) << what;
+    if (exact_bits()) return expect_same_bits(a.logits, b.logits, what);
+    const float bound =
+        GetParam().dtype == DType::kFloat32 ? 1e-3f : 0.4f;  // as in engine_mpi_test
+    std::map<std::uint64_t, std::uint64_t> first;
+    for (const auto& [key, row] : a.logits) first.try_emplace(key.first, key.second);
+    for (const auto& [prompt, position] : first) {
+      const auto& x = a.logits.at({prompt, position});
+      const auto& y = b.logits.at({prompt, position});
+      for (std::size_t k = 0; k < x.size(); ++k) ASSERT_NEAR(x[k], y[k], bound) << what;
+    }
+  }
+
+  /// On every rank: that weights, or activations, were what travelled.
+  static void expect_travelled(const Engine::Outcome& run, Travel travel) {
+    const bool many = world().size() > 1;
+    const bool stays = many && travel == Travel::kActivations;
+    EXPECT_EQ(run.fetched.staying, stays ? run.fetched.passes : 0u);
+    EXPECT_EQ(run.fetched.bytes[Link::kGather] > 0, many && !stays);
+    EXPECT_EQ(run.exchanged.trips > 0, many) << "the head's at least";
+  }
+
+  std::size_t shard_bytes() const {
+    std::size_t bytes = 0;
+    for (const auto& file : std::filesystem::directory_iterator(model())) {
+      if (file.path().extension() == ".safetensors") bytes += file.file_size();
+    }
+    return bytes / 8 / static_cast<std::size_t>(world().size());
+  }
+
+  SharedFolder folder_;
+};
+
+TEST_P(TravelTest, WeightsThatStayGiveTheBitsOfWeightsThatTravel) {
+  const auto all = prompts(10);
+  const Played base = play(config(Travel::kWeights), all);
+  expect_travelled(base.outcome, Travel::kWeights);
+  if (world().rank() == 0) {
+    EXPECT_EQ(base.results.size(), all.size());
+  }
+
+  const auto places = placements(shard_bytes());
+  for (std::size_t p = 0; p < (GetParam().every_tier ? places.size() : 1); ++p) {
+    RunConfig stays = placed(config(Travel::kActivations), places[p], folder_.path());
+    stays.batch_size = {std::array{16, 3, 1}[p % 3]};
+    const Played other = play(stays, all);
+    expect_travelled(other.outcome, Travel::kActivations);
+    expect_same(base, other, fmt::format("{}, {} lanes", places[p].name, stays.batch_size[0]));
+  }
+
+  RunConfig chunks = config(Travel::kActivations);
+  chunks.max_pass_tokens = 5;  // chunks of prompts beside decoding lanes
+  expect_same(base, play(chunks, all), "chunks of 5 rows");
+  RunConfig many = config(Travel::kActivations);
+  many.batch_size = {2};
+  expect_same(base, play(many, all), "2 lanes");
+
+  // Each pass by its rows, one way or the other; and by what was measured.
+  for (const std::size_t p : {std::size_t{0}, places.size() - 1}) {
+    if (p > 0 && !GetParam().every_tier) continue;
+    RunConfig either = placed(config(Travel::kAuto), places[p], folder_.path());
+    either.max_pass_tokens = 16;
+    const Played by_rows = play(either, all, 4);
+    expect_same(base, by_rows, places[p].name + ", up to 4 rows stay");
+    if (world().size() == 1) continue;
+    EXPECT_GT(by_rows.outcome.fetched.staying, 0u);
+    EXPECT_LT(by_rows.outcome.fetched.staying, by_rows.outcome.fetched.passes);
+    EXPECT_GT(by_rows.outcome.fetched.bytes[Link::kGather], 0u);
+  }
+  expect_same(base, play(config(Travel::kAuto), all), "as measured");
+
+  // One prompt: the other ranks have no row in any pass.
+  const std::vector<json> one = {all.back()};
+  expect_same(play(config(Travel::kWeights), one), play(config(Travel::kActivations), one),
+              "idle ranks");
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, TravelTest, testing::ValuesIn(kTravelCases),
+                         [](const auto& info) { return info.param.name; });
+
+/// The bundled model alone.
+class TravelOfTheBundledModel : public TravelTest {};
+
+TEST_P(TravelOfTheBundledModel, KeepsTheBitsWhenPagesRunOut) {
+  std::vector<json> all = prompts(12);
+  for (json& prompt : all) prompt["max_new_tokens"] = 30;
+  // 6 layers, 5 heads of 64, K and V: seven pages of 16 tokens for 16 lanes.
+  const std::size_t page = 6 * 2 * 320 * kKvPageTokens * size_of(GetParam().dtype);
+  RunConfig stays = config(Travel::kActivations);
+  stays.batch_size = {16};
+  stays.max_pass_tokens = 64;
+  stays.kv_budget = 7 * page;
+  const Played tight = play(stays, all);
+  expect_same(play(config(Travel::kWeights), all), tight, "seven pages");
+  if (world().size() == 1) {
+    EXPECT_GT(tight.outcome.stats.preemptions, 0);
+  }
+}
+
+TEST_P(TravelOfTheBundledModel, ScoresTheSame) {
+  const auto all = prompts(11);
+  const auto scores = [&](Travel travel) {
+    RunConfig score = config(travel);
+    score.score = true;
+    score.max_pass_tokens = 16;
+    const Played run = play(score, all);
+    std::map<std::uint64_t, std::vector<float>> logprobs;
+    for (const Result& r : run.results) logprobs[r.index] = r.token_logprobs.value();
+    return logprobs;
+  };
+  const auto travelling = scores(Travel::kWeights);
+  const auto staying = scores(Travel::kActivations);
+  ASSERT_EQ(travelling.size(), staying.size());
+  for (const auto& [prompt, logprobs] : travelling) {
+    ASSERT_EQ(logprobs.size(), staying.at(prompt).size());
+    for (std::size_t i = 0; i < logprobs.size(); ++i) {
+      if (exact_bits()) {
+        EXPECT_EQ(logprobs[i], staying.at(prompt)[i]);
+      } else {
+        EXPECT_NEAR(logprobs[i], staying.at(prompt)[i], 0.4);
+      }
+    }
+  }
+}
+
+TEST_P(TravelOfTheBundledModel, TakesNoSlotsForBlocksThatRestOnTheDevice) {
+  const auto plan_of = [&](Travel travel, bool offload) {
+    RunConfig run = config(travel);
+    run.cpu_offload = offload;
+    if (offload) run.gpu_weight_budget = 0;
+    return Engine(world(), make_backend(world(), run), run).plan();
+  };
+  const MemoryPlan stays = plan_of(Travel::kActivations, false);
+  EXPECT_EQ(stays.slots, 0u);
+  const MemoryPlan travels = plan_of(Travel::kWeights, false);
+  const MemoryPlan host = plan_of(Travel::kActivations, true);
+  if (world().size() == 1) {
+    EXPECT_EQ(travels.slots, 0u);
+    EXPECT_EQ(stays.product_exchange, 0u);
+    return;
+  }
+  EXPECT_GT(travels.slots, 0u);
+  EXPECT_GT(stays.product_exchange, travels.product_exchange);
+  EXPECT_EQ(host.slots, 2 * host.blocks.front().shard_bytes()) << "own shards alone";
+}
+
+INSTANTIATE_TEST_SUITE_P(Bundled, TravelOfTheBundledModel,
+                         testing::Values(kTravelCases[0], kTravelCases[1]),
+                         [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace zi::test
