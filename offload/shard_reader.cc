@@ -4,11 +4,11 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <optional>
 #include <vector>
 
 #include "packing/pack_rows.h"
-#include "packing/valid_rows.h"
 #include "zero_infer/error.h"
 
 namespace zi {
@@ -47,6 +47,8 @@ class PackedRows {
     source_row_ = stored_ ? row_bytes_ : static_cast<std::size_t>(cols_) * size_of(dtype_);
   }
 
+  bool stored() const { return stored_.has_value(); }
+
   /// Rows that are read in one go, of `wanted`. Stored ones need no memory of their own, and those
   /// of which the columns stand together in the file are read best with many others.
   std::int64_t at_once(std::int64_t wanted) const {
@@ -58,12 +60,7 @@ class PackedRows {
   void read(std::int64_t first, std::int64_t count, std::byte* out) const {
     if (stored_) {
       source_.read_packed(tensor_, first, count, out);
-      const std::int64_t valid = valid_rows(out, count, cols_, format_);
-      if (valid == count) return;
-      throw CheckpointError(
-          fmt::format("tensor `{}`: row {} of {} has a scale or a code that is none; the file is "
-                      "damaged: fetch or pack the checkpoint again",
-                      tensor_.name, first + valid, name_of(format_)));
+      return;
     }
     std::vector<std::byte> read(static_cast<std::size_t>(count) * source_row_);
     std::vector<float> values(static_cast<std::size_t>(cols_));
@@ -154,6 +151,18 @@ void ShardReader::read_packed(std::size_t matrix, std::size_t offset,
   const std::size_t row_bytes = format.row_bytes(tensor.shape[1]);
   const PackedRows rows(*source_, tensor, format);
   const std::int64_t own = layout_->rows_of(matrix, rank_).first;
+  const std::size_t skipped = offset % row_bytes;
+  const bool cuts = skipped != 0 || (offset + dst.size()) % row_bytes != 0;
+  if (rows.stored() && cuts) {
+    // Rows that are cut are read with the others: where a row is a column of the file, it takes a
+    // read of each of the file's lines.
+    const std::size_t count = (skipped + dst.size() + row_bytes - 1) / row_bytes;
+    const auto all = std::make_unique_for_overwrite<std::byte[]>(count * row_bytes);
+    rows.read(own + static_cast<std::int64_t>(offset / row_bytes), static_cast<std::int64_t>(count),
+              all.get());
+    std::memcpy(dst.data(), all.get() + skipped, dst.size());
+    return;
+  }
   const auto end = static_cast<std::int64_t>((offset + dst.size() + row_bytes - 1) / row_bytes);
   const Range wanted{offset, offset + dst.size()};
   std::vector<std::byte> whole;  // the first row and the last may be wanted in part

@@ -319,7 +319,8 @@ TEST_F(Pack, ADamagedOneIsRefusedByName) {
                 bytes[8 + size + begin + 77 * 192 + 160 + 3] = 5;
                 write_file(path, bytes);
               }),
-              AllOf(HasSubstr("tensor `h.1.self_attention.query_key_value.weight`: row 77"),
+              AllOf(HasSubstr("packed/model.safetensors: tensor "
+                              "`h.1.self_attention.query_key_value.weight.int4g16f8`: row 77"),
                     HasSubstr("has a scale or a code that is none")));
   // Cut short.
   EXPECT_THAT(damaged([&] {

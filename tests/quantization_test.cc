@@ -122,7 +122,7 @@ TEST(QuantizationConfig, NamesWhatIsNotSupported) {
   for (const char* method : {"bitsandbytes", "hqq", "modelopt", "fbgemm_fp8", "mxfp4", "AWQ"}) {
     expect_named({{"quant_method", method}}, json::object(), "quant_method` is");
   }
-  expect_named({{"bits", 4}}, json::object(), "quant_method` is missing");
+  expect_named({{"bits", 4}}, json::object(), "quant_method` is missing: it is one of `gptq`");
   expect_named(kGptq, {{"bits", 3}}, "bits` is `3`, expected 4 or 8");
   expect_named(kGptq, {{"bits", nullptr}}, "bits` is");
   for (const json& group : {json(0), json(-2), json(24), json("128"), json(1u << 30), json(1.5),
@@ -151,6 +151,13 @@ TEST(QuantizationConfig, NamesWhatIsNotSupported) {
                {{"config_groups", {{"a", {{"weights", kW4}}}, {"b", {{"weights", kW4}}}}}},
                "config_groups` has 2 groups");
   expect_named(compressed_with(kW4), {{"format", "marlin-24"}}, "format` is");
+  EXPECT_THAT([] { quantization_of(compressed_with(kW4, "marlin-24")); },
+              ThrowsMessage<CheckpointError>(HasSubstr("use a checkpoint in one of these")));
+  EXPECT_THAT(
+      [] {
+        quantization_of(with(kFp8, {{"scale_fmt", "ue8m0"}}));
+      },
+      ThrowsMessage<CheckpointError>(HasSubstr("use a checkpoint that has this")));
   expect_named(compressed_with(kW4), {{"format", "nvfp4-pack-quantized"}}, "format` is");
   expect_named(compressed_with(kW4), {{"transform_config", {{"config_groups", {1}}}}},
                "transform_config` is");
@@ -170,6 +177,55 @@ TEST(QuantizationConfig, NamesWhatIsNotSupported) {
                json::object(), weights + "block_structure` is");
 }
 
+TEST(QuantizationConfig, NamesOfGroupsMayBeAnyText) {
+  const json group = {{"weights", kW4}};
+  const auto named = [&](const std::string& name, const json& value) {
+    return with(compressed_with(kW4), {{"config_groups", {{name, value}}}});
+  };
+  expect_named(named("a", nullptr), json::object(), "config_groups.a` is `null`");
+  expect_named(named("a", 3), json::object(), "config_groups.a` is `3`");
+  expect_named(named("a", json::object()), json::object(), "config_groups.a.weights` is `null`");
+  const std::string with_nul("a\0b", 3);
+  for (const std::string& name : {with_nul, std::string(), std::string("\x1b[31m\nb")}) {
+    EXPECT_EQ(quantization_of(named(name, group)).layout, Layout::kPacked);
+  }
+  expect_named(named(with_nul, nullptr), json::object(), "config_groups.a\uFFFDb` is");
+  // No control character reaches a terminal, and the key is seen behind a name of any length.
+  const json three = {{"weights", with(kW4, {{"num_bits", 3}})}};
+  expect_named(named("\x1b[31m\nb", three), json::object(),
+               "config_groups.\uFFFD[31m\uFFFDb.weights.num_bits` is `3`");
+  try {
+    quantization_of(named(std::string(1u << 20, 'g'), three));
+    FAIL();
+  } catch (const CheckpointError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("ggg.weights.num_bits` is `3`"));
+    EXPECT_LT(std::string(error.what()).size(), 600u);
+  }
+}
+
+TEST(QuantizationConfig, SaysWhetherColumnsMayBeInAnotherOrder) {
+  EXPECT_FALSE(quantization_of(kGptq).ordered);
+  EXPECT_TRUE(quantization_of(with(kGptq, {{"desc_act", true}})).ordered);
+  // Whole rows are one group.
+  EXPECT_FALSE(quantization_of(with(kGptq, {{"desc_act", true}, {"group_size", -1}})).ordered);
+  const auto order = [](const json& value) {
+    return quantization_of(compressed_with(with(kW4, {{"actorder", value}})));
+  };
+  for (const json& none : {json(nullptr), json(false), json("weight"), json("static")}) {
+    EXPECT_FALSE(order(none).ordered) << none;
+  }
+  for (const json& some : {json(true), json("group"), json("GROUP"), json("dynamic")}) {
+    EXPECT_TRUE(order(some).ordered) << some;
+    EXPECT_THAT(quantization_warnings(order(some), "dir/config.json", true),
+                ElementsAre(AllOf(HasSubstr("dir/config.json"), HasSubstr("another order"))));
+    EXPECT_THAT(quantization_warnings(order(some), "dir/config.json"), IsEmpty());
+  }
+  expect_named(compressed_with(with(kW4, {{"actorder", "rows"}})), json::object(),
+               "config_groups.group_0.weights.actorder` is `\"rows\"`");
+  expect_named(compressed_with(with(kW4, {{"actorder", 1}})), json::object(),
+               "config_groups.group_0.weights.actorder` is");
+}
+
 TEST(QuantizationConfig, WarnsOfInputsThatStayIn16BitsAndOfUnknownKeysOnceEach) {
   const auto lines = [](const json& config) {
     return quantization_warnings(quantization_of(config), "dir/config.json");
@@ -185,6 +241,14 @@ TEST(QuantizationConfig, WarnsOfInputsThatStayIn16BitsAndOfUnknownKeysOnceEach) 
   EXPECT_THAT(lines(with(kGptq, {{"iters", 200}, {"amp", true}, {"unused", nullptr}})),
               ElementsAre(HasSubstr("does not know `quantization_config.amp`, "
                                     "`quantization_config.iters`:")));
+  // Keys that are refused with other values.
+  EXPECT_THAT(lines(with(kGptq, {{"dynamic", json::object()},
+                                 {"adapter", json::object()},
+                                 {"rotation", json::array()},
+                                 {"lm_head", 0},
+                                 {"is_marlin_format", 0}})),
+              IsEmpty());
+  EXPECT_THAT(lines(with(kFp8, {{"modules_to_convert", json::array()}})), IsEmpty());
 }
 
 }  // namespace

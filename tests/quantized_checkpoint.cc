@@ -207,6 +207,7 @@ QuantizedExample quantized_example(const QuantizedKind& kind, const std::string&
   const CodeAt zero = [&](std::int64_t r, std::int64_t g) {
     if (symmetric) return (most + 1) / 2;
     const unsigned any = static_cast<unsigned>(random(2, one_zero ? 0 : r, g) >> 20 & most);
+    // Less than 1 would be stored as -1, which is refused.
     return q.layout == Layout::kGptq && any == 0 ? 1u : any;
   };
   std::vector<float> scales;

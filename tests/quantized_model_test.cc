@@ -150,7 +150,10 @@ TEST_F(QuantizedModel, APlanTakesTheFormatFromItsConfigAlone) {
     EXPECT_EQ(open.block_format.group, stored.group);
     EXPECT_EQ(open.block_format.zeros, stored.zeros);
     EXPECT_THAT(message_of([&] { open_model(config_for(path, kInt4), MissingWeights::kAssume); }),
-                HasSubstr("--weight-format asks for"));
+                AllOf(HasSubstr(path + "/config.json: "), HasSubstr("--weight-format asks for")));
+    // What a run would say of the config.
+    const auto of_files = open_model(config_for(kQuantized + model.name)).warnings;
+    EXPECT_EQ(open.warnings.size(), of_files.size());
     // Random weights are packed so.
     RunConfig dummy = config_for(path);
     dummy.load_format = LoadFormat::kDummy;
@@ -164,6 +167,14 @@ TEST_F(QuantizedModel, APlanTakesTheFormatFromItsConfigAlone) {
     const std::int64_t rows = matrix.tensor.shape[0], cols = matrix.tensor.shape[1];
     EXPECT_EQ(valid_rows(shard.data(), rows, cols, random.block_format), rows);
   }
+}
+
+TEST_F(QuantizedModel, APlanFromItsConfigAloneSaysThatColumnsMayBeInAnotherOrder) {
+  const std::string path = copy_of("gptq-g32");
+  fs::remove(path + "/model.safetensors");
+  edit_config(path, [](json& c) { c["quantization_config"]["desc_act"] = true; });
+  EXPECT_THAT(open_model(config_for(path), MissingWeights::kAssume).warnings,
+              ElementsAre(AllOf(HasSubstr("desc_act"), HasSubstr("a run refuses those"))));
 }
 
 TEST_F(QuantizedModel, IsRepackedWithoutAChangeOfItsRows) {
@@ -264,8 +275,9 @@ TEST_F(QuantizedModel, MatricesOfOneProductHaveOneFormat) {
   }
   test::write_tensors(path + "/model.safetensors", tensors);
   EXPECT_THAT(message_of([&] { open_model(config_for(path)); }),
-              AllOf(HasSubstr("q_proj.weight` is stored in int4 in groups of 32"),
-                    HasSubstr("k_proj.weight` in bfloat16"), HasSubstr("multiplied together")));
+              AllOf(HasSubstr("q_proj.weight` is stored in int4 in groups of 32, with zero points "
+                              "(int4g32f16z)"),
+                    HasSubstr("k_proj.weight` in bfloat16:"), HasSubstr("multiplied together")));
 }
 
 TEST_F(QuantizedModel, AHeadThatIsQuantizedIsRefusedByName) {

@@ -167,14 +167,16 @@ TEST_F(QuantizedRowsTest, RanksHaveTheirOwnRowsAndPaddingIsZero) {
   }
 }
 
-/// Bytes that this process has asked files for.
-std::uint64_t bytes_read() {
+/// What the kernel counts of this process's reads: `rchar:` bytes, `syscr:` calls.
+std::uint64_t io_count(const std::string& wanted) {
   std::ifstream file("/proc/self/io");
   std::string key;
   std::uint64_t value = 0;
-  file >> key >> value;
-  EXPECT_EQ(key, "rchar:");
-  return value;
+  while (file >> key >> value) {
+    if (key == wanted) return value;
+  }
+  ADD_FAILURE() << wanted;
+  return 0;
 }
 
 TEST_F(QuantizedRowsTest, RanksReadTheFileAboutOnceTogether) {
@@ -185,7 +187,7 @@ TEST_F(QuantizedRowsTest, RanksReadTheFileAboutOnceTogether) {
     const UnitSpec unit{.name = "block 0", .matrices = {{kName, {kRows, kCols}}}, .vectors = {}};
     for (const int world : {1, 3, 8}) {
       const PartitionLayout cut(unit, source->packed_format(kName).value(), world);
-      const std::uint64_t before = bytes_read();
+      const std::uint64_t before = io_count("rchar:");
       for (int rank = 0; rank < world; ++rank) {
         std::vector<std::byte> shard(cut.shard_bytes());
         const ShardReader reader(*source, cut, rank);
@@ -194,7 +196,7 @@ TEST_F(QuantizedRowsTest, RanksReadTheFileAboutOnceTogether) {
           reader.read(at, std::span(shard).subspan(at, std::min(kPiece, shard.size() - at)));
         }
       }
-      EXPECT_LE(bytes_read() - before, 2 * file + (1u << 20)) << kind.name << ", " << world;
+      EXPECT_LE(io_count("rchar:") - before, 2 * file + (1u << 20)) << kind.name << ", " << world;
     }
   }
 }
@@ -294,9 +296,6 @@ TEST_F(QuantizedRowsTest, ScalesZeroPointsAndCodesThatAreNoneAreNamed) {
   EXPECT_THAT(
       with("awq g32", [](TestTensors& t) { set<std::uint16_t>(t, kPart + "scales", 31, 0x7c00); }),
       HasSubstr("scales` has the scale inf of row 31, group 0"));
-  EXPECT_THAT(with("packed g32",
-                   [](TestTensors& t) { set<std::uint16_t>(t, kPart + "weight_scale", 11, 0); }),
-              HasSubstr("weight_scale` has the scale 0 of row 5, group 1, whose codes"));
   EXPECT_THAT(with("fp8 one scale",
                    [](TestTensors& t) {
                      set<float>(t, kPart + "weight_scale", 0,
@@ -304,13 +303,82 @@ TEST_F(QuantizedRowsTest, ScalesZeroPointsAndCodesThatAreNoneAreNamed) {
                    }),
               HasSubstr("weight_scale` has the scale -inf of row 0, group 0"));
   EXPECT_THAT(with("fp8 blocks", [](TestTensors& t) { t.at(kPart + "weight").bytes[70] = '\x7f'; }),
-              AllOf(HasSubstr(kName), HasSubstr("row 1")));
+              AllOf(HasSubstr("model.safetensors: tensor `" + kPart + "weight` has the code 0x7f"),
+                    HasSubstr("of row 1, column 6,")));
   EXPECT_THAT(with("gptq g64 sym",  // row 9
                    [](TestTensors& t) { set<std::uint32_t>(t, kPart + "qzeros", 1, 0x77777767); }),
               AllOf(HasSubstr("qzeros` has the zero point 7 of row 9, group 0"), HasSubstr("sym")));
-  EXPECT_THAT(
-      with("gptq 8 bits g16", [](TestTensors& t) { t.at(kPart + "qzeros").bytes[3] = '\xff'; }),
-      HasSubstr("zero point 256 of row 3, group 0"));
+}
+
+TEST_F(QuantizedRowsTest, AScaleWithWhichLargeCodesAreNoFloatsIsNamed) {
+  // Just above and below the largest float32 over the largest code.
+  for (const auto& [name, part, most] : {std::tuple{"fp8 one scale", "weight_scale", 448.0f},
+                                         std::tuple{"gptq 8 bits g16", "scales", 255.0f},
+                                         std::tuple{"packed rows", "weight_scale", 8.0f},
+                                         std::tuple{"int8 one scale", "weight_scale", 128.0f}}) {
+    const QuantizedKind kind = kind_named(name);
+    TestTensors tensors = quantized_example(kind, kStem, 32, 64, 1).tensors;
+    const float limit = std::numeric_limits<float>::max() / most;
+    set<float>(tensors, kPart + part, 0, limit * 1.001f);
+    EXPECT_THAT(refusal(kind, tensors, {kName, {32, 64}}),
+                AllOf(HasSubstr(kPart + part + "` has the scale "),
+                      HasSubstr("of row 0, group 0, with which large codes are no float32")))
+        << name;
+    set<float>(tensors, kPart + part, 0, limit * 0.999f);
+    EXPECT_EQ(refusal(kind, tensors, {kName, {32, 64}}), "nothing was refused") << name;
+  }
+}
+
+/// Zeroes the scales of rows [first, end).
+void clear_scales(const QuantizedKind& kind, TestTensors& tensors, std::size_t first,
+                  std::size_t end) {
+  const bool turned = kind.config.at("quant_method") == "gptq";
+  const std::string name = kPart + (turned ? "scales" : kind.scale_name);
+  const std::size_t groups = static_cast<std::size_t>(tensors.at(name).shape[turned ? 0 : 1]);
+  const std::size_t rows = static_cast<std::size_t>(tensors.at(name).shape[turned ? 1 : 0]);
+  for (std::size_t row = first; row < end; ++row) {
+    for (std::size_t g = 0; g < groups; ++g) {
+      set<std::uint16_t>(tensors, name, turned ? g * rows + row : row * groups + g, 0);
+    }
+  }
+}
+
+TEST_F(QuantizedRowsTest, ScalesOfZeroAreFineInAGroupOrAFewRowsAndAHoleInMany) {
+  for (const char* name : {"packed g32", "gptq g32", "int8 rows", "float8 rows"}) {
+    SCOPED_TRACE(name);
+    const QuantizedKind kind = kind_named(name);
+    const TensorSpec matrix{kName, {40, 64}};
+    const QuantizedExample example = quantized_example(kind, kStem, 40, 64, 1);
+    TestTensors tensors = example.tensors;
+    clear_scales(kind, tensors, 3, 18);
+    clear_scales(kind, tensors, 19, 34);
+    const auto source = open(kind, tensors);
+    const auto packed = rows_of(*source, matrix);
+    std::vector<float> values(example.values.size());
+    unpack_rows(packed.data(), 40, 64, source->packed_format(kName).value(), DType::kFloat32,
+                values.data());
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      const std::size_t row = i / 64;
+      const bool dead = (row >= 3 && row < 18) || (row >= 19 && row < 34);
+      EXPECT_EQ(values[i], dead ? 0 : example.values[i]) << i;
+    }
+    clear_scales(kind, tensors, 18, 19);
+    EXPECT_THAT(refusal(kind, tensors, matrix),
+                HasSubstr("has only scales of 0 for rows 3 to 18, whose codes are not"));
+    // A matrix of fewer rows.
+    tensors = quantized_example(kind, kStem, 8, 64, 1).tensors;
+    clear_scales(kind, tensors, 0, 7);
+    EXPECT_EQ(refusal(kind, tensors, {kName, {8, 64}}), "nothing was refused");
+    clear_scales(kind, tensors, 0, 8);
+    EXPECT_THAT(refusal(kind, tensors, {kName, {8, 64}}), HasSubstr("for rows 0 to 7,"));
+  }
+  // One group of a row whose others have scales.
+  const QuantizedKind kind = kind_named("packed g32");
+  TestTensors tensors = quantized_example(kind, kStem, 32, 64, 1).tensors;
+  for (std::size_t row = 0; row < 32; ++row) {
+    set<std::uint16_t>(tensors, kPart + "weight_scale", 2 * row + 1, 0);
+  }
+  EXPECT_EQ(refusal(kind, tensors, {kName, {32, 64}}), "nothing was refused");
 }
 
 TEST_F(QuantizedRowsTest, AScaleOfZeroIsFineWhereAllCodesAreZero) {
@@ -328,23 +396,199 @@ TEST_F(QuantizedRowsTest, AScaleOfZeroIsFineWhereAllCodesAreZero) {
   }
 }
 
-TEST_F(QuantizedRowsTest, ACodeOf15ForAZeroPointOfGptqIsTheZeroPoint16) {
-  const QuantizedKind kind = kind_named("gptq rows v2");
-  QuantizedKind classic = kind;
-  classic.config["checkpoint_format"] = "gptq";
-  TestTensors tensors = quantized_example(kind, kStem, 8, 8, 1).tensors;
-  tensors.at(kPart + "qzeros").bytes.assign(4, '\xff');
-  tensors.at(kPart + "qweight").bytes.assign(32, '\0');
-  for (const auto& [of, zero] : {std::pair{kind, 15}, std::pair{classic, 16}}) {
-    const auto source = open(of, tensors);
-    const WeightFormat format = source->packed_format(kName).value();
-    const auto packed = rows_of(*source, {kName, {8, 8}});
-    std::vector<float> values(64);
-    unpack_rows(packed.data(), 8, 8, format, DType::kFloat32, values.data());
-    std::uint16_t scale;
-    std::memcpy(&scale, tensors.at(kPart + "scales").bytes.data(), sizeof scale);
-    EXPECT_EQ(values[0], static_cast<float>(-zero) * bfloat16_to_float(scale));
+TEST_F(QuantizedRowsTest, AZeroPointOfGptqThatIsStoredAsLessThanNoneIsRefused) {
+  const TensorSpec matrix{kName, {8, 16}};
+  for (const auto& [name, read] :
+       {std::pair{"gptq g32", "0 or as 16"}, std::pair{"gptq 8 bits g16", "0 or as 256"}}) {
+    const QuantizedKind kind = kind_named(name);
+    TestTensors tensors = quantized_example(kind, kStem, 8, 16, 1).tensors;
+    tensors.at(kPart + "qzeros").bytes[3] = '\xff';
+    EXPECT_THAT(refusal(kind, tensors, matrix),
+                AllOf(HasSubstr("qzeros` has a zero point of row "),
+                      HasSubstr(std::string("stored as -1, which programs read as ") + read)));
+    // The later format stores it as it is.
+    QuantizedKind v2 = kind;
+    v2.config["checkpoint_format"] = "gptq_v2";
+    EXPECT_EQ(refusal(v2, tensors, matrix), "nothing was refused");
   }
+}
+
+TEST_F(QuantizedRowsTest, ZeroPointsOfSymmetricCodesAreInTheMiddle) {
+  const TensorSpec matrix{kName, {32, 64}};
+  const auto symmetric = [](const char* name) {
+    QuantizedKind kind = kind_named(name);
+    kind.config["config_groups"]["group_0"]["weights"]["symmetric"] = true;
+    return kind;
+  };
+  for (const auto& [name, middle, zero] :
+       {std::tuple{"packed g128 asym", '\x88', "8"},
+        std::tuple{"packed 8 bits asym", '\x80', "128"}, std::tuple{"int8 rows asym", '\0', "128"},
+        std::tuple{"int8 one scale asym", '\0', "128"}}) {
+    SCOPED_TRACE(name);
+    const QuantizedKind kind = symmetric(name);
+    TestTensors tensors = quantized_example(kind_named(name), kStem, 32, 64, 1).tensors;
+    EXPECT_THAT(refusal(kind, tensors, matrix),
+                AllOf(HasSubstr("weight_zero_point` has the zero point "),
+                      HasSubstr("`symmetric` in `quantization_config` says that all are "),
+                      HasSubstr(zero)));
+    std::string& bytes = tensors.at(kPart + "weight_zero_point").bytes;
+    bytes.assign(bytes.size(), middle);
+    const auto with = open(kind, tensors);
+    EXPECT_FALSE(with->packed_format(kName)->zeros);
+    const auto rows = rows_of(*with, matrix);
+    tensors.erase(kPart + "weight_zero_point");
+    EXPECT_EQ(rows_of(*open(kind, tensors), matrix), rows);
+  }
+}
+
+TEST_F(QuantizedRowsTest, ZeroPointsOfFloat8AreZero) {
+  const TensorSpec matrix{kName, {32, 64}};
+  const QuantizedKind kind = kind_named("float8 rows");
+  TestTensors tensors = quantized_example(kind, kStem, 32, 64, 1).tensors;
+  tensors[kPart + "weight_zero_point"] = {"F8_E4M3", {32, 1}, std::string(32, '\0')};
+  EXPECT_EQ(refusal(kind, tensors, matrix), "nothing was refused");
+  tensors[kPart + "weight_zero_point"].bytes[31] = '\x38';
+  EXPECT_THAT(refusal(kind, tensors, matrix),
+              HasSubstr("weight_zero_point` has a zero point that is not 0"));
+}
+
+TEST_F(QuantizedRowsTest, ZeroPointsThatAreNotPackedComeWithAdvice) {
+  const QuantizedKind kind = kind_named("packed g128 asym");
+  TestTensors tensors = quantized_example(kind, kStem, 32, 64, 1).tensors;
+  tensors[kPart + "weight_zero_point"] = {"I8", {32, 1}, std::string(32, '\0')};
+  EXPECT_THAT(refusal(kind, tensors, {kName, {32, 64}}),
+              AllOf(HasSubstr("weight_zero_point` is stored as `I8`"),
+                    HasSubstr("save the checkpoint again")));
+}
+
+TEST_F(QuantizedRowsTest, AnOrderThatConfigAsksForIsThere) {
+  const TensorSpec matrix{kName, {32, 64}};
+  QuantizedKind gptq = kind_named("gptq g32"), packed = kind_named("packed g32");
+  gptq.config["desc_act"] = true;
+  packed.config["config_groups"]["group_0"]["weights"]["actorder"] = "group";
+  TestTensors tensors = quantized_example(gptq, kStem, 32, 64, 1).tensors;
+  EXPECT_EQ(refusal(gptq, tensors, matrix), "nothing was refused");
+  ASSERT_EQ(tensors.erase(kPart + "g_idx"), 1u);
+  EXPECT_THAT(refusal(gptq, tensors, matrix), HasSubstr("and no order of its columns"));
+  // Whole rows have none.
+  gptq.config["group_size"] = -1;
+  tensors = quantized_example(gptq, kStem, 32, 64, 1).tensors;
+  tensors.erase(kPart + "g_idx");
+  EXPECT_EQ(refusal(gptq, tensors, matrix), "nothing was refused");
+  EXPECT_THAT(refusal(packed, quantized_example(packed, kStem, 32, 64, 1).tensors, matrix),
+              HasSubstr("and no order of its columns"));
+}
+
+TEST_F(QuantizedRowsTest, APartThatIsOfNoQuantizedMatrixIsRefused) {
+  const TensorSpec matrix{kName, {32, 64}};
+  const test::TestTensor part{"F16", {64}, std::string(128, '\0')};
+  const test::TestTensor elements{"BF16", {32, 64}, std::string(2 * 32 * 64, '\0')};
+  const std::string other = "model.layers.1.mlp.down_proj";
+  for (const char* name : {"gptq g32", "awq g32", "packed g32", "int8 rows", "float8 rows"}) {
+    const QuantizedKind kind = kind_named(name);
+    for (const std::string end :
+         {".qzeros", ".scales", ".g_idx", ".weight_scale", ".weight_scale_inv",
+          ".weight_zero_point", ".weight_g_idx", ".weight_shape", ".weight_scale_2",
+          ".weight_global_scale", ".pre_quant_scale"}) {
+      SCOPED_TRACE(name + end);
+      TestTensors tensors = quantized_example(kind, kStem, 32, 64, 1).tensors;
+      tensors[other + end] = part;
+      EXPECT_THAT(refusal(kind, tensors, matrix),
+                  AllOf(HasSubstr("model.safetensors: tensor `" + other + end + "` "),
+                        HasSubstr(name == std::string("awq g32") && end == ".scales"
+                                      ? "scaled activations are not supported"
+                                      : "without codes")));
+      tensors[other + ".weight"] = elements;
+      EXPECT_THAT(refusal(kind, tensors, matrix),
+                  AllOf(HasSubstr("tensor `" + other + end + "` "),
+                        HasSubstr("but `" + other + ".weight` is stored as `BF16`")));
+    }
+    TestTensors tensors = quantized_example(kind, kStem, 32, 64, 1).tensors;
+    tensors[kPart + "weight_global_scale"] = part;
+    EXPECT_THAT(refusal(kind, tensors, matrix), HasSubstr("does not know it there")) << name;
+  }
+  // Without a config, too.
+  test::write_tensors(directory.path() / "model.safetensors",
+                      {{other + ".weight", elements}, {other + ".weight_scale", part}});
+  EXPECT_THAT([&] { open_checkpoint(directory.path(), "model."); },
+              ::testing::ThrowsMessage<CheckpointError>(HasSubstr("is stored as `BF16`")));
+}
+
+TEST_F(QuantizedRowsTest, ScalesOfKeysAndValuesArePassedOverWhereConfigSpeaksOfThem) {
+  QuantizedKind kind = kind_named("float8 rows");
+  TestTensors tensors = quantized_example(kind, kStem, 32, 64, 1).tensors;
+  const std::string attention = "model.layers.0.self_attn.";
+  for (const char* name : {"k_scale", "v_scale", "kv_scale", "q_scale", "prob_scale"}) {
+    tensors[attention + name] = {"F32", {}, std::string(4, '\0')};
+  }
+  EXPECT_THAT(open(kind, tensors)->names(), ::testing::Contains(attention + "k_scale"));
+  kind.config["kv_cache_scheme"] = {{"num_bits", 8}};
+  EXPECT_THAT(open(kind, tensors)->names(),
+              ::testing::ElementsAre(std::string("model.") + kName, "model.norm.weight"));
+}
+
+TEST_F(QuantizedRowsTest, VectorsThatAreQuantizedAreRefused) {
+  const QuantizedKind kind = kind_named("fp8 one scale");
+  TestTensors tensors = quantized_example(kind, kStem, 32, 64, 1).tensors;
+  tensors["model.layers.0.input_layernorm.weight"] = {"F8_E4M3", {64}, std::string(64, '8')};
+  tensors["model.layers.0.input_layernorm.weight_scale"] = {"F32", {}, std::string(4, '\0')};
+  const auto source = open(kind, tensors);
+  std::vector<float> values(64);
+  EXPECT_THAT(
+      [&] {
+        source->read({"layers.0.input_layernorm.weight", {64}}, 0, 64, DType::kFloat32,
+                     values.data());
+      },
+      ::testing::ThrowsMessage<CheckpointError>(
+          AllOf(HasSubstr("model.safetensors: "),
+                HasSubstr("norms, biases and other vectors that are quantized"))));
+}
+
+/// Each matrix is of the file of its codes.
+TEST_F(QuantizedRowsTest, TheFileThatIsMeantIsNamed) {
+  const QuantizedKind kind = kind_named("int8 rows");
+  nlohmann::json map;
+  for (const int layer : {0, 1}) {
+    const std::string file = fmt::format("model-{}.safetensors", layer);
+    const auto example =
+        quantized_example(kind, fmt::format("model.layers.{}.mlp.down_proj", layer), 32, 64, 1);
+    test::write_tensors(directory.path() / file, example.tensors);
+    for (const auto& [name, tensor] : example.tensors) map[name] = file;
+  }
+  test::write_text(directory.path() / "model.safetensors.index.json",
+                   nlohmann::json{{"weight_map", map}}.dump());
+  const auto source =
+      open_checkpoint(directory.path(), "model.", test::quantization_of(kind.config));
+  for (const int layer : {0, 1}) {
+    const TensorSpec matrix{fmt::format("layers.{}.mlp.down_proj.weight", layer), {32, 64}};
+    const auto named = ::testing::ThrowsMessage<CheckpointError>(
+        HasSubstr(fmt::format("model-{}.safetensors: ", layer)));
+    EXPECT_THAT([&] { source->read_packed(matrix, 32, 1, nullptr); }, named);
+    EXPECT_THAT([&] { source->read(matrix, 0, 1, DType::kFloat32, nullptr); }, named);
+  }
+}
+
+/// Rows of a turned matrix are columns of the file: a piece that cuts rows at both ends takes as
+/// many reads as one that does not.
+TEST_F(QuantizedRowsTest, RowsThatAreCutAreReadWithTheOthers) {
+  const QuantizedKind kind = kind_named("gptq g32");
+  constexpr std::int64_t kRows = 512, kCols = 1024;
+  const auto source = open(kind, quantized_example(kind, kStem, kRows, kCols, 8).tensors);
+  const PartitionLayout layout(
+      {.name = "block 0", .matrices = {{kName, {kRows, kCols}}}, .vectors = {}},
+      source->packed_format(kName).value(), 1);
+  const ShardReader reader(*source, layout, 0);
+  const std::size_t row = layout.shard_bytes() / kRows;
+  std::vector<std::byte> piece(32 * row);
+  const auto reads = [&](std::size_t offset) {
+    const std::uint64_t before = io_count("syscr:");
+    reader.read(offset, piece);
+    return io_count("syscr:") - before;
+  };
+  reads(0);  // what is read but once
+  const std::uint64_t whole = reads(64 * row);
+  EXPECT_GT(whole, 100u);
+  EXPECT_LE(reads(64 * row + row / 2), whole + 8);
 }
 
 TEST_F(QuantizedRowsTest, WithoutAConfigThatSaysHowTheyAreRefusedByName) {
@@ -358,6 +602,13 @@ TEST_F(QuantizedRowsTest, WithoutAConfigThatSaysHowTheyAreRefusedByName) {
                     AllOf(HasSubstr(kName), HasSubstr("does not say how"))))
         << name;
   }
+  // Some programs say it in a file of their own.
+  const QuantizedKind gptq = kind_named("gptq g32");
+  open(gptq, quantized_example(gptq, kStem, 32, 64, 1).tensors);
+  test::write_text(directory.path() / "quantize_config.json", gptq.config.dump());
+  EXPECT_THAT([&] { open_checkpoint(directory.path(), "model.")->stored_dtype(kName); },
+              ::testing::ThrowsMessage<CheckpointError>(
+                  HasSubstr("copy what quantize_config.json holds into config.json")));
   const QuantizedKind fp8 = kind_named("fp8 blocks");
   open(fp8, quantized_example(fp8, kStem, 32, 64, 1).tensors);
   EXPECT_THAT([&] { open_checkpoint(directory.path(), "model.")->stored_dtype(kName); },

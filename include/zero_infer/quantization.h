@@ -24,14 +24,16 @@ struct Quantization {
 
   Layout layout = Layout::kNone;
   std::string method;  // `quant_method` and what it says of the format, for messages
-  /// Of the rows: codes and groups are as config.json says; the type of the scales, and whether
-  /// there are zero points, is what the tensors say, and here what is usual.
+  /// Of the rows, as config.json says; the type of the scales is what the tensors say, and here
+  /// what is usual. Without zero points in it, those that are stored are all in the middle.
   WeightFormat format;
-  std::int64_t group_rows = 1;  // that share the scales of their groups
-  int zero_offset = 0;          // zero points of GPTQ are stored less this
-  bool symmetric = false;       // of GPTQ: the zero points that are stored are all in the middle
-  bool activations = false;     // the inputs of products are meant to be quantized, too
-  bool kv_cache = false;        // and keys and values
+  std::int64_t group_rows = 1;       // that share the scales of their groups
+  int zero_offset = 0;               // zero points of GPTQ are stored less this
+  bool symmetric = false;            // of GPTQ
+  std::string symmetric_key;         // the key that says so, for messages
+  bool ordered = false;              // each matrix says which group a column is of
+  bool activations = false;          // the inputs of products are meant to be quantized, too
+  bool kv_cache = false;             // and keys and values
   std::vector<std::string> unknown;  // keys that this version does not know
 
   /// All that decides the values.

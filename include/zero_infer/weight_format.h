@@ -23,9 +23,8 @@ enum class ScaleType : std::uint8_t { kFloat32, kFloat16, kBFloat16, kFloat8 };
 ///
 ///     packed row:  codes        in blocks of 16 bytes, the last one filled up with zeros
 ///                  scales       one for each group
-///                  zero points  a byte for each group, if `zeros`: in steps of 1 / 8 where codes
-///                  are
-///                               of int4, and signed and whole where they are of int8
+///                  zero points  a byte for each group, if `zeros`: of int4 codes in steps of
+///                               1 / 8, of int8 codes signed and whole
 ///                  zeros        up to a multiple of 16 bytes
 ///
 /// The value of a column is scale * (code - zero). Codes of int8 are signed, and without zero

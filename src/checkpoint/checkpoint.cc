@@ -17,6 +17,7 @@
 #include "checkpoint/content_samples.h"
 #include "checkpoint/packed_tensors.h"
 #include "checkpoint/quantized_tensors.h"
+#include "packing/valid_rows.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
 
@@ -120,14 +121,26 @@ const CheckpointTensor* Checkpoint::find(const std::string& name) const {
   return found == files_.tensors.end() ? nullptr : &found->second;
 }
 
+/// Some programs say how they quantized in a file of their own.
+std::string advice_for_config(const fs::path& directory) {
+  std::error_code code;
+  for (const char* name : {"quantize_config.json", "quant_config.json"}) {
+    if (!fs::exists(directory / name, code)) continue;
+    return fmt::format(
+        "copy what {} holds into config.json as `quantization_config`, with its "
+        "`quant_method`",
+        name);
+  }
+  return "fetch config.json again, or use the checkpoint in 16 bits";
+}
+
 const CheckpointTensor& Checkpoint::at(const std::string& name) const {
   if (const CheckpointTensor* place = find(name)) return *place;
   for (const std::string& codes : names_of_codes(name)) {
     if (find(codes) == nullptr) continue;
     throw CheckpointError(fmt::format(
-        "{}: {} is quantized ({}), and `quantization_config` of config.json does not say how: "
-        "fetch config.json again, or use the checkpoint in 16 bits",
-        directory_, in_quotes(name), in_quotes(codes)));
+        "{}: {} is quantized ({}), and `quantization_config` of config.json does not say how: {}",
+        directory_, in_quotes(name), in_quotes(codes), advice_for_config(directory_)));
   }
   const std::string also =
       prefix_.empty() ? "" : fmt::format(" (nor {})", in_quotes(prefix_ + name));
@@ -146,25 +159,17 @@ DType Checkpoint::dtype_of(const std::string& name, const CheckpointTensor& plac
       files_.files[place.file].path(), in_quotes(name), in_quotes(place.tensor.dtype)));
 }
 
-/// Reads `count` elements at `offset` of the file block by block: from the page cache what is
-/// there, else straight from the disk. Blocks end at pages where elements allow it.
-void read_large(const SafetensorsFile& file, std::uint64_t offset, std::size_t count, DType from,
-                DType to, std::byte* out) {
+/// Reads and converts `count` elements at `offset` of the file block by block: from the page cache
+/// what is there, else straight from the disk. Blocks end at pages where elements allow it.
+void convert_large(const SafetensorsFile& file, std::uint64_t offset, std::size_t count, DType from,
+                   DType to, std::byte* out) {
   const std::size_t element = size_of(from);
   DirectFile::Block block;
   while (count > 0) {
     const std::size_t most = DirectFile::kMostBytes - offset % kPageBytes;
     const std::size_t n = std::min(count, most / element);
-    const std::byte* bytes = block.data();
-    if (!file.direct().is_cached(offset, n * element)) {
-      bytes = file.direct().read(offset, n * element, block).data();
-    } else if (from == to) {
-      file.read(offset, out, n * element);
-      bytes = out;
-    } else {
-      file.read(offset, block.data(), n * element);
-    }
-    if (from != to && (offset & (element - 1)) != 0 && bytes != block.data()) {
+    const std::byte* bytes = file.read_block(offset, n * element, block.data(), block);
+    if ((offset & (element - 1)) != 0 && bytes != block.data()) {
       std::memmove(block.data(), bytes, n * element);  // tensors may lie at any byte of the file
       bytes = block.data();
     }
@@ -201,12 +206,24 @@ void Checkpoint::read_packed(const TensorSpec& tensor, std::int64_t first, std::
   }
   file.read_all(place.tensor.begin + static_cast<std::uint64_t>(first) * row_bytes, dst,
                 static_cast<std::size_t>(count) * row_bytes);
+  const std::int64_t valid = valid_rows(dst, count, tensor.shape.back(), *place.packed);
+  if (valid == count) return;
+  throw CheckpointError(
+      fmt::format("{}: tensor {}: row {} has a scale or a code that is none; the file is damaged: "
+                  "fetch or pack the checkpoint again",
+                  file.path(), in_quotes(packed_name(tensor.name, *place.packed)), first + valid));
 }
 
 void Checkpoint::read(const TensorSpec& tensor, std::int64_t first, std::int64_t count, DType to,
                       void* dst) const {
   const CheckpointTensor& place = at(tensor.name);
   const SafetensorsFile& file = files_.files[place.file];
+  if (place.quantized && tensor.shape.size() == 1) {
+    throw CheckpointError(fmt::format(
+        "{}: {} is quantized: norms, biases and other vectors that are quantized are not "
+        "supported; use a checkpoint that has them in 16 bits",
+        file.path(), in_quotes(tensor.name)));
+  }
   if (place.packed) {
     throw CheckpointError(fmt::format("{}: tensor {} is packed in {}: it has no elements",
                                       file.path(), in_quotes(tensor.name), name_of(*place.packed)));
@@ -228,15 +245,15 @@ void Checkpoint::read(const TensorSpec& tensor, std::int64_t first, std::int64_t
   const std::size_t element = size_of(from);
   std::uint64_t offset = place.tensor.begin + static_cast<std::uint64_t>(first) * element;
   auto left = static_cast<std::size_t>(count);
+  if (from == to) {
+    file.read_all(offset, static_cast<std::byte*>(dst), left * element);
+    return;
+  }
   if (left * element >= kLargeBytes && file.direct().usable()) {
-    read_large(file, offset, left, from, to, static_cast<std::byte*>(dst));
+    convert_large(file, offset, left, from, to, static_cast<std::byte*>(dst));
     return;
   }
   if (left * element >= kLargeBytes) file.will_read(offset, left * element);
-  if (from == to) {
-    file.read(offset, dst, left * element);
-    return;
-  }
   alignas(64) std::array<std::byte, kConversionBytes> piece;
   auto* out = static_cast<std::byte*>(dst);
   while (left > 0) {

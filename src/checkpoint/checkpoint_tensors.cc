@@ -174,7 +174,6 @@ class FilesReader {
 
   /// Puts a quantized matrix in the place of the tensors of which it is made.
   void join_quantized() {
-    if (quantization_.layout == Quantization::Layout::kNone) return;
     std::vector<TensorInFile> tensors;
     for (const auto& [name, place] : files_.tensors) {
       // Files and headers keep their places in memory.
@@ -183,21 +182,19 @@ class FilesReader {
       if (found != file.header().tensors.end()) tensors.push_back({name, &file, &found->second});
     }
     QuantizedTensors found = find_quantized(quantization_, tensors);
+    if (quantization_.layout == Quantization::Layout::kNone) return;
     CheckpointTensor joined;
-    if (!found.matrices.empty()) {
-      const auto used = files_.tensors.find(found.used.front());
-      joined.file = used->second.file;
-    }
     for (const std::string& name : found.used) files_.tensors.erase(name);
     joined.elements = elements_beside();
     for (FoundMatrix& matrix : found.matrices) {
+      joined.file = static_cast<std::size_t>(&matrix.matrix->file() - files_.files.data());
       joined.packed = matrix.matrix->format();
       joined.quantized = std::move(matrix.matrix);
       if (files_.tensors.emplace(matrix.name, joined).second) continue;
       throw CheckpointError(
           fmt::format("{}: tensor {} is there twice, quantized and not; fetch "
                       "the checkpoint again",
-                      directory_.string(), in_quotes(matrix.name)));
+                      files_.files[joined.file].path(), in_quotes(matrix.name)));
     }
     files_.quantization = quantization_.text();
   }
@@ -230,13 +227,6 @@ class FilesReader {
 };
 
 }  // namespace
-
-std::optional<DType> usable_dtype(std::string_view stored) {
-  if (stored == "BF16") return DType::kBFloat16;
-  if (stored == "F16") return DType::kFloat16;
-  if (stored == "F32") return DType::kFloat32;
-  return std::nullopt;
-}
 
 CheckpointTensors open_tensors(const fs::path& directory, const Quantization& quantization) {
   std::error_code code;

@@ -5,7 +5,6 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -33,9 +32,6 @@ struct CheckpointTensors {
   std::vector<std::string> warnings;
   std::string quantization;  // all that decides the values, beside the tensors
 };
-
-/// The type of elements of a safetensors file; none for those that cannot be used.
-std::optional<DType> usable_dtype(std::string_view stored);
 
 /// Opens the single file of a directory, or all files that its index names. Throws as
 /// open_checkpoint.

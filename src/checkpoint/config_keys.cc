@@ -19,6 +19,8 @@ using nlohmann::json;
 
 constexpr std::size_t kMostIds = 1024;
 constexpr std::size_t kMostTexts = 8192;
+/// Of an object's name that messages put before its keys: these must still be seen.
+constexpr std::size_t kMostOfPrefix = 40;
 
 std::string quoted(const json& value) {
   return in_quotes(value.dump(-1, ' ', false, json::error_handler_t::replace));
@@ -108,8 +110,8 @@ std::vector<std::int32_t> ConfigKeys::ids(const char* key) const {
   const json* value = find({key});
   if (value == nullptr) return {};
   if (value->is_array() && value->size() > kMostIds) {
-    throw CheckpointError(fmt::format("{}: `{}` has {} token ids; {} at most are supported", file_,
-                                      name(key), value->size(), kMostIds));
+    throw CheckpointError(fmt::format("{}: {} has {} token ids; {} at most are supported", file_,
+                                      in_quotes(name(key)), value->size(), kMostIds));
   }
   std::vector<std::int32_t> ids;
   for (const json& item : value->is_array() ? *value : json::array({*value})) {
@@ -128,11 +130,11 @@ std::int32_t ConfigKeys::id(const char* key) const {
   return list.empty() ? -1 : list.front();
 }
 
-std::optional<ConfigKeys> ConfigKeys::object(const char* key) const {
-  const json* value = find({key});
-  if (value == nullptr) return std::nullopt;
-  if (!value->is_object()) fail(key, *value, "an object");
-  return ConfigKeys(*value, file_, name(key) + ".");
+std::optional<ConfigKeys> ConfigKeys::object(const std::string& key) const {
+  const auto found = root_.find(key);  // as a string: names in files may hold NULs
+  if (found == root_.end() || found->is_null()) return std::nullopt;
+  if (!found->is_object()) fail(key, *found, "an object");
+  return ConfigKeys(*found, file_, name(key.substr(0, kMostOfPrefix)) + ".");
 }
 
 std::vector<std::string> ConfigKeys::texts(const char* key) const {
@@ -155,13 +157,13 @@ void ConfigKeys::refuse(const char* key, const char* what, const json& neutral) 
                                            (value->is_number() && value->get<double>() == 0) ||
                                            (value->is_structured() && value->empty()));
   if (nothing) return;
-  throw CheckpointError(
-      fmt::format("{}: `{}` is {}: {} not supported", file_, name(key), quoted(*value), what));
+  throw CheckpointError(fmt::format("{}: {} is {}: {} not supported", file_, in_quotes(name(key)),
+                                    quoted(*value), what));
 }
 
-void ConfigKeys::fail(const char* key, const std::string& expected) const {
-  const json* value = find({key});
-  fail(key, value == nullptr ? json() : *value, expected);
+void ConfigKeys::fail(const std::string& key, const std::string& expected) const {
+  const auto found = root_.find(key);
+  fail(key, found == root_.end() ? json() : *found, expected);
 }
 
 const json* ConfigKeys::find(Names names) const {
@@ -174,8 +176,8 @@ const json* ConfigKeys::find(Names names) const {
 
 std::string ConfigKeys::join(Names names) const {
   std::vector<std::string> full;
-  for (const char* key : names) full.push_back(name(key));
-  return fmt::format("`{}`", fmt::join(full, "` or `"));
+  for (const char* key : names) full.push_back(in_quotes(name(key)));
+  return fmt::to_string(fmt::join(full, " or "));
 }
 
 void ConfigKeys::allow_only(Names names) const {
@@ -190,16 +192,19 @@ void ConfigKeys::allow_only(Names names) const {
 
 void ConfigKeys::fail_missing(Names names) const {
   for (const char* key : names) {
-    if (is_null(key)) throw CheckpointError(fmt::format("{}: `{}` is null", file_, name(key)));
+    if (is_null(key)) {
+      throw CheckpointError(fmt::format("{}: {} is null", file_, in_quotes(name(key))));
+    }
   }
   throw CheckpointError(fmt::format(
       "{}: {} is missing; this is not the config.json of a supported model, or it is damaged",
       file_, join(names)));
 }
 
-void ConfigKeys::fail(const char* key, const json& value, const std::string& expected) const {
-  throw CheckpointError(
-      fmt::format("{}: `{}` is {}, expected {}", file_, name(key), quoted(value), expected));
+void ConfigKeys::fail(const std::string& key, const json& value,
+                      const std::string& expected) const {
+  throw CheckpointError(fmt::format("{}: {} is {}, expected {}", file_, in_quotes(name(key)),
+                                    quoted(value), expected));
 }
 
 }  // namespace zi

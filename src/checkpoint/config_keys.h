@@ -44,7 +44,7 @@ class ConfigKeys {
   std::int32_t id(const char* key) const;
 
   /// The object under a key; messages name the keys in it `key.name`.
-  std::optional<ConfigKeys> object(const char* key) const;
+  std::optional<ConfigKeys> object(const std::string& key) const;
   /// The texts of a list; none where the key is absent.
   std::vector<std::string> texts(const char* key) const;
 
@@ -52,13 +52,13 @@ class ConfigKeys {
   /// where that is null or 0, also false, 0 and an empty list or object are nothing.
   void refuse(const char* key, const char* what, const nlohmann::json& neutral = nullptr) const;
   /// Throws: the value of the key is not `expected`.
-  [[noreturn]] void fail(const char* key, const std::string& expected) const;
+  [[noreturn]] void fail(const std::string& key, const std::string& expected) const;
 
   /// Throws for a key that is not one of `names`, with the nearest one.
   void allow_only(Names names) const;
 
   const std::string& file() const { return file_; }
-  /// The key as messages name it.
+  /// The key as messages name it, in quotes: names in files may hold anything.
   std::string name(const std::string& key) const { return prefix_ + key; }
   const nlohmann::json& root() const { return root_; }
 
@@ -68,7 +68,7 @@ class ConfigKeys {
   const nlohmann::json* find(Names names) const;
   std::string join(Names names) const;
   [[noreturn]] void fail_missing(Names names) const;
-  [[noreturn]] void fail(const char* key, const nlohmann::json& value,
+  [[noreturn]] void fail(const std::string& key, const nlohmann::json& value,
                          const std::string& expected) const;
 
   std::string file_;

@@ -164,7 +164,7 @@ void read_packing(const ConfigKeys& keys, ModelConfig& config) {
       keys.object(keys.has("quantization_config") ? "quantization_config" : "compression_config");
   if (!packing_keys) return;
   const ConfigKeys& packing = *packing_keys;
-  if (packing.text("quant_method") != kPackMethod) {
+  if (packing.optional_text("quant_method") != kPackMethod) {
     config.quantization = read_quantization(packing);
     return;
   }

@@ -23,6 +23,7 @@ using Layout = Quantization::Layout;
 constexpr std::int64_t kMostGroup = std::int64_t{1} << 20;
 constexpr std::int64_t kGroupMultiple = 16;
 constexpr std::size_t kMostUnknown = 16;  // that are listed
+constexpr const char* kMethods = "`gptq`, `awq`, `compressed-tensors` or `fp8`";
 
 std::string lower(std::string text) {
   std::ranges::transform(text, text.begin(), [](unsigned char c) { return std::tolower(c); });
@@ -78,8 +79,10 @@ Quantization gptq(const ConfigKeys& keys) {
   const std::string format = lower(keys.optional_text("checkpoint_format")
                                        .value_or(keys.optional_text("format").value_or("gptq")));
   if (format != "gptq" && format != "gptq_v2") {
-    keys.fail(keys.has("checkpoint_format") ? "checkpoint_format" : "format",
-              "`gptq` or `gptq_v2`: weights in another order are not supported");
+    keys.fail(
+        keys.has("checkpoint_format") ? "checkpoint_format" : "format",
+        "`gptq` or `gptq_v2`: weights in another order are not supported; use a checkpoint in "
+        "one of these, or in 16 bits");
   }
   keys.refuse("is_marlin_format", "weights in the order of a kernel are");
   keys.refuse("dynamic", "other settings for some of the matrices are");
@@ -91,8 +94,10 @@ Quantization gptq(const ConfigKeys& keys) {
   q.method = format;
   q.symmetric = keys.flag("sym", true);
   q.zero_offset = format == "gptq" ? 1 : 0;
+  q.symmetric_key = "sym";
   q.format = {kind_of_bits(keys, "bits", 0, {4, 8}), ScaleType::kFloat16, group_of(keys, 128),
               !q.symmetric};
+  q.ordered = keys.flag("desc_act", false) && q.format.group != 0;
   note_unknown(keys,
                {"quant_method",
                 "bits",
@@ -127,7 +132,12 @@ Quantization gptq(const ConfigKeys& keys) {
                 "act_group_aware",
                 "hyb_act",
                 "mse",
-                "version"},
+                "version",
+                "is_marlin_format",
+                "dynamic",
+                "adapter",
+                "rotation",
+                "lm_head"},
                q);
   return q;
 }
@@ -181,7 +191,10 @@ Quantization fp8(const ConfigKeys& keys) {
   q.format = {CodeKind::kFloat8, ScaleType::kFloat32, 0};
   const auto expect = [&](const char* key, const char* wanted) {
     const auto text = keys.optional_text(key);
-    if (text && lower(*text) != wanted) keys.fail(key, fmt::format("`{}`", wanted));
+    if (!text || lower(*text) == wanted) return;
+    keys.fail(key, fmt::format("`{}`: others are not supported; use a checkpoint that has this, or "
+                               "one in 16 bits",
+                               wanted));
   };
   expect("fmt", "e4m3");
   expect("weight_format", "e4m3");
@@ -194,9 +207,22 @@ Quantization fp8(const ConfigKeys& keys) {
   note_unknown(keys,
                {"quant_method", "activation_scheme", "weight_block_size", "fmt", "weight_format",
                 "scale_fmt", "expert_dtype", "modules_to_not_convert", "ignored_layers",
-                "kv_cache_scheme", "kv_cache_quant_method", "dequantize"},
+                "kv_cache_scheme", "kv_cache_quant_method", "dequantize", "modules_to_convert"},
                q);
   return q;
+}
+
+/// Whether columns may be in the order in which they were quantized: `weight` puts them back.
+bool reads_order(const ConfigKeys& weights) {
+  const auto found = weights.root().find("actorder");
+  if (found == weights.root().end() || found->is_null()) return false;
+  if (found->is_boolean()) return found->get<bool>();
+  const std::string order = found->is_string() ? lower(found->get<std::string>()) : "";
+  if (order == "group" || order == "dynamic") return true;
+  if (order != "weight" && order != "static") {
+    weights.fail("actorder", "`weight`, `static`, `group` or `dynamic`");
+  }
+  return false;
 }
 
 /// `weights` of the one group of compressed-tensors.
@@ -213,10 +239,12 @@ void read_weights(const ConfigKeys& weights, Quantization& q) {
   q.format.kind =
       type == "float" ? CodeKind::kFloat8 : kind_of_bits(weights, "num_bits", 8, {4, 8});
   q.format.zeros = !symmetric && type == "int";
+  q.symmetric_key = "symmetric";
   q.format.scale = ScaleType::kBFloat16;
   if (type == "float" && !symmetric) weights.fail("symmetric", "true");
   if (strategy == "group") {
     q.format.group = group_of(weights, 128);
+    q.ordered = reads_order(weights) && q.format.group != 0;
   } else if (strategy == "block") {
     if (!weights.has("block_structure")) weights.fail("block_structure", "[rows, columns]");
     read_block(weights, "block_structure", q);
@@ -238,7 +266,9 @@ Layout layout_of(const ConfigKeys& keys, const char* key, const std::string& for
   const bool known = naive || format == "pack-quantized" || format == "int-quantized" ||
                      format == "float-quantized";
   if (known) weights.fail("num_bits", fmt::format("a width and a type that `{}` has", format));
-  keys.fail(key, "`pack-quantized`, `int-quantized` or `float-quantized`");
+  keys.fail(key,
+            "`pack-quantized`, `int-quantized` or `float-quantized`: weights in another order or "
+            "format are not supported; use a checkpoint in one of these, or in 16 bits");
 }
 
 Quantization compressed_tensors(const ConfigKeys& keys) {
@@ -255,12 +285,14 @@ Quantization compressed_tensors(const ConfigKeys& keys) {
   }
   if (groups->root().size() > 1) {
     throw CheckpointError(fmt::format(
-        "{}: `{}` has {} groups: matrices in several formats are not supported; use a checkpoint "
+        "{}: {} has {} groups: matrices in several formats are not supported; use a checkpoint "
         "with one",
-        keys.file(), keys.name("config_groups"), groups->root().size()));
+        keys.file(), in_quotes(keys.name("config_groups")), groups->root().size()));
   }
   const std::string name = groups->root().begin().key();
-  const ConfigKeys group = *groups->object(name.c_str());
+  const auto settings = groups->object(name);
+  if (!settings) groups->fail(name, "the settings of a group of matrices");
+  const ConfigKeys& group = *settings;
   const auto weights = group.object("weights");
   if (!weights) group.fail("weights", "the settings of the weights");
   read_weights(*weights, q);
@@ -290,6 +322,12 @@ std::string Quantization::text() const {
 }
 
 Quantization read_quantization(const ConfigKeys& keys) {
+  if (!keys.has("quant_method")) {
+    throw CheckpointError(
+        fmt::format("{}: {} is missing: it is one of {}; fetch the file again, or add the method "
+                    "that the checkpoint's page names",
+                    keys.file(), in_quotes(keys.name("quant_method")), kMethods));
+  }
   const std::string method = keys.text("quant_method");
   Quantization q;
   if (method == "gptq") {
@@ -302,15 +340,23 @@ Quantization read_quantization(const ConfigKeys& keys) {
     q = compressed_tensors(keys);
   } else {
     keys.fail("quant_method",
-              "`gptq`, `awq`, `compressed-tensors` or `fp8`: weights quantized in another way are "
-              "not supported; use the checkpoint in 16 bits");
+              fmt::format("{}: weights quantized in another way are not supported; use the "
+                          "checkpoint in 16 bits",
+                          kMethods));
   }
   std::ranges::sort(q.unknown);
   return q;
 }
 
-std::vector<std::string> quantization_warnings(const Quantization& q, const std::string& file) {
+std::vector<std::string> quantization_warnings(const Quantization& q, const std::string& file,
+                                               bool config_alone) {
   std::vector<std::string> lines;
+  if (config_alone && q.ordered) {
+    lines.push_back(fmt::format(
+        "{}: columns may be in another order (`desc_act`, `actorder`), which only the weights' "
+        "files say: a run refuses those that are",
+        file));
+  }
   if (q.activations || q.kv_cache) {
     const char* const what = !q.kv_cache      ? "the inputs of products"
                              : !q.activations ? "keys and values"

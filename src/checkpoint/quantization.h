@@ -13,7 +13,8 @@ namespace zi {
 Quantization read_quantization(const ConfigKeys& keys);
 
 /// What a user should know about such a checkpoint, a line each; `file` is its config.json.
+/// `config_alone`: there are no other files that say more.
 std::vector<std::string> quantization_warnings(const Quantization& quantization,
-                                               const std::string& file);
+                                               const std::string& file, bool config_alone = false);
 
 }  // namespace zi

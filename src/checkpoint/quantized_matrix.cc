@@ -11,8 +11,9 @@
 
 #include "base/printable_text.h"
 #include "checkpoint/code_layouts.h"
-#include "checkpoint/rectangle.h"
 #include "packing/packed_row.h"
+#include "packing/unpack_rows.h"
+#include "packing/valid_rows.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
 
@@ -23,10 +24,9 @@ using CodeKind = WeightFormat::Kind;
 using Layout = Quantization::Layout;
 using Shape = std::vector<std::int64_t>;
 
-constexpr std::size_t kWordBytes = 4;
-
-/// Words, groups and scales run along output rows.
-bool is_transposed(Layout layout) { return layout == Layout::kGptq || layout == Layout::kAwq; }
+constexpr std::size_t kZerosAtOnce = std::size_t{64} << 10;
+/// Rows in a row without scales that look like a hole in a file.
+constexpr std::int64_t kRowsOfHole = 16;
 
 const char* type_of_codes(Layout layout) {
   return layout == Layout::kInt8 ? "I8" : layout == Layout::kFloat8 ? "F8_E4M3" : "I32";
@@ -41,24 +41,41 @@ std::optional<ScaleType> scale_type_of(const std::string& stored) {
 
 std::string text_of(const Shape& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
 
-std::int64_t elements_of(const Shape& shape) {
-  std::int64_t n = 1;
-  for (const std::int64_t extent : shape) n *= extent;
-  return n;
+/// The largest |code - zero|.
+float most_of(const WeightFormat& format) {
+  if (format.kind == CodeKind::kFloat8) return 448;
+  if (format.kind == CodeKind::kInt4) return format.zeros ? 15 : 8;
+  return format.zeros ? 255 : 128;
+}
+
+/// Gives all groups of a packed row a scale of 1.
+void put_scales_of_one(const PackedRow& row, std::byte* bytes) {
+  const float one = 1;
+  for (std::int64_t group = 0; group < row.groups; ++group) {
+    std::byte* const at = bytes + row.scales_at + static_cast<std::size_t>(group) * row.scale_bytes;
+    if (row.format.scale == ScaleType::kFloat32) {
+      std::memcpy(at, &one, sizeof one);
+      continue;
+    }
+    const std::uint16_t bits =
+        row.format.scale == ScaleType::kFloat16 ? float_to_float16(one) : float_to_bfloat16(one);
+    std::memcpy(at, &bits, sizeof bits);
+  }
+}
+
+/// Whether a row has scales of 0 alone, and codes that are not.
+bool is_dead(const std::byte* bytes, const PackedRow& row) {
+  for (std::int64_t group = 0; group < row.groups; ++group) {
+    if (row.scale(bytes, group) != 0) return false;
+  }
+  std::vector<std::byte> copy(bytes, bytes + row.bytes);
+  put_scales_of_one(row, copy.data());
+  std::vector<float> values(static_cast<std::size_t>(row.cols));
+  unpack_rows(copy.data(), 1, row.cols, row.format, DType::kFloat32, values.data());
+  return !std::ranges::all_of(values, [](float value) { return value == 0; });
 }
 
 }  // namespace
-
-/// `count` rows from `first` on of a matrix of `all` rows.
-struct QuantizedMatrix::Rows {
-  PackedRow row;
-  std::int64_t all;
-  std::int64_t first;
-  std::int64_t count;
-  std::byte* out;
-
-  std::byte* at(std::int64_t i) const { return out + static_cast<std::size_t>(i) * row.bytes; }
-};
 
 QuantizedMatrix::QuantizedMatrix(std::string name, const Quantization& quantization,
                                  QuantizedParts parts)
@@ -77,9 +94,14 @@ QuantizedMatrix::QuantizedMatrix(std::string name, const Quantization& quantizat
   };
   const auto expect_type = [&](const TensorInFile& part, const char* wanted) {
     if (part.tensor->dtype != wanted) {
-      fail(part, fmt::format("is stored as {}, and {} of {} are {}", in_quotes(part.tensor->dtype),
-                             &part == &*parts_.codes ? "codes" : "such tensors",
-                             quantization_.method, wanted));
+      const bool bytes = parts_.zeros && &part == &*parts_.zeros && part.tensor->dtype == "I8";
+      fail(part,
+           fmt::format("is stored as {}, and {} of {} are {}{}", in_quotes(part.tensor->dtype),
+                       &part == &*parts_.codes ? "codes" : "such tensors", quantization_.method,
+                       wanted,
+                       bytes ? ": early programs wrote zero points that are not packed; save "
+                               "the checkpoint again with a later compressed-tensors"
+                             : ""));
     }
   };
   expect_type(*parts_.codes, type_of_codes(layout));
@@ -90,14 +112,13 @@ QuantizedMatrix::QuantizedMatrix(std::string name, const Quantization& quantizat
                                      in_quotes(parts_.scales->tensor->dtype)));
   }
   format_.scale = *scale;
-  if (layout == Layout::kFloat8) {
-    parts_.zeros.reset();
-  } else if (format_.zeros || is_transposed(layout)) {
-    require(parts_.zeros, "zero points");
-  } else {
-    format_.zeros = parts_.zeros.has_value();
+  if (format_.zeros || is_transposed(layout)) require(parts_.zeros, "zero points");
+  if (parts_.zeros && layout != Layout::kFloat8) {
+    expect_type(*parts_.zeros, layout == Layout::kInt8 ? "I8" : "I32");
   }
-  if (parts_.zeros) expect_type(*parts_.zeros, layout == Layout::kInt8 ? "I8" : "I32");
+  if (quantization_.ordered) {
+    require(parts_.order, "order of its columns, which `desc_act` or `actorder` asks for");
+  }
   if (parts_.order) expect_type(*parts_.order, "I32");
   if (parts_.shape) expect_type(*parts_.shape, "I64");
 }
@@ -152,7 +173,22 @@ void QuantizedMatrix::check_shapes(std::int64_t rows, std::int64_t cols) const {
   check(parts_.shape, {2});
 }
 
+/// Of float8: nobody subtracts them.
+void QuantizedMatrix::check_no_zeros() const {
+  const StoredTensor& zeros = *parts_.zeros->tensor;
+  std::vector<std::byte> piece(kZerosAtOnce);
+  for (std::uint64_t at = zeros.begin; at < zeros.end; at += piece.size()) {
+    piece.resize(std::min<std::uint64_t>(kZerosAtOnce, zeros.end - at));
+    parts_.zeros->file->read(at, piece.data(), piece.size());
+    if (std::ranges::all_of(piece, [](std::byte byte) { return byte == std::byte{0}; })) continue;
+    fail(*parts_.zeros,
+         "has a zero point that is not 0: zero points of float8 are not supported; use another "
+         "checkpoint");
+  }
+}
+
 void QuantizedMatrix::check_contents(std::int64_t rows, std::int64_t cols) const {
+  if (parts_.zeros && quantization_.layout == Layout::kFloat8) check_no_zeros();
   if (parts_.shape) {
     Shape stored(2);
     parts_.shape->file->read(parts_.shape->tensor->begin, stored.data(), 2 * sizeof(stored[0]));
@@ -187,111 +223,21 @@ void QuantizedMatrix::read(const TensorSpec& tensor, std::int64_t first, std::in
     check_contents(all, cols);
     contents_checked_.store(true, std::memory_order_relaxed);
   }
-  const Rows rows{PackedRow(format_, cols), all, first, count, out};
+  const RowRun rows{PackedRow(format_, cols), all, first, count, out};
   std::memset(out, 0, static_cast<std::size_t>(count) * rows.row.bytes);
-  read_codes(rows);
-  read_scales(rows);
-  if (parts_.zeros) read_zeros(rows);
-  check_scales(rows);
-}
-
-void QuantizedMatrix::read_codes(const Rows& rows) const {
-  const TensorInFile& codes = *parts_.codes;
-  const std::size_t row_bytes = rows.row.bytes;
-  const CodeKind kind = format_.kind;
-  const std::int64_t per = codes_of_word(kind);
-  const auto words_of = [](const std::byte* data, std::size_t pitch, std::int64_t lines,
-                           std::size_t bytes) {
-    return WordRectangle{data, pitch, lines, static_cast<std::int64_t>(bytes / kWordBytes)};
-  };
-  Rectangle in;
-  switch (quantization_.layout) {
-    case Layout::kNone:
-      break;
-    case Layout::kGptq:
-      in = {static_cast<std::size_t>(rows.all) * kWordBytes, 0, rows.row.cols / per,
-            static_cast<std::size_t>(rows.first) * kWordBytes,
-            static_cast<std::size_t>(rows.count) * kWordBytes};
-      read_rectangle(codes, in, 1,
-                     [&](std::int64_t k, std::int64_t n, const std::byte* data, std::size_t pitch) {
-                       place_gptq_codes(words_of(data, pitch, n, in.bytes), k, kind, rows.out,
-                                        row_bytes);
-                     });
-      break;
-    case Layout::kAwq: {
-      const std::int64_t word = rows.first / per;
-      const std::int64_t words = ceil_div(rows.first + rows.count, per) - word;
-      in = {static_cast<std::size_t>(rows.all / per) * kWordBytes, 0, rows.row.cols,
-            static_cast<std::size_t>(word) * kWordBytes,
-            static_cast<std::size_t>(words) * kWordBytes};
-      read_rectangle(codes, in, per,
-                     [&](std::int64_t k, std::int64_t n, const std::byte* data, std::size_t pitch) {
-                       place_awq_codes(words_of(data, pitch, n, in.bytes), k, rows.first % per,
-                                       rows.count, rows.out, row_bytes);
-                     });
-      break;
-    }
-    case Layout::kPacked:
-      in.bytes = static_cast<std::size_t>(ceil_div(rows.row.cols, per)) * kWordBytes;
-      in = {in.bytes, rows.first, rows.count, 0, in.bytes};
-      read_rectangle(codes, in, 1,
-                     [&](std::int64_t i, std::int64_t n, const std::byte* data, std::size_t pitch) {
-                       place_packed_codes(words_of(data, pitch, n, in.bytes), rows.row.cols, kind,
-                                          rows.at(i), row_bytes);
-                     });
-      break;
-    case Layout::kInt8:
-    case Layout::kFloat8:
-      in.bytes = static_cast<std::size_t>(rows.row.cols);
-      in = {in.bytes, rows.first, rows.count, 0, in.bytes};
-      read_rectangle(codes, in, 1,
-                     [&](std::int64_t i, std::int64_t n, const std::byte* data, std::size_t pitch) {
-                       for (std::int64_t line = 0; line < n; ++line, data += pitch) {
-                         std::memcpy(rows.at(i + line), data, in.bytes);
-                       }
-                     });
-      break;
+  const Layout layout = quantization_.layout;
+  read_codes(*parts_.codes, layout, rows);
+  read_scales(*parts_.scales, layout, quantization_.group_rows, rows);
+  if (parts_.zeros && layout != Layout::kFloat8) {
+    read_zeros(*parts_.zeros, layout, rows, [&](std::int64_t row, std::int64_t group, int stored) {
+      put_zero(rows, row, group, stored);
+    });
   }
+  check_numbers(rows);
+  check_holes(rows);
 }
 
-void QuantizedMatrix::read_scales(const Rows& rows) const {
-  const std::size_t scale = rows.row.scale_bytes;
-  if (is_transposed(quantization_.layout)) {
-    const Rectangle in{static_cast<std::size_t>(rows.all) * scale, 0, rows.row.groups,
-                       static_cast<std::size_t>(rows.first) * scale,
-                       static_cast<std::size_t>(rows.count) * scale};
-    read_rectangle(
-        *parts_.scales, in, 1,
-        [&](std::int64_t g, std::int64_t n, const std::byte* data, std::size_t pitch) {
-          for (std::int64_t line = 0; line < n; ++line, data += pitch) {
-            const std::size_t at = rows.row.scales_at + static_cast<std::size_t>(g + line) * scale;
-            for (std::int64_t i = 0; i < rows.count; ++i) {
-              std::memcpy(rows.at(i) + at, data + static_cast<std::size_t>(i) * scale, scale);
-            }
-          }
-        });
-    return;
-  }
-  // Each row of scales is that of `share` rows of codes.
-  const bool one = rows.all > 1 && elements_of(parts_.scales->tensor->shape) == 1;
-  const std::int64_t share = one ? rows.all : quantization_.group_rows;
-  const std::size_t bytes = static_cast<std::size_t>(rows.row.groups) * scale;
-  const std::int64_t from = rows.first / share;
-  const Rectangle in{bytes, from, ceil_div(rows.first + rows.count, share) - from, 0, bytes};
-  read_rectangle(*parts_.scales, in, 1,
-                 [&](std::int64_t s, std::int64_t n, const std::byte* data, std::size_t pitch) {
-                   for (std::int64_t line = 0; line < n; ++line, data += pitch) {
-                     const std::int64_t begin = std::max(rows.first, (from + s + line) * share);
-                     const std::int64_t end =
-                         std::min(rows.first + rows.count, (from + s + line + 1) * share);
-                     for (std::int64_t row = begin; row < end; ++row) {
-                       std::memcpy(rows.at(row - rows.first) + rows.row.scales_at, data, bytes);
-                     }
-                   }
-                 });
-}
-
-void QuantizedMatrix::put_zero(const Rows& rows, std::int64_t row, std::int64_t group,
+void QuantizedMatrix::put_zero(const RowRun& rows, std::int64_t row, std::int64_t group,
                                int stored) const {
   const bool int4 = format_.kind == CodeKind::kInt4;
   const int middle = int4 ? static_cast<int>(kInt4Middle) : 128;
@@ -299,112 +245,57 @@ void QuantizedMatrix::put_zero(const Rows& rows, std::int64_t row, std::int64_t 
   if (!format_.zeros) {
     if (zero == middle) return;
     fail(*parts_.zeros,
-         fmt::format("has the zero point {} of row {}, group {}, but `quantization_config.sym` "
+         fmt::format("has the zero point {} of row {}, group {}, but `{}` in `quantization_config` "
                      "says that all are {}: one of them belongs to another checkpoint",
-                     zero, rows.first + row, group, middle));
+                     zero, rows.first + row, group, quantization_.symmetric_key, middle));
+  }
+  if (zero >= 2 * middle) {
+    fail(*parts_.zeros,
+         fmt::format("has a zero point of row {}, group {} that is stored as -1, which programs "
+                     "read as 0 or as {}; use another checkpoint",
+                     rows.first + row, group, zero));
   }
   const int byte = int4 ? zero * static_cast<int>(kZeroPointSteps) : zero - middle;
-  if (byte > (int4 ? 255 : 127)) {
-    fail(*parts_.zeros, fmt::format("has the zero point {} of row {}, group {}: no code is as "
-                                    "large; use another checkpoint",
-                                    zero, rows.first + row, group));
-  }
   rows.at(row)[rows.row.zeros_at + static_cast<std::size_t>(group)] = static_cast<std::byte>(byte);
 }
 
-void QuantizedMatrix::read_zeros(const Rows& rows) const {
-  const std::int64_t per = codes_of_word(format_.kind);
-  const int bits = format_.kind == CodeKind::kInt4 ? 4 : 8;
-  const auto code_of = [&](const std::byte* words, std::int64_t word, std::int64_t code) {
-    std::uint32_t value;
-    std::memcpy(&value, words + static_cast<std::size_t>(word) * kWordBytes, sizeof value);
-    return static_cast<int>(value >> (bits * static_cast<int>(code)) & ((1u << bits) - 1));
-  };
-  const std::int64_t first_word = rows.first / per;
-  const std::int64_t words = ceil_div(rows.first + rows.count, per) - first_word;
-  const auto groups = static_cast<std::size_t>(rows.row.groups);
-  if (is_transposed(quantization_.layout)) {
-    const bool awq = quantization_.layout == Layout::kAwq;
-    const Rectangle in{static_cast<std::size_t>(rows.all / per) * kWordBytes, 0, rows.row.groups,
-                       static_cast<std::size_t>(first_word) * kWordBytes,
-                       static_cast<std::size_t>(words) * kWordBytes};
-    read_rectangle(*parts_.zeros, in, 1,
-                   [&](std::int64_t g, std::int64_t n, const std::byte* data, std::size_t pitch) {
-                     for (std::int64_t line = 0; line < n; ++line, data += pitch) {
-                       for (std::int64_t i = 0; i < rows.count; ++i) {
-                         const std::int64_t place = (rows.first + i) % per;
-                         put_zero(rows, i, g + line,
-                                  code_of(data, (rows.first + i) / per - first_word,
-                                          awq ? kAwqPlaces[place] : place));
-                       }
-                     }
-                   });
-  } else if (quantization_.layout == Layout::kPacked) {
-    const Rectangle in{groups * kWordBytes, first_word, words, 0, groups * kWordBytes};
-    read_rectangle(*parts_.zeros, in, 1,
-                   [&](std::int64_t w, std::int64_t n, const std::byte* data, std::size_t pitch) {
-                     for (std::int64_t line = 0; line < n; ++line, data += pitch) {
-                       const std::int64_t begin =
-                           std::max(rows.first, (first_word + w + line) * per);
-                       const std::int64_t end =
-                           std::min(rows.first + rows.count, (first_word + w + line + 1) * per);
-                       for (std::int64_t row = begin; row < end; ++row) {
-                         for (std::int64_t g = 0; g < rows.row.groups; ++g) {
-                           put_zero(rows, row - rows.first, g, code_of(data, g, row % per));
-                         }
-                       }
-                     }
-                   });
-  } else {  // a byte each, or one of all
-    const bool one = elements_of(parts_.zeros->tensor->shape) == 1;
-    const Rectangle in{groups, one ? 0 : rows.first, one ? 1 : rows.count, 0, groups};
-    read_rectangle(*parts_.zeros, in, 1,
-                   [&](std::int64_t r, std::int64_t n, const std::byte* data, std::size_t pitch) {
-                     for (std::int64_t row = 0; row < (one ? rows.count : n); ++row) {
-                       std::memcpy(rows.at(r + row) + rows.row.zeros_at,
-                                   data + (one ? 0 : static_cast<std::size_t>(row) * pitch),
-                                   groups);
-                     }
-                   });
-  }
-}
-
-namespace {
-
-/// Whether all codes of a group are its zero point.
-bool is_all_zero(const std::byte* bytes, const PackedRow& row, std::int64_t group) {
-  const float zero = row.zero(bytes, group);
-  const std::int64_t end = std::min(row.cols, (group + 1) * row.group);
-  for (std::int64_t c = group * row.group; c < end; ++c) {
-    float code = 0;
-    if (row.format.kind == CodeKind::kInt4) {
-      std::uint32_t word;
-      std::memcpy(&word, bytes + c / 8 * 4, sizeof word);
-      code = static_cast<float>(word >> (c % 8 / 2 * 4 + c % 2 * 16) & 15u);
-    } else {
-      const auto byte = std::to_integer<std::uint8_t>(bytes[c]);
-      code = row.format.kind == CodeKind::kFloat8
-                 ? e4m3_to_float(byte)
-                 : static_cast<float>(static_cast<std::int8_t>(byte));
-    }
-    if (code != zero) return false;
-  }
-  return true;
-}
-
-}  // namespace
-
-/// A scale of 0 makes nothing of its codes: a file with holes has such.
-void QuantizedMatrix::check_scales(const Rows& rows) const {
+/// Scales and codes of float8 are numbers, and so are their products.
+void QuantizedMatrix::check_numbers(const RowRun& rows) const {
+  const float most = most_of(format_);
   for (std::int64_t i = 0; i < rows.count; ++i) {
     for (std::int64_t g = 0; g < rows.row.groups; ++g) {
       const float scale = rows.row.scale(rows.at(i), g);
-      if (std::isfinite(scale) && (scale != 0 || is_all_zero(rows.at(i), rows.row, g))) continue;
-      fail(*parts_.scales,
-           fmt::format(
-               "has the scale {} of row {}, group {}{}; the file is damaged: fetch it again", scale,
-               rows.first + i, g, scale == 0 ? ", whose codes are not all zero" : ""));
+      if (std::isfinite(scale * most)) continue;
+      fail(
+          *parts_.scales,
+          fmt::format("has the scale {} of row {}, group {}{}; the file is damaged: fetch it again",
+                      scale, rows.first + i, g,
+                      std::isfinite(scale) ? ", with which large codes are no float32" : ""));
     }
+  }
+  const std::int64_t valid = valid_rows(rows.out, rows.count, rows.row.cols, format_);
+  if (valid == rows.count) return;
+  const std::byte* const row = rows.at(valid);
+  const auto* const code = std::find_if(row, row + rows.row.cols, [](std::byte b) {
+    return (std::to_integer<std::uint32_t>(b) & kNoFloat8Code) == kNoFloat8Code;
+  });
+  fail(*parts_.codes,
+       fmt::format("has the code {:#x} of row {}, column {}, which is no number; the "
+                   "file is damaged: fetch it again",
+                   std::to_integer<unsigned>(*code), rows.first + valid, code - row));
+}
+
+/// A scale of 0 over other codes is that of a group, or of a row, so small that its type has no
+/// scale for it: the values are 0. A matrix or many rows of them are a hole in the file.
+void QuantizedMatrix::check_holes(const RowRun& rows) const {
+  const std::int64_t most = std::min(kRowsOfHole, rows.all);
+  std::int64_t dead = 0;  // rows up to this one
+  for (std::int64_t i = 0; i < rows.count; ++i) {
+    dead = is_dead(rows.at(i), rows.row) ? dead + 1 : 0;
+    if (dead < most) continue;
+    fail(*parts_.scales, fmt::format("has only scales of 0 for rows {} to {}, whose codes are not "
+                                     "all zero; the file is damaged: fetch it again",
+                                     rows.first + i + 1 - most, rows.first + i));
   }
 }
 

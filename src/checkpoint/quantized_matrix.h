@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "checkpoint/content_samples.h"
+#include "checkpoint/quantized_parts.h"
 #include "zero_infer/model_spec.h"
 #include "zero_infer/quantization.h"
 #include "zero_infer/weight_format.h"
@@ -32,24 +33,24 @@ class QuantizedMatrix {
   QuantizedMatrix(std::string name, const Quantization& quantization, QuantizedParts parts);
 
   const WeightFormat& format() const { return format_; }
+  /// The file of the codes.
+  const SafetensorsFile& file() const { return *parts_.codes->file; }
   /// All tensors of which it is made.
   std::vector<TensorInFile> tensors() const;
 
   /// Writes packed rows [first, first + count) of the matrix, which has the shape of `tensor`. Any
-  /// thread. Throws CheckpointError for parts of other shapes, columns that were reordered, and
-  /// scales and zero points that are none; IoError.
+  /// thread. Throws CheckpointError for parts of other shapes, columns that were reordered, codes,
+  /// scales and zero points that are none, and rows whose scales look like a hole; IoError.
   void read(const TensorSpec& tensor, std::int64_t first, std::int64_t count, std::byte* out) const;
 
  private:
-  struct Rows;  // those that are written
   [[noreturn]] void fail(const TensorInFile& part, const std::string& what) const;
   void check_shapes(std::int64_t rows, std::int64_t cols) const;
   void check_contents(std::int64_t rows, std::int64_t cols) const;
-  void read_codes(const Rows& rows) const;
-  void read_scales(const Rows& rows) const;
-  void read_zeros(const Rows& rows) const;
-  void put_zero(const Rows& rows, std::int64_t row, std::int64_t group, int stored) const;
-  void check_scales(const Rows& rows) const;
+  void check_no_zeros() const;
+  void put_zero(const RowRun& rows, std::int64_t row, std::int64_t group, int stored) const;
+  void check_numbers(const RowRun& rows) const;
+  void check_holes(const RowRun& rows) const;
 
   std::string name_;
   Quantization quantization_;

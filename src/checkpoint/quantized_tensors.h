@@ -23,7 +23,7 @@ struct QuantizedTensors {
 };
 
 /// The quantized matrices among the tensors of a checkpoint. Throws CheckpointError for one of
-/// which a part is missing or has a type that is none of it.
+/// which a part is missing or has a type that is none of it, and for a part that is of none.
 QuantizedTensors find_quantized(const Quantization& quantization,
                                 const std::vector<TensorInFile>& tensors);
 

@@ -171,6 +171,13 @@ void check_ranges(const SafetensorsHeader& header, std::uint64_t file_bytes,
 
 }  // namespace
 
+std::optional<DType> usable_dtype(std::string_view stored) {
+  if (stored == "BF16") return DType::kBFloat16;
+  if (stored == "F16") return DType::kFloat16;
+  if (stored == "F32") return DType::kFloat32;
+  return std::nullopt;
+}
+
 std::uint64_t safetensors_header_bytes(std::string_view start, std::uint64_t file_bytes,
                                        const std::string& file) {
   if (file_bytes < kLengthBytes || start.size() < kLengthBytes) {
@@ -273,15 +280,19 @@ void SafetensorsFile::read_all(std::uint64_t offset, std::byte* dst, std::size_t
   while (bytes > 0) {
     // Blocks end at pages.
     const std::size_t n = std::min(bytes, DirectFile::kMostBytes - offset % kPageBytes);
-    if (direct_->is_cached(offset, n)) {
-      read(offset, dst, n);
-    } else {
-      std::memcpy(dst, direct_->read(offset, n, block).data(), n);
-    }
+    const std::byte* const at = read_block(offset, n, dst, block);
+    if (at != dst) std::memcpy(dst, at, n);
     offset += n;
     dst += n;
     bytes -= n;
   }
+}
+
+const std::byte* SafetensorsFile::read_block(std::uint64_t offset, std::size_t bytes, std::byte* to,
+                                             DirectFile::Block& block) const {
+  if (!direct_->is_cached(offset, bytes)) return direct_->read(offset, bytes, block).data();
+  read(offset, to, bytes);
+  return to;
 }
 
 void SafetensorsFile::will_read(std::uint64_t offset, std::uint64_t bytes) const {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "direct_file.h"
+#include "zero_infer/dtype.h"
 
 namespace zi {
 
@@ -20,6 +21,9 @@ struct StoredTensor {
   std::uint64_t begin = 0;  // bytes from the start of the file
   std::uint64_t end = 0;
 };
+
+/// The type of elements of a safetensors file; none for those that cannot be used.
+std::optional<DType> usable_dtype(std::string_view stored);
 
 /// What the header of a file says, checked against the file's size.
 struct SafetensorsHeader {
@@ -73,6 +77,11 @@ class SafetensorsFile {
   void read(std::uint64_t offset, void* dst, std::size_t bytes) const;
   /// The same, and large ranges past the page cache, unless it holds their bytes.
   void read_all(std::uint64_t offset, std::byte* dst, std::size_t bytes) const;
+  /// Reads at most DirectFile::kMostBytes: into `to` from the page cache if that holds them, else
+  /// into the block past it, where direct reads can be used. Returns where they are. Throws as
+  /// `read`.
+  const std::byte* read_block(std::uint64_t offset, std::size_t bytes, std::byte* to,
+                              DirectFile::Block& block) const;
   /// Tells the kernel that the range will be read next. A hint: it cannot fail.
   void will_read(std::uint64_t offset, std::uint64_t bytes) const;
 

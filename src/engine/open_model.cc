@@ -33,6 +33,12 @@ std::string named(const std::optional<WeightFormat>& format) {
   return format ? describe(*format) : std::string("elements that are not packed");
 }
 
+/// Formats that are described alike have different names.
+std::string with_name(const WeightFormat& format) {
+  if (!format.packed()) return describe(format);
+  return fmt::format("{} ({})", describe(format), name_of(format));
+}
+
 std::optional<WeightFormat> format_of(WeightChoice choice) {
   switch (choice) {
     case WeightChoice::kAuto:
@@ -100,8 +106,8 @@ void check_products(const OpenModel& open, const UnitSpec& block) {
       throw CheckpointError(fmt::format(
           "{}: {} is stored in {}, {} in {}: they are multiplied together and have one format; use "
           "a checkpoint that has them quantized alike",
-          open.source->describe(), in_quotes(name), describe(formats.of(name)), in_quotes(other),
-          describe(formats.of(other))));
+          open.source->describe(), in_quotes(name), with_name(formats.of(name)), in_quotes(other),
+          with_name(formats.of(other))));
     }
     first = end;
   }
@@ -144,11 +150,11 @@ WeightFormat format_of(const OpenModel& open, const Part& part, WeightChoice cho
   const std::optional<WeightFormat> chosen = format_of(choice);
   if (!packed) return chosen.value_or(usual);
   if (!chosen || chosen == packed) return *packed;
-  throw CheckpointError(
-      fmt::format("{}: {} are stored in {} ({}), --{} asks for {} ({}): leave it out, or give the "
-                  "checkpoint from which they were packed",
-                  open.source->describe(), part.what, describe(*packed), name_of(*packed),
-                  part.flag, describe(*chosen), name_of(*chosen)));
+  throw CheckpointError(fmt::format(
+      "{}: {} are stored in {}, --{} asks for {}: leave it out, or give the checkpoint "
+      "from which they were packed",
+      open.assumed ? (open.directory / "config.json").string() : open.source->describe(), part.what,
+      with_name(*packed), part.flag, with_name(*chosen)));
 }
 
 /// The reference loads the adapter on top of the weights.
@@ -183,8 +189,10 @@ OpenModel open_model(const RunConfig& config, MissingWeights missing) {
     const auto more = check_fit(model_config, open.model->spec(), *open.source);
     open.warnings.insert(open.warnings.end(), more.begin(), more.end());
     warn_of_adapter(open);
-    const auto of_weights =
-        quantization_warnings(model_config.quantization, (open.directory / "config.json").string());
+  }
+  if (!dummy) {
+    const auto of_weights = quantization_warnings(
+        model_config.quantization, (open.directory / "config.json").string(), open.assumed);
     open.warnings.insert(open.warnings.end(), of_weights.begin(), of_weights.end());
   }
   open.stored_dtype =

@@ -61,6 +61,7 @@ def integer(values, bits, group, symmetric, scale_type):
     else:
         scale = (np.maximum(largest, 0) - np.minimum(least, 0)) / top
     scale = torch.from_numpy(scale).to(scale_type).float().numpy()
+    # From 1 on: `gptq` stores it less 1, and programs disagree on what -1 means.
     zero = np.clip(np.round(-np.minimum(least, 0) / scale), 1, top).astype(np.int64)
     if symmetric:
         zero = np.full(scale.shape, (top + 1) // 2)
