@@ -181,8 +181,7 @@ TEST_F(CudaDeviceTest, TheFetcherBringsEveryUnitInOrderOverManyPasses) {
     fetcher.run_pass(
         [&](int unit, const UnitWeights& weights) {
           const auto at = static_cast<std::size_t>(pass * kUnits + unit) * most;
-          device->copy(results.data() + at, weights.data, weights.layout->shard_bytes(),
-                       *stream);
+          device->copy(results.data() + at, weights.data, weights.layout->shard_bytes(), *stream);
         },
         *stream, pass == kPasses - 1);
   }

@@ -163,9 +163,8 @@ TEST(LayerFetcher, UsesDeviceUnitsOfAWorldOfOneInPlaceAndWithoutSlots) {
 TEST(LayerFetcher, GivesARecordedPassTheWeightsThatABodyGetsAndRefusesWhatTravels) {
   FetcherHarness harness({.tiers = {D, H, D}}, nullptr);
   std::vector<const std::byte*> given;
-  harness.fetcher->run_pass(
-      [&](int, const UnitWeights& weights) { given.push_back(weights.data); }, harness.compute,
-      true);
+  harness.fetcher->run_pass([&](int, const UnitWeights& weights) { given.push_back(weights.data); },
+                            harness.compute, true);
   for (const int unit : {0, 2}) {
     const UnitWeights weights = harness.fetcher->resident_weights(unit);
     EXPECT_EQ(weights.layout, harness.layouts[static_cast<std::size_t>(unit)].get());
