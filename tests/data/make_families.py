@@ -89,6 +89,26 @@ def greedy(model, ids):
     return out, margins, logits_of
 
 
+def outputs(model, config, generator):
+    """What golden.json holds of a model: random prompts, the ids and logits that follow in float32, and how far
+    bfloat16 is from the first logits."""
+    narrow = transformers.AutoModelForCausalLM.from_config(config).to(torch.bfloat16).eval()
+    narrow.load_state_dict(model.state_dict())
+    entries = []
+    for length in PROMPT_LENGTHS:
+        ids = torch.randint(0, 256, (length,), generator=generator).tolist()
+        greedy_ids, margins, logits = greedy(model, ids)
+        sure = next((i for i, m in enumerate(margins) if m <= 0.01), len(margins))
+        first_narrow = narrow(input_ids=torch.tensor([ids])).logits[0, -1].float()
+        last = min(sure, NEW_TOKENS - 1)
+        entries.append({
+            "prompt_ids": ids, "greedy_ids": greedy_ids, "sure": sure,
+            "first_logits": [round(x, 5) for x in logits[0].tolist()],
+            "last_step": last, "last_logits": [round(x, 5) for x in logits[last].tolist()],
+            "bfloat16_error": (first_narrow - logits[0]).abs().max().item()})
+    return entries
+
+
 def tokenizer():
     """One token a byte, in the byte-level alphabet of GPT-2; the rest are never found in a text."""
     visible = list(range(33, 127)) + list(range(161, 173)) + list(range(174, 256))
@@ -132,22 +152,10 @@ def main():
             tensors.pop("lm_head.weight")
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         (folder / "tokenizer.json").write_text(json.dumps(tokenizer(), ensure_ascii=False) + "\n")
-        narrow = transformers.AutoModelForCausalLM.from_config(reference).to(torch.bfloat16).eval()
-        narrow.load_state_dict(model.state_dict())
-        entries = []
-        for length in PROMPT_LENGTHS:
-            ids = torch.randint(0, 256, (length,), generator=generator).tolist()
-            greedy_ids, margins, logits = greedy(model, ids)
-            sure = next((i for i, m in enumerate(margins) if m <= 0.01), len(margins))
-            first_narrow = narrow(input_ids=torch.tensor([ids])).logits[0, -1].float()
-            last = min(sure, NEW_TOKENS - 1)
-            entries.append({
-                "prompt_ids": ids, "greedy_ids": greedy_ids, "sure": sure,
-                "first_logits": [round(x, 5) for x in logits[0].tolist()],
-                "last_step": last, "last_logits": [round(x, 5) for x in logits[last].tolist()],
-                "bfloat16_error": (first_narrow - logits[0]).abs().max().item()})
-            print(name, length, "sure", sure, "distinct", len(set(greedy_ids)),
-                  "bf16 error", entries[-1]["bfloat16_error"], "range", logits[0].abs().max().item())
+        entries = outputs(model, reference, generator)
+        for e in entries:
+            print(name, len(e["prompt_ids"]), "sure", e["sure"], "distinct", len(set(e["greedy_ids"])), "bf16 error",
+                  e["bfloat16_error"], "range", math.ceil(max(map(abs, e["first_logits"]))))
         (folder / "golden.json").write_text(json.dumps(entries, separators=(",", ":")) + "\n")
 
 

@@ -19,7 +19,7 @@ import transformers
 from safetensors.torch import save_file
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from make_families import GATED, PROMPT_LENGTHS, NEW_TOKENS, greedy, randomize, tokenizer  # noqa: E402
+from make_families import GATED, outputs, randomize, tokenizer  # noqa: E402
 
 # Columns of 96, 128 and 160: groups of 64 and 128 end at the row's end, before it, or beyond it. That of
 # compressed-tensors are whole: the library has no others.
@@ -251,20 +251,7 @@ def main():
         (folder / "config.json").write_text(json.dumps(dict(config, quantization_config=said), indent=1) + "\n")
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         (folder / "tokenizer.json").write_text(json.dumps(tokenizer(), ensure_ascii=False) + "\n")
-        narrow = transformers.AutoModelForCausalLM.from_config(reference).to(torch.bfloat16).eval()
-        narrow.load_state_dict(model.state_dict())
-        entries = []
-        for length in PROMPT_LENGTHS:
-            ids = torch.randint(0, 256, (length,), generator=generator).tolist()
-            greedy_ids, margins, logits = greedy(model, ids)
-            sure = next((i for i, m in enumerate(margins) if m <= 0.01), len(margins))
-            first_narrow = narrow(input_ids=torch.tensor([ids])).logits[0, -1].float()
-            last = min(sure, NEW_TOKENS - 1)
-            entries.append({
-                "prompt_ids": ids, "greedy_ids": greedy_ids, "sure": sure,
-                "first_logits": [round(x, 5) for x in logits[0].tolist()],
-                "last_step": last, "last_logits": [round(x, 5) for x in logits[last].tolist()],
-                "bfloat16_error": (first_narrow - logits[0]).abs().max().item()})
+        entries = outputs(model, reference, generator)
         (folder / "golden.json").write_text(json.dumps(entries, separators=(",", ":")) + "\n")
         print(name, "by the library", checked, "sure", [e["sure"] for e in entries],
               "range", math.ceil(max(map(abs, entries[0]["first_logits"]))))

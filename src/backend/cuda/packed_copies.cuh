@@ -18,7 +18,7 @@ namespace zi {
 inline constexpr int kMostMmaRows = 32;
 inline constexpr int kMostPackedSharedBytes = 111 << 10;
 inline constexpr int kMostPackedStages = 8;
-/// Columns of a block that shares a tile at least, for all numbers of rows: sums are the same.
+/// Columns of a block that shares a tile at least, for all numbers of rows.
 inline constexpr int kFewestPackedCols = 8 * kUnitCols;
 
 /// A stage of the ring: activations, codes, scales; each row's units side by side.

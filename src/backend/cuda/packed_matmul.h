@@ -13,7 +13,8 @@ namespace zi {
 
 /// Products of packed weights for decode passes, on Hopper: codes are read once and become 16-bit
 /// values in registers, those of unpack_rows. Float32 sums in an order that follows from the shape
-/// of the weights and the kind of GPU: the other rows do not change it.
+/// of the weights, the kind of GPU and whether there are more than 32 rows (packed_mma.cuh and
+/// packed_wgmma.cuh).
 class PackedMatmul {
  public:
   static constexpr std::int64_t kMaxRows = 64;
