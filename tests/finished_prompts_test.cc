@@ -105,9 +105,9 @@ TEST(SkipDone, WarnsOnceWhereALimitOfNewTokensHasChanged) {
   EXPECT_THAT(warning(prompts, done(8, false), 7), HasSubstr("its limit is now 7"));
   // The prompt's own limit goes before the job's.
   std::vector<Prompt> own = {prompts[0]};
-  own[0].max_new_tokens = 8;
+  own[0].own.max_new_tokens = 8;
   EXPECT_EQ(warning(own, done(8, true), 9), "");
-  own[0].max_new_tokens = 5;
+  own[0].own.max_new_tokens = 5;
   EXPECT_THAT(warning(own, done(8, true), 8), HasSubstr("now 5 (its `max_new_tokens`)"));
 }
 

@@ -21,7 +21,7 @@ std::string printed(bool terminal, bool scored) {
   if (scored) result.token_logprobs.emplace();
   if (sink.streams() && !scored) {
     sink.started(0, 0, kPrompt);
-    sink.text(0, kAnswer);
+    sink.told(0, {.text = kAnswer, .new_tokens = 2, .logprobs = {}, .prompt_logprobs = {}});
   }
   sink.finished(result);
   return ::testing::internal::GetCapturedStdout();

@@ -132,7 +132,7 @@ class PassRunnerTest : public ::testing::Test {
                        .rank = 0,
                        .world = 1,
                        .vocabulary = kVocabulary,
-                       .top = 0});
+                       .drawable = kVocabulary});
     Scheduler scheduler(kLanes, planned.pass_tokens, planned.kv_pages);
     std::vector<Sequence*> sequences;
     for (std::int32_t s = 0; s < kLanes; ++s) {

@@ -85,13 +85,13 @@ TEST(PromptLine, HoldsTextOrIds) {
   EXPECT_EQ(text.text, "aé\n");
   EXPECT_FALSE(text.ids);
   EXPECT_EQ(text.id, R"("x")");
-  EXPECT_FALSE(text.max_new_tokens);
+  EXPECT_FALSE(text.own.max_new_tokens);
   const Prompt ids =
       parse_prompt_line(R"({"prompt_ids": [0, 2147483647], "id": 17, "max_new_tokens": 5})");
   EXPECT_FALSE(ids.text);
   EXPECT_THAT(*ids.ids, ElementsAre(0, 2147483647));
   EXPECT_EQ(ids.id, "17");
-  EXPECT_EQ(ids.max_new_tokens, 5);
+  EXPECT_EQ(ids.own.max_new_tokens, 5);
   EXPECT_EQ(parse_prompt_line(R"({"prompt": "a"})").id, "");
 }
 
@@ -150,9 +150,10 @@ TEST(PromptLine, RefusesKeysThatLookLikeSettingsAndSaysWhereTheyBelong) {
       {"add_generation_prompt", "put it into `chat_template_kwargs`"},
       {"enable_thinking", "put it into `chat_template_kwargs`"},
       {"chat_template", "the checkpoint's own template counts"},
-      {"temperature", "give --temperature, for all prompts"},
-      {"seed", "give --seed, for all prompts"},
-      {"presence_penalty", "there is no such setting"},
+      {"do_sample", "write `temperature`; 0 is greedy"},
+      {"top_logprobs", "write `logprobs`, a number"},
+      {"n", "write a line for each sample"},
+      {"temprature", "did you mean `temperature`?"},
   };
   for (const auto& [key, message] : cases) {
     EXPECT_THAT(refusal(R"({"prompt": "a", ")" + key + R"(": 1})"), HasSubstr(message)) << key;
@@ -164,7 +165,74 @@ TEST(PromptLine, RefusesKeysThatLookLikeSettingsAndSaysWhereTheyBelong) {
     EXPECT_EQ(parse_prompt_line(R"({"prompt": "a", ")" + std::string(key) + R"(": 1})").text, "a");
   }
   EXPECT_EQ(parse_prompt_line(R"({"prompt": "a", "logprobs": []})").text, "a");
-  EXPECT_THAT(refusal(R"({"prompt": "a", "logprobs": 2})"), HasSubstr("give --logprobs"));
+  EXPECT_EQ(parse_prompt_line(R"({"prompt": "a", "logprobs": 2})").own.logprobs, 2);
+}
+
+TEST(PromptLine, TakesSettingsOfItsOwn) {
+  const OwnSettings own =
+      parse_prompt_line(R"({"prompt": "a", "max_new_tokens": 7, "min_new_tokens": 2,
+      "temperature": 0.5, "top_k": -1, "top_p": 0.25, "min_p": 0.125, "repetition_penalty": 1.5,
+      "presence_penalty": -0.5, "frequency_penalty": 2, "logit_bias": {"17": -100, "0": 1.5},
+      "seed": -3, "stop": "end", "ignore_eos": true, "logprobs": 0, "prompt_logprobs": 4})")
+          .own;
+  OwnSettings wanted;
+  wanted.max_new_tokens = 7;
+  wanted.min_new_tokens = 2;
+  wanted.temperature = 0.5F;
+  wanted.top_k = 0;
+  wanted.top_p = 0.25F;
+  wanted.min_p = 0.125F;
+  wanted.repetition_penalty = 1.5F;
+  wanted.presence_penalty = -0.5F;
+  wanted.frequency_penalty = 2.0F;
+  wanted.logit_bias = {{0, 1.5F}, {17, -100.0F}};
+  wanted.seed = static_cast<std::uint64_t>(-3);
+  wanted.draw_number = 0;
+  wanted.stop = {"end"};
+  wanted.ignore_eos = true;
+  wanted.logprobs = 0;
+  wanted.prompt_logprobs = 4;
+  EXPECT_EQ(own, wanted);
+  EXPECT_EQ(parse_prompt_line(R"({"prompt": "a", "temperature": null, "stop": null})").own,
+            OwnSettings());
+  Prompt prompt;
+  prompt.text = "a";
+  prompt.own = own;
+  prompt.stream = true;
+  const Prompt back = Prompt::deserialize(prompt.serialize());
+  EXPECT_EQ(back.own, own);
+  EXPECT_TRUE(back.stream);
+}
+
+TEST(PromptLine, SaysWhichSettingIsWrong) {
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {R"("temperature": -1)", "`temperature` is not a number from 0 or 1e-30 to 1e+30"},
+      {R"("temperature": "hot")", "`temperature`"},
+      {R"("temperature": true)", "`temperature`"},
+      {R"("temperature": 1e999)", "not JSON"},
+      {R"("top_p": 0)", "`top_p`"},
+      {R"("top_p": 1.5)", "`top_p`"},
+      {R"("top_k": -2)", "`top_k` is not an integer from -1"},
+      {R"("min_p": 2)", "`min_p`"},
+      {R"("repetition_penalty": 0)", "`repetition_penalty`"},
+      {R"("presence_penalty": [])", "`presence_penalty`"},
+      {R"("frequency_penalty": 1e9)", "`frequency_penalty`"},
+      {R"("logit_bias": [1])", "`logit_bias` is not an object"},
+      {R"("logit_bias": {"x": 1})", "`logit_bias`: `x` is no token id"},
+      {R"("logit_bias": {"-1": 1})", "`logit_bias`: `-1` is no token id"},
+      {R"("logit_bias": {"1": 101})", "`logit_bias`: the bias of token 1"},
+      {R"("logit_bias": {"1": "a"})", "`logit_bias`: the bias of token 1"},
+      {R"("seed": 1.5)", "`seed`"},
+      {R"("stop": 1)", "`stop` is neither"},
+      {R"("stop": ["a", ""])", "`stop` holds an empty text"},
+      {R"("ignore_eos": 1)", "`ignore_eos` is not true or false"},
+      {R"("logprobs": 101)", "`logprobs` is not an integer from 0 to 100"},
+      {R"("logprobs": true)", "`logprobs`"},
+      {R"("min_new_tokens": -1)", "`min_new_tokens`"},
+  };
+  for (const auto& [member, message] : cases) {
+    EXPECT_THAT(refusal(R"({"prompt": "a", )" + member + "}"), HasSubstr(message)) << member;
+  }
 }
 
 TEST(PromptLine, RefusesDeepNestingInsteadOfCrashing) {
@@ -192,15 +260,15 @@ TEST(Prompt, SurvivesTheTripBetweenRanks) {
   EXPECT_EQ(back.id, prompt.id);
   EXPECT_EQ(back.text, prompt.text);
   EXPECT_FALSE(back.ids);
-  EXPECT_FALSE(back.max_new_tokens);
+  EXPECT_FALSE(back.own.max_new_tokens);
   EXPECT_EQ(back.where, prompt.where);
   prompt.text.reset();
   prompt.ids = {5, 0, 2147483647};
-  prompt.max_new_tokens = 9;
+  prompt.own.max_new_tokens = 9;
   back = Prompt::deserialize(prompt.serialize());
   EXPECT_FALSE(back.text);
   EXPECT_EQ(back.ids, prompt.ids);
-  EXPECT_EQ(back.max_new_tokens, 9);
+  EXPECT_EQ(back.own.max_new_tokens, 9);
   EXPECT_FALSE(back.no_special_tokens);
   prompt.no_special_tokens = true;
   prompt.chat_hash = "0123456789abcdef";

@@ -110,23 +110,20 @@ void Engine::leave_weights_up_to(std::int64_t rows) {
 void Engine::make_runner(Buffer slots) {
   if (!stay_rows_) stay_rows_ = measure_stay_rows(slots);
   world_->all_or_none([&] {
-    const std::int64_t vocabulary =
-        config_.score
-            ? open_.model->config().vocabulary
-            : std::min<std::int64_t>(tokenizer_->size(), open_.model->config().vocabulary);
-    runner_ =
-        std::make_unique<PassRunner>(PassRunner::Parts{.device = *backend_->device,
-                                                       .ops = *backend_->ops,
-                                                       .communicator = backend_->communicator.get(),
-                                                       .model = *open_.model,
-                                                       .weights = *weights_,
-                                                       .plan = *plan_,
-                                                       .rank = world_->rank(),
-                                                       .world = world_->size(),
-                                                       .vocabulary = vocabulary,
-                                                       .top = static_cast<int>(config_.logprobs),
-                                                       .stay_rows = *stay_rows_},
-                                     std::move(slots));
+    const std::int64_t vocabulary = open_.model->config().vocabulary;
+    runner_ = std::make_unique<PassRunner>(
+        PassRunner::Parts{.device = *backend_->device,
+                          .ops = *backend_->ops,
+                          .communicator = backend_->communicator.get(),
+                          .model = *open_.model,
+                          .weights = *weights_,
+                          .plan = *plan_,
+                          .rank = world_->rank(),
+                          .world = world_->size(),
+                          .vocabulary = vocabulary,
+                          .drawable = std::min<std::int64_t>(tokenizer_->size(), vocabulary),
+                          .stay_rows = *stay_rows_},
+        std::move(slots));
   });
 }
 
@@ -206,7 +203,7 @@ std::vector<Agreed> Engine::agreement() const {
   for (Tier tier : plan_->tiers) tiers += name_of(tier).front();
   std::string stops;  // each with its length: `a|b` is not `a` and `b`
   for (const std::string& stop : config_.stop) stops += fmt::format("{}:{} ", stop.size(), stop);
-  const SampleRow s = GenerationOptions::from(config_).sampling;
+  const GenerationSettings s = GenerationOptions::from(config_).settings;
   return {
       {"--compute-dtype", std::string(name_of(plan_->compute_dtype))},
       {"--weight-format", name_of(plan_->block_format)},
@@ -230,7 +227,7 @@ GenerationOptions Engine::generation_options() const {
   GenerationOptions options = GenerationOptions::from(config_);
   options.vocabulary = open_.model->config().vocabulary;
   options.max_positions = open_.model->config().max_positions;
-  if (!config_.ignore_eos) options.eos_ids = open_.model->config().eos_ids;
+  options.eos_ids = open_.model->config().eos_ids;
   return options;
 }
 

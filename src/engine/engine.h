@@ -8,6 +8,7 @@
 
 #include "engine/agreement.h"
 #include "engine/backend_choice.h"
+#include "engine/generation_options.h"
 #include "engine/generator.h"
 #include "engine/memory_plan.h"
 #include "engine/model_weights.h"

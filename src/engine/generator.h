@@ -6,30 +6,15 @@
 #include <string>
 #include <vector>
 
+#include "engine/admission.h"
+#include "engine/generation_options.h"
 #include "engine/pass_runner.h"
 #include "engine/scheduler.h"
 #include "engine/work_exchange.h"
 #include "text/tokenizer.h"
 #include "zero_infer/dtype.h"
-#include "zero_infer/run_config.h"
 
 namespace zi {
-
-/// How sequences are drawn and ended; the same on every rank.
-struct GenerationOptions {
-  std::int64_t max_new_tokens = 100;
-  SampleRow sampling;                 // temperature .. seed; the rest is set for each row
-  std::vector<std::int32_t> eos_ids;  // empty with --ignore-eos
-  std::vector<std::string> stop;
-  std::int64_t logprobs = 0;
-  bool score = false;
-  bool special_tokens = true;      // with what the tokenizer's post-processor adds to a text
-  std::int64_t vocabulary = 0;     // valid prompt ids are below this
-  std::int64_t max_positions = 0;  // tokens of a sequence at most; 0: the model has no limit
-  bool stream_text = false;        // rank 0's sink wants text as it comes
-
-  static GenerationOptions from(const RunConfig& config);
-};
 
 /// What to do when a model gives NaN or infinity at products of this type.
 std::string advice_for_not_finite(DType compute_dtype);
@@ -42,6 +27,7 @@ struct GenerationStats {
   std::int64_t sequences = 0;
   FailedPrompts failed;
   std::int64_t preemptions = 0;
+  std::int64_t cancelled = 0;
   double seconds = 0;       // at work
   double idle_seconds = 0;  // no rank had a prompt: a slow pipe
 };
@@ -63,26 +49,22 @@ class Generator {
   const FailedPrompts& failed_prompts() const { return all_failed_; }
 
  private:
+  RankStatus status() const;
   void admit(Prompt prompt);
-  /// How long a sequence can be, and why.
-  struct Room {
-    std::int64_t tokens;
-    const char* of;    // what holds that many tokens
-    const char* what;  // to do for more
-  };
-  Room room() const;
-  /// Its ids. Throws PromptError for a text that does not fit next to the new tokens.
-  std::vector<std::int32_t> tokens_of(const Prompt& prompt, const Room& room,
-                                      std::int64_t new_tokens) const;
-  /// Throws PromptError when it cannot be used.
-  std::unique_ptr<Sequence> make_sequence(Prompt prompt) const;
+  /// Frees the lane of a sequence whose result nobody wants any more.
+  void cancel(std::uint64_t index);
   /// Whether the next pass is the last one of every active sequence, whatever is drawn.
   bool ending() const;
+  /// Adds a chunk to the pass that is being made.
+  void add_rows(const Chunk& chunk);
   void run_pass(const WorkExchange::Turn& turn);
   SampleRow sample_row(const Sequence& s, std::int64_t target_row) const;
   void take_token(Sequence& s, std::size_t row);
   void take_score(Sequence& s, std::size_t row);
-  void append_text(Sequence& s, const std::string& more);
+  /// The log-probabilities of a row of results, with `top` of its best ids.
+  TokenLogprob logprob_of(std::int32_t id, std::size_t row, int top) const;
+  /// Tells what is new of a sequence whose tokens are told as they come.
+  void tell(Sequence& s);
   void finish(Sequence& s);
   /// Frees the lane of a sequence that ends without a result.
   void fail(Sequence& s);
@@ -93,14 +75,17 @@ class Generator {
   Scheduler scheduler_;
   int rank_;
   GenerationOptions options_;
+  Admission admission_;
   std::function<int()> stop_signal_;
   GenerationStats stats_;
   FailedPrompts all_failed_;
   std::string outbox_;
 
   // Of the pass being run; kept to spare allocations.
+  std::vector<std::int32_t> ids_;
   std::vector<std::int32_t> logits_rows_;
   std::vector<SampleRow> samples_;
+  std::vector<Sequence*> owners_;  // of the samples
 };
 
 }  // namespace zi

@@ -259,7 +259,7 @@ MemoryPlan make_plan(const PlanInput& in, const RunConfig& config) {
   const Room room = room_of(in);
   plan.device_room = room.device;
   plan.host_room = room.host;
-  plan.results = PassRunner::results_bytes(plan.pass_tokens, config.logprobs);
+  plan.results = PassRunner::results_bytes(plan.pass_tokens);
   // Before the tiers are known, every block counts as one that travels: slots are needed.
   const bool copied_and_gathered = in.world > 1 && !plan.all_stay() &&
                                    (config.cpu_offload || config.nvme_offload_path.has_value());

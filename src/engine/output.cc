@@ -62,8 +62,9 @@ std::vector<OutputEvent> read_events(std::string_view bytes) {
 }
 
 void OutputSink::started(std::uint64_t, int, const std::string&) {}
-void OutputSink::text(std::uint64_t, const std::string&) {}
-void OutputSink::failed(std::uint64_t) {}
+void OutputSink::told(std::uint64_t, const Delta&) {}
+void OutputSink::failed(std::uint64_t, const std::string&) {}
+void OutputSink::ranks(std::span<const RankStatus>) {}
 
 JsonlSink::JsonlSink(ResultFile file, std::optional<std::uint64_t> total, bool show_progress)
     : file_(std::move(file)),
@@ -75,7 +76,7 @@ void JsonlSink::finished(const Result& result) {
   progress_.add(1);
 }
 
-void JsonlSink::failed(std::uint64_t) { progress_.add(1); }
+void JsonlSink::failed(std::uint64_t, const std::string&) { progress_.add(1); }
 
 std::string ConsoleSink::shown(const std::string& text) const {
   return terminal_ ? printable_prose(text) : text;
@@ -90,8 +91,8 @@ void ConsoleSink::started(std::uint64_t index, int rank, const std::string& prom
   print_front();
 }
 
-void ConsoleSink::text(std::uint64_t index, const std::string& text) {
-  open_[index].pending += shown(text);
+void ConsoleSink::told(std::uint64_t index, const Delta& delta) {
+  open_[index].pending += shown(delta.text);
   print_front();
 }
 
@@ -111,7 +112,7 @@ void ConsoleSink::finished(const Result& result) {
   print_front();
 }
 
-void ConsoleSink::failed(std::uint64_t index) {
+void ConsoleSink::failed(std::uint64_t index, const std::string&) {
   const auto found = open_.find(index);
   if (found == open_.end()) return;
   found->second.finished = true;

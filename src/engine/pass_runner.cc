@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "text/generation_settings.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
@@ -24,6 +25,7 @@ PassRunner::PassRunner(const Parts& parts, Buffer slots)
       weights_(&parts.weights),
       plan_(&parts.plan),
       vocabulary_(parts.vocabulary),
+      drawable_(parts.drawable),
       world_(parts.world),
       stay_rows_(parts.stay_rows),
       kv_(device_->allocate(plan_->kv)),
@@ -33,7 +35,7 @@ PassRunner::PassRunner(const Parts& parts, Buffer slots)
       inputs_(*device_, PassInputs::shape_of(*plan_, model_->config())),
       compute_(device_->make_stream("compute")),
       exchange_(device_->make_stream("gather", StreamPriority::kFirst)) {
-  allocate_results(parts.top);
+  allocate_results();
   embedding_ =
       std::make_unique<EmbeddingRows>(*device_, *ops_, parts.communicator, *plan_, model_->config(),
                                       parts.rank, weights_->embedding_shard(), *exchange_);
@@ -62,10 +64,11 @@ PassRunner::PassRunner(const Parts& parts, Buffer slots)
   timer_.emplace(*device_, *compute_, *fetcher_);
 }
 
-void PassRunner::allocate_results(int top) {
+void PassRunner::allocate_results() {
+  constexpr int top = kMostLogprobs;
   const auto rows = static_cast<std::size_t>(plan_->pass_tokens);
   const auto tops = rows * static_cast<std::size_t>(top);
-  results_memory_ = device_->allocate_pinned(results_bytes(plan_->pass_tokens, top));
+  results_memory_ = device_->allocate_pinned(results_bytes(plan_->pass_tokens));
   results_.ids = results_memory_.as<std::int32_t>();
   results_.logprobs = results_memory_.as<float>() + rows;
   results_.top = top;
@@ -73,8 +76,8 @@ void PassRunner::allocate_results(int top) {
   results_.top_logprobs = results_memory_.as<float>() + 2 * rows + tops;
 }
 
-std::size_t PassRunner::results_bytes(std::int64_t pass_tokens, std::int64_t top) {
-  return static_cast<std::size_t>(2 * pass_tokens * (1 + top)) * sizeof(float);
+std::size_t PassRunner::results_bytes(std::int64_t pass_tokens) {
+  return static_cast<std::size_t>(2 * pass_tokens * (1 + kMostLogprobs)) * sizeof(float);
 }
 
 void PassRunner::embed() {
@@ -84,14 +87,24 @@ void PassRunner::embed() {
 
 void PassRunner::sample(const Request& request, const float* logits, std::int64_t begin,
                         std::int64_t count) {
-  SampleResults at = results_;
-  at.ids += begin;
-  at.logprobs += begin;
-  at.top_ids += begin * at.top;
-  at.top_logprobs += begin * at.top;
-  const auto rows =
+  const std::span<const SampleRow> rows =
       request.samples.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count));
-  ops_->sample(logits, head_->ld(), vocabulary_, rows, at, *compute_);
+  const auto scores = [](const SampleRow& row) { return row.target >= 0; };
+  // Runs of rows of one kind: mostly all of them.
+  for (auto first = rows.begin(); first != rows.end();) {
+    const bool score = scores(*first);
+    const auto last =
+        std::find_if(first, rows.end(), [&](const auto& row) { return scores(row) != score; });
+    const std::int64_t row = first - rows.begin();
+    SampleResults at = results_;
+    at.ids += begin + row;
+    at.logprobs += begin + row;
+    at.top_ids += (begin + row) * at.top;
+    at.top_logprobs += (begin + row) * at.top;
+    ops_->sample(logits + row * head_->ld(), head_->ld(), score ? vocabulary_ : drawable_,
+                 {first, last}, at, *compute_);
+    first = last;
+  }
 }
 
 void PassRunner::run_head(const Request& request) {

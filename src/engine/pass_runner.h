@@ -32,7 +32,7 @@ class PassRunner {
  public:
   /// Pinned bytes for what a pass samples: ids and log-probabilities of its rows, and of the `top`
   /// best of each.
-  static std::size_t results_bytes(std::int64_t pass_tokens, std::int64_t top);
+  static std::size_t results_bytes(std::int64_t pass_tokens);
 
   /// Everything that a pass is about. `most_logits_rows` is the largest count of any rank, so that
   /// all take part in the same exchanges; an idle rank has no chunks.
@@ -57,8 +57,8 @@ class PassRunner {
     const MemoryPlan& plan;
     int rank;
     int world;
-    std::int64_t vocabulary;  // ids from this one on are never sampled
-    int top;                  // how many best ids to report a row
+    std::int64_t vocabulary;  // of the model: a score's log-probability is over all of its ids
+    std::int64_t drawable;    // ids from this one on are never drawn
     /// Where the plan lets weights stay: the largest row count of any rank for which they do.
     std::int64_t stay_rows = 0;
   };
@@ -87,7 +87,7 @@ class PassRunner {
   /// What fixes every launch of a decoding pass whose blocks all rest on the device of one rank.
   using Shape = std::tuple<std::size_t, int, std::size_t>;  // sequences, max_pages, logits rows
 
-  void allocate_results(int top);
+  void allocate_results();
   void enqueue(const Request& request);
   void embed();
   void run_blocks(const Request& request);
@@ -107,6 +107,7 @@ class PassRunner {
   const ModelWeights* weights_;
   const MemoryPlan* plan_;
   std::int64_t vocabulary_;
+  std::int64_t drawable_;
   int world_;
   std::int64_t stay_rows_;
 

@@ -26,14 +26,23 @@ class Scheduler {
  public:
   Scheduler(std::int64_t lanes, std::int64_t pass_tokens, std::int64_t kv_pages);
 
+  std::int64_t lanes() const { return lanes_; }
   std::int64_t active() const { return static_cast<std::int64_t>(sequences_.size()); }
   std::int64_t free_lanes() const { return lanes_ - active(); }
   template <typename Predicate>
   bool all_of(Predicate predicate) const {
     return std::ranges::all_of(sequences_, [&](const auto& s) { return predicate(*s); });
   }
+  /// The first sequence that it holds for; null where there is none.
+  template <typename Predicate>
+  Sequence* find(Predicate predicate) const {
+    const auto at = std::ranges::find_if(sequences_, [&](const auto& s) { return predicate(*s); });
+    return at == sequences_.end() ? nullptr : at->get();
+  }
   /// Tokens of the longest sequence that the pages can hold.
   std::int64_t max_sequence_tokens() const;
+  std::int64_t kv_pages() const { return kv_pages_; }
+  std::int64_t kv_pages_used() const { return kv_pages_ - static_cast<std::int64_t>(free_.size()); }
   /// How often a sequence was preempted.
   std::int64_t preemptions() const { return preemptions_; }
 

@@ -1,10 +1,11 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
-#include <utility>
 #include <vector>
 
+#include "text/generation_settings.h"
 #include "text/prompt.h"
 #include "text/result.h"
 #include "text/tokenizer.h"
@@ -19,22 +20,40 @@ struct Sequence {
   std::string prompt_text;
   std::vector<std::int32_t> tokens;  // the prompt's, then the new ones
   std::int64_t prompt_tokens = 0;
-  std::int64_t max_new_tokens = 0;
+  GenerationSettings settings;
+  std::int64_t max_new_tokens = 0;  // of the settings, in numbers
 
   std::int64_t computed = 0;        // tokens whose keys and values are in the pages
   std::vector<std::int32_t> pages;  // of the KV cache, in order of position
   std::uint64_t order = 0;          // of admission to this rank
 
   TextStream stream;
-  std::string text;  // of the new tokens so far, whole characters
+  std::string text;            // of the new tokens so far, whole characters
+  std::size_t stops_from = 0;  // where in it stop texts count
+  std::size_t told = 0;        // bytes of it that Deltas have had
   std::string finish_reason;
   std::vector<TokenLogprob> logprobs;
-  std::vector<float> token_logprobs;  // with --score
-  bool not_finite = false;            // the model gave NaN or infinity: it ends without a result
+  std::vector<TokenLogprob> prompt_logprobs;
+  Delta delta;              // since the last take_delta; its text is still in `text`
+  bool not_finite = false;  // the model gave NaN or infinity: it ends without a result
 
   std::int64_t new_tokens() const {
     return static_cast<std::int64_t>(tokens.size()) - prompt_tokens;
   }
+  /// Whether nothing but the log-probabilities of its prompt is wanted.
+  bool only_prompt() const { return max_new_tokens == 0; }
+
+  /// Takes a drawn token with its text. `end_of_text`: it is one that ends a text.
+  void take_token(std::int32_t id, bool end_of_text);
+  /// What it has got since the last call.
+  Delta take_delta();
+  /// All of it; it is over.
+  Result take_result();
+
+ private:
+  void append_text(const std::string& more);
+  /// Bytes at the end of the text that may be the beginning of a stop text.
+  std::size_t held_back() const;
 };
 
 }  // namespace zi

@@ -1,9 +1,7 @@
 #include "engine/work_exchange.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
-#include <thread>
 
 #include "zero_infer/error.h"
 #include "zero_infer/ops.h"
@@ -48,14 +46,14 @@ void WorkExchange::deliver(std::string_view outbox) {
         case OutputEvent::Kind::kStarted:
           sink_->started(event.index, event.rank, event.body);
           break;
-        case OutputEvent::Kind::kText:
-          sink_->text(event.index, event.body);
+        case OutputEvent::Kind::kDelta:
+          sink_->told(event.index, Delta::deserialize(event.body));
           break;
         case OutputEvent::Kind::kFinished:
           sink_->finished(Result::deserialize(event.body));
           break;
         case OutputEvent::Kind::kFailed:
-          sink_->failed(event.index);
+          sink_->failed(event.index, event.body);
           break;
       }
     }
@@ -66,9 +64,9 @@ std::vector<std::string> WorkExchange::deal(const std::vector<Wire>& ranks) {
   std::vector<std::int64_t> free, active;
   std::int64_t wanted = 0;
   for (const Wire& w : ranks) {
-    free.push_back(w.report.free_lanes);
-    active.push_back(w.report.active);
-    wanted += w.report.free_lanes;
+    free.push_back(w.report.free_lanes());
+    active.push_back(w.report.status.active);
+    wanted += w.report.free_lanes();
   }
   const std::vector<Prompt> prompts = source_->take(static_cast<std::size_t>(wanted), false);
   std::vector<std::string> items(ranks.size());
@@ -86,9 +84,20 @@ std::vector<std::string> WorkExchange::deal(const std::vector<Wire>& ranks) {
   return items;
 }
 
+std::vector<std::uint64_t> WorkExchange::share(const std::vector<std::uint64_t>& cancelled) const {
+  std::string bytes(reinterpret_cast<const char*>(cancelled.data()),
+                    cancelled.size() * sizeof(std::uint64_t));
+  bytes = world_->broadcast(std::move(bytes), 0);
+  std::vector<std::uint64_t> all(bytes.size() / sizeof(std::uint64_t));
+  std::memcpy(all.data(), bytes.data(), all.size() * sizeof(std::uint64_t));
+  return all;
+}
+
 WorkExchange::Turn WorkExchange::take_turn(const Report& report, std::string_view outbox) {
   const bool open = world_->rank() == 0 && !source_->exhausted();
-  const Wire mine{report, outbox.size(), open ? 1 : 0};
+  const std::vector<std::uint64_t> cancelled =
+      world_->rank() == 0 ? source_->cancelled() : std::vector<std::uint64_t>();
+  const Wire mine{report, outbox.size(), open ? 1 : 0, static_cast<std::int32_t>(cancelled.size())};
   const std::vector<Wire> ranks = world_->all_gather(mine);
 
   Turn turn;
@@ -97,16 +106,21 @@ WorkExchange::Turn WorkExchange::take_turn(const Report& report, std::string_vie
   bool anything_said = false;
   bool ending = true;
   for (const Wire& w : ranks) {
-    wanted += w.report.free_lanes;
-    active += w.report.active;
-    turn.most_active = std::max(turn.most_active, w.report.active);
+    wanted += w.report.free_lanes();
+    active += w.report.status.active;
+    turn.most_active = std::max(turn.most_active, w.report.status.active);
     turn.failed.refused += w.report.failed.refused;
     turn.failed.not_finite += w.report.failed.not_finite;
-    ending = ending && (w.report.active == 0 || w.report.ending);
+    ending = ending && (w.report.status.active == 0 || w.report.ending);
     turn.signal = std::max(turn.signal, w.report.signal);
     anything_said = anything_said || w.outbox_bytes > 0;
   }
   if (anything_said) deliver(outbox);
+  if (world_->rank() == 0) {
+    std::vector<RankStatus> statuses;
+    for (const Wire& w : ranks) statuses.push_back(w.report.status);
+    sink_->ranks(statuses);
+  }
   if (turn.signal != 0) {
     turn.leave = true;
     return turn;
@@ -122,11 +136,13 @@ WorkExchange::Turn WorkExchange::take_turn(const Report& report, std::string_vie
     turn.most_active = header.most_active;
     active += header.dealt;
   }
+  if (ranks.front().cancelled > 0) turn.cancelled = share(cancelled);
   turn.last = ending && !source_open;
   turn.run = active > 0;
   turn.leave = !turn.run && !source_open;
   if (!turn.run && source_open) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));  // a slow pipe, and nothing to do
+    // Nothing to do. The others wait for rank 0 in the next exchange.
+    if (world_->rank() == 0) source_->wait();
   }
   return turn;
 }

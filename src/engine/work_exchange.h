@@ -23,20 +23,21 @@ struct FailedPrompts {
 class WorkExchange {
  public:
   struct Report {
-    std::int64_t free_lanes = 0;
-    std::int64_t active = 0;
+    RankStatus status;
+    std::int64_t free_lanes() const { return status.lanes - status.active; }
     bool ending = false;      // the next pass is the last one of all active ones
     FailedPrompts failed;     // so far on this rank
     std::int32_t signal = 0;  // SIGINT or SIGTERM was received
   };
   struct Turn {
-    std::vector<Prompt> prompts;   // for this rank's lanes
-    std::int64_t most_active = 0;  // the largest number of busy lanes of any rank
-    bool last = false;             // no pass will follow
-    bool run = false;              // somebody works: run a pass
-    bool leave = false;            // all leave
-    std::int32_t signal = 0;       // the signal that some rank received
-    FailedPrompts failed;          // of all ranks
+    std::vector<Prompt> prompts;           // for this rank's lanes
+    std::vector<std::uint64_t> cancelled;  // of any rank: nobody wants their results any more
+    std::int64_t most_active = 0;          // the largest number of busy lanes of any rank
+    bool last = false;                     // no pass will follow
+    bool run = false;                      // somebody works: run a pass
+    bool leave = false;                    // all leave
+    std::int32_t signal = 0;               // the signal that some rank received
+    FailedPrompts failed;                  // of all ranks
   };
 
   /// `source` and `sink` are used on rank 0 and may be null elsewhere.
@@ -59,9 +60,12 @@ class WorkExchange {
   struct Wire {
     Report report;
     std::uint64_t outbox_bytes = 0;
-    std::int32_t open = 0;  // rank 0: the source can still give prompts
+    std::int32_t open = 0;       // rank 0: the source can still give prompts
+    std::int32_t cancelled = 0;  // rank 0: how many of its prompts nobody wants any more
   };
   void deliver(std::string_view outbox);
+  /// Rank 0's list on every rank.
+  std::vector<std::uint64_t> share(const std::vector<std::uint64_t>& cancelled) const;
   /// On rank 0: the prompts for each rank, given to the rank with the most free lanes first.
   std::vector<std::string> deal(const std::vector<Wire>& ranks);
 

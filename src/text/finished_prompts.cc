@@ -77,6 +77,8 @@ class SkipDone : public PromptSource {
            std::optional<std::int64_t> max_new_tokens)
       : source_(std::move(source)), done_(std::move(done)), max_new_tokens_(max_new_tokens) {}
 
+  void wait() override { source_->wait(); }
+
   std::vector<Prompt> take(std::size_t most, bool wait) override {
     for (;;) {
       std::vector<Prompt> prompts = source_->take(most, wait);
@@ -108,7 +110,7 @@ class SkipDone : public PromptSource {
 
   void compare_limit(const Prompt& prompt, const FinishedPrompt& finished) {
     if (!max_new_tokens_) return;
-    const std::int64_t limit = prompt.max_new_tokens.value_or(*max_new_tokens_);
+    const std::int64_t limit = prompt.own.max_new_tokens.value_or(*max_new_tokens_);
     if (finished.fits_limit(limit)) return;
     max_new_tokens_.reset();  // one warning is enough
     log_warning(fmt::format(
@@ -116,7 +118,7 @@ class SkipDone : public PromptSource {
         "finished stays as it is; to have all prompts run with the new limit, give --output "
         "another file",
         prompt.where, in_quotes(prompt.id), finished.new_tokens, limit,
-        prompt.max_new_tokens ? "its `max_new_tokens`" : "--max-new-tokens"));
+        prompt.own.max_new_tokens ? "its `max_new_tokens`" : "--max-new-tokens"));
   }
 
   std::unique_ptr<PromptSource> source_;

@@ -15,7 +15,8 @@ std::string Prompt::serialize() const {
   out.put(id);
   out.put(text);
   out.put(ids);
-  out.put(max_new_tokens);
+  own.write(out);
+  out.put(stream);
   out.put(static_cast<char>(no_special_tokens));
   out.put(chat_hash);
   out.put(where);
@@ -30,7 +31,8 @@ Prompt Prompt::deserialize(std::string_view bytes) {
   prompt.id = in.text();
   prompt.text = in.optional(text);
   prompt.ids = in.optional([&] { return in.vector([&] { return in.get<std::int32_t>(); }); });
-  prompt.max_new_tokens = in.optional([&] { return in.get<std::int64_t>(); });
+  prompt.own = OwnSettings::read(in);
+  prompt.stream = in.get<bool>();
   prompt.no_special_tokens = in.get<char>() != 0;
   prompt.chat_hash = in.text();
   prompt.where = in.text();

@@ -6,6 +6,8 @@
 #include <string_view>
 #include <vector>
 
+#include "text/generation_settings.h"
+
 namespace zi {
 
 /// One prompt as the user gave it. Exactly one of `text` and `ids` is set.
@@ -14,7 +16,8 @@ struct Prompt {
   std::string id;           // JSON value as text (`"a"`, `17`); the index where the file has none
   std::optional<std::string> text;
   std::optional<std::vector<std::int32_t>> ids;
-  std::optional<std::int64_t> max_new_tokens;
+  OwnSettings own;      // settings of its own, in place of the job's
+  bool stream = false;  // each new token is told as it comes, not only the finished text
   /// The text comes from a chat template, which writes the special tokens itself: none are added.
   bool no_special_tokens = false;
   std::string chat_hash;  // of the messages and the template, where there were any

@@ -9,6 +9,7 @@
 #include "base/suggestion.h"
 #include "text/chat_prompt.h"
 #include "text/json_line.h"
+#include "text/settings_json.h"
 #include "zero_infer/error.h"
 
 namespace zi {
@@ -31,16 +32,18 @@ std::vector<std::int32_t> parse_ids(const json& values) {
   return ids;
 }
 
-std::int64_t parse_max_new_tokens(const json& value) {
-  constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
-  if (!value.is_number_integer() || value < 1 || value > kMost) {
-    throw PromptError("`max_new_tokens` is not an integer of at least 1");
-  }
-  return value.get<std::int64_t>();
+const std::vector<std::string>& known_keys() {
+  static const std::vector<std::string> keys = [] {
+    std::vector<std::string> all = setting_keys();
+    for (const char* key :
+         {"id", "prompt", "prompt_ids", "messages", "max_new_tokens", "min_new_tokens", "logprobs",
+          "prompt_logprobs", "tools", "chat_template_kwargs"}) {
+      all.emplace_back(key);
+    }
+    return all;
+  }();
+  return keys;
 }
-
-const std::vector<std::string> kKeys = {
-    "id", "prompt", "prompt_ids", "messages", "max_new_tokens", "tools", "chat_template_kwargs"};
 
 /// Keys that other programs read in such a line, and what to do here.
 struct ForeignKey {
@@ -63,38 +66,48 @@ constexpr ForeignKey kForeign[] = {
     {"continue_final_message", kNoSetting},
     {"chat_template", "the checkpoint's own template counts (chat_template.jinja there)"},
     {"system", "put it into `messages`, with the role `system`"},
-    {"temperature", "give --temperature, for all prompts"},
-    {"top_p", "give --top-p, for all prompts"},
-    {"top_k", "give --top-k, for all prompts"},
-    {"repetition_penalty", "give --repetition-penalty, for all prompts"},
-    {"seed", "give --seed, for all prompts"},
-    {"stop", "give --stop, for all prompts"},
-    {"logprobs", "give --logprobs, for all prompts"},
-    {"top_logprobs", "give --logprobs, for all prompts"},
-    {"min_p", kNoSetting},
-    {"frequency_penalty", kNoSetting},
-    {"presence_penalty", kNoSetting},
-    {"logit_bias", kNoSetting},
+    {"top_logprobs", "write `logprobs`, a number"},
+    {"min_tokens", "write `min_new_tokens`"},
+    {"n", "write a line for each sample, with seeds of their own"},
+    {"best_of", kNoSetting},
+    {"stream", "results are written as they finish"},
     {"response_format", kNoSetting},
-    {"do_sample", "give --temperature, for all prompts"},
+    {"do_sample", "write `temperature`; 0 is greedy"},
 };
 
 /// Other keys are the user's own, and not looked at; but none that looks like a setting is ignored.
 void check_keys(const json& object) {
   constexpr std::size_t kShort = 3;  // `idx` and `uid` are not meant to be `id`
-  for (const auto& [key, value] : object.items()) {
-    if (std::ranges::find(kKeys, key) != kKeys.end()) continue;
-    if (key == "logprobs" && value.is_array()) continue;  // a result that is a prompt again
+  for (const auto& item : object.items()) {
+    const std::string& key = item.key();
+    if (std::ranges::find(known_keys(), key) != known_keys().end()) continue;
     const auto foreign = std::ranges::find(kForeign, key, &ForeignKey::key);
     if (foreign != std::end(kForeign)) {
       throw PromptError(fmt::format("{} is no key of a line: {}", in_quotes(key), foreign->advice));
     }
     if (key.size() <= kShort) continue;
-    const std::string near = suggestion(key, kKeys);
+    const std::string near = suggestion(key, known_keys());
     if (!near.empty()) {
       throw PromptError(fmt::format("{} is no key of a line{}", in_quotes(key), near));
     }
   }
+}
+
+OwnSettings parse_own_settings(const json& object) {
+  constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
+  OwnSettings own;
+  read_settings(object, own);
+  own.max_new_tokens = read_count(object, "max_new_tokens", 1, kMost);
+  own.min_new_tokens = read_count(object, "min_new_tokens", 0, kMost);
+  const auto logprobs = [&](const char* key) -> std::optional<int> {
+    // A result may be a prompt again: its log-probabilities are a list.
+    if (const auto value = object.find(key); value != object.end() && value->is_array()) return {};
+    const auto count = read_count(object, key, 0, kMostLogprobs);
+    return count ? std::optional(static_cast<int>(*count)) : std::nullopt;
+  };
+  own.logprobs = logprobs("logprobs");
+  own.prompt_logprobs = logprobs("prompt_logprobs");
+  return own;
 }
 
 }  // namespace
@@ -110,9 +123,7 @@ Prompt parse_prompt_line(std::string_view line, const CheckpointChat* chat) {
   if (int{text != object.end()} + int{ids != object.end()} + int{messages} > 1) {
     throw PromptError("more than one of `prompt`, `prompt_ids` and `messages`; give one of them");
   }
-  if (const auto most = object.find("max_new_tokens"); most != object.end()) {
-    prompt.max_new_tokens = parse_max_new_tokens(*most);
-  }
+  prompt.own = parse_own_settings(object);
   if (messages) {
     const ChatRequest request = parse_chat_line(line);
     if (chat == nullptr) throw PromptError("`messages` need a model with a chat template");

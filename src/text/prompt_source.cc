@@ -150,6 +150,11 @@ class JsonlPrompts : public PromptSource {
     return ended_ && queue_.empty() && !failure_;
   }
 
+  void wait() override {
+    std::unique_lock lock(mutex_);
+    changed_.wait_for(lock, kMostWait, [&] { return !queue_.empty() || ended_; });
+  }
+
   /// Counted by reading the file once more, when first asked for.
   std::optional<std::uint64_t> total() const override {
     if (!counted_) {

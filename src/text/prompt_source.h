@@ -29,6 +29,10 @@ class PromptSource {
   /// How many prompts there are in all, lines that cannot be used included, where that is known:
   /// flags and files of up to 1 GiB; not pipes. Reads the file when first called.
   virtual std::optional<std::uint64_t> total() const = 0;
+  /// Waits until one of the functions here may say something new, at most about 0.1 s.
+  virtual void wait() {}
+  /// Indices of prompts that were taken and whose results nobody wants any more, each told once.
+  virtual std::vector<std::uint64_t> cancelled() { return {}; }
 };
 
 using PromptErrorCallback = std::function<void(const std::string& message)>;
@@ -38,13 +42,13 @@ using PromptErrorCallback = std::function<void(const std::string& message)>;
 std::unique_ptr<PromptSource> prompts_from_flags(
     const std::vector<std::string>& texts, std::shared_ptr<const CheckpointChat> chat = nullptr);
 /// `path` may be `-` for standard input. One JSON object a line: {"prompt": ..}, {"prompt_ids":
-/// [..]} or {"messages": [..]}, which `chat` renders, optional `id` (string or integer),
-/// `max_new_tokens`; other keys are ignored; so are empty lines. A malformed line, or one with an
-/// id that an earlier line has, is reported with file, line and reason, and the others run; it
-/// keeps its index. Reads ahead on a thread of its own, with a bounded queue. Throws IoError when
-/// the file cannot be opened; `take` throws it when reading fails, and CheckpointError for messages
-/// without a template that can be used: already this function does, where the first line of a
-/// regular file has messages.
+/// [..]} or {"messages": [..]}, which `chat` renders, optional `id` (string or integer), and
+/// settings of its own (OwnSettings); other keys are ignored; so are empty lines. A malformed line,
+/// or one with an id that an earlier line has, is reported with file, line and reason, and the
+/// others run; it keeps its index. Reads ahead on a thread of its own, with a bounded queue. Throws
+/// IoError when the file cannot be opened; `take` throws it when reading fails, and CheckpointError
+/// for messages without a template that can be used: already this function does, where the first
+/// line of a regular file has messages.
 std::unique_ptr<PromptSource> prompts_from_jsonl(
     const std::filesystem::path& path, PromptErrorCallback on_error,
     std::shared_ptr<const CheckpointChat> chat = nullptr);

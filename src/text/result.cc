@@ -4,6 +4,7 @@
 
 #include <charconv>
 #include <cmath>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <tuple>
 #include <utility>
@@ -15,6 +16,7 @@ namespace zi {
 namespace {
 
 using Json = nlohmann::ordered_json;
+constexpr char kDeltaKind = 'D';
 constexpr char kResultKind = 'R';
 
 /// The double whose shortest form is that of the float: `-0.1` and not `-0.10000000149011612`.
@@ -47,7 +49,75 @@ Json id_value(const Result& result) {
   return value.is_discarded() ? Json(result.id) : value;
 }
 
+void write(WireWriter& out, const std::vector<TokenLogprob>& logprobs) {
+  out.put(static_cast<std::uint64_t>(logprobs.size()));
+  for (const TokenLogprob& token : logprobs) token.write(out);
+}
+
+void write(WireWriter& out, const std::optional<std::vector<TokenLogprob>>& logprobs) {
+  out.put(logprobs.has_value());
+  if (logprobs) write(out, *logprobs);
+}
+
+std::vector<TokenLogprob> read_logprobs(WireReader& in) {
+  return in.vector([&] { return TokenLogprob::read(in); });
+}
+
 }  // namespace
+
+void TokenLogprob::write(WireWriter& out) const {
+  out.put(id);
+  out.put(logprob);
+  out.put(static_cast<std::uint64_t>(top.size()));
+  for (const auto& [best, of_best] : top) {
+    out.put(best);
+    out.put(of_best);
+  }
+}
+
+TokenLogprob TokenLogprob::read(WireReader& in) {
+  const auto id_and_logprob = [&] {
+    const auto id = in.get<std::int32_t>();
+    return std::pair(id, in.get<float>());
+  };
+  TokenLogprob token;
+  std::tie(token.id, token.logprob) = id_and_logprob();
+  token.top = in.vector(id_and_logprob);
+  return token;
+}
+
+std::string Delta::serialize() const {
+  WireWriter out(kDeltaKind);
+  out.put(text);
+  out.put(new_tokens);
+  write(out, logprobs);
+  write(out, prompt_logprobs);
+  return out.take();
+}
+
+Delta Delta::deserialize(std::string_view bytes) {
+  WireReader in(kDeltaKind, bytes);
+  Delta delta;
+  delta.text = in.text();
+  delta.new_tokens = in.get<std::int64_t>();
+  delta.logprobs = read_logprobs(in);
+  delta.prompt_logprobs = read_logprobs(in);
+  in.finish();
+  return delta;
+}
+
+void Result::become_score() {
+  token_logprobs.emplace();
+  double sum = 0;
+  for (const TokenLogprob& token : prompt_logprobs.value_or(std::vector<TokenLogprob>())) {
+    token_logprobs->push_back(token.logprob);
+    sum -= static_cast<double>(token.logprob);
+  }
+  perplexity = token_logprobs->empty()
+                   ? std::numeric_limits<double>::quiet_NaN()
+                   : std::exp(sum / static_cast<double>(token_logprobs->size()));
+  prompt_logprobs.reset();
+}
 
 std::string Result::to_json() const {
   Json object;
@@ -67,6 +137,7 @@ std::string Result::to_json() const {
     object["token_ids"] = token_ids;
     object["finish_reason"] = finish_reason;
     if (logprobs) object["logprobs"] = zi::to_json(*logprobs);
+    if (prompt_logprobs) object["prompt_logprobs"] = zi::to_json(*prompt_logprobs);
   }
   return object.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
@@ -83,19 +154,8 @@ std::string Result::serialize() const {
   out.put(text);
   out.put(token_ids);
   out.put(finish_reason);
-  out.put(static_cast<char>(logprobs.has_value()));
-  if (logprobs) {
-    out.put(static_cast<std::uint64_t>(logprobs->size()));
-    for (const TokenLogprob& token : *logprobs) {
-      out.put(token.id);
-      out.put(token.logprob);
-      out.put(static_cast<std::uint64_t>(token.top.size()));
-      for (const auto& [id, logprob] : token.top) {
-        out.put(id);
-        out.put(logprob);
-      }
-    }
-  }
+  write(out, logprobs);
+  write(out, prompt_logprobs);
   out.put(token_logprobs);
   out.put(perplexity);
   return out.take();
@@ -104,16 +164,6 @@ std::string Result::serialize() const {
 Result Result::deserialize(std::string_view bytes) {
   WireReader in(kResultKind, bytes);
   const auto number = [&] { return in.get<float>(); };
-  const auto id_and_logprob = [&] {
-    const auto id = in.get<std::int32_t>();
-    return std::pair(id, in.get<float>());
-  };
-  const auto token_logprob = [&] {
-    TokenLogprob token;
-    std::tie(token.id, token.logprob) = id_and_logprob();
-    token.top = in.vector(id_and_logprob);
-    return token;
-  };
   Result result;
   result.index = in.get<std::uint64_t>();
   result.id = in.text();
@@ -126,7 +176,9 @@ Result Result::deserialize(std::string_view bytes) {
   result.text = in.text();
   result.token_ids = in.vector([&] { return in.get<std::int32_t>(); });
   result.finish_reason = in.text();
-  result.logprobs = in.optional([&] { return in.vector(token_logprob); });
+  const auto logprobs = [&] { return read_logprobs(in); };
+  result.logprobs = in.optional(logprobs);
+  result.prompt_logprobs = in.optional(logprobs);
   result.token_logprobs = in.optional([&] { return in.vector(number); });
   result.perplexity = in.get<double>();
   in.finish();

@@ -26,7 +26,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const zi::Prompt prompt = zi::parse_prompt_line(bytes);
     check(prompt.text.has_value() != prompt.ids.has_value());
     check(prompt.text ? !prompt.text->empty() : !prompt.ids->empty());
-    check(!prompt.max_new_tokens || *prompt.max_new_tokens >= 1);
+    check(!prompt.own.max_new_tokens || *prompt.own.max_new_tokens >= 1);
     const zi::Prompt back = zi::Prompt::deserialize(prompt.serialize());
     check(back.id == prompt.id && back.text == prompt.text && back.ids == prompt.ids);
     zi::Result result;

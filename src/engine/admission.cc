@@ -1,0 +1,91 @@
+#include "engine/admission.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "base/printable_text.h"
+#include "zero_infer/error.h"
+
+namespace zi {
+
+Admission::Admission(const Tokenizer& tokenizer, GenerationOptions options,
+                     std::int64_t cached_tokens)
+    : tokenizer_(&tokenizer),
+      options_(std::move(options)),
+      room_{cached_tokens, "the KV cache", "raise --kv-budget, or "} {
+  if (options_.max_positions > 0 && options_.max_positions <= cached_tokens) {
+    room_ = {options_.max_positions, "the model's positions", ""};
+  }
+}
+
+GenerationSettings Admission::settings_of(const Prompt& prompt) const {
+  GenerationSettings settings = prompt.own.over(options_.settings);
+  if (options_.score) {
+    settings.max_new_tokens = 0;
+    settings.logprobs.reset();
+    settings.prompt_logprobs = settings.prompt_logprobs.value_or(0);
+  }
+  return settings;
+}
+
+std::vector<std::int32_t> Admission::tokens_of(const Prompt& prompt,
+                                               std::int64_t new_tokens) const {
+  if (!prompt.text) return *prompt.ids;
+  // Before it is cut into tokens, which may take long: n tokens cannot hold more bytes than this.
+  // (Where there is no such limit, the tokens are counted afterwards.)
+  const std::int64_t most = room_.tokens - new_tokens;
+  const std::size_t longest = tokenizer_->longest_token_bytes().value_or(0);
+  const std::size_t most_bytes = static_cast<std::size_t>(most) * longest;
+  if (longest > 0 && prompt.text->size() > most_bytes) {
+    throw PromptError(fmt::format(
+        "the prompt has {} bytes, and the {} tokens that {} can hold next to the new ones cover {} "
+        "at most, {} each; {}shorten the prompt or --max-new-tokens",
+        prompt.text->size(), most, room_.of, most_bytes, longest, room_.what));
+  }
+  return tokenizer_->encode(*prompt.text, options_.special_tokens && !prompt.no_special_tokens);
+}
+
+void Admission::check_ids(const std::vector<std::int32_t>& ids) const {
+  // The tokenizer's as well: it may know more tokens than the model has rows.
+  for (const std::int32_t id : ids) {
+    if (id >= 0 && id < options_.vocabulary) continue;
+    const std::string_view text = tokenizer_->token_text(id);
+    throw PromptError(
+        fmt::format("token id {}{} is out of range: the model has ids 0 to {}", id,
+                    text.empty() ? std::string() : fmt::format(" ({})", in_quotes(text)),
+                    options_.vocabulary - 1));
+  }
+  if (ids.empty()) throw PromptError("the prompt is empty; give at least one token");
+}
+
+std::unique_ptr<Sequence> Admission::admit(Prompt prompt) const {
+  auto s = std::make_unique<Sequence>(std::move(prompt), *tokenizer_);
+  s->settings = settings_of(s->prompt);
+  const bool as_many_as_fit = s->settings.max_new_tokens == kAsManyAsFit;
+  s->max_new_tokens = as_many_as_fit ? 1 : s->settings.max_new_tokens;
+  if (s->max_new_tokens >= room_.tokens) {
+    throw PromptError(
+        fmt::format("{} new tokens leave no room for a prompt in {} ({} tokens); {}lower "
+                    "--max-new-tokens",
+                    s->max_new_tokens, room_.of, room_.tokens, room_.what));
+  }
+  s->tokens = tokens_of(s->prompt, s->max_new_tokens);
+  check_ids(s->tokens);
+  s->prompt_text = s->prompt.text ? *s->prompt.text : tokenizer_->decode(s->tokens);
+  s->prompt_tokens = static_cast<std::int64_t>(s->tokens.size());
+  if (s->prompt_tokens > room_.tokens - s->max_new_tokens) {
+    throw PromptError(fmt::format(
+        "{} prompt tokens and {} new ones do not fit {} ({} tokens); {}shorten the prompt or "
+        "--max-new-tokens",
+        s->prompt_tokens, s->max_new_tokens, room_.of, room_.tokens, room_.what));
+  }
+  if (as_many_as_fit) s->max_new_tokens = room_.tokens - s->prompt_tokens;
+  return s;
+}
+
+}  // namespace zi
