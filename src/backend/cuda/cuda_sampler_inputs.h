@@ -1,0 +1,60 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "backend/cuda/cuda_sampler_rows.h"
+#include "zero_infer/buffer.h"
+#include "zero_infer/device.h"
+#include "zero_infer/ops.h"
+
+namespace zi {
+
+/// Whether the row's result is drawn at random, and not its best id or a target's log-probability.
+inline bool draws(const SampleRow& row) { return row.target < 0 && row.temperature > 0; }
+
+/// Brings what the host knows of rows to the device: their parameters, and the ids of their
+/// histories as bitmaps.
+class SamplerInputs {
+ public:
+  /// Rows at once.
+  static constexpr std::size_t kMostRows = 512;
+
+  explicit SamplerInputs(Device& device);
+
+  /// How many of the rows, from the first on, there is memory for at once; 0 where the vocabulary
+  /// is too large for a single one.
+  std::size_t room_for(std::span<const SampleRow> rows, std::size_t vocabulary) const;
+
+  /// Enqueues the copies of what `rows` (at most room_for them) need, and says in `batch` where it
+  /// will lie until the next upload. Rows that draw come first in batch.params.
+  void upload(std::span<const SampleRow> rows, SampleBatch& batch, Stream& stream);
+
+ private:
+  static constexpr std::size_t kSlots = 4;
+
+  /// Pinned memory that a copy to the device may still be reading.
+  struct Slot {
+    Buffer memory;
+    std::unique_ptr<Event> copied;
+  };
+  template <typename Entry, typename Launch>
+  class List;
+
+  Slot& free_slot();
+  void upload_bits(std::span<const SampleRow> rows, std::size_t vocabulary, Slot& slot,
+                   std::size_t used, Stream& stream);
+
+  std::byte* params() const;
+  std::byte* lists() const;
+  std::uint32_t* bitmaps() const;
+
+  std::array<Slot, kSlots> slots_;
+  std::size_t next_ = 0;
+  Buffer memory_;
+};
+
+}  // namespace zi
