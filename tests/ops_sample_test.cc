@@ -2,10 +2,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <vector>
 
 #include "ops_fixture.h"
+#include "zero_infer/error.h"
 #include "zero_infer/sampler.h"
 
 // Rows to sample name what differs from greedy; the rest has its default.
@@ -16,7 +18,8 @@ namespace {
 
 struct SampleTest : OpsTest {};
 
-/// Samples `rows` from logits (rows, ld) and expects what the host's sampler says of each.
+/// Samples `rows` from logits (rows, ld), with room for `top` best ids of each, and expects what
+/// the host's sampler says of each.
 void expect_samples_of_the_host(SampleTest& test, const std::vector<float>& host_logits,
                                 std::int64_t ld, std::int64_t vocabulary,
                                 const std::vector<SampleRow>& rows, int top) {
@@ -39,24 +42,30 @@ void expect_samples_of_the_host(SampleTest& test, const std::vector<float>& host
     const bool equal = got == want;  // -infinity, too
     ASSERT_TRUE(equal || std::abs(got - want) < 1e-4f) << got << " instead of " << want;
   };
-  std::vector<std::int32_t> top_ids(static_cast<std::size_t>(top));
-  std::vector<float> top_logprobs(static_cast<std::size_t>(top));
+  std::int32_t untouched = 0;
+  std::memset(&untouched, std::to_integer<int>(kGuard), sizeof(untouched));
   for (std::size_t i = 0; i < count; ++i) {
     const SampleRow& row = rows[i];
     SCOPED_TRACE(fmt::format(
         "row {} of {}, vocabulary {}: temperature {}, top_k {}, top_p {}, penalty {} of {} ids, "
-        "target {}",
+        "target {}, top {}",
         i, count, vocabulary, row.temperature, row.top_k, row.top_p, row.repetition_penalty,
-        row.history.size(), row.target));
+        row.history.size(), row.target, row.top));
+    std::vector<std::int32_t> top_ids(static_cast<std::size_t>(row.top));
+    std::vector<float> top_logprobs(top_ids.size());
     const Sampled want = sample_row({host_logits.data() + i * static_cast<std::size_t>(ld),
                                      static_cast<std::size_t>(vocabulary)},
                                     row, top_ids, top_logprobs);
     ASSERT_EQ(results.ids[i], want.id);
     expect_logprob(results.logprobs[i], want.logprob);
-    for (std::size_t k = 0; k < top_ids.size(); ++k) {
-      const std::size_t at = i * top_ids.size() + k;
+    std::size_t at = i * static_cast<std::size_t>(top);
+    for (std::size_t k = 0; k < top_ids.size(); ++k, ++at) {
       ASSERT_EQ(results.top_ids[at], top_ids[k]) << k;
       expect_logprob(results.top_logprobs[at], top_logprobs[k]);
+    }
+    for (; at < (i + 1) * static_cast<std::size_t>(top); ++at) {
+      ASSERT_EQ(results.top_ids[at], untouched) << "beyond what the row asks for";
+      ASSERT_EQ(std::memcmp(results.top_logprobs + at, &untouched, sizeof(untouched)), 0);
     }
   }
   for (std::size_t i = (2 * count + 2 * tops) * 4; i < memory.bytes(); ++i) {
@@ -64,9 +73,10 @@ void expect_samples_of_the_host(SampleTest& test, const std::vector<float>& host
   }
 }
 
-/// Rows of every kind, mixed; the n-th and its seed depend on n only. `history` must outlive them.
+/// Rows of every kind, mixed; the n-th and its seed depend on n only. Some ask for `top` best ids,
+/// some for fewer, some for none. `history` must outlive them.
 std::vector<SampleRow> mixed_rows(std::size_t count, std::int64_t vocabulary,
-                                  const std::vector<std::int32_t>& history) {
+                                  const std::vector<std::int32_t>& history, int top) {
   const SampleRow kinds[] = {
       {},
       {.repetition_penalty = 1.3f, .history = history},
@@ -89,6 +99,7 @@ std::vector<SampleRow> mixed_rows(std::size_t count, std::int64_t vocabulary,
     rows.back().seed = 17;
     rows.back().sequence = i;
     rows.back().position = i % 5;
+    rows.back().top = static_cast<int>(i + 2) % 3 * top / 2;
   }
   return rows;
 }
@@ -109,8 +120,7 @@ TEST_P(SampleTest, ReportsTheBestIdsBelowTheVocabulary) {
   results.top = 2;
   results.top_ids = memory.as<std::int32_t>() + 32;
   results.top_logprobs = memory.as<float>() + 64;
-  std::vector<SampleRow> rows(2);
-  rows[1].target = 9;
+  std::vector<SampleRow> rows = {{.top = 2}, {.target = 9, .top = 2}};
   ops->sample(logits.as<float>(), ld, 10, rows, results, *stream);
   rows.clear();  // copied before the call returned
   stream->synchronize();
@@ -146,8 +156,8 @@ TEST_P(SampleTest, DrawsAsTheHostDoes) {
     const std::int64_t ld = vocabulary + vocabulary % 5;
     const std::vector<std::int32_t> history = {0, 5, 5, 0, 30, 700, 5, -1, 2147483647};
     const auto logits = floats(28 * ld, 3);
-    expect_samples_of_the_host(*this, logits, ld, vocabulary, mixed_rows(28, vocabulary, history),
-                               5);
+    expect_samples_of_the_host(*this, logits, ld, vocabulary,
+                               mixed_rows(28, vocabulary, history, 5), 5);
   }
 }
 
@@ -160,8 +170,8 @@ TEST_P(SampleTest, DrawsFromALargeVocabulary) {
   }
   auto logits = floats(14 * ld, 3);
   for (float& x : logits) x += 250;  // real models' logits are far from 0
-  expect_samples_of_the_host(*this, logits, ld, vocabulary, mixed_rows(14, vocabulary, history),
-                             100);
+  expect_samples_of_the_host(*this, logits, ld, vocabulary,
+                             mixed_rows(14, vocabulary, history, 100), 100);
 }
 
 TEST_P(SampleTest, TakesTheLowerIdsAmongEquals) {
@@ -178,7 +188,7 @@ TEST_P(SampleTest, TakesTheLowerIdsAmongEquals) {
   for (float& x : few) x = x > 3 ? x : -std::numeric_limits<float>::infinity();
   for (const auto& logits : {steps, equal, zeros, few}) {
     expect_samples_of_the_host(*this, logits, vocabulary, vocabulary,
-                               mixed_rows(28, vocabulary, history), 20);
+                               mixed_rows(28, vocabulary, history, 20), 20);
   }
   std::vector<SampleRow> rows(28);
   for (std::size_t i = 0; i < rows.size(); ++i) {
@@ -190,15 +200,15 @@ TEST_P(SampleTest, TakesTheLowerIdsAmongEquals) {
 
 TEST_P(SampleTest, ReportsNoMoreIdsThanThereAre) {
   const auto logits = floats(3 * 10);
-  expect_samples_of_the_host(*this, logits, 10, 7, mixed_rows(3, 7, {}), 9);
+  expect_samples_of_the_host(*this, logits, 10, 7, mixed_rows(3, 7, {}, 9), 9);
 }
 
 TEST_P(SampleTest, TakesManyRowsAtOnce) {
   const std::vector<std::int32_t> history = {3, 60, 3, 17};
   const auto few = floats(70 * 3001, 3);
-  expect_samples_of_the_host(*this, few, 3001, 3000, mixed_rows(70, 3000, history), 3);
+  expect_samples_of_the_host(*this, few, 3001, 3000, mixed_rows(70, 3000, history, 3), 3);
   const auto many = floats(1100 * 67, 3);
-  expect_samples_of_the_host(*this, many, 67, 61, mixed_rows(1100, 61, history), 3);
+  expect_samples_of_the_host(*this, many, 67, 61, mixed_rows(1100, 61, history, 3), 3);
 }
 
 TEST_P(SampleTest, TakesLongHistories) {
@@ -209,7 +219,8 @@ TEST_P(SampleTest, TakesLongHistories) {
     for (auto& id : history) id = static_cast<std::int32_t>(random() % 30000);
     rows.push_back({.temperature = rows.size() % 2 == 0 ? 0.0f : 1.0f,
                     .repetition_penalty = 1.5f,
-                    .history = history});
+                    .history = history,
+                    .top = 2});
   }
   auto logits = floats(4 * vocabulary, 2);
   expect_samples_of_the_host(*this, logits, vocabulary, vocabulary, rows, 2);
@@ -241,6 +252,27 @@ TEST_P(SampleTest, DrawsAsTheHostDoesAtTheLimitsOfWhatIsAccepted) {
     for (float& x : logits) x *= scale;
     expect_samples_of_the_host(*this, logits, vocabulary, vocabulary, rows, 0);
   }
+}
+
+TEST_P(SampleTest, RefusesATargetBeyondTheVocabularyAndMoreBestIdsThanThereIsRoomFor) {
+  const Buffer logits = upload(floats(2 * 8));
+  Buffer memory = device->allocate_pinned(64);
+  SampleResults results;
+  results.ids = memory.as<std::int32_t>();
+  results.logprobs = memory.as<float>() + 2;
+  results.top = 2;
+  results.top_ids = memory.as<std::int32_t>() + 4;
+  results.top_logprobs = memory.as<float>() + 8;
+  const auto sample = [&](const SampleRow& second) {
+    const std::vector<SampleRow> rows = {{}, second};
+    ops->sample(logits.as<float>(), 8, 7, rows, results, *stream);
+  };
+  EXPECT_THROW(sample({.target = 7}), Error);
+  EXPECT_THROW(sample({.top = 3}), Error);
+  EXPECT_THROW(sample({.top = -1}), Error);
+  EXPECT_NO_THROW(sample({.target = 6, .top = 2}));
+  stream->synchronize();
+  EXPECT_EQ(results.ids[1], 6);
 }
 
 TEST_P(SampleTest, GivesNoIdToARowThatIsNotOfNumbers) {

@@ -98,6 +98,7 @@ struct SampleRow {
   std::uint64_t position = 0;             // of the new token: they and the seed fix the draw
   std::span<const std::int32_t> history;  // host memory: prompt and new tokens so far
   std::int32_t target = -1;               // >= 0: draw nothing, report this id's log-probability
+  int top = 0;                            // how many best ids to report: SampleResults.top at most
 };
 
 /// The id in SampleResults where the logits were not finite.
@@ -107,8 +108,8 @@ inline constexpr std::int32_t kNoId = -1;
 struct SampleResults {
   std::int32_t* ids = nullptr;      // (rows)
   float* logprobs = nullptr;        // (rows): log-softmax of the raw logits at the id
-  int top = 0;                      // how many best ids to report for each row
-  std::int32_t* top_ids = nullptr;  // (rows, top), best first
+  int top = 0;                      // room for the best ids of a row
+  std::int32_t* top_ids = nullptr;  // (rows, top): best first, as many as the row asks for
   float* top_logprobs = nullptr;    // (rows, top)
 };
 
@@ -228,7 +229,9 @@ class Ops {
   /// Draws a token from each of `rows.size()` rows of logits (rows, ld), among the ids below
   /// `vocabulary` (log-probabilities are over those ids too). `rows` and their histories
   /// are copied before returning. A row that holds NaN or +infinity, or nothing but -infinity, gets
-  /// the id kNoId and a log-probability of NaN; the other rows are drawn all the same.
+  /// the id kNoId and a log-probability of NaN; the other rows are drawn all the same. Throws
+  /// Error, before anything is enqueued, for a target beyond the vocabulary and for more best ids
+  /// than there is room for.
   virtual void sample(const float* logits, std::int64_t ld, std::int64_t vocabulary,
                       std::span<const SampleRow> rows, const SampleResults& results,
                       Stream& stream) = 0;

@@ -37,6 +37,7 @@ GenerationOptions GenerationOptions::from(const RunConfig& c) {
   o.sampling.top_p = static_cast<float>(c.top_p);
   o.sampling.repetition_penalty = static_cast<float>(c.repetition_penalty);
   o.sampling.seed = c.seed;
+  o.sampling.top = static_cast<int>(c.logprobs);
   o.stop = c.stop;
   o.logprobs = c.logprobs;
   o.score = c.score;

@@ -12,6 +12,7 @@
 #include "backend/cpu/row_kernels.h"
 #include "backend/cpu/simd.h"
 #include "backend/host/attention_shape.h"
+#include "backend/host/sample_rows.h"
 #include "backend/host/thread_pool.h"
 #include "packing/pack_rows.h"
 #include "packing/unpack_rows.h"
@@ -130,13 +131,13 @@ struct SampleRows {
 
 void sample_rows(const float* logits, std::int64_t ld, std::int64_t vocabulary,
                  const SampleRows& rows, const SampleResults& results, ThreadPool& pool) {
-  const auto top = static_cast<std::size_t>(results.top);
   const auto sample_one = [&](std::int64_t row, int) {
     SampleRow wanted = rows.rows[static_cast<std::size_t>(row)];
     wanted.history = rows.histories[static_cast<std::size_t>(row)];
     std::span<std::int32_t> top_ids;
     std::span<float> top_logprobs;
-    if (top > 0) {
+    if (wanted.top > 0) {
+      const auto top = static_cast<std::size_t>(wanted.top);
       top_ids = {results.top_ids + row * results.top, top};
       top_logprobs = {results.top_logprobs + row * results.top, top};
     }
@@ -314,6 +315,7 @@ class CpuOps final : public Ops {
   void sample(const float* logits, std::int64_t ld, std::int64_t vocabulary,
               std::span<const SampleRow> rows, const SampleResults& results,
               Stream& stream) override {
+    check_sample_rows(rows, vocabulary, results);
     auto owned = std::make_shared<SampleRows>();
     owned->rows.assign(rows.begin(), rows.end());
     for (const SampleRow& row : rows) {

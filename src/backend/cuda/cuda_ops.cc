@@ -6,6 +6,7 @@
 #include "backend/cuda/packed_rows.h"
 #include "backend/cuda/row_kernels.h"
 #include "backend/host/attention_shape.h"
+#include "backend/host/sample_rows.h"
 #include "zero_infer/error.h"
 
 namespace zi {
@@ -134,6 +135,7 @@ class CudaOps final : public Ops {
   void sample(const float* logits, std::int64_t ld, std::int64_t vocabulary,
               std::span<const SampleRow> rows, const SampleResults& results,
               Stream& stream) override {
+    check_sample_rows(rows, vocabulary, results);
     sampler_.sample(logits, ld, vocabulary, rows, results, stream);
   }
 

@@ -195,21 +195,20 @@ std::size_t CudaSampler::State::group_of(std::span<const SampleRow> rows,
 
 void CudaSampler::State::sample_group(SampleBatch batch, std::span<const SampleRow> rows,
                                       Stream& stream) {
-  inputs.upload(rows, batch, stream);
+  const RowOrder order = inputs.upload(rows, batch, stream);
   batch.states = states();
 
   const cudaStream_t cuda = cuda_stream(stream);
   const auto count = static_cast<int>(rows.size());
-  const auto drawn = static_cast<int>(std::ranges::count_if(rows, draws));
   const auto chunks = static_cast<unsigned>(chunks_of(static_cast<std::size_t>(batch.vocabulary)));
   scan_chunks<<<dim3(chunks, static_cast<unsigned>(count)), kScanThreads, 0, cuda>>>(batch,
                                                                                      partials());
   ZI_CUDA_LAUNCHED();
   combine_chunks<<<blocks_of(rows.size(), kCombineThreads / kLanes), kCombineThreads, 0, cuda>>>(
-      batch, partials(), static_cast<int>(chunks), count, drawn);
+      batch, partials(), static_cast<int>(chunks), count, order.drawn);
   ZI_CUDA_LAUNCHED();
-  if (drawn > 0) draw_rows(batch, drawn, cuda);
-  if (batch.results.top > 0) report_rows(batch, count, cuda);
+  if (order.drawn > 0) draw_rows(batch, order.drawn, cuda);
+  if (order.reported > 0) report_rows(batch, order.first_reported, order.reported, cuda);
 }
 
 CudaSampler::CudaSampler(Device& device) : state_(std::make_unique<State>(device)) {}
@@ -231,14 +230,10 @@ void CudaSampler::sample(const float* logits, std::int64_t ld, std::int64_t voca
     throw Error("sample: rows of " + std::to_string(ld) + " logits with a vocabulary of " +
                 std::to_string(vocabulary) + " ids");
   }
-  if (results.top > kListedIds) {
-    throw Error("sample: the GPU's sampler reports " + std::to_string(kListedIds) +
-                " best ids at most, not " + std::to_string(results.top));
-  }
   for (const SampleRow& row : rows) {
-    if (row.target < vocabulary) continue;
-    throw Error("sample: the target id " + std::to_string(row.target) +
-                " is not below the vocabulary's " + std::to_string(vocabulary) + " ids");
+    if (row.top <= kListedIds) continue;
+    throw Error("sample: the GPU's sampler reports " + std::to_string(kListedIds) +
+                " best ids at most, not " + std::to_string(row.top));
   }
   for (std::size_t begin = 0; begin < rows.size();) {
     const std::span<const SampleRow> left = rows.subspan(begin);

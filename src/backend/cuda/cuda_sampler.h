@@ -17,7 +17,8 @@ class CudaSampler {
   explicit CudaSampler(Device& device);
   ~CudaSampler();
 
-  /// As Ops::sample. `results` lie in pinned host memory, which kernels write.
+  /// As Ops::sample, of rows that check_sample_rows has seen. `results` lie in pinned host memory,
+  /// which kernels write.
   void sample(const float* logits, std::int64_t ld, std::int64_t vocabulary,
               std::span<const SampleRow> rows, const SampleResults& results, Stream& stream);
 

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <numeric>
 
 #include "backend/cuda/cuda_sampler_inputs.h"
 #include "backend/cuda/cuda_support.h"
@@ -97,30 +98,46 @@ std::size_t SamplerInputs::room_for(std::span<const SampleRow> rows, std::size_t
   return count;
 }
 
-void SamplerInputs::upload(std::span<const SampleRow> rows, SampleBatch& batch, Stream& stream) {
-  const auto vocabulary = static_cast<std::size_t>(batch.vocabulary);
-  Slot& slot = free_slot();
-  auto* const params_of = slot.memory.as<SampleParams>();
-  std::size_t drawing = 0;
-  std::size_t others = static_cast<std::size_t>(std::ranges::count_if(rows, draws));
+/// Kinds of rows one after the other, so that each kernel's rows are neighbours.
+RowOrder SamplerInputs::write_params(std::span<const SampleRow> rows, SampleParams* params) {
+  const auto kind_of = [](const SampleRow& row) -> std::size_t {
+    const bool draws = row.target < 0 && row.temperature > 0;
+    return draws ? (row.top > 0 ? 1 : 0) : (row.top > 0 ? 2 : 3);
+  };
+  std::array<int, 4> counts{};
+  for (const SampleRow& row : rows) ++counts[kind_of(row)];
+  std::array<int, 4> next{};
+  std::exclusive_scan(counts.begin(), counts.end(), next.begin(), 0);
   std::int32_t bitmaps_used = 0;
   for (std::size_t i = 0; i < rows.size(); ++i) {
     const SampleRow& row = rows[i];
-    SampleParams& p = params_of[draws(row) ? drawing++ : others++];
-    p.uniform = uniform01(random_bits(row.seed, row.sequence, row.position));
-    p.row = static_cast<std::int32_t>(i);
-    p.target = row.target;
-    p.bitmap = penalised(row) ? bitmaps_used++ : -1;
-    p.top_k = row.top_k;
-    p.temperature = row.temperature;
-    p.top_p = row.top_p;
-    p.penalty = row.repetition_penalty;
+    params[next[kind_of(row)]++] = {
+        .uniform = uniform01(random_bits(row.seed, row.sequence, row.position)),
+        .row = static_cast<std::int32_t>(i),
+        .target = row.target,
+        .bitmap = penalised(row) ? bitmaps_used++ : -1,
+        .top_k = row.top_k,
+        .top = row.top,
+        .temperature = row.temperature,
+        .top_p = row.top_p,
+        .penalty = row.repetition_penalty,
+    };
   }
+  return {.drawn = counts[0] + counts[1],
+          .first_reported = counts[0],
+          .reported = counts[1] + counts[2]};
+}
+
+RowOrder SamplerInputs::upload(std::span<const SampleRow> rows, SampleBatch& batch,
+                               Stream& stream) {
+  const auto vocabulary = static_cast<std::size_t>(batch.vocabulary);
+  Slot& slot = free_slot();
+  const RowOrder order = write_params(rows, slot.memory.as<SampleParams>());
   const std::size_t used = rows.size() * sizeof(SampleParams);
   ZI_CUDA(cudaMemcpyAsync(params(), slot.memory.data(), used, cudaMemcpyHostToDevice,
                           cuda_stream(stream)));
   stream.record(*slot.copied);
-  if (bitmaps_used > 0) {
+  if (const auto bitmaps_used = std::ranges::count_if(rows, penalised); bitmaps_used > 0) {
     const std::size_t words = static_cast<std::size_t>(bitmaps_used) * words_of(vocabulary);
     ZI_CUDA(cudaMemsetAsync(bitmaps(), 0, words * 4, cuda_stream(stream)));
     upload_bits(rows, vocabulary, slot, used, stream);
@@ -128,6 +145,7 @@ void SamplerInputs::upload(std::span<const SampleRow> rows, SampleBatch& batch, 
   batch.params = reinterpret_cast<const SampleParams*>(params());
   batch.bitmaps = bitmaps();
   batch.bitmap_words = static_cast<std::int64_t>(words_of(vocabulary));
+  return order;
 }
 
 void SamplerInputs::upload_bits(std::span<const SampleRow> rows, std::size_t vocabulary, Slot& slot,

@@ -13,8 +13,12 @@
 
 namespace zi {
 
-/// Whether the row's result is drawn at random, and not its best id or a target's log-probability.
-inline bool draws(const SampleRow& row) { return row.target < 0 && row.temperature > 0; }
+/// Where rows of a kind stand among a batch's params.
+struct RowOrder {
+  int drawn = 0;           // the first ones are drawn at random
+  int first_reported = 0;  // these report their best ids: some that are drawn, and others
+  int reported = 0;
+};
 
 /// Brings what the host knows of rows to the device: their parameters, and the ids of their
 /// histories as bitmaps.
@@ -30,8 +34,8 @@ class SamplerInputs {
   std::size_t room_for(std::span<const SampleRow> rows, std::size_t vocabulary) const;
 
   /// Enqueues the copies of what `rows` (at most room_for them) need, and says in `batch` where it
-  /// will lie until the next upload. Rows that draw come first in batch.params.
-  void upload(std::span<const SampleRow> rows, SampleBatch& batch, Stream& stream);
+  /// will lie until the next upload.
+  RowOrder upload(std::span<const SampleRow> rows, SampleBatch& batch, Stream& stream);
 
  private:
   static constexpr std::size_t kSlots = 4;
@@ -45,6 +49,7 @@ class SamplerInputs {
   class List;
 
   Slot& free_slot();
+  static RowOrder write_params(std::span<const SampleRow> rows, SampleParams* params);
   void upload_bits(std::span<const SampleRow> rows, std::size_t vocabulary, Slot& slot,
                    std::size_t used, Stream& stream);
 

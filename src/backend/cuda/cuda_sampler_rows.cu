@@ -374,24 +374,24 @@ __global__ void __launch_bounds__(kThreads) draw_kernel(const SampleBatch batch)
   batch.results.logprobs[params.row] = static_cast<float>(logprob);
 }
 
-__global__ void __launch_bounds__(kThreads) report_kernel(const SampleBatch batch) {
+__global__ void __launch_bounds__(kThreads) report_kernel(const SampleBatch batch, int first) {
   __shared__ Shared s;
-  const RowState state = batch.states[blockIdx.x];
-  SampleParams params = batch.params[blockIdx.x];
+  const int index = first + static_cast<int>(blockIdx.x);
+  const RowState state = batch.states[index];
+  SampleParams params = batch.params[index];
   params.bitmap = -1;  // reports are of the raw logits
   const PenalisedRow row(batch, params);
-  const int top = batch.results.top;
-  const int count = state.valid == 0 ? 0 : min(top, row.count);
+  const int count = state.valid == 0 ? 0 : min(params.top, row.count);
   if (count > 0) {
     const auto enough = static_cast<std::uint64_t>(count);
     const Selection kept = select(
         s, row, state.largest, kDepth, 0, [enough](std::uint64_t) { return enough; }, One{});
     if (kept.listed < 0) list_ids(s, row, 0, 0xffffffff, kept.least);
   }
-  for (int i = thread_index(); i < top; i += kThreads) {
+  for (int i = thread_index(); i < params.top; i += kThreads) {
     const std::uint64_t order = i < count ? s.list[i] : 0;
     const float x = value_of(static_cast<std::uint32_t>(order >> 32));
-    const std::int64_t at = static_cast<std::int64_t>(params.row) * top + i;
+    const std::int64_t at = static_cast<std::int64_t>(params.row) * batch.results.top + i;
     batch.results.top_ids[at] = i < count ? id_of(order) : -1;
     batch.results.top_logprobs[at] =
         i < count ? static_cast<float>(static_cast<double>(x) - state.log_sum) : -INFINITY;
@@ -405,8 +405,8 @@ void draw_rows(const SampleBatch& batch, int count, cudaStream_t stream) {
   ZI_CUDA_LAUNCHED();
 }
 
-void report_rows(const SampleBatch& batch, int count, cudaStream_t stream) {
-  report_kernel<<<static_cast<unsigned>(count), kThreads, 0, stream>>>(batch);
+void report_rows(const SampleBatch& batch, int first, int count, cudaStream_t stream) {
+  report_kernel<<<static_cast<unsigned>(count), kThreads, 0, stream>>>(batch, first);
   ZI_CUDA_LAUNCHED();
 }
 

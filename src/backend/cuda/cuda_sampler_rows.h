@@ -16,10 +16,11 @@ inline constexpr int kListedIds = 2048;
 /// SampleRow for the kernels.
 struct SampleParams {
   double uniform = 0;        // the row's random number, in [0, 1)
-  std::int32_t row = 0;      // of the logits and the results: rows that draw come first
+  std::int32_t row = 0;      // of the logits and the results
   std::int32_t target = -1;  // >= 0: only its log-probability is wanted
   std::int32_t bitmap = -1;  // of the ids in the history; -1: no penalty
   std::int32_t top_k = 0;
+  std::int32_t top = 0;  // best ids to report
   float temperature = 0;
   float top_p = 1;
   float penalty = 1;
@@ -50,8 +51,8 @@ struct SampleBatch {
 /// over.
 void draw_rows(const SampleBatch& batch, int count, cudaStream_t stream);
 
-/// Writes the results.top <= kListedIds best ids of the batch's `count` rows.
-void report_rows(const SampleBatch& batch, int count, cudaStream_t stream);
+/// Writes the best ids, up to kListedIds, of `count` of the batch's rows, from `first` on.
+void report_rows(const SampleBatch& batch, int first, int count, cudaStream_t stream);
 
 #ifdef __CUDACC__
 
