@@ -4,9 +4,11 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "ops_fixture.h"
+#include "reference_sampler.h"
 #include "zero_infer/error.h"
 #include "zero_infer/sampler.h"
 
@@ -18,11 +20,15 @@ namespace {
 
 struct SampleTest : OpsTest {};
 
+/// What a row is compared with: the host's sampler, or the naive reference.
+using RowSampler = Sampled(std::span<const float>, const SampleRow&, std::span<std::int32_t>,
+                           std::span<float>);
+
 /// Samples `rows` from logits (rows, ld), with room for `top` best ids of each, and expects what
-/// the host's sampler says of each.
-void expect_samples_of_the_host(SampleTest& test, const std::vector<float>& host_logits,
-                                std::int64_t ld, std::int64_t vocabulary,
-                                const std::vector<SampleRow>& rows, int top) {
+/// `reference` says of each.
+void expect_samples_of(RowSampler& reference, SampleTest& test,
+                       const std::vector<float>& host_logits, std::int64_t ld,
+                       std::int64_t vocabulary, const std::vector<SampleRow>& rows, int top) {
   const Buffer logits = test.upload(host_logits);
   const std::size_t count = rows.size();
   const std::size_t tops = count * static_cast<std::size_t>(top);
@@ -47,15 +53,15 @@ void expect_samples_of_the_host(SampleTest& test, const std::vector<float>& host
   for (std::size_t i = 0; i < count; ++i) {
     const SampleRow& row = rows[i];
     SCOPED_TRACE(fmt::format(
-        "row {} of {}, vocabulary {}: temperature {}, top_k {}, top_p {}, penalty {} of {} ids, "
-        "target {}, top {}",
-        i, count, vocabulary, row.temperature, row.top_k, row.top_p, row.repetition_penalty,
-        row.history.size(), row.target, row.top));
+        "row {} of {}, vocabulary {}: temperature {}, top_k {}, top_p {}, min_p {}, penalty {} of "
+        "{} ids, target {}, top {}",
+        i, count, vocabulary, row.temperature, row.top_k, row.top_p, row.min_p,
+        row.repetition_penalty, row.history.size(), row.target, row.top));
     std::vector<std::int32_t> top_ids(static_cast<std::size_t>(row.top));
     std::vector<float> top_logprobs(top_ids.size());
-    const Sampled want = sample_row({host_logits.data() + i * static_cast<std::size_t>(ld),
-                                     static_cast<std::size_t>(vocabulary)},
-                                    row, top_ids, top_logprobs);
+    const Sampled want = reference({host_logits.data() + i * static_cast<std::size_t>(ld),
+                                    static_cast<std::size_t>(vocabulary)},
+                                   row, top_ids, top_logprobs);
     ASSERT_EQ(results.ids[i], want.id);
     expect_logprob(results.logprobs[i], want.logprob);
     std::size_t at = i * static_cast<std::size_t>(top);
@@ -71,6 +77,12 @@ void expect_samples_of_the_host(SampleTest& test, const std::vector<float>& host
   for (std::size_t i = (2 * count + 2 * tops) * 4; i < memory.bytes(); ++i) {
     ASSERT_EQ(memory.data()[i], kGuard) << "a byte after the results was changed";
   }
+}
+
+void expect_samples_of_the_host(SampleTest& test, const std::vector<float>& host_logits,
+                                std::int64_t ld, std::int64_t vocabulary,
+                                const std::vector<SampleRow>& rows, int top) {
+  expect_samples_of(sample_row, test, host_logits, ld, vocabulary, rows, top);
 }
 
 /// Rows of every kind, mixed; the n-th and its seed depend on n only. Some ask for `top` best ids,
@@ -92,6 +104,8 @@ std::vector<SampleRow> mixed_rows(std::size_t count, std::int64_t vocabulary,
       {.temperature = 0.01f, .top_k = 2500, .repetition_penalty = 0.8f, .history = history},
       {.temperature = 2, .top_k = static_cast<int>(vocabulary), .top_p = 1e-6f},
       {.temperature = 1e30f, .top_k = 1000000},
+      {.temperature = 1.1f, .min_p = 0.02f},
+      {.temperature = 2, .top_k = 7, .top_p = 0.9f, .min_p = 0.001f},
   };
   std::vector<SampleRow> rows;
   for (std::size_t i = 0; i < count; ++i) {
@@ -161,6 +175,31 @@ TEST_P(SampleTest, DrawsAsTheHostDoes) {
   }
 }
 
+TEST_P(SampleTest, KeepsTheIdsOfMinPBeforeTopKAndTopP) {
+  const std::vector<std::int32_t> history = {0, 5, 5, 30, 700};
+  for (const std::int64_t vocabulary : {1, 33, 1023, 20011}) {
+    std::vector<SampleRow> rows;
+    for (const float min_p : {0.0f, 1e-30f, 1e-3f, 0.1f, 0.9f, 1.0f}) {
+      for (const SampleRow& kind :
+           {SampleRow{.temperature = 1},
+            {.temperature = 1, .top_k = 5},
+            {.temperature = 1.5f, .top_k = 4000, .top_p = 0.9f},
+            {.temperature = 20, .top_p = 0.7f, .repetition_penalty = 1.5f, .history = history},
+            {},
+            {.temperature = 1, .target = 0}}) {
+        rows.push_back(kind);
+        rows.back().min_p = min_p;
+        rows.back().sequence = rows.size();
+      }
+    }
+    const auto logits = floats(static_cast<std::int64_t>(rows.size()) * vocabulary, 3);
+    expect_samples_of(test::naive_sample_row, *this, logits, vocabulary, vocabulary, rows, 0);
+    auto steps = logits;  // equals: all of them are kept, or none
+    for (float& x : steps) x = std::round(x);
+    expect_samples_of_the_host(*this, steps, vocabulary, vocabulary, rows, 0);
+  }
+}
+
 TEST_P(SampleTest, DrawsFromALargeVocabulary) {
   const std::int64_t vocabulary = 250680;
   const std::int64_t ld = 250880;
@@ -168,10 +207,10 @@ TEST_P(SampleTest, DrawsFromALargeVocabulary) {
   for (std::size_t i = 0; i < history.size(); ++i) {
     history[i] = static_cast<std::int32_t>(i * i % 250680);
   }
-  auto logits = floats(14 * ld, 3);
+  auto logits = floats(16 * ld, 3);
   for (float& x : logits) x += 250;  // real models' logits are far from 0
   expect_samples_of_the_host(*this, logits, ld, vocabulary,
-                             mixed_rows(14, vocabulary, history, 100), 100);
+                             mixed_rows(16, vocabulary, history, 100), 100);
 }
 
 TEST_P(SampleTest, TakesTheLowerIdsAmongEquals) {
@@ -234,10 +273,11 @@ TEST_P(SampleTest, DrawsAsTheHostDoesAtTheLimitsOfWhatIsAccepted) {
   for (const float temperature : {0.0f, 1e-30f, 1.0f, 1e30f}) {
     for (const float penalty : {1.0f, 1e-30f, 1e30f}) {
       for (const float top_p : {1.0f, 1e-30f}) {
-        for (const int top_k : {0, 3}) {
+        for (const auto& [top_k, min_p] : {std::pair{0, 0.0f}, {3, 0.0f}, {0, 1e-30f}, {3, 1.0f}}) {
           rows.push_back({.temperature = temperature,
                           .top_k = top_k,
                           .top_p = top_p,
+                          .min_p = min_p,
                           .repetition_penalty = penalty,
                           .seed = 5,
                           .sequence = rows.size(),

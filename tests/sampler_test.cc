@@ -139,6 +139,34 @@ TEST(Sampler, MeasuresTopPAfterTopK) {
   EXPECT_EQ(frequencies(logits, row, 200).size(), 1u);
 }
 
+TEST(Sampler, KeepsTheIdsThatAreLikelyEnoughBesideTheBest) {
+  const auto logits = logits_of({0.1, 0.4, 0.2, 0.3});
+  auto drawn = frequencies(logits, {.temperature = 1, .min_p = 0.6f, .seed = 7});
+  EXPECT_EQ(drawn.size(), 2u);
+  EXPECT_NEAR(drawn[1], 4.0 / 7, kTolerance);
+  EXPECT_NEAR(drawn[3], 3.0 / 7, kTolerance);
+  // After the temperature: of 0.5, 0.75^2 is less than 0.6.
+  EXPECT_EQ(frequencies(logits, {.temperature = 0.5f, .min_p = 0.6f}, 200).size(), 1u);
+  EXPECT_EQ(frequencies(logits, {.temperature = 1e30f, .min_p = 0.99f}, 200).size(), 4u);
+  EXPECT_EQ(frequencies(logits, {.temperature = 1, .min_p = 1e-30f}, 200).size(), 4u);
+}
+
+TEST(Sampler, KeepsTheBestIdAndItsEqualsWhateverMinPSays) {
+  for (const float min_p : {1.0f, 2.0f}) {
+    for (const float temperature : {1e-30f, 1.0f, 1e30f}) {
+      const SampleRow row{.temperature = temperature, .min_p = min_p};
+      EXPECT_EQ(frequencies({2, 5, 5, 1}, row, 200).size(), 2u);
+    }
+  }
+}
+
+TEST(Sampler, MeasuresTopPAfterMinP) {
+  // Of 4/7 and 3/7 the first alone reaches 0.5; of all four it would not.
+  const auto logits = logits_of({0.1, 0.4, 0.2, 0.3});
+  const SampleRow row{.temperature = 1, .top_p = 0.5f, .min_p = 0.6f};
+  EXPECT_EQ(frequencies(logits, row, 200).size(), 1u);
+}
+
 TEST(Sampler, DrawsInTheOrderOfTheIdsWhateverIsKept) {
   // 1, 3 and 2, best first, reach 0.85; their running sums over ascending ids are 0.4, 0.6, 0.9.
   const auto logits = logits_of({0.1, 0.4, 0.2, 0.3});

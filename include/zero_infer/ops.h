@@ -89,9 +89,10 @@ struct QkvSplit {
 
 /// What to draw from one row of logits.
 struct SampleRow {
-  float temperature = 0;         // 0: the largest logit (the lowest id among equals)
-  int top_k = 0;                 // 0: all
-  float top_p = 1;               // 1: all
+  float temperature = 0;  // 0: the largest logit (the lowest id among equals)
+  int top_k = 0;          // 0: all
+  float top_p = 1;        // 1: all
+  float min_p = 0;        // 0: all; the part of the best id's probability that an id needs
   float repetition_penalty = 1;  // 1: none; applied to each distinct id in `history`
   std::uint64_t seed = 0;
   std::uint64_t sequence = 0;             // index of the prompt, and

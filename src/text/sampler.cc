@@ -96,6 +96,12 @@ std::int32_t draw(std::span<const float> logits, float largest, const SampleRow&
     const float x = logits[static_cast<std::size_t>(id)] - largest;
     return static_cast<double>(std::exp(x / row.temperature));
   };
+  if (row.min_p > 0) {
+    const float least = least_exponent(row);
+    std::erase_if(ids, [&](std::int32_t id) {
+      return (logits[static_cast<std::size_t>(id)] - largest) / row.temperature < least;
+    });
+  }
   if (row.top_k > 0 && static_cast<std::size_t>(row.top_k) < ids.size()) {
     std::nth_element(ids.begin(), ids.begin() + (row.top_k - 1), ids.end(), better);
     ids.resize(static_cast<std::size_t>(row.top_k));

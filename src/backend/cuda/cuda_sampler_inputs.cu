@@ -5,6 +5,7 @@
 #include "backend/cuda/cuda_support.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/random.h"
+#include "zero_infer/sampler.h"
 
 namespace zi {
 namespace {
@@ -120,6 +121,7 @@ RowOrder SamplerInputs::write_params(std::span<const SampleRow> rows, SamplePara
         .top = row.top,
         .temperature = row.temperature,
         .top_p = row.top_p,
+        .least_exponent = least_exponent(row),
         .penalty = row.repetition_penalty,
     };
   }

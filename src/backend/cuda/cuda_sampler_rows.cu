@@ -208,7 +208,7 @@ __device__ int reach_in_row(Shared& s, const PenalisedRow& row, Need need, Amoun
 }
 
 struct Selection {
-  std::uint64_t least = 0;  // order_of the worst id kept
+  std::uint64_t least = 0;  // order_of the worst id kept, or less
   int listed = -1;          // >= 0: the list holds the ids kept, this many, best first
 };
 
@@ -221,9 +221,7 @@ struct Selection {
 template <typename Need, typename Amount>
 __device__ Selection select(Shared& s, const PenalisedRow& row, float best, float depth,
                             std::uint64_t least, Need need, Amount amount) {
-  const auto amount_of = [&](std::uint64_t order) {
-    return amount(value_of(static_cast<std::uint32_t>(order >> 32)));
-  };
+  const auto amount_of = [&](std::uint64_t order) { return amount(value_of(key_in(order))); };
   std::uint32_t high = key_of(best);
   std::uint32_t low = min(key_of(best - depth), high);
   std::uint64_t above = 0;  // amount and number of the ids above the range
@@ -271,7 +269,7 @@ __device__ Selection select(Shared& s, const PenalisedRow& row, float best, floa
                                                   total_count));
     if (enough == 0) enough = need(total);
     if (above + total < enough) {
-      if (low == 0) return {least, -1};  // less than asked for: all of it
+      if (low <= key_in(least)) return {least, -1};  // less than asked for: all of it
       above += total;
       above_count += static_cast<int>(total_count);
       high = low - 1;
@@ -313,16 +311,35 @@ __device__ Selection select(Shared& s, const PenalisedRow& row, float best, floa
   }
 }
 
+/// The lowest key whose (value - best) / temperature is not below `exponent` <= 0.
+__device__ std::uint32_t least_key(float best, float temperature, float exponent) {
+  std::uint32_t low = key_of(-INFINITY);
+  std::uint32_t high = key_of(best);
+  while (low < high) {
+    const std::uint32_t middle = low + (high - low) / 2;
+    if ((value_of(middle) - best) / temperature < exponent) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return high;
+}
+
 /// The draw of one row: the first of the kept ids, in ascending order, whose running sum of weights
 /// exceeds the point.
 __device__ int draw(Shared& s, const PenalisedRow& row, const SampleParams& params, float best) {
   const Weight weight(best, params.temperature, row.count);
   Selection kept;
+  if (params.least_exponent > -INFINITY) {
+    const std::uint32_t key = least_key(best, params.temperature, params.least_exponent);
+    kept.least = static_cast<std::uint64_t>(key) << 32;  // with every id of that key
+  }
   if (params.top_k > 0 && params.top_k < row.count) {
     const auto k = static_cast<std::uint64_t>(params.top_k);
     kept = select(
-        s, row, best, kDepth * fmaxf(params.temperature, 1.0f), 0, [k](std::uint64_t) { return k; },
-        One{});
+        s, row, best, kDepth * fmaxf(params.temperature, 1.0f), kept.least,
+        [k](std::uint64_t) { return k; }, One{});
   }
   if (params.top_p < 1) {
     const auto enough = [&](std::uint64_t mass) {
@@ -331,7 +348,7 @@ __device__ int draw(Shared& s, const PenalisedRow& row, const SampleParams& para
     };
     if (kept.listed >= 0) {
       kept.listed = 1 + reach_in_list(s, kept.listed, enough, [&](std::uint64_t order) {
-                      return weight(value_of(static_cast<std::uint32_t>(order >> 32)));
+                      return weight(value_of(key_in(order)));
                     });
     } else {
       kept = select(s, row, best, kDepth * params.temperature, kept.least, enough, weight);
@@ -364,7 +381,7 @@ __global__ void __launch_bounds__(kThreads) draw_kernel(const SampleBatch batch)
   const RowState state = batch.states[blockIdx.x];
   if (state.valid == 0) return;
   const PenalisedRow row(batch, params);
-  const float best = value_of(static_cast<std::uint32_t>(state.best >> 32));
+  const float best = value_of(key_in(state.best));
   // A penalty may take the logits beyond float32: then nothing but the best is left.
   int id = isfinite(best) ? draw(s, row, params, best) : -1;
   if (thread_index() != 0) return;
@@ -390,7 +407,7 @@ __global__ void __launch_bounds__(kThreads) report_kernel(const SampleBatch batc
   }
   for (int i = thread_index(); i < params.top; i += kThreads) {
     const std::uint64_t order = i < count ? s.list[i] : 0;
-    const float x = value_of(static_cast<std::uint32_t>(order >> 32));
+    const float x = value_of(key_in(order));
     const std::int64_t at = static_cast<std::int64_t>(params.row) * batch.results.top + i;
     batch.results.top_ids[at] = i < count ? id_of(order) : -1;
     batch.results.top_logprobs[at] =

@@ -23,6 +23,7 @@ struct SampleParams {
   std::int32_t top = 0;  // best ids to report
   float temperature = 0;
   float top_p = 1;
+  float least_exponent = 0;  // see sampler.h
   float penalty = 1;
 };
 
@@ -73,6 +74,10 @@ __device__ inline float value_of(std::uint32_t key) {
 /// of a row, so that whatever is sorted by it comes out the same every time.
 __device__ inline std::uint64_t order_of(std::uint32_t key, int id) {
   return static_cast<std::uint64_t>(key) << 32 | ~static_cast<std::uint32_t>(id);
+}
+
+__device__ inline std::uint32_t key_in(std::uint64_t order) {
+  return static_cast<std::uint32_t>(order >> 32);
 }
 
 __device__ inline int id_of(std::uint64_t order) {
