@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <numeric>
 #include <set>
 #include <vector>
@@ -24,10 +25,20 @@ std::vector<std::size_t> ranked(std::span<const float> logits) {
 /// The logits that the row is drawn by. They are float32, as the raw ones are.
 std::vector<float> changed_logits(std::span<const float> logits, const SampleRow& row) {
   std::vector<float> changed(logits.begin(), logits.end());
-  for (const std::int32_t id : std::set(row.history.begin(), row.history.end())) {
-    if (id < 0 || static_cast<std::size_t>(id) >= changed.size()) continue;
+  std::map<std::int32_t, float> bias_of;
+  for (const LogitBias& bias : row.bias) bias_of[bias.id] += bias.value;
+  std::map<std::int32_t, int> count_of;
+  for (const std::int32_t id : row.history.last(row.new_tokens)) ++count_of[id];
+  const std::set<std::int32_t> in_history(row.history.begin(), row.history.end());
+  for (std::int32_t id = 0; static_cast<std::size_t>(id) < changed.size(); ++id) {
     float& x = changed[static_cast<std::size_t>(id)];
-    x = x > 0 ? x / row.repetition_penalty : x * row.repetition_penalty;
+    if (bias_of.contains(id)) x += bias_of[id];
+    if (in_history.contains(id)) {
+      x = x > 0 ? x / row.repetition_penalty : x * row.repetition_penalty;
+    }
+    if (count_of.contains(id)) {
+      x -= row.presence_penalty + row.frequency_penalty * static_cast<float>(count_of[id]);
+    }
   }
   return changed;
 }

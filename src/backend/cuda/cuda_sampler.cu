@@ -23,7 +23,8 @@ constexpr int kCombineThreads = 256;
 constexpr std::size_t kPartialBytes = std::size_t{1} << 20;
 constexpr std::size_t kStateBytes = std::size_t{16} << 10;
 
-/// Largest logit and sum(exp(x - largest)) of some logits, and the best of them after the penalty.
+/// Largest logit and sum(exp(x - largest)) of some logits, and the best of them after bias and
+/// penalties.
 struct Partial {
   double sum = 0;
   std::uint64_t best = 0;
@@ -52,9 +53,10 @@ __device__ Partial merged(const Partial& a, const Partial& b) {
 /// under way at once, and rows may lie at any alignment.
 __global__ void __launch_bounds__(kScanThreads, 4)
     scan_chunks(const SampleBatch batch, Partial* partials) {
-  const PenalisedRow row(batch, batch.params[blockIdx.y]);
+  const SampleParams params = batch.params[blockIdx.y];
+  const PenalisedRow row = drawn_row(batch, params);
   const int first = static_cast<int>(blockIdx.x) * kChunk + static_cast<int>(threadIdx.x);
-  const float* const logits = row.logits + first;
+  const float* const logits = batch.logits + params.row * batch.ld + first;
   const int left = row.count - first;
   float x[kScanPerThread];
 #pragma unroll
@@ -73,14 +75,15 @@ __global__ void __launch_bounds__(kScanThreads, 4)
     largest = x[i] > largest ? x[i] : largest;
   }
   float best = largest;
-  if (row.bits != nullptr) {
-    // Reads again what the cache holds: the bits' words and 32 logits together are too many
-    // registers.
+  if (params.bitmap >= 0 || params.copy >= 0) {
+    // Where it is the raw logits, the cache holds them: the bits' words and 32 logits together are
+    // too many registers.
+    const float* const drawn_by = row.logits + first;
     best = -INFINITY;
     at = 0;
 #pragma unroll 4
     for (int i = 0; i < min(left, kChunk); i += kScanThreads) {
-      const float value = row.value(first + i, __ldg(logits + i));
+      const float value = row.value(first + i, __ldg(drawn_by + i));
       at = value > best ? i : at;
       best = value > best ? value : best;
     }
@@ -147,7 +150,9 @@ __global__ void __launch_bounds__(kCombineThreads)
   if (valid && index < drawn) return;
   std::int32_t id = kNoId;
   float logprob = NAN;
-  if (valid) {
+  if (valid && nothing_left(params, state)) {
+    logprob = -INFINITY;
+  } else if (valid) {
     id = params.target >= 0 ? params.target : id_of(state.best);
     const float raw = batch.logits[params.row * batch.ld + id];
     logprob = static_cast<float>(static_cast<double>(raw) - state.log_sum);
@@ -165,8 +170,8 @@ unsigned blocks_of(std::size_t count, std::size_t per_block) {
 }  // namespace
 
 struct CudaSampler::State {
-  explicit State(Device& device)
-      : inputs(device),
+  State(Device& device, std::span<std::byte> shared)
+      : inputs(device, shared),
         scratch(device.allocate(kPartialBytes + kStateBytes)),
         done(device.make_event()) {}
 
@@ -211,7 +216,8 @@ void CudaSampler::State::sample_group(SampleBatch batch, std::span<const SampleR
   if (order.reported > 0) report_rows(batch, order.first_reported, order.reported, cuda);
 }
 
-CudaSampler::CudaSampler(Device& device) : state_(std::make_unique<State>(device)) {}
+CudaSampler::CudaSampler(Device& device, std::span<std::byte> scratch)
+    : state_(std::make_unique<State>(device, scratch)) {}
 
 // The kernels use this memory until then.
 CudaSampler::~CudaSampler() {

@@ -14,7 +14,9 @@ namespace zi {
 /// Ops::sample on the GPU: only ids and log-probabilities cross the bus.
 class CudaSampler {
  public:
-  explicit CudaSampler(Device& device);
+  /// `scratch` is device memory that other work of the stream may use before and after: for rows
+  /// with bias, or with penalties for new tokens.
+  CudaSampler(Device& device, std::span<std::byte> scratch);
   ~CudaSampler();
 
   /// As Ops::sample, of rows that check_sample_rows has seen. `results` lie in pinned host memory,

@@ -9,6 +9,7 @@
 #include "backend/cuda/cuda_sampler_rows.h"
 #include "zero_infer/buffer.h"
 #include "zero_infer/device.h"
+#include "zero_infer/logit_changes.h"
 #include "zero_infer/ops.h"
 
 namespace zi {
@@ -20,14 +21,15 @@ struct RowOrder {
   int reported = 0;
 };
 
-/// Brings what the host knows of rows to the device: their parameters, and the ids of their
-/// histories as bitmaps.
+/// Brings what the host knows of rows to the device: their parameters, the ids of their histories
+/// as bitmaps, and copies of their logits where bias or penalties for new tokens change some.
 class SamplerInputs {
  public:
   /// Rows at once.
   static constexpr std::size_t kMostRows = 512;
 
-  explicit SamplerInputs(Device& device);
+  /// `scratch` holds the copies.
+  SamplerInputs(Device& device, std::span<std::byte> scratch);
 
   /// How many of the rows, from the first on, there is memory for at once; 0 where the vocabulary
   /// is too large for a single one.
@@ -49,9 +51,10 @@ class SamplerInputs {
   class List;
 
   Slot& free_slot();
-  static RowOrder write_params(std::span<const SampleRow> rows, SampleParams* params);
+  RowOrder write_params(std::span<const SampleRow> rows, SampleParams* params);
   void upload_bits(std::span<const SampleRow> rows, std::size_t vocabulary, Slot& slot,
                    std::size_t used, Stream& stream);
+  void change_copies(std::span<const SampleRow> rows, const SampleBatch& batch, Stream& stream);
 
   std::byte* params() const;
   std::byte* lists() const;
@@ -60,6 +63,9 @@ class SamplerInputs {
   std::array<Slot, kSlots> slots_;
   std::size_t next_ = 0;
   Buffer memory_;
+  std::span<std::byte> scratch_;
+  std::array<std::int32_t, kMostRows> places_{};  // of each row among the params
+  LogitChanges changes_;
 };
 
 }  // namespace zi

@@ -375,29 +375,41 @@ __device__ int draw(Shared& s, const PenalisedRow& row, const SampleParams& para
   return id_of(s.list[at] >> 32);
 }
 
+/// The result of one row; id -1: the best one's. Reads the row's values again: kept through the
+/// draw, they would be registers too many.
+__device__ void write_result(const SampleBatch& batch, int id) {
+  const SampleParams params = batch.params[blockIdx.x];
+  const RowState state = batch.states[blockIdx.x];
+  float logprob = -INFINITY;
+  if (nothing_left(params, state)) {
+    id = kNoId;
+  } else {
+    if (id < 0) id = id_of(state.best);
+    const float raw = batch.logits[params.row * batch.ld + id];
+    logprob = static_cast<float>(static_cast<double>(raw) - state.log_sum);
+  }
+  batch.results.ids[params.row] = id;
+  batch.results.logprobs[params.row] = logprob;
+}
+
 __global__ void __launch_bounds__(kThreads) draw_kernel(const SampleBatch batch) {
   __shared__ Shared s;
   const SampleParams params = batch.params[blockIdx.x];
   const RowState state = batch.states[blockIdx.x];
   if (state.valid == 0) return;
-  const PenalisedRow row(batch, params);
+  const PenalisedRow row = drawn_row(batch, params);
   const float best = value_of(key_in(state.best));
   // A penalty may take the logits beyond float32: then nothing but the best is left.
-  int id = isfinite(best) ? draw(s, row, params, best) : -1;
-  if (thread_index() != 0) return;
-  if (id < 0) id = id_of(state.best);
-  const double logprob = static_cast<double>(row.logits[id]) - state.log_sum;
-  batch.results.ids[params.row] = id;
-  batch.results.logprobs[params.row] = static_cast<float>(logprob);
+  const int id = isfinite(best) ? draw(s, row, params, best) : -1;
+  if (thread_index() == 0) write_result(batch, id);
 }
 
 __global__ void __launch_bounds__(kThreads) report_kernel(const SampleBatch batch, int first) {
   __shared__ Shared s;
   const int index = first + static_cast<int>(blockIdx.x);
   const RowState state = batch.states[index];
-  SampleParams params = batch.params[index];
-  params.bitmap = -1;  // reports are of the raw logits
-  const PenalisedRow row(batch, params);
+  const SampleParams params = batch.params[index];
+  const PenalisedRow row = raw_row(batch, params);
   const int count = state.valid == 0 ? 0 : min(params.top, row.count);
   if (count > 0) {
     const auto enough = static_cast<std::uint64_t>(count);

@@ -18,7 +18,8 @@ struct SampleParams {
   double uniform = 0;        // the row's random number, in [0, 1)
   std::int32_t row = 0;      // of the logits and the results
   std::int32_t target = -1;  // >= 0: only its log-probability is wanted
-  std::int32_t bitmap = -1;  // of the ids in the history; -1: no penalty
+  std::int32_t bitmap = -1;  // of the ids in the history; -1: no repetition penalty
+  std::int32_t copy = -1;    // of the row's logits, with what LogitChanges make of them; -1: none
   std::int32_t top_k = 0;
   std::int32_t top = 0;  // best ids to report
   float temperature = 0;
@@ -30,7 +31,7 @@ struct SampleParams {
 /// What is known of a row after one look at all of its logits.
 struct RowState {
   double log_sum = 0;      // log(sum(exp(logits))), raw
-  std::uint64_t best = 0;  // order_of the best id after the penalty
+  std::uint64_t best = 0;  // order_of the best id after bias and penalties
   float largest = 0;       // raw
   std::int32_t valid = 0;  // 0: NaN or infinity, or nothing but -infinity
 };
@@ -45,6 +46,7 @@ struct SampleBatch {
   RowState* states = nullptr;
   const std::uint32_t* bitmaps = nullptr;  // one bit for each id of the vocabulary
   std::int64_t bitmap_words = 0;           // of a row
+  float* copies = nullptr;                 // (rows that have one, vocabulary)
   SampleResults results;
 };
 
@@ -80,29 +82,49 @@ __device__ inline std::uint32_t key_in(std::uint64_t order) {
   return static_cast<std::uint32_t>(order >> 32);
 }
 
+/// Whether bias and penalties have left no id of a valid row.
+__device__ inline bool nothing_left(const SampleParams& params, const RowState& state) {
+  return params.copy >= 0 && key_in(state.best) == key_of(-INFINITY);
+}
+
 __device__ inline int id_of(std::uint64_t order) {
   return static_cast<int>(~static_cast<std::uint32_t>(order));
 }
 
-/// A row's logits after the penalty, if `bits` are given.
+/// A row of logits, after the repetition penalty if `bits` are given.
 struct PenalisedRow {
   const float* logits;
   const std::uint32_t* bits;
   float penalty;
   int count;
 
-  __device__ PenalisedRow(const SampleBatch& batch, const SampleParams& params)
-      : logits(batch.logits + params.row * batch.ld),
-        bits(params.bitmap < 0 ? nullptr : batch.bitmaps + params.bitmap * batch.bitmap_words),
-        penalty(params.penalty),
-        count(batch.vocabulary) {}
-
-  /// Of the raw logit x.
+  /// Of x = logits[id].
   __device__ float value(int id, float x) const {
     if (bits == nullptr || (bits[id >> 5] >> (id & 31) & 1) == 0) return x;
     return x > 0 ? x / penalty : x * penalty;
   }
 };
+
+__device__ inline PenalisedRow raw_row(const SampleBatch& batch, const SampleParams& params) {
+  return {batch.logits + params.row * batch.ld, nullptr, 1, batch.vocabulary};
+}
+
+__device__ inline PenalisedRow penalised_row(const SampleBatch& batch, const SampleParams& params) {
+  PenalisedRow row = raw_row(batch, params);
+  if (params.bitmap >= 0) row.bits = batch.bitmaps + params.bitmap * batch.bitmap_words;
+  row.penalty = params.penalty;
+  return row;
+}
+
+__device__ inline float* copy_of(const SampleBatch& batch, const SampleParams& params) {
+  return batch.copies + static_cast<std::int64_t>(params.copy) * batch.vocabulary;
+}
+
+/// The logits that the row is drawn by.
+__device__ inline PenalisedRow drawn_row(const SampleBatch& batch, const SampleParams& params) {
+  if (params.copy < 0) return penalised_row(batch, params);
+  return {copy_of(batch, params), nullptr, 1, batch.vocabulary};
+}
 
 #endif
 

@@ -7,6 +7,7 @@
 
 #include "zero_infer/error.h"
 #include "zero_infer/ops.h"
+#include "zero_infer/sampler.h"
 
 namespace zi {
 
@@ -14,10 +15,7 @@ namespace zi {
 inline void check_sample_rows(std::span<const SampleRow> rows, std::int64_t vocabulary,
                               const SampleResults& results) {
   for (const SampleRow& row : rows) {
-    if (row.target >= vocabulary) {
-      throw Error(fmt::format("sample: the target id {} is not below the vocabulary's {} ids",
-                              row.target, vocabulary));
-    }
+    check_sample_row(row, static_cast<std::size_t>(vocabulary));
     if (row.top < 0 || row.top > results.top) {
       throw Error(fmt::format("sample: {} best ids are wanted of a row, there is room for {}",
                               row.top, results.top));
