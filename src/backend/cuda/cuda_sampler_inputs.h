@@ -6,7 +6,7 @@
 #include <memory>
 #include <span>
 
-#include "backend/cuda/cuda_sampler_rows.h"
+#include "backend/cuda/cuda_sample_batch.h"
 #include "zero_infer/buffer.h"
 #include "zero_infer/device.h"
 #include "zero_infer/logit_changes.h"
