@@ -196,6 +196,42 @@ TEST(OwnSettings, TheSameSeedGivesTheSameTextWhereverThePromptStands) {
   EXPECT_GT(texts.size(), 1u);
 }
 
+TEST(OwnSettings, PenaltiesBiasesAndLeastTokensWork) {
+  const std::int32_t best = [&] {
+    RecordingSink sink;
+    ListedPrompts source(prompts_with({OwnSettings()}));
+    run(config_of_job(), &source, &sink);
+    return world().rank() == 0 ? sink.results.at(0).token_ids.at(0) : 0;
+  }();
+  std::vector<OwnSettings> settings(5);
+  settings[0].logit_bias = {{best, -100.0F}};
+  settings[1].logit_bias = {{17, 100.0F}};
+  settings[2].presence_penalty = 100;
+  settings[2].max_new_tokens = 40;
+  settings[3].frequency_penalty = 100;
+  settings[3].max_new_tokens = 40;
+  settings[4].min_new_tokens = 30;
+  settings[4].max_new_tokens = 30;
+  settings[4].logit_bias = {{1, 100.0F}, {2, 100.0F}};  // whatever ends a text
+  RecordingSink sink;
+  ListedPrompts source(prompts_with(settings));
+  run(config_of_job(), &source, &sink);
+  if (world().rank() != 0) return;
+  const auto ids = [&](std::size_t setting) -> const std::vector<std::int32_t>& {
+    return sink.results.at(setting * kTexts.size()).token_ids;
+  };
+  EXPECT_EQ(std::ranges::count(ids(0), best), 0);
+  EXPECT_EQ(std::ranges::count(ids(1), 17), std::ssize(ids(1)));
+  for (const std::size_t penalised : {std::size_t{2}, std::size_t{3}}) {
+    const std::set<std::int32_t> distinct(ids(penalised).begin(), ids(penalised).end());
+    EXPECT_EQ(distinct.size(), ids(penalised).size()) << "a token came twice";
+  }
+  for (std::size_t i = 4 * kTexts.size(); i < 5 * kTexts.size(); ++i) {
+    EXPECT_EQ(sink.results.at(i).token_ids.size(), 30u);
+    EXPECT_EQ(sink.results.at(i).finish_reason, "length");
+  }
+}
+
 TEST(Streams, DeltasOfPromptsThatStreamMakeTheirText) {
   std::vector<Prompt> prompts = prompts_with(varied());
   for (Prompt& prompt : prompts) prompt.stream = prompt.index % 3 != 0;
