@@ -130,7 +130,7 @@ LayerFetcher::State::State(Device& dev, Communicator* comm, int own_rank,
   copies = device.make_stream("copies");
   const std::size_t bytes = slots_bytes(layouts, tiers, slot_count, only_own);
   const bool nvme_slot = has_nvme_slot(layouts, tiers, only_own);
-  if (nvme_slot) read_copies = device.make_stream("read copies");
+  if (nvme_slot) read_copies = device.make_stream_of_own_copies("read copies");
   queue.emplace(std::move(tiers), bytes == 0 ? 0 : static_cast<std::size_t>(slot_count),
                 world > 1 && !only_own, nvme_slot);
   if (bytes == 0) return;

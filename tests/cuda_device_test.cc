@@ -4,7 +4,9 @@
 #include <cuda_runtime.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cstring>
+#include <future>
 #include <numeric>
 #include <thread>
 #include <vector>
@@ -106,6 +108,43 @@ TEST_F(CudaDeviceTest, EventsOrderStreamsAndMeasureThem) {
     EXPECT_LT(seconds, 10);
     const auto got = download(copy.data() + count - 16, 16);
     EXPECT_EQ(got, std::vector<std::byte>(16, std::byte{7}));
+  }
+}
+
+TEST_F(CudaDeviceTest, CopiesOfAStreamOfOwnCopiesGoBesideThoseThatWaitInAnotherStream) {
+  constexpr std::size_t kBytes = std::size_t{4} << 20;
+  const auto engine = device->make_stream("copies"), own = device->make_stream_of_own_copies("own");
+  const auto gate = device->make_stream("gate");
+  const auto opened = device->make_event(), copied = device->make_event();
+  const Buffer pinned = device->allocate_pinned(kBytes), other = device->allocate_pinned(kBytes);
+  const Buffer a = device->allocate(kBytes), b = device->allocate(kBytes);
+  for (std::size_t i = 0; i < kBytes; ++i) pinned.data()[i] = static_cast<std::byte>(i * 7 + i / 5);
+  // A copy that is enqueued first and cannot begin: its stream waits for one that waits for this
+  // thread.
+  std::promise<void> may_go;
+  std::future<void> going = may_go.get_future();
+  ASSERT_EQ(cudaLaunchHostFunc(
+                static_cast<cudaStream_t>(cuda_stream_handle(*gate)),
+                [](void* future) { static_cast<std::future<void>*>(future)->wait(); }, &going),
+            cudaSuccess);
+  gate->record(*opened);
+  engine->wait(*opened);
+  device->copy(a.data(), other.data(), kBytes, *engine);
+  for (const std::size_t bytes : {kBytes, std::size_t{4096}, std::size_t{16}, std::size_t{48}}) {
+    device->zero(b.data(), kBytes, *own);
+    device->copy(b.data(), pinned.data(), bytes, *own);
+    own->record(*copied);
+    const auto late = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    while (!copied->reached() && std::chrono::steady_clock::now() < late) std::this_thread::yield();
+    EXPECT_TRUE(copied->reached()) << bytes;
+  }
+  may_go.set_value();
+  engine->synchronize();
+  for (const std::size_t bytes : {kBytes, std::size_t{16}, std::size_t{48}, std::size_t{17}}) {
+    device->copy(b.data(), pinned.data(), bytes, *own);
+    own->synchronize();
+    EXPECT_EQ(download(b.data(), bytes),
+              std::vector<std::byte>(pinned.data(), pinned.data() + bytes));
   }
 }
 

@@ -33,6 +33,9 @@ class ForwardingDevice : public Device {
   std::unique_ptr<Stream> make_stream(const std::string& name, StreamPriority priority) override {
     return inner_->make_stream(name, priority);
   }
+  std::unique_ptr<Stream> make_stream_of_own_copies(const std::string& name) override {
+    return inner_->make_stream_of_own_copies(name);
+  }
   std::unique_ptr<Event> make_event() override { return inner_->make_event(); }
   double elapsed_seconds(const Event& start, const Event& end) const override {
     return inner_->elapsed_seconds(start, end);

@@ -91,6 +91,11 @@ class Device {
   std::unique_ptr<Stream> make_stream(const std::string& name) {
     return make_stream(name, StreamPriority::kNormal);
   }
+  /// A stream whose copies from pinned memory wait for nothing but the stream's own work. Those of
+  /// other streams may queue behind each other where one engine makes them all.
+  virtual std::unique_ptr<Stream> make_stream_of_own_copies(const std::string& name) {
+    return make_stream(name);
+  }
   virtual std::unique_ptr<Event> make_event() = 0;
   /// Seconds between two reached events of this device's streams.
   virtual double elapsed_seconds(const Event& start, const Event& end) const = 0;

@@ -7,12 +7,14 @@
 #include <algorithm>
 #include <atomic>
 #include <cctype>
+#include <cstdint>
 #include <fstream>
 #include <string>
 #include <thread>
 
 #include "backend/cuda/cuda_graph.h"
 #include "backend/cuda/cuda_support.h"
+#include "backend/cuda/host_copy.h"
 #include "backend/cuda/kernel_architecture.h"
 #include "backend/cuda/kernel_probe.h"
 #include "backend/host/host_memory.h"
@@ -48,7 +50,8 @@ class CudaEvent final : public Event {
 
 class CudaStream final : public Stream {
  public:
-  explicit CudaStream(int priority) {
+  /// `own_copies`: kernels copy from pinned memory, not the copy engine.
+  explicit CudaStream(int priority, bool own_copies = false) : own_copies_(own_copies) {
     ZI_CUDA(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, priority));
   }
   ~CudaStream() override {
@@ -66,10 +69,23 @@ class CudaStream final : public Stream {
   }
   void synchronize() override { ZI_CUDA(cudaStreamSynchronize(stream_)); }
   cudaStream_t get() const { return stream_; }
+  bool own_copies() const { return own_copies_; }
 
  private:
   cudaStream_t stream_ = nullptr;
+  bool own_copies_;
 };
+
+bool fits_kernel(const void* dst, const void* src, std::size_t bytes) {
+  const auto bits = reinterpret_cast<std::uintptr_t>(dst) | reinterpret_cast<std::uintptr_t>(src);
+  return ((bits | bytes) & 15u) == 0;
+}
+
+bool is_pinned(const void* memory) {
+  cudaPointerAttributes attributes{};
+  ZI_CUDA(cudaPointerGetAttributes(&attributes, memory));
+  return attributes.type == cudaMemoryTypeHost;
+}
 
 /// The NUMA node that the GPU hangs on, or -1.
 int numa_node_of(int index) {
@@ -188,6 +204,10 @@ class CudaDevice final : public Device {
     return std::make_unique<CudaStream>(priority == StreamPriority::kFirst ? greatest_priority_
                                                                            : least_priority_);
   }
+  std::unique_ptr<Stream> make_stream_of_own_copies(const std::string&) override {
+    load_host_copy();
+    return std::make_unique<CudaStream>(least_priority_, true);
+  }
   std::unique_ptr<Event> make_event() override { return std::make_unique<CudaEvent>(); }
 
   double elapsed_seconds(const Event& start, const Event& end) const override {
@@ -199,6 +219,11 @@ class CudaDevice final : public Device {
 
   void copy(void* dst, const void* src, std::size_t bytes, Stream& stream) override {
     if (bytes == 0) return;
+    const auto& cuda = dynamic_cast<const CudaStream&>(stream);
+    if (cuda.own_copies() && fits_kernel(dst, src, bytes) && is_pinned(src)) {
+      copy_by_kernel(dst, src, bytes, cuda.get());
+      return;
+    }
     ZI_CUDA(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDefault, cuda_stream(stream)));
   }
   std::unique_ptr<Graph> record(Stream& stream, const std::function<void()>& work) override {
