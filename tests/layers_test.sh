@@ -109,11 +109,12 @@ never src/model '(comm|backend|engine|convert|plan|measure|offload|launch|checkp
 never offload '(model|engine|convert|plan|measure|launch|text|config)/|zero_infer/(model|world|run_config)\.h'
 never src/backend '(model|engine|convert|plan|measure|offload|launch|comm)/'
 never src/comm '(model|engine|convert|plan|measure|offload|launch)/'
-never src/engine '(convert|plan|measure|launch)/'
-never src/convert '(comm|backend|model|text|chat|plan|measure|launch)/|zero_infer/(device|world|communicator)\.h'
+never src/engine '(convert|plan|measure|serve|launch)/'
+never src/convert '(comm|backend|model|text|chat|plan|measure|serve|launch)/|zero_infer/(device|world|communicator)\.h'
 never src/packing '(checkpoint|partition|config)/|zero_infer/(weight_source|partition_layout)\.h'
-never src/plan '(convert|measure|launch)/'
-never src/measure '(convert|launch)/'
+never src/plan '(convert|measure|serve|launch)/'
+never src/measure '(convert|serve|launch)/'
+never src/serve '(convert|plan|measure|launch|config)/'
 never src/serve/http '(config|checkpoint|partition|packing|chat|text|backend|comm|model|offload|engine|convert|plan|measure|launch)/|serve/[a-z_]+\.h'
 
 # arrows: a line `FROM TO` for each include of a file of ours by another. A header and its .cc are one, named by their
