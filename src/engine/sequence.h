@@ -43,6 +43,7 @@ struct Sequence {
   double first_token_seconds = 0;  // from then to its first new token
   Delta delta;                     // since the last take_delta; its text is still in `text`
   bool not_finite = false;         // the model gave NaN or infinity: it ends without a result
+  bool nothing_to_draw = false;    // its biases leave no token: nor does it have one then
 
   std::int64_t new_tokens() const {
     return static_cast<std::int64_t>(tokens.size()) - prompt_tokens;
