@@ -183,7 +183,7 @@ TEST_F(CudaDeviceTest, TheFetcherBringsEveryUnitInOrderOverManyPasses) {
           const auto at = static_cast<std::size_t>(pass * kUnits + unit) * most;
           device->copy(results.data() + at, weights.data, weights.layout->shard_bytes(), *stream);
         },
-        *stream, pass == kPasses - 1);
+        *stream, {.last = pass == kPasses - 1});
   }
   stream->synchronize();
   for (int pass = 0; pass < kPasses; ++pass) {

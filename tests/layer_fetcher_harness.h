@@ -183,14 +183,15 @@ class FetcherHarness {
 
   /// One pass of an active or an idle rank.
   void run_pass(CpuStream& compute, bool last, bool idle = false, bool stays = false) {
-    if (idle) return fetcher->run_pass({}, compute, last, {}, stays);
+    const LayerFetcher::Pass pass{.last = last, .stays = stays};
+    if (idle) return fetcher->run_pass({}, compute, pass);
     int expected = 0;
     fetcher->run_pass(
         [&](int unit, const UnitWeights& weights) {
           EXPECT_EQ(unit, expected++);
           enqueue_check(unit, weights, compute, stays);
         },
-        compute, last, {}, stays);
+        compute, pass);
     EXPECT_EQ(expected, static_cast<int>(layouts.size()));
   }
 

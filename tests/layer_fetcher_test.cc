@@ -154,7 +154,7 @@ TEST(LayerFetcher, UsesDeviceUnitsOfAWorldOfOneInPlaceAndWithoutSlots) {
       [&](int unit, const UnitWeights& weights) {
         EXPECT_EQ(weights.data, harness.store_in(D).resident(unit));
       },
-      harness.compute, true);
+      harness.compute, {.last = true});
   const FetchStats stats = harness.fetcher->take_stats();
   EXPECT_EQ(stats.bytes.sum(), 0u);
   EXPECT_THAT(harness.log, ElementsAre());
@@ -164,7 +164,7 @@ TEST(LayerFetcher, GivesARecordedPassTheWeightsThatABodyGetsAndRefusesWhatTravel
   FetcherHarness harness({.tiers = {D, H, D}}, nullptr);
   std::vector<const std::byte*> given;
   harness.fetcher->run_pass([&](int, const UnitWeights& weights) { given.push_back(weights.data); },
-                            harness.compute, true);
+                            harness.compute, {.last = true});
   for (const int unit : {0, 2}) {
     const UnitWeights weights = harness.fetcher->resident_weights(unit);
     EXPECT_EQ(weights.layout, harness.layouts[static_cast<std::size_t>(unit)].get());
@@ -230,7 +230,7 @@ TEST(LayerFetcher, WaitsAtItsEndForComputeThatABodyEnqueuedBeforeItThrew) {
     });
     if (unit == 1) throw ConfigError("body failed");
   };
-  EXPECT_THROW(harness->fetcher->run_pass(body, harness->compute), ConfigError);
+  EXPECT_THROW(harness->fetcher->run_pass(body, harness->compute, {}), ConfigError);
   harness->fetcher.reset();  // the slots go: nothing may read them any more
   EXPECT_EQ(sum, std::to_integer<int>(shard_byte(0, 0, 0)) +
                      std::to_integer<int>(shard_byte(1, 0, 0)) + 2);

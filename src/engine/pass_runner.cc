@@ -142,13 +142,12 @@ void PassRunner::run_blocks(const Request& request) {
         if (runs) run_block(unit, weights);
         timer_->end_unit();
       },
-      *compute_, request.last,
+      *compute_, {.last = request.last, .stays = stays_},
       // Its exchange comes before the next pass's gathers, on every rank.
       [&] {
         timer_->mark(PassTimer::Point::kHead);
         run_head(request);
-      },
-      stays_);
+      });
 }
 
 std::int64_t PassRunner::most_rows(const Request& request) const {
@@ -208,7 +207,8 @@ void PassRunner::enqueue(const Request& request) {
   inputs_.upload(request.chunks, request.logits_rows, embedding_->indices(request.ids), *compute_);
   if (Graph* const graph = decoding_graph(request)) {
     timer_->mark(PassTimer::Point::kBlocks);
-    fetcher_->run_pass({}, *compute_, request.last);  // nothing travels: this only counts the pass
+    // Nothing travels: this only counts the pass.
+    fetcher_->run_pass({}, *compute_, {.last = request.last});
     graph->launch(*compute_);
     timer_->mark(PassTimer::Point::kHead);
     timer_->replayed();

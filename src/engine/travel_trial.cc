@@ -53,7 +53,7 @@ class TravelTrial {
     for (int i = 0; i <= kRepeats; ++i) {
       compute_->record(*start_);
       fetcher_->run_pass([&](int, const UnitWeights& weights) { enqueue_products(rows, weights); },
-                         *compute_, i == kRepeats, {}, stay);
+                         *compute_, {.last = i == kRepeats, .stays = stay});
       compute_->record(*end_);
       compute_->synchronize();
       const double mine = backend_->device->elapsed_seconds(*start_, *end_);
