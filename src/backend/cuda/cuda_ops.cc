@@ -131,6 +131,11 @@ class CudaOps final : public Ops {
     cuda_interleave(parts, type, blocks, rows, slices, y, cuda_stream(stream));
   }
 
+  void put_columns(std::span<const ColumnRun> runs, std::int64_t rows, float* y, std::int64_t ld,
+                   Stream& stream) override {
+    cuda_put_columns(runs, rows, y, ld, cuda_stream(stream));
+  }
+
   void sample(const float* logits, std::int64_t ld, std::int64_t vocabulary,
               std::span<const SampleRow> rows, const SampleResults& results,
               Stream& stream) override {

@@ -298,6 +298,28 @@ __global__ void interleave_kernel(const T* parts, int blocks, std::int64_t rows,
   }
 }
 
+struct ColumnRuns {
+  ColumnRun run[Ops::kMostRuns];
+};
+
+/// A run to each z. Runs in host memory are read over the link, in whole lines.
+template <int kWidth>
+__global__ void put_columns_kernel(ColumnRuns runs, std::int64_t rows, float* y, std::int64_t ld) {
+  const ColumnRun& run = runs.run[blockIdx.z];
+  const std::int64_t col =
+      (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * kWidth;
+  if (col >= run.cols) return;
+  for (std::int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
+    const float* const from = run.x + row * run.ld + col;
+    float* const to = y + row * ld + run.first + col;
+    if constexpr (kWidth == 4) {
+      *reinterpret_cast<Four<float>*>(to) = *reinterpret_cast<const Four<float>*>(from);
+    } else {
+      *to = *from;
+    }
+  }
+}
+
 /// Element i of the tensor is a quarter of the draw i / 4 (uniform_values.h).
 template <typename Stored, typename To>
 __global__ void fill_uniform_kernel(std::uint64_t key, float step, std::int64_t first,
@@ -423,6 +445,30 @@ void cuda_interleave(const void* parts, DType type, int blocks, std::int64_t row
                                                             rows, widths, static_cast<T*>(y));
     ZI_CUDA_LAUNCHED();
   });
+}
+
+void cuda_put_columns(std::span<const ColumnRun> runs, std::int64_t rows, float* y, std::int64_t ld,
+                      cudaStream_t stream) {
+  if (runs.size() > Ops::kMostRuns) throw Error("too many runs of columns");
+  if (rows == 0 || runs.empty()) return;
+  ColumnRuns all{};
+  std::int64_t most = 0;
+  bool vector = ld % 4 == 0 && is_aligned(y, 16);
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    const ColumnRun& run = all.run[i] = runs[i];
+    most = std::max(most, run.cols);
+    vector = vector && run.ld % 4 == 0 && run.cols % 4 == 0 && run.first % 4 == 0 &&
+             is_aligned(run.x, 16);
+  }
+  if (most == 0) return;
+  dim3 grid = grid_of(rows, most, vector ? 4 : 1);
+  grid.z = static_cast<unsigned>(runs.size());
+  if (vector) {
+    put_columns_kernel<4><<<grid, kElementThreads, 0, stream>>>(all, rows, y, ld);
+  } else {
+    put_columns_kernel<1><<<grid, kElementThreads, 0, stream>>>(all, rows, y, ld);
+  }
+  ZI_CUDA_LAUNCHED();
 }
 
 void cuda_fill_uniform(const UniformValues& values, std::int64_t first, std::int64_t count, void* y,

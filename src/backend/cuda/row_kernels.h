@@ -26,6 +26,9 @@ void cuda_convert(const void* x, DType from, void* y, DType to, std::int64_t cou
                   cudaStream_t stream);
 void cuda_interleave(const void* parts, DType type, int blocks, std::int64_t rows,
                      std::span<const std::int64_t> slices, void* y, cudaStream_t stream);
+/// Throws Error for more than Ops::kMostRuns runs.
+void cuda_put_columns(std::span<const ColumnRun> runs, std::int64_t rows, float* y, std::int64_t ld,
+                      cudaStream_t stream);
 void cuda_fill_uniform(const UniformValues& values, std::int64_t first, std::int64_t count, void* y,
                        DType to, cudaStream_t stream);
 
