@@ -52,7 +52,9 @@ struct LayerFetcher::State {
 
 UnitWeights LayerFetcher::State::weights(int unit) const {
   if (queue.is_turn_of(unit)) return trips.weights(queue.front(), staying);
-  return {&units.layout(unit), units.store(unit).resident(unit), staying ? units.rank : -1};
+  return {.layout = &units.layout(unit),
+          .data = units.store(unit).resident(unit),
+          .only_block = staying ? units.rank : -1};
 }
 
 /// Stores take what their staging has room for.
@@ -96,6 +98,7 @@ void LayerFetcher::State::run(int unit, const UnitWeights& weights,
   }
   if (events != nullptr) compute.record(*events->end);
   if (!travelled) return;
+  if (body) trips.stats().host_bytes += weights.host_bytes();
   trips.release(queue.front(), compute);
   queue.consume();
 }
@@ -140,7 +143,7 @@ void LayerFetcher::run_pass(const std::function<void(int unit, const UnitWeights
   s.failed = true;  // until the end is reached
   s.timer.begin_pass();
   s.staying = pass.stays;
-  s.queue.plan_pass(s.world > 1 && !pass.stays, pass.last);
+  s.queue.plan_pass(s.world > 1 && !pass.stays, pass.last, pass.host_share);
   s.start_reads();
   s.fetch_ahead();
   for (int unit = 0; unit < s.count(); ++unit) {
@@ -184,7 +187,7 @@ UnitWeights LayerFetcher::resident_weights(int unit) const {
   if (s.world > 1 || s.units.store(unit).tier() != Tier::kDevice) {
     throw Error(fmt::format("unit {} is in a slot only during its turn", unit));
   }
-  return {&s.units.layout(unit), s.units.store(unit).resident(unit)};
+  return {.layout = &s.units.layout(unit), .data = s.units.store(unit).resident(unit)};
 }
 
 FetchStats LayerFetcher::take_stats() {

@@ -44,10 +44,14 @@ class LayerFetcher {
                                  const std::vector<Tier>& tiers, int slot_count,
                                  bool only_own = false);
 
-  /// What kind of pass it is, on every rank alike.
+  /// What kind of pass it is, the first two on every rank alike.
   struct Pass {
     bool last = false;   // no other pass will follow, so nothing more is fetched
     bool stays = false;  // weights stay
+    /// Of the rows of each matrix that rests on the host: the body gets such matrices split, and
+    /// the rows travel that are not the host's. It may get smaller shares, which were fetched for
+    /// another pass. For a world of one, or where weights stay; a rank's own affair.
+    double host_share = 0;
   };
   /// Collective. Calls body(unit, weights) for every unit, in order; what body enqueues on
   /// `compute` runs when the weights are there, and the slot is reused when it is done. An idle

@@ -133,7 +133,7 @@ void TripRunner::fetch(Trip& trip, TripQueue& queue) {
   }
   if (marks_) device_->mark_begin(fmt::format("fetch unit {}", trip.unit));
   TripEvents& events = events_of(brought_);
-  events.copies = trip.slot < 0;
+  events.copies = !trip.copied();
   events.gathers = trip.gathers;
   events.read = {};
   // A shard that rests on the device is copied to its place in the slot as well, while the gather
@@ -153,21 +153,54 @@ void TripRunner::fetch(Trip& trip, TripQueue& queue) {
 }
 
 void TripRunner::copy(Trip& trip, TripQueue& queue) {
-  queue.take_slot(trip);
+  const bool first = trip.slot < 0;
+  if (first) queue.take_slot(trip);
   const Slot& slot = slot_of(trip);
-  const std::size_t bytes = units_.layout(trip.unit).shard_bytes();
-  ShardStore& from = units_.store(trip.unit);
   start_read(trip);
   TripEvents& events = events_of(trip.number);
-  copies_->wait(*slot.consumed);
+  if (first) copies_->wait(*slot.consumed);
   copies_->record(*events.copy_start);
-  from.finish_read(trip.unit, slot.data + place(trip.unit), *copies_);
+  std::byte* const to = slot.data + place(trip.unit);
+  if (first && trip.host_share == 0) {
+    copy_shard(trip, to);
+  } else {
+    copy_rows(trip, to);
+  }
+  trip.share_left = trip.host_share;
+  copies_->record(*events.copied);
+}
+
+void TripRunner::copy_shard(Trip& trip, std::byte* to) {
+  const std::size_t bytes = units_.layout(trip.unit).shard_bytes();
+  ShardStore& from = units_.store(trip.unit);
+  from.finish_read(trip.unit, to, *copies_);
   if (from.tier() == Tier::kNvme) {
     stats_.bytes[Link::kRead] += bytes;
-    events.read = from.last_read();
+    events_of(trip.number).read = from.last_read();
   }
   if (from.tier() != Tier::kDevice) stats_.bytes[Link::kCopy] += bytes;
-  copies_->record(*events.copied);
+}
+
+/// Those rows of each matrix that are to be there and are not.
+void TripRunner::copy_rows(Trip& trip, std::byte* to) {
+  const PartitionLayout& layout = units_.layout(trip.unit);
+  const std::byte* const from = units_.store(trip.unit).on_host(trip.unit);
+  if (from == nullptr) {
+    throw Error(
+        fmt::format("unit {} does not rest on the host, which has a share of it", trip.unit));
+  }
+  for (std::size_t i = 0; i < layout.matrices().size(); ++i) {
+    const PartitionLayout::Matrix& matrix = layout.matrices()[i];
+    const std::size_t row_bytes = matrix.format.row_bytes(matrix.tensor.shape[1]);
+    const auto end_of = [&](double share) {
+      const std::int64_t rows = matrix.rows_per_rank - layout.host_rows(i, share);
+      return matrix.offset + static_cast<std::size_t>(rows) * row_bytes;
+    };
+    const std::size_t begin = end_of(trip.share_left);  // at first the host has all of them
+    const std::size_t end = end_of(trip.host_share);
+    device_->copy(to + begin, from + begin, end - begin, *copies_);
+    stats_.bytes[Link::kCopy] += end - begin;
+  }
 }
 
 void TripRunner::gather(Trip& trip) {
@@ -182,8 +215,11 @@ void TripRunner::gather(Trip& trip) {
 }
 
 UnitWeights TripRunner::weights(const Trip& trip, bool stays) const {
-  return {&units_.layout(trip.unit), slot_of(trip).data + (stays ? place(trip.unit) : 0),
-          stays ? units_.rank : -1};
+  return {.layout = &units_.layout(trip.unit),
+          .data = slot_of(trip).data + (stays ? place(trip.unit) : 0),
+          .only_block = stays ? units_.rank : -1,
+          .host_share = trip.share_left,
+          .host = units_.store(trip.unit).on_host(trip.unit)};
 }
 
 void TripRunner::await(const Trip& trip, Stream& compute) { compute.wait(ready(trip.number)); }

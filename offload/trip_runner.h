@@ -92,6 +92,8 @@ class TripRunner {
     return slots_[static_cast<std::size_t>(trip.slot)];
   }
   void copy(Trip& trip, TripQueue& queue);
+  void copy_shard(Trip& trip, std::byte* to);
+  void copy_rows(Trip& trip, std::byte* to);
   void gather(Trip& trip);
 
   Device* device_;

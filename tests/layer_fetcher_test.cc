@@ -332,5 +332,48 @@ TEST(LayerFetcher, KeepsTheTimesOfTheLastTwoPassesUnitByUnit) {
   }
 }
 
+TEST(LayerFetcher, LeavesTheHostsShareWhereItRests) {
+  FetcherHarness harness({.tiers = {H, H, H, H}, .slots = 2}, nullptr);
+  std::size_t all = 0;
+  for (const auto& layout : harness.layouts) all += layout->shard_bytes();
+  for (int pass = 0; pass < 4; ++pass)
+    harness.run_pass(harness.compute, pass == 3, false, false, 0.5);
+  harness.compute.synchronize();
+  EXPECT_EQ(harness.wrong_bytes, 0u);
+  const FetchStats stats = harness.fetcher->take_stats();
+  EXPECT_GT(stats.host_bytes, 0u);
+  EXPECT_EQ(stats.host_bytes, harness.bytes_on_host);
+  EXPECT_EQ(stats.bytes[Link::kCopy] + stats.host_bytes, 4 * all);
+}
+
+TEST(LayerFetcher, GivesEveryUnitItsRowsWhateverTheShareOfTheNextPass) {
+  for (std::uint64_t seed = 0; seed < 8; ++seed) {
+    for (int slots : {2, 3, 5}) {
+      FetcherHarness harness({.tiers = mixed_tiers(7, seed), .slots = slots, .seed = seed},
+                             nullptr);
+      constexpr double kShares[] = {0, 0.25, 0.5, 1};
+      for (std::uint64_t pass = 0; pass < 12; ++pass) {
+        const double share = kShares[random_bits(seed, 7, pass) % 4];
+        harness.run_pass(harness.compute, pass == 11, false, false, share);
+      }
+      harness.compute.synchronize();
+      EXPECT_EQ(harness.wrong_bytes, 0u) << "seed " << seed << ", " << slots << " slots";
+      EXPECT_EQ(harness.units_computed, 12 * 7);
+    }
+  }
+}
+
+TEST(LayerFetcher, BringsTheRowsThatAPassWithASmallerShareStillNeeds) {
+  FetcherHarness harness({.tiers = {H, H, H}, .slots = 2}, nullptr);
+  std::size_t all = 0;
+  for (const auto& layout : harness.layouts) all += layout->shard_bytes();
+  harness.run_pass(harness.compute, false, false, false, 1);
+  EXPECT_EQ(harness.fetcher->take_stats().bytes[Link::kCopy], 0u);
+  harness.run_pass(harness.compute, true, false, false, 0);
+  harness.compute.synchronize();
+  EXPECT_EQ(harness.wrong_bytes, 0u);
+  EXPECT_EQ(harness.fetcher->take_stats().bytes[Link::kCopy], all) << "each row once";
+}
+
 }  // namespace
 }  // namespace zi::test
