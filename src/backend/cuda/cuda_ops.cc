@@ -1,3 +1,4 @@
+#include "backend/cuda/column_kernels.h"
 #include "backend/cuda/cuda_attention.h"
 #include "backend/cuda/cuda_matmul.h"
 #include "backend/cuda/cuda_positions.h"
