@@ -10,6 +10,7 @@
 #include "engine/backend_choice.h"
 #include "engine/generation_options.h"
 #include "engine/generator.h"
+#include "engine/host_shares.h"
 #include "engine/memory_plan.h"
 #include "engine/model_weights.h"
 #include "engine/open_model.h"
@@ -17,6 +18,7 @@
 #include "engine/pass_runner.h"
 #include "text/prompt_source.h"
 #include "text/tokenizer.h"
+#include "zero_infer/backend.h"
 #include "zero_infer/run_config.h"
 #include "zero_infer/world.h"
 
@@ -54,6 +56,10 @@ class Engine {
   /// whatever was measured. For comparisons of both ways.
   void leave_weights_up_to(std::int64_t rows);
 
+  /// Where the plan splits products, and for this rank alone: the host has these shares, whatever
+  /// was measured. For comparisons.
+  void share_with_host(HostShares shares);
+
   /// Gives back what passes need in addition to the weights, for measurements between jobs.
   void end_passes() { runner_.reset(); }
   /// Collective. Takes it again: the engine can generate.
@@ -80,6 +86,8 @@ class Engine {
   void make_runner(Buffer slots);
   /// Collective. The largest row count of any rank for which weights stay.
   std::int64_t measure_stay_rows(Buffer& slots);
+  /// Makes them once, and decides about their share.
+  void prepare_host_products(Buffer& slots);
   /// What must be the same on every rank, or the job would hang or give nonsense.
   std::vector<Agreed> agreement() const;
 
@@ -91,6 +99,8 @@ class Engine {
   std::optional<MemoryPlan> plan_;
   std::unique_ptr<ModelWeights> weights_;
   std::optional<std::int64_t> stay_rows_;
+  std::unique_ptr<HostProducts> host_products_;  // null: the host has no share of products
+  std::optional<HostShares> host_shares_;
   std::unique_ptr<PassRunner> runner_;
 };
 
