@@ -245,6 +245,7 @@ std::vector<Agreed> Engine::agreement() const {
       {"--head-format", name_of(plan_->head_format)},
       {"the tiers of the blocks", tiers},
       {"--travel", std::string(name_of(config_.travel))},
+      {"--cpu-share", config_.cpu_share ? fmt::format("{}", *config_.cpu_share) : "auto"},
       {"--batch-size", fmt::format("{}", fmt::join(config_.batch_size, ","))},
       {"the plan",
        fmt::format("{} rows a pass, {} of logits, {} KV pages, {} slots", plan_->pass_tokens,
