@@ -299,6 +299,9 @@ ordered_json line_of(World& world, Engine& engine, const Options& o, std::int64_
     const double host =
         static_cast<double>(m.fetched.host_bytes) / static_cast<double>(m.fetched.passes);
     line["cpu_share"] = o.cpu_share;
+    for (const HostShares::Point& p : engine.host_shares().points()) {
+      line["cpu_shares"].push_back({{"rows", p.rows}, {"share", p.share}});
+    }
     line["host_multiplied_bytes"] = host;
     line["host_multiplied_share"] = host / static_cast<double>(plan.host_shards);
   }

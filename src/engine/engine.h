@@ -71,6 +71,8 @@ class Engine {
   const Model& model() const { return *open_.model; }
   const Backend& backend() const { return *backend_; }
   const ModelWeights& weights() const { return *weights_; }
+  /// Of this rank's host, as given or measured.
+  const HostShares& host_shares() const { return *host_shares_; }
   double load_seconds() const { return weights_->load_seconds(); }
   /// `io_uring + O_DIRECT`; empty without an NVMe tier.
   std::string nvme_method() const;
