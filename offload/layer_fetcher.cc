@@ -29,7 +29,8 @@ struct LayerFetcher::State {
               std::move(slots)),
         units(trips.units()),
         world(units.world()),
-        queue(units.tiers(), trips.slots(), world > 1 && !units.only_own) {}
+        queue(units.tiers(), trips.slots() - (trips.nvme_slot() ? 1 : 0),
+              world > 1 && !units.only_own, trips.nvme_slot()) {}
 
   int count() const { return static_cast<int>(units.layouts.size()); }
   UnitWeights weights(int unit) const;
@@ -125,6 +126,11 @@ LayerFetcher::LayerFetcher(Device& device, Communicator* communicator, int rank,
           slot_count, gathers, std::move(slots))) {}
 
 LayerFetcher::~LayerFetcher() = default;
+
+bool LayerFetcher::has_nvme_slot(const std::vector<const PartitionLayout*>& layouts,
+                                 const std::vector<Tier>& tiers, bool only_own) {
+  return TripRunner::has_nvme_slot(layouts, tiers, only_own);
+}
 
 std::size_t LayerFetcher::slots_bytes(const std::vector<const PartitionLayout*>& layouts,
                                       const std::vector<Tier>& tiers, int slot_count,

@@ -56,12 +56,15 @@ TripRunner::TripRunner(Device& device, Communicator* communicator, TripUnits uni
   copies_ = device.make_stream("copies");
   const std::size_t bytes =
       slots_bytes(units_.layouts, units_.tiers(), slot_count, units_.only_own);
+  if (has_nvme_slot(units_.layouts, units_.tiers(), units_.only_own)) {
+    read_copies_ = device.make_stream("read copies");
+  }
   if (bytes == 0) return;
   memory_ = std::move(slots);
   if (memory_.bytes() == 0) memory_ = device.allocate(bytes);
   if (memory_.bytes() < bytes)
     throw Error("the layer fetcher was given too little memory for slots");
-  const auto count = static_cast<std::size_t>(slot_count);
+  const auto count = static_cast<std::size_t>(slot_count) + (nvme_slot() ? 1 : 0);
   for (std::size_t s = 0; s < count; ++s) {
     slots_.push_back({memory_.data() + s * (bytes / count), device.make_event()});
   }
@@ -89,8 +92,19 @@ TripRunner::~TripRunner() {
     }
   };
   settle(*copies_);
+  if (read_copies_) settle(*read_copies_);
   if (brought_ != 0 && world_ > 1) settle(*gathers_);
   for (Slot& slot : slots_) settle(*slot.consumed);
+}
+
+bool TripRunner::has_nvme_slot(const std::vector<const PartitionLayout*>& layouts,
+                               const std::vector<Tier>& tiers, bool only_own) {
+  bool read = false, other = false;
+  for (std::size_t u = 0; u < layouts.size(); ++u) {
+    read = read || tiers.at(u) == Tier::kNvme;
+    other = other || (tiers.at(u) != Tier::kNvme && travels(*layouts[u], tiers.at(u), only_own));
+  }
+  return read && other;
 }
 
 std::size_t TripRunner::slots_bytes(const std::vector<const PartitionLayout*>& layouts,
@@ -106,7 +120,8 @@ std::size_t TripRunner::slots_bytes(const std::vector<const PartitionLayout*>& l
     largest =
         std::max(largest, only_own ? layouts[u]->shard_bytes() : layouts[u]->gathered_bytes());
   }
-  return align_up(largest, kPageBytes) * static_cast<std::size_t>(slot_count);
+  const int count = slot_count + (has_nvme_slot(layouts, tiers, only_own) ? 1 : 0);
+  return align_up(largest, kPageBytes) * static_cast<std::size_t>(count);
 }
 
 Event& TripRunner::ready(Number number) {
@@ -158,8 +173,9 @@ void TripRunner::copy(Trip& trip, TripQueue& queue) {
   const Slot& slot = slot_of(trip);
   start_read(trip);
   TripEvents& events = events_of(trip.number);
-  if (first) copies_->wait(*slot.consumed);
-  copies_->record(*events.copy_start);
+  Stream& stream = copies_of(trip);
+  if (first) stream.wait(*slot.consumed);
+  stream.record(*events.copy_start);
   std::byte* const to = slot.data + place(trip.unit);
   if (first && trip.host_share == 0) {
     copy_shard(trip, to);
@@ -167,13 +183,13 @@ void TripRunner::copy(Trip& trip, TripQueue& queue) {
     copy_rows(trip, to);
   }
   trip.share_left = trip.host_share;
-  copies_->record(*events.copied);
+  stream.record(*events.copied);
 }
 
 void TripRunner::copy_shard(Trip& trip, std::byte* to) {
   const std::size_t bytes = units_.layout(trip.unit).shard_bytes();
   ShardStore& from = units_.store(trip.unit);
-  from.finish_read(trip.unit, to, *copies_);
+  from.finish_read(trip.unit, to, copies_of(trip));
   if (from.tier() == Tier::kNvme) {
     stats_.bytes[Link::kRead] += bytes;
     events_of(trip.number).read = from.last_read();
@@ -198,7 +214,7 @@ void TripRunner::copy_rows(Trip& trip, std::byte* to) {
     };
     const std::size_t begin = end_of(trip.share_left);  // at first the host has all of them
     const std::size_t end = end_of(trip.host_share);
-    device_->copy(to + begin, from + begin, end - begin, *copies_);
+    device_->copy(to + begin, from + begin, end - begin, copies_of(trip));
     stats_.bytes[Link::kCopy] += end - begin;
   }
 }

@@ -42,12 +42,16 @@ class TripRunner {
   /// Waits for copies, gathers and compute in flight.
   ~TripRunner();
 
-  /// Device bytes of `slot_count` slots; 0 when none is needed.
+  /// See LayerFetcher.
+  static bool has_nvme_slot(const std::vector<const PartitionLayout*>& layouts,
+                            const std::vector<Tier>& tiers, bool only_own);
   static std::size_t slots_bytes(const std::vector<const PartitionLayout*>& layouts,
                                  const std::vector<Tier>& tiers, int slot_count, bool only_own);
 
   const TripUnits& units() const { return units_; }
+  /// All of them; the last one may be for units on NVMe alone.
   std::size_t slots() const { return slots_.size(); }
+  bool nvme_slot() const { return read_copies_ != nullptr; }
 
   void start_read(Trip& trip);
   /// Enqueues what the trip, the first of the queue that is not complete, still lacks.
@@ -91,6 +95,11 @@ class TripRunner {
   const Slot& slot_of(const Trip& trip) const {
     return slots_[static_cast<std::size_t>(trip.slot)];
   }
+  /// What is read from storage is copied beside what was enqueued before it, not behind.
+  Stream& copies_of(const Trip& trip) {
+    const bool read = units_.store(trip.unit).tier() == Tier::kNvme;
+    return read_copies_ && read ? *read_copies_ : *copies_;
+  }
   void copy(Trip& trip, TripQueue& queue);
   void copy_shard(Trip& trip, std::byte* to);
   void copy_rows(Trip& trip, std::byte* to);
@@ -109,7 +118,8 @@ class TripRunner {
   FetchStats stats_;
   bool marks_ = false;
 
-  std::unique_ptr<Stream> copies_;  // last: its destructor waits for work on all of the above
+  // Last: their destructors wait for work on all of the above.
+  std::unique_ptr<Stream> copies_, read_copies_;
 };
 
 }  // namespace zi
