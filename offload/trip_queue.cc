@@ -21,10 +21,14 @@ TripQueue::TripQueue(std::vector<Tier> tiers, std::size_t slots, bool mixed, boo
   for (std::size_t s = 0; s < slots; ++s) free_.push_back(static_cast<int>(s));
 }
 
-void TripQueue::plan_pass(bool gathers, bool last) {
+void TripQueue::plan_pass(bool gathers, bool last, double host_share) {
   std::deque<Trip> under_way = std::exchange(trips_, {});
   const auto rests = [this](int unit) {
     return tiers_[static_cast<std::size_t>(unit)] == Tier::kDevice;
+  };
+  const auto share_of = [&](int unit) {
+    const bool on_host = tiers_[static_cast<std::size_t>(unit)] == Tier::kHost;
+    return on_host ? host_share : 0;
   };
   for (int unit = 0; unit < static_cast<int>(tiers_.size()); ++unit) {
     Trip trip{.unit = unit};
@@ -35,6 +39,7 @@ void TripQueue::plan_pass(bool gathers, bool last) {
     // A unit of the device tier that was gathered on a wrong guess holds a slot until its turn.
     if (!gathers && rests(unit) && trip.slot < 0) continue;
     trip.gathers = gathers || trip.gathered;
+    trip.host_share = trip.gathers ? 0 : share_of(unit);
     trips_.push_back(trip);
   }
   const std::size_t of_this = trips_.size();
@@ -42,7 +47,9 @@ void TripQueue::plan_pass(bool gathers, bool last) {
   for (int unit = 0; unit < static_cast<int>(tiers_.size()); ++unit) {
     if (!gathers && rests(unit)) continue;
     ++trips_of_a_pass_;
-    if (!last) trips_.push_back({.unit = unit, .gathers = gathers});
+    if (last) continue;
+    trips_.push_back(
+        {.unit = unit, .gathers = gathers, .host_share = gathers ? 0 : share_of(unit)});
   }
   // Own shards that were fetched ahead must leave a slot for a pass that gathers after all.
   const std::size_t ahead = gathers  ? kAheadOfAPass

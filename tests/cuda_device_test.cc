@@ -148,6 +148,42 @@ TEST_F(CudaDeviceTest, CopiesOfAStreamOfOwnCopiesGoBesideThoseThatWaitInAnotherS
   }
 }
 
+TEST_F(CudaDeviceTest, TasksSeeWhatWasEnqueuedBeforeThemAndAreSeenByWhatComesLater) {
+  constexpr std::size_t kCount = std::size_t{1} << 20;
+  const auto tasks = device->make_stream("tasks");
+  const auto sent = device->make_event();
+  const auto answered = device->make_event();
+  const Buffer memory = device->allocate(kCount);
+  const Buffer pinned = device->allocate_pinned(kCount);
+  std::memset(pinned.data(), 1, kCount);
+  device->copy(memory.data(), pinned.data(), kCount, *stream);
+  constexpr int kRounds = 50;
+  for (int round = 0; round < kRounds; ++round) {
+    device->copy(pinned.data(), memory.data(), kCount, *stream);
+    stream->record(*sent);
+    tasks->wait(*sent);
+    tasks->enqueue([&] {
+      for (std::byte& b : pinned.span()) b = std::byte(std::to_integer<unsigned>(b) + 1);
+    });
+    tasks->record(*answered);
+    stream->wait(*answered);
+    device->copy(memory.data(), pinned.data(), kCount, *stream);
+  }
+  EXPECT_EQ(download(memory.data(), kCount),
+            std::vector<std::byte>(kCount, std::byte{kRounds + 1}));
+  tasks->synchronize();
+}
+
+TEST_F(CudaDeviceTest, ATaskThatThrowsFailsItsStreamAndLaterTasksAreSkipped) {
+  int ran = 0;
+  stream->enqueue([&] { ++ran; });
+  stream->enqueue([] { throw IoError("a task failed"); });
+  stream->enqueue([&] { ++ran; });
+  EXPECT_THROW(stream->synchronize(), IoError);
+  EXPECT_THROW(stream->synchronize(), IoError) << "every time";
+  EXPECT_EQ(ran, 1);
+}
+
 TEST_F(CudaDeviceTest, GivesStreamsThePriorityThatIsAskedForWhateverTheirNames) {
   int least = 0, greatest = 0;
   ASSERT_EQ(cudaDeviceGetStreamPriorityRange(&least, &greatest), cudaSuccess);
@@ -222,7 +258,7 @@ TEST_F(CudaDeviceTest, TheFetcherBringsEveryUnitInOrderOverManyPasses) {
           const auto at = static_cast<std::size_t>(pass * kUnits + unit) * most;
           device->copy(results.data() + at, weights.data, weights.layout->shard_bytes(), *stream);
         },
-        *stream, pass == kPasses - 1);
+        *stream, {.last = pass == kPasses - 1});
   }
   stream->synchronize();
   for (int pass = 0; pass < kPasses; ++pass) {

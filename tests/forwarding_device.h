@@ -18,6 +18,7 @@ class ForwardingDevice : public Device {
 
   std::string name() const override { return inner_->name(); }
   bool is_host() const override { return inner_->is_host(); }
+  int numa_node() const override { return inner_->numa_node(); }
   MemoryInfo memory() const override { return inner_->memory(); }
   MemoryInfo host_memory() const override { return inner_->host_memory(); }
   Buffer allocate(std::size_t bytes) override { return inner_->allocate(bytes); }

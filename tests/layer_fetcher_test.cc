@@ -156,7 +156,7 @@ TEST(LayerFetcher, UsesDeviceUnitsOfAWorldOfOneInPlaceAndWithoutSlots) {
       [&](int unit, const UnitWeights& weights) {
         EXPECT_EQ(weights.data, harness.store_in(D).resident(unit));
       },
-      harness.compute, true);
+      harness.compute, {.last = true});
   const FetchStats stats = harness.fetcher->take_stats();
   EXPECT_EQ(stats.bytes.sum(), 0u);
   EXPECT_THAT(harness.log, ElementsAre());
@@ -166,7 +166,7 @@ TEST(LayerFetcher, GivesARecordedPassTheWeightsThatABodyGetsAndRefusesWhatTravel
   FetcherHarness harness({.tiers = {D, H, D}}, nullptr);
   std::vector<const std::byte*> given;
   harness.fetcher->run_pass([&](int, const UnitWeights& weights) { given.push_back(weights.data); },
-                            harness.compute, true);
+                            harness.compute, {.last = true});
   for (const int unit : {0, 2}) {
     const UnitWeights weights = harness.fetcher->resident_weights(unit);
     EXPECT_EQ(weights.layout, harness.layouts[static_cast<std::size_t>(unit)].get());
@@ -232,7 +232,7 @@ TEST(LayerFetcher, WaitsAtItsEndForComputeThatABodyEnqueuedBeforeItThrew) {
     });
     if (unit == 1) throw ConfigError("body failed");
   };
-  EXPECT_THROW(harness->fetcher->run_pass(body, harness->compute), ConfigError);
+  EXPECT_THROW(harness->fetcher->run_pass(body, harness->compute, {}), ConfigError);
   harness->fetcher.reset();  // the slots go: nothing may read them any more
   EXPECT_EQ(sum, std::to_integer<int>(shard_byte(0, 0, 0)) +
                      std::to_integer<int>(shard_byte(1, 0, 0)) + 2);
@@ -359,6 +359,49 @@ TEST(LayerFetcher, KeepsTheTimesOfTheLastTwoPassesUnitByUnit) {
     harness.fetcher->time_units(false);
     EXPECT_THROW(harness.fetcher->unit_times(5, clock), Error);
   }
+}
+
+TEST(LayerFetcher, LeavesTheHostsShareWhereItRests) {
+  FetcherHarness harness({.tiers = {H, H, H, H}, .slots = 2}, nullptr);
+  std::size_t all = 0;
+  for (const auto& layout : harness.layouts) all += layout->shard_bytes();
+  for (int pass = 0; pass < 4; ++pass)
+    harness.run_pass(harness.compute, pass == 3, false, false, 0.5);
+  harness.compute.synchronize();
+  EXPECT_EQ(harness.wrong_bytes, 0u);
+  const FetchStats stats = harness.fetcher->take_stats();
+  EXPECT_GT(stats.host_bytes, 0u);
+  EXPECT_EQ(stats.host_bytes, harness.bytes_on_host);
+  EXPECT_EQ(stats.bytes[Link::kCopy] + stats.host_bytes, 4 * all);
+}
+
+TEST(LayerFetcher, GivesEveryUnitItsRowsWhateverTheShareOfTheNextPass) {
+  for (std::uint64_t seed = 0; seed < 8; ++seed) {
+    for (int slots : {2, 3, 5}) {
+      FetcherHarness harness({.tiers = mixed_tiers(7, seed), .slots = slots, .seed = seed},
+                             nullptr);
+      constexpr double kShares[] = {0, 0.25, 0.5, 1};
+      for (std::uint64_t pass = 0; pass < 12; ++pass) {
+        const double share = kShares[random_bits(seed, 7, pass) % 4];
+        harness.run_pass(harness.compute, pass == 11, false, false, share);
+      }
+      harness.compute.synchronize();
+      EXPECT_EQ(harness.wrong_bytes, 0u) << "seed " << seed << ", " << slots << " slots";
+      EXPECT_EQ(harness.units_computed, 12 * 7);
+    }
+  }
+}
+
+TEST(LayerFetcher, BringsTheRowsThatAPassWithASmallerShareStillNeeds) {
+  FetcherHarness harness({.tiers = {H, H, H}, .slots = 2}, nullptr);
+  std::size_t all = 0;
+  for (const auto& layout : harness.layouts) all += layout->shard_bytes();
+  harness.run_pass(harness.compute, false, false, false, 1);
+  EXPECT_EQ(harness.fetcher->take_stats().bytes[Link::kCopy], 0u);
+  harness.run_pass(harness.compute, true, false, false, 0);
+  harness.compute.synchronize();
+  EXPECT_EQ(harness.wrong_bytes, 0u);
+  EXPECT_EQ(harness.fetcher->take_stats().bytes[Link::kCopy], all) << "each row once";
 }
 
 }  // namespace

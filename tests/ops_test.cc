@@ -231,6 +231,44 @@ TEST_P(OpsTest, ConvertKeepsNaN) {
   }
 }
 
+TEST_P(OpsTest, PutColumnsPutsEachRunInItsPlaceAndLeavesTheRest) {
+  struct Case {
+    std::int64_t rows;
+    std::int64_t ld;
+    std::vector<std::int64_t> cols;  // of the runs, the second half in pinned memory
+    std::int64_t gap;                // columns between the runs
+  };
+  for (const Case& c : {Case{1, 64, {16, 32}, 8}, Case{3, 61, {7, 1, 0, 40}, 1},
+                        Case{5, 2060, {1024, 4, 8, 1000, 8, 4}, 0}, Case{2, 9, {5}, 3}}) {
+    const auto count = static_cast<std::size_t>(c.rows * c.ld);
+    std::vector<float> x(count), want(count, -1.0f);
+    std::iota(x.begin(), x.end(), 1.0f);
+    const Buffer device_x = upload(x);
+    const Buffer pinned_x = device->allocate_pinned(count * sizeof(float));
+    std::memcpy(pinned_x.data(), x.data(), count * sizeof(float));
+    std::vector<ColumnRun> runs;
+    std::int64_t first = 0;
+    for (std::size_t i = 0; i < c.cols.size(); ++i) {
+      const Buffer& from = i < c.cols.size() / 2 ? device_x : pinned_x;
+      runs.push_back({from.as<float>() + i * 4, c.ld, c.cols[i], first});
+      for (std::int64_t row = 0; row < c.rows; ++row) {
+        std::copy_n(x.begin() + static_cast<std::ptrdiff_t>(i) * 4 + row * c.ld, c.cols[i],
+                    want.begin() + row * c.ld + first);
+      }
+      first += c.cols[i] + c.gap;
+    }
+    const std::vector<float> before(count, -1.0f);
+    const Buffer kept = upload(before);
+    const auto bytes = run(count * sizeof(float), [&](std::byte* y) {
+      device->copy(y, kept.data(), count * sizeof(float), *stream);
+      ops->put_columns(runs, c.rows, reinterpret_cast<float*>(y), c.ld, *stream);
+    });
+    std::vector<float> got(count);
+    std::memcpy(got.data(), bytes.data(), bytes.size());
+    EXPECT_EQ(got, want) << c.rows << " rows of " << c.ld;
+  }
+}
+
 TEST_P(OpsTest, InterleavePutsTheSlicesOfEachMatrixSideBySide) {
   const int blocks = 3;
   const std::int64_t rows = 2;

@@ -87,6 +87,14 @@ struct QkvSplit {
   int rotary = 0;                    // elements of a head that are rotated, from the first on
 };
 
+/// Columns of a product that were made by themselves.
+struct ColumnRun {
+  const float* x = nullptr;  // (rows, ld): the first of them
+  std::int64_t ld = 0;
+  std::int64_t cols = 0;
+  std::int64_t first = 0;  // where they belong
+};
+
 struct LogitBias {
   std::int32_t id = 0;
   float value = 0;  // -infinity: the id is never drawn
@@ -236,6 +244,12 @@ class Ops {
   /// slices is a matrix's columns in a block; in y those of all blocks stand together.
   virtual void interleave(const void* parts, DType type, int blocks, std::int64_t rows,
                           std::span<const std::int64_t> slices, void* y, Stream& stream) = 0;
+
+  /// Puts up to kMostRuns runs of columns in their places: y (rows, ld) float32. `x` of a run may
+  /// be in pinned host memory. What y holds in other columns stays.
+  static constexpr std::size_t kMostRuns = 2 * Matrices::kMost;
+  virtual void put_columns(std::span<const ColumnRun> runs, std::int64_t rows, float* y,
+                           std::int64_t ld, Stream& stream) = 0;
 
   /// Draws a token from each of `rows.size()` rows of logits (rows, ld), among the ids below
   /// `vocabulary` (log-probabilities are over those ids too); sample_row in sampler.h says how.

@@ -64,6 +64,9 @@ struct RunConfig {
   Travel travel = Travel::kWeights;
   BackendChoice backend = BackendChoice::kAuto;
   bool cpu_offload = false;
+  /// Of the rows of matrices in pinned memory, those that the host's cores multiply, from 0 to 1;
+  /// none: as measured, by the rows of a pass.
+  std::optional<double> cpu_share = 0.0;
   std::optional<std::filesystem::path> nvme_offload_path;
   std::optional<std::size_t> gpu_weight_budget;  // bytes a rank of block shards on the device
   std::optional<std::size_t> cpu_weight_budget;  // bytes a rank of block shards in pinned memory

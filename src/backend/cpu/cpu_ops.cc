@@ -329,6 +329,24 @@ class CpuOps final : public Ops {
     });
   }
 
+  void put_columns(std::span<const ColumnRun> runs, std::int64_t rows, float* y, std::int64_t ld,
+                   Stream& stream) override {
+    std::array<ColumnRun, kMostRuns> kept{};
+    std::int64_t elements = 0;
+    for (std::size_t i = 0; i < runs.size(); ++i) {
+      kept.at(i) = runs[i];
+      elements += rows * runs[i].cols;
+    }
+    enqueue(stream, [=](Kernels& kernels) {
+      const auto put_row = [&](std::int64_t row, int) {
+        for (const ColumnRun& run : kept) {
+          std::copy_n(run.x + row * run.ld, run.cols, y + row * ld + run.first);
+        }
+      };
+      kernels.pool.run(rows, put_row, elements >= kParallelElements);
+    });
+  }
+
   void sample(const float* logits, std::int64_t ld, std::int64_t vocabulary,
               std::span<const SampleRow> rows, const SampleResults& results,
               Stream& stream) override {

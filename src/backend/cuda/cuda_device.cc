@@ -8,7 +8,11 @@
 #include <atomic>
 #include <cctype>
 #include <cstdint>
+#include <deque>
+#include <exception>
 #include <fstream>
+#include <functional>
+#include <mutex>
 #include <string>
 #include <thread>
 
@@ -48,6 +52,51 @@ class CudaEvent final : public Event {
   cudaEvent_t event_ = nullptr;
 };
 
+/// Tasks of one stream, in their order; a thread of CUDA's runs them.
+class StreamTasks {
+ public:
+  /// The next one; it stays here until it has run.
+  void* add(std::function<void()> run) {
+    const std::lock_guard lock(mutex_);
+    while (!tasks_.empty() && tasks_.front()->done) tasks_.pop_front();
+    tasks_.push_back(std::make_unique<Task>(Task{this, std::move(run)}));
+    return tasks_.back().get();
+  }
+  static void CUDART_CB run(void* added) {
+    Task& task = *static_cast<Task*>(added);
+    StreamTasks& all = *task.all;
+    std::exception_ptr failure;
+    {
+      const std::lock_guard lock(all.mutex_);
+      failure = all.failure_;
+    }
+    if (!failure) {
+      try {
+        task.run();
+      } catch (...) {
+        failure = std::current_exception();
+      }
+    }
+    const std::lock_guard lock(all.mutex_);
+    if (!all.failure_) all.failure_ = failure;
+    task.done = true;
+  }
+  void rethrow_failure() const {
+    const std::lock_guard lock(mutex_);
+    if (failure_) std::rethrow_exception(failure_);
+  }
+
+ private:
+  struct Task {
+    StreamTasks* all;
+    std::function<void()> run;
+    bool done = false;
+  };
+  mutable std::mutex mutex_;
+  std::deque<std::unique_ptr<Task>> tasks_;
+  std::exception_ptr failure_;  // the first
+};
+
 class CudaStream final : public Stream {
  public:
   /// `own_copies`: kernels copy from pinned memory, not the copy engine.
@@ -67,13 +116,20 @@ class CudaStream final : public Stream {
   void wait(const Event& event) override {
     ZI_CUDA(cudaStreamWaitEvent(stream_, dynamic_cast<const CudaEvent&>(event).get()));
   }
-  void synchronize() override { ZI_CUDA(cudaStreamSynchronize(stream_)); }
+  void enqueue(std::function<void()> task) override {
+    ZI_CUDA(cudaLaunchHostFunc(stream_, StreamTasks::run, tasks_.add(std::move(task))));
+  }
+  void synchronize() override {
+    ZI_CUDA(cudaStreamSynchronize(stream_));
+    tasks_.rethrow_failure();
+  }
   cudaStream_t get() const { return stream_; }
   bool own_copies() const { return own_copies_; }
 
  private:
   cudaStream_t stream_ = nullptr;
   bool own_copies_;
+  StreamTasks tasks_;
 };
 
 bool fits_kernel(const void* dst, const void* src, std::size_t bytes) {
@@ -145,6 +201,7 @@ class CudaDevice final : public Device {
 
   std::string name() const override { return name_; }
   bool is_host() const override { return false; }
+  int numa_node() const override { return numa_node_; }
 
   MemoryInfo memory() const override {
     MemoryInfo info;

@@ -1,3 +1,4 @@
+#include "backend/cuda/column_kernels.h"
 #include "backend/cuda/cuda_attention.h"
 #include "backend/cuda/cuda_matmul.h"
 #include "backend/cuda/cuda_positions.h"
@@ -131,6 +132,11 @@ class CudaOps final : public Ops {
   void interleave(const void* parts, DType type, int blocks, std::int64_t rows,
                   std::span<const std::int64_t> slices, void* y, Stream& stream) override {
     cuda_interleave(parts, type, blocks, rows, slices, y, cuda_stream(stream));
+  }
+
+  void put_columns(std::span<const ColumnRun> runs, std::int64_t rows, float* y, std::int64_t ld,
+                   Stream& stream) override {
+    cuda_put_columns(runs, rows, y, ld, cuda_stream(stream));
   }
 
   void sample(const float* logits, std::int64_t ld, std::int64_t vocabulary,
