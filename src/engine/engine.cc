@@ -221,6 +221,7 @@ std::vector<Agreed> Engine::agreement() const {
        fmt::format("{} {} {} {}", config_.score, config_.benchmark, config_.logprobs,
                    config_.chat)},
       {"--no-special-tokens", fmt::format("{}", config_.no_special_tokens)},
+      {"--no-prefix-sharing", fmt::format("{}", config_.no_prefix_sharing)},
       {"the generation options",
        fmt::format("{} {} {} {} {} {} {} {}", s.temperature, s.top_k, s.top_p, s.repetition_penalty,
                    s.seed, config_.max_new_tokens, config_.ignore_eos, stops)}};

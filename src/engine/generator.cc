@@ -40,6 +40,7 @@ GenerationOptions GenerationOptions::from(const RunConfig& c) {
   o.stop = c.stop;
   o.logprobs = c.logprobs;
   o.score = c.score;
+  o.share_prefixes = !c.no_prefix_sharing;
   o.special_tokens = !c.no_special_tokens;
   return o;
 }
@@ -59,7 +60,7 @@ Generator::Generator(PassRunner& runner, WorkExchange& exchange, const Tokenizer
     : runner_(&runner),
       exchange_(&exchange),
       tokenizer_(&tokenizer),
-      scheduler_(lanes, plan.pass_tokens, plan.kv_pages),
+      scheduler_(lanes, plan.pass_tokens, plan.kv_pages, options.share_prefixes),
       rank_(rank),
       options_(std::move(options)),
       stop_signal_(std::move(stop_signal)) {}
@@ -90,6 +91,7 @@ int Generator::run() {
     turn_start = now;
   }
   stats_.preemptions = scheduler_.preemptions();
+  stats_.cached_tokens = scheduler_.cached_tokens();
   stats_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() -
                    stats_.idle_seconds;
   return signal;
@@ -137,6 +139,7 @@ std::vector<std::int32_t> Generator::tokens_of(const Prompt& prompt, const Room&
 
 std::unique_ptr<Sequence> Generator::make_sequence(Prompt prompt) const {
   auto s = std::make_unique<Sequence>(std::move(prompt), *tokenizer_);
+  s->may_share = !options_.score;  // a score needs the logits of every row
   s->max_new_tokens =
       options_.score ? 0 : s->prompt.max_new_tokens.value_or(options_.max_new_tokens);
   const Room most = room();
@@ -297,6 +300,7 @@ void Generator::finish(Sequence& s) {
   r.prompt_ids = std::move(done->prompt.ids);
   r.chat_hash = std::move(done->prompt.chat_hash);
   r.prompt_tokens = done->prompt_tokens;
+  r.cached_tokens = done->cached_tokens;
   r.text = std::move(done->text);
   r.token_ids.assign(done->tokens.begin() + done->prompt_tokens, done->tokens.end());
   r.finish_reason = done->finish_reason;

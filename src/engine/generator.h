@@ -23,6 +23,7 @@ struct GenerationOptions {
   std::vector<std::string> stop;
   std::int64_t logprobs = 0;
   bool score = false;
+  bool share_prefixes = true;      // of prompts; off to measure passes: prompts may be alike there
   bool special_tokens = true;      // with what the tokenizer's post-processor adds to a text
   std::int64_t vocabulary = 0;     // valid prompt ids are below this
   std::int64_t max_positions = 0;  // tokens of a sequence at most; 0: the model has no limit
@@ -36,8 +37,9 @@ std::string advice_for_not_finite(DType compute_dtype);
 
 /// What a rank did.
 struct GenerationStats {
-  std::int64_t passes = 0;       // of the whole job: every rank counts the same ones
-  std::int64_t prompt_rows = 0;  // rows that were prompt tokens, recomputed ones included
+  std::int64_t passes = 0;         // of the whole job: every rank counts the same ones
+  std::int64_t prompt_rows = 0;    // rows that were prompt tokens, recomputed ones included
+  std::int64_t cached_tokens = 0;  // prompt tokens taken from shared pages instead
   std::int64_t new_tokens = 0;
   std::int64_t sequences = 0;
   FailedPrompts failed;
