@@ -236,7 +236,8 @@ GenerationOptions Engine::generation_options() const {
 }
 
 Engine::Outcome Engine::generate(const Job& job) {
-  WorkExchange exchange(*world_, job.source, job.sink);
+  const bool shares = job.options.share_prefixes && !job.options.score;
+  WorkExchange exchange(*world_, job.source, job.sink, shares ? plan_->kv_pages : 0);
   Generator generator(*runner_, exchange, *tokenizer_, *plan_, job.lanes, world_->rank(),
                       job.options, job.stop_signal);
   runner_->take_fetch_stats();
