@@ -173,13 +173,15 @@ Measured measure(World& world, Engine& engine, const Options& o, std::int64_t ba
   Measured m;
   const auto lanes = static_cast<std::size_t>(batch * world.size());
   const std::string prompt(static_cast<std::size_t>(o.prompt_tokens), 'a');
+  GenerationOptions options = engine.generation_options();
+  options.share_prefixes = false;  // all prompts are alike, and each lane is to compute its own
   for (int i = 0; i <= o.repeats; ++i) {
     const auto source = prompts_from_flags(std::vector<std::string>(lanes, prompt));
     MemorySink sink;
     const Engine::Outcome done = engine.generate({.source = source.get(),
                                                   .sink = &sink,
                                                   .lanes = batch,
-                                                  .options = engine.generation_options(),
+                                                  .options = options,
                                                   .stop_signal = [] { return 0; }});
     if (done.failed.all() > 0) {
       throw Error(fmt::format("{} prompts failed (named above)", done.failed.all()));

@@ -169,6 +169,7 @@ TEST(BadInput, RanksWithDifferentSettingsAreRefusedByTheName) {
       {{"--cpu-share", "auto"}, "--cpu-share"},
       {{"--temperature", "1"}, "the generation options"},
       {{"--no-special-tokens"}, "--no-special-tokens"},
+      {{"--no-prefix-sharing"}, "--no-prefix-sharing"},
       {{"--score"}, "must be the same on every rank"}};
   for (const auto& [flags, name] : cases) {
     std::vector<std::string> arguments = with_prompt(model());

@@ -64,6 +64,37 @@ TEST(Cli, WritesTheDocumentedFieldsOfEveryPromptOnce) {
   EXPECT_EQ(ranks, (std::set<int>{0, 1}));
 }
 
+TEST(Cli, SharesThePagesOfPromptsThatBeginAlikeUnlessToldNotTo) {
+  const TemporaryFolder folder;
+  std::string lines;
+  for (int i = 0; i < 12; ++i) {
+    lines +=
+        "{\"prompt\":\"In the beginning God created the heaven and the earth. And the earth was "
+        "without form, and void; and darkness was upon the face of the deep. And the number " +
+        std::to_string(i) + "\",\"max_new_tokens\":5}\n";
+  }
+  write_file(folder / "in.jsonl", lines);
+  const auto run = [&](const std::vector<std::string>& flags) {
+    std::vector<std::string> arguments = {"--model",           model(),    "--prompts",
+                                          folder / "in.jsonl", "--output", "-"};
+    arguments.insert(arguments.end(), flags.begin(), flags.end());
+    Ended ended = run_job(0, arguments);
+    EXPECT_EQ(ended.code, 0) << ended.err;
+    return ended;
+  };
+  const Ended shared = run({});
+  const Ended apart = run({"--no-prefix-sharing"});
+  EXPECT_THAT(shared.err, HasSubstr(" more were taken from shared pages)"));
+  EXPECT_THAT(apart.err, Not(HasSubstr("shared pages")));
+  const auto by_id = [](const Ended& ended) {
+    std::map<std::string, nlohmann::json> results;
+    for (const auto& line : json_lines(ended.out)) results[line.at("id").dump()] = line;
+    return results;
+  };
+  EXPECT_EQ(by_id(shared), by_id(apart));
+  EXPECT_EQ(by_id(shared).size(), 12u);
+}
+
 TEST(Cli, ReadsPromptsFromAPipeAndWritesOnlyJsonToStandardOutput) {
   const Ended ended =
       run_job(2, {"--model", model(), "--prompts", "-", "--output", "-", "--max-new-tokens", "5"},

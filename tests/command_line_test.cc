@@ -56,6 +56,7 @@ TEST(CommandLine, ReadsEveryFlag) {
                                   "-b",
                                   "--ignore-eos",
                                   "--no-special-tokens",
+                                         "--no-prefix-sharing",
                                   "--logprobs",
                                   "5",
                                   "--compute-dtype",
@@ -92,6 +93,7 @@ TEST(CommandLine, ReadsEveryFlag) {
   EXPECT_THAT(config.stop, ElementsAre("a", "-b"));
   EXPECT_TRUE(config.ignore_eos);
   EXPECT_TRUE(config.no_special_tokens);
+  EXPECT_TRUE(config.no_prefix_sharing);
   EXPECT_EQ(config.logprobs, 5);
   EXPECT_EQ(config.compute_dtype, DType::kFloat16);
   EXPECT_EQ(config.backend, BackendChoice::kCuda);
@@ -134,6 +136,7 @@ TEST(CommandLine, ShowsEveryFlagWithItsDefaultUnderItsGroup) {
                            "--prompt ",
                            "--prompts",
                            "--no-special-tokens",
+                           "--no-prefix-sharing",
                            "--output",
                            "--resume",
                            "--max-new-tokens",

@@ -133,7 +133,7 @@ class PassRunnerTest : public ::testing::Test {
                        .world = 1,
                        .vocabulary = kVocabulary,
                        .drawable = kVocabulary});
-    Scheduler scheduler(kLanes, planned.pass_tokens, planned.kv_pages);
+    Scheduler scheduler(kLanes, planned.pass_tokens, planned.kv_pages, false);
     std::vector<Sequence*> sequences;
     for (std::int32_t s = 0; s < kLanes; ++s) {
       auto sequence = std::make_unique<Sequence>(Prompt{}, tokenizer_);

@@ -104,10 +104,12 @@ TEST(Result, WritesNumbersThatAreNotFiniteAsNull) {
 TEST(Result, SurvivesTheTripBetweenRanks) {
   Result result = generated();
   result.text = std::string("a\0\xff", 3);
+  result.cached_tokens = 16;
   result.logprobs = {{7, -0.1f, {{7, -0.1f}, {9, -std::numeric_limits<float>::infinity()}}},
                      {8, std::nextafter(-1.0f, 0.0f), {}}};
   const Result back = Result::deserialize(result.serialize());
   EXPECT_EQ(back.index, 4u);
+  EXPECT_EQ(back.cached_tokens, 16);
   EXPECT_EQ(back.text, result.text);
   EXPECT_EQ(back.to_json(), result.to_json());
   ASSERT_TRUE(back.logprobs);

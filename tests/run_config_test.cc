@@ -58,6 +58,7 @@ load_format: dummy
 prompt: [one, "two: three"]
 output: out.jsonl
 no_special_tokens: true
+no_prefix_sharing: true
 resume: true
 max_new_tokens: 7
 batch_size: 3
@@ -89,6 +90,7 @@ verbose: true
   EXPECT_THAT(config.prompt, ElementsAre("one", "two: three"));
   EXPECT_EQ(config.output, "out.jsonl");
   EXPECT_TRUE(config.no_special_tokens);
+  EXPECT_TRUE(config.no_prefix_sharing);
   EXPECT_TRUE(config.resume);
   EXPECT_EQ(config.max_new_tokens, 7);
   EXPECT_THAT(config.batch_size, ElementsAre(3));

@@ -34,8 +34,9 @@ struct KvLayer {
 
 /// The rows of a pass: a ragged batch without padding. Sequence s owns the token rows
 /// [row_begin[s], row_begin[s + 1]) at positions context[s] - rows .. context[s] - 1; the keys of
-/// all earlier positions are already in its pages. Pointers are to device memory, except where
-/// said.
+/// all earlier positions are already in its pages, or rows of another sequence of the batch, which
+/// has the same page, put them there: split_qkv stores those of all rows before attention reads
+/// any. Pointers are to device memory, except where said.
 struct RaggedBatch {
   int tokens = 0;
   int sequences = 0;

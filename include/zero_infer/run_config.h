@@ -61,6 +61,7 @@ struct RunConfig {
   WeightChoice weight_format = WeightChoice::kStored;  // of the blocks
   WeightChoice head_format = WeightChoice::kAuto;      // of head and embedding
   bool score = false;
+  bool no_prefix_sharing = false;  // each prompt is computed from its first token on
   Travel travel = Travel::kWeights;
   BackendChoice backend = BackendChoice::kAuto;
   bool cpu_offload = false;

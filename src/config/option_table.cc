@@ -276,6 +276,8 @@ std::vector<Option> generation_options() {
       toggle("ignore-eos", &RunConfig::ignore_eos, "continue past the end-of-text token"),
       job_only(toggle("score", &RunConfig::score,
                       "generate nothing: log-likelihood and perplexity of the prompts")),
+      toggle("no-prefix-sharing", &RunConfig::no_prefix_sharing,
+             "compute each prompt from its first token on, also where others\nbegin alike"),
   };
 }
 

@@ -67,6 +67,7 @@ void Admission::check_ids(const std::vector<std::int32_t>& ids) const {
 std::unique_ptr<Sequence> Admission::admit(Prompt prompt) const {
   auto s = std::make_unique<Sequence>(std::move(prompt), *tokenizer_);
   s->settings = settings_of(s->prompt);
+  s->may_share = !s->settings.prompt_logprobs;  // they need the logits of every row
   const bool as_many_as_fit = s->settings.max_new_tokens == kAsManyAsFit;
   s->max_new_tokens = as_many_as_fit ? 1 : s->settings.max_new_tokens;
   if (s->max_new_tokens >= room_.tokens) {

@@ -259,6 +259,7 @@ std::vector<Agreed> Engine::agreement() const {
        fmt::format("{} {} {} {}", config_.score, config_.benchmark, config_.logprobs,
                    config_.chat)},
       {"--no-special-tokens", fmt::format("{}", config_.no_special_tokens)},
+      {"--no-prefix-sharing", fmt::format("{}", config_.no_prefix_sharing)},
       {"the generation options",
        fmt::format("{} {} {} {} {} {} {} {}", s.temperature, s.top_k, s.top_p, s.repetition_penalty,
                    s.seed, config_.max_new_tokens, config_.ignore_eos, stops)}};
@@ -273,7 +274,8 @@ GenerationOptions Engine::generation_options() const {
 }
 
 Engine::Outcome Engine::generate(const Job& job) {
-  WorkExchange exchange(*world_, job.source, job.sink);
+  const bool shares = job.options.share_prefixes && !job.options.score;
+  WorkExchange exchange(*world_, job.source, job.sink, shares ? plan_->kv_pages : 0);
   Generator generator(*runner_, exchange, *tokenizer_, *plan_, job.lanes, world_->rank(),
                       job.options, job.stop_signal);
   runner_->take_fetch_stats();

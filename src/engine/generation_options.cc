@@ -15,6 +15,7 @@ GenerationOptions GenerationOptions::from(const RunConfig& c) {
   s.ignore_eos = c.ignore_eos;
   if (c.logprobs > 0) s.logprobs = static_cast<int>(c.logprobs);
   o.score = c.score;
+  o.share_prefixes = !c.no_prefix_sharing;
   o.special_tokens = !c.no_special_tokens;
   return o;
 }

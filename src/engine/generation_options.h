@@ -13,10 +13,11 @@ struct GenerationOptions {
   GenerationSettings settings;        // of prompts that say nothing else
   std::vector<std::int32_t> eos_ids;  // of the model
   bool score = false;                 // prompts are only computed, for their log-likelihood
-  bool special_tokens = true;         // with what the tokenizer's post-processor adds to a text
-  std::int64_t vocabulary = 0;        // valid prompt ids are below this
-  std::int64_t max_positions = 0;     // tokens of a sequence at most; 0: the model has no limit
-  bool stream_text = false;           // text of every prompt is told as it comes
+  bool share_prefixes = true;      // of prompts; off to measure passes: prompts may be alike there
+  bool special_tokens = true;      // with what the tokenizer's post-processor adds to a text
+  std::int64_t vocabulary = 0;     // valid prompt ids are below this
+  std::int64_t max_positions = 0;  // tokens of a sequence at most; 0: the model has no limit
+  bool stream_text = false;        // text of every prompt is told as it comes
 
   static GenerationOptions from(const RunConfig& config);
 };

@@ -25,7 +25,7 @@ Generator::Generator(PassRunner& runner, WorkExchange& exchange, const Tokenizer
     : runner_(&runner),
       exchange_(&exchange),
       tokenizer_(&tokenizer),
-      scheduler_(lanes, plan.pass_tokens, plan.kv_pages),
+      scheduler_(lanes, plan.pass_tokens, plan.kv_pages, options.share_prefixes),
       rank_(rank),
       options_(std::move(options)),
       admission_(tokenizer, options_, scheduler_.max_sequence_tokens()),
@@ -55,6 +55,7 @@ int Generator::run() {
     turn_start = now;
   }
   stats_.preemptions = scheduler_.preemptions();
+  stats_.cached_tokens = scheduler_.cached_tokens();
   stats_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() -
                    stats_.idle_seconds;
   return signal;
@@ -63,8 +64,8 @@ int Generator::run() {
 RankStatus Generator::status() const {
   return {.lanes = scheduler_.lanes(),
           .active = scheduler_.active(),
-          .kv_pages = scheduler_.kv_pages(),
-          .kv_pages_used = scheduler_.kv_pages_used(),
+          .kv_pages = scheduler_.pages().count(),
+          .kv_pages_used = scheduler_.pages().held(),
           .passes = stats_.passes,
           .prompt_rows = stats_.prompt_rows,
           .new_tokens = stats_.new_tokens,

@@ -21,8 +21,9 @@ std::string advice_for_not_finite(DType compute_dtype);
 
 /// What a rank did.
 struct GenerationStats {
-  std::int64_t passes = 0;       // of the whole job: every rank counts the same ones
-  std::int64_t prompt_rows = 0;  // rows that were prompt tokens, recomputed ones included
+  std::int64_t passes = 0;         // of the whole job: every rank counts the same ones
+  std::int64_t prompt_rows = 0;    // rows that were prompt tokens, recomputed ones included
+  std::int64_t cached_tokens = 0;  // prompt tokens taken from shared pages instead
   std::int64_t new_tokens = 0;
   std::int64_t sequences = 0;
   FailedPrompts failed;

@@ -75,6 +75,7 @@ Result Sequence::take_result() {
   r.prompt_ids = std::move(prompt.ids);
   r.chat_hash = std::move(prompt.chat_hash);
   r.prompt_tokens = prompt_tokens;
+  r.cached_tokens = cached_tokens;
   r.first_token_seconds = first_token_seconds;
   r.seconds = seconds_since_admission();
   r.text = std::move(text);

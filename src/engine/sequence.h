@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/kv_pages.h"
 #include "text/generation_settings.h"
 #include "text/prompt.h"
 #include "text/result.h"
@@ -28,9 +29,17 @@ struct Sequence {
   std::vector<LogitBias> biases;    // of the settings, then those that keep it from ending
   std::size_t own_biases = 0;       // of the settings
 
-  std::int64_t computed = 0;        // tokens whose keys and values are in the pages
-  std::vector<std::int32_t> pages;  // of the KV cache, in order of position
-  std::uint64_t order = 0;          // of admission to this rank
+  /// Whether it may take over keys and values that other sequences computed: not where something
+  /// is wanted of every row, such as its log-probability.
+  bool may_share = true;
+
+  // The scheduler's.
+  std::int64_t computed = 0;         // tokens whose keys and values are in the pages
+  std::vector<KvPages::Page> pages;  // of the KV cache, in order of position
+  KvPages::Chain known;              // the first of these, or what was found while it has none
+  std::int64_t reached = 0;          // the most that `computed` was before a preemption
+  std::int64_t cached_tokens = 0;    // of the prompt: taken over instead of being computed
+  std::uint64_t order = 0;           // of admission to this rank
 
   TextStream stream;
   std::string text;            // of the new tokens so far, whole characters

@@ -71,7 +71,7 @@ std::vector<std::string> WorkExchange::deal(const std::vector<Wire>& ranks) {
   const std::vector<Prompt> prompts = source_->take(static_cast<std::size_t>(wanted), false);
   std::vector<std::string> items(ranks.size());
   for (const Prompt& prompt : prompts) {
-    const auto to = static_cast<std::size_t>(std::ranges::max_element(free) - free.begin());
+    const std::size_t to = router_.route(prompt, free);
     append_sized(items[to], prompt.serialize());
     --free[to];
     ++active[to];

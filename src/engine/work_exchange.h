@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "engine/output.h"
+#include "engine/prefix_router.h"
 #include "text/prompt_source.h"
 #include "zero_infer/world.h"
 
@@ -40,9 +41,13 @@ class WorkExchange {
     FailedPrompts failed;                  // of all ranks
   };
 
-  /// `source` and `sink` are used on rank 0 and may be null elsewhere.
-  WorkExchange(World& world, PromptSource* source, OutputSink* sink)
-      : world_(&world), source_(source), sink_(sink) {}
+  /// `source` and `sink` are used on rank 0 and may be null elsewhere; `remembered_blocks` is for
+  /// its PrefixRouter.
+  WorkExchange(World& world, PromptSource* source, OutputSink* sink, std::int64_t remembered_blocks)
+      : world_(&world),
+        source_(source),
+        sink_(sink),
+        router_(static_cast<std::size_t>(world.size()), remembered_blocks) {}
 
   /// Collective. Sends `outbox` (events) to rank 0's sink and fetches work from its source.
   Turn take_turn(const Report& report, std::string_view outbox);
@@ -66,12 +71,13 @@ class WorkExchange {
   void deliver(std::string_view outbox);
   /// Rank 0's list on every rank.
   std::vector<std::uint64_t> share(const std::vector<std::uint64_t>& cancelled) const;
-  /// On rank 0: the prompts for each rank, given to the rank with the most free lanes first.
+  /// On rank 0: the prompts for each rank, as the router chooses.
   std::vector<std::string> deal(const std::vector<Wire>& ranks);
 
   World* world_;
   PromptSource* source_;
   OutputSink* sink_;
+  PrefixRouter router_;
 };
 
 }  // namespace zi

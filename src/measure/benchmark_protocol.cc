@@ -162,6 +162,8 @@ class Benchmark {
                         if (run_->trace != nullptr) run_->trace->add(times);
                       }};
       job.options.eos_ids.clear();
+      // The prompts are repeated to fill the batch: each lane is to compute its own.
+      job.options.share_prefixes = false;
       world_->barrier();
       const auto start = Clock::now();
       const Engine::Outcome outcome = engine_->generate(job);

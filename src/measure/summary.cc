@@ -42,6 +42,7 @@ std::string summarize(World& world, Engine& engine, const Engine::Outcome& outco
   for (const RankNumbers& r : all) {
     total.new_tokens += r.generation.new_tokens;
     total.prompt_rows += r.generation.prompt_rows;
+    total.cached_tokens += r.generation.cached_tokens;
     total.sequences += r.generation.sequences;
     total.preemptions += r.generation.preemptions;
     total.failed.refused += r.generation.failed.refused;
@@ -57,13 +58,16 @@ std::string summarize(World& world, Engine& engine, const Engine::Outcome& outco
   const MemoryPlan& plan = engine.plan();
 
   std::string out = fmt::format(
-      "{} sequences{}, {} new tokens and {} prompt tokens on {} rank{} in {:.2f} s: {:.1f} "
+      "{} sequences{}, {} new tokens and {} prompt tokens{} on {} rank{} in {:.2f} s: {:.1f} "
       "tokens/s, "
       "{} passes of {:.2f} ms{}{}\n",
       total.sequences,
       total.failed.all() > 0 ? fmt::format(" ({} failed)", total.failed.all()) : "",
-      total.new_tokens, total.prompt_rows, world.size(), world.size() == 1 ? "" : "s",
-      total.seconds,
+      total.new_tokens, total.prompt_rows,
+      total.cached_tokens > 0
+          ? fmt::format(" ({} more were taken from shared pages)", total.cached_tokens)
+          : "",
+      world.size(), world.size() == 1 ? "" : "s", total.seconds,
       static_cast<double>(total.new_tokens + (engine.config().score ? total.prompt_rows : 0)) /
           std::max(total.seconds, 1e-9),
       total.passes, pass_seconds * 1e3,

@@ -151,6 +151,7 @@ std::string Result::serialize() const {
   out.put(prompt_ids);
   out.put(chat_hash);
   out.put(prompt_tokens);
+  out.put(cached_tokens);
   out.put(text);
   out.put(token_ids);
   out.put(finish_reason);
@@ -175,6 +176,7 @@ Result Result::deserialize(std::string_view bytes) {
       in.optional([&] { return in.vector([&] { return in.get<std::int32_t>(); }); });
   result.chat_hash = in.text();
   result.prompt_tokens = in.get<std::int64_t>();
+  result.cached_tokens = in.get<std::int64_t>();
   result.text = in.text();
   result.token_ids = in.vector([&] { return in.get<std::int32_t>(); });
   result.finish_reason = in.text();

@@ -40,6 +40,7 @@ struct Result {
   std::optional<std::vector<std::int32_t>> prompt_ids;  // where the prompt was given by them
   std::string chat_hash;  // where it was given as messages: see Prompt
   std::int64_t prompt_tokens = 0;
+  std::int64_t cached_tokens = 0;  // of these, taken from shared pages; not in the JSON object
   std::string text;
   std::vector<std::int32_t> token_ids;
   std::string finish_reason;                          // eos | length | stop; empty when scored
