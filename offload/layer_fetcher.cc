@@ -78,6 +78,10 @@ struct LayerFetcher::State {
   void fetch_ahead();
   void fetch(Trip& trip);
   void copy(Trip& trip);
+  /// What is read from storage is copied beside what was enqueued before it, not behind.
+  Stream& copies_of(const Trip& trip) {
+    return read_copies && store(trip.unit).tier() == Tier::kNvme ? *read_copies : *copies;
+  }
   void gather(Trip& trip);
   void run(int unit, const UnitWeights& weights,
            const std::function<void(int, const UnitWeights&)>& body, Stream& compute);
@@ -105,7 +109,8 @@ struct LayerFetcher::State {
   FetchStats stats;
   UnitTimer timer;
 
-  std::unique_ptr<Stream> copies;  // last: its destructor waits for work on all of the above
+  // Last: their destructors wait for work on all of the above.
+  std::unique_ptr<Stream> copies, read_copies;
 };
 
 LayerFetcher::State::State(Device& dev, Communicator* comm, int own_rank,
@@ -124,14 +129,16 @@ LayerFetcher::State::State(Device& dev, Communicator* comm, int own_rank,
   for (const ShardStore* store : stores) tiers.push_back(store->tier());
   copies = device.make_stream("copies");
   const std::size_t bytes = slots_bytes(layouts, tiers, slot_count, only_own);
+  const bool nvme_slot = has_nvme_slot(layouts, tiers, only_own);
+  if (nvme_slot) read_copies = device.make_stream("read copies");
   queue.emplace(std::move(tiers), bytes == 0 ? 0 : static_cast<std::size_t>(slot_count),
-                world > 1 && !only_own);
+                world > 1 && !only_own, nvme_slot);
   if (bytes == 0) return;
   memory = std::move(slot_memory);
   if (memory.bytes() == 0) memory = device.allocate(bytes);
   if (memory.bytes() < bytes)
     throw Error("the layer fetcher was given too little memory for slots");
-  const auto count = static_cast<std::size_t>(slot_count);
+  const auto count = static_cast<std::size_t>(slot_count) + (nvme_slot ? 1 : 0);
   for (std::size_t s = 0; s < count; ++s) {
     slots.push_back({memory.data() + s * (bytes / count), device.make_event()});
   }
@@ -181,6 +188,7 @@ LayerFetcher::State::~State() {
     }
   };
   if (copies) settle(*copies);
+  if (read_copies) settle(*read_copies);
   if (brought != 0 && world > 1) settle(gathers);
   for (Slot& slot : slots) settle(*slot.consumed);
 }
@@ -243,15 +251,16 @@ void LayerFetcher::State::copy(Trip& trip) {
   ShardStore& from = store(trip.unit);
   start_read(trip);
   TripEvents& events = events_of(trip.number);
-  copies->wait(*slot.consumed);
-  copies->record(*events.copy_start);
-  from.finish_read(trip.unit, slot.data + place(trip.unit), *copies);
+  Stream& stream = copies_of(trip);
+  stream.wait(*slot.consumed);
+  stream.record(*events.copy_start);
+  from.finish_read(trip.unit, slot.data + place(trip.unit), stream);
   if (from.tier() == Tier::kNvme) {
     stats.bytes[Link::kRead] += bytes;
     events.read = from.last_read();
   }
   if (from.tier() != Tier::kDevice) stats.bytes[Link::kCopy] += bytes;
-  copies->record(*events.copied);
+  stream.record(*events.copied);
 }
 
 void LayerFetcher::State::gather(Trip& trip) {
@@ -339,6 +348,16 @@ LayerFetcher::LayerFetcher(Device& device, Communicator* communicator, int rank,
 
 LayerFetcher::~LayerFetcher() = default;
 
+bool LayerFetcher::has_nvme_slot(const std::vector<const PartitionLayout*>& layouts,
+                                 const std::vector<Tier>& tiers, bool only_own) {
+  bool read = false, other = false;
+  for (std::size_t u = 0; u < layouts.size(); ++u) {
+    read = read || tiers.at(u) == Tier::kNvme;
+    other = other || (tiers.at(u) != Tier::kNvme && travels(*layouts[u], tiers.at(u), only_own));
+  }
+  return read && other;
+}
+
 std::size_t LayerFetcher::slots_bytes(const std::vector<const PartitionLayout*>& layouts,
                                       const std::vector<Tier>& tiers, int slot_count,
                                       bool only_own) {
@@ -353,7 +372,8 @@ std::size_t LayerFetcher::slots_bytes(const std::vector<const PartitionLayout*>&
     largest =
         std::max(largest, only_own ? layouts[u]->shard_bytes() : layouts[u]->gathered_bytes());
   }
-  return align_up(largest, kPageBytes) * static_cast<std::size_t>(slot_count);
+  const int count = slot_count + (has_nvme_slot(layouts, tiers, only_own) ? 1 : 0);
+  return align_up(largest, kPageBytes) * static_cast<std::size_t>(count);
 }
 
 void LayerFetcher::run_pass(const std::function<void(int unit, const UnitWeights& weights)>& body,

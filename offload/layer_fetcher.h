@@ -42,6 +42,8 @@ struct UnitWeights {
 /// in flight (read -> copy -> gather, each on a stream of its own, ordered by events), across the
 /// end of a pass as well: the first units of the next pass travel while the last one of this pass
 /// computes. With a world of one, units of the device tier are used in place and need no slot.
+/// Where units on NVMe travel between others, they have a slot and a stream of copies to
+/// themselves: storage is read while the units before them are still copied.
 ///
 /// In a pass in which weights stay, nothing is gathered: the body gets this rank's shard, of units
 /// of the device tier where it rests.
@@ -61,7 +63,12 @@ class LayerFetcher {
   /// the caller waits for `compute` before it destroys those.
   ~LayerFetcher();
 
-  /// Device bytes of `slot_count` slots for these layouts and tiers; 0 when none is needed.
+  /// Whether units on NVMe travel between others, and so have a slot to themselves.
+  static bool has_nvme_slot(const std::vector<const PartitionLayout*>& layouts,
+                            const std::vector<Tier>& tiers, bool only_own = false);
+
+  /// Device bytes of `slot_count` slots for these layouts and tiers, and of one more where units on
+  /// NVMe travel between others; 0 when none is needed.
   static std::size_t slots_bytes(const std::vector<const PartitionLayout*>& layouts,
                                  const std::vector<Tier>& tiers, int slot_count,
                                  bool only_own = false);

@@ -16,8 +16,8 @@ constexpr std::size_t kAheadOfAPass = 2;
 
 }  // namespace
 
-TripQueue::TripQueue(std::vector<Tier> tiers, std::size_t slots, bool mixed)
-    : tiers_(std::move(tiers)), slots_(slots), mixed_(mixed) {
+TripQueue::TripQueue(std::vector<Tier> tiers, std::size_t slots, bool mixed, bool nvme_slot)
+    : tiers_(std::move(tiers)), slots_(slots), mixed_(mixed), nvme_slot_free_(nvme_slot) {
   for (std::size_t s = 0; s < slots; ++s) free_.push_back(static_cast<int>(s));
 }
 
@@ -52,7 +52,12 @@ void TripQueue::plan_pass(bool gathers, bool last) {
 }
 
 void TripQueue::consume() {
-  free_.push_back(trips_.front().slot);
+  const int slot = trips_.front().slot;
+  if (slot == static_cast<int>(slots_)) {
+    nvme_slot_free_ = true;
+  } else {
+    free_.push_back(slot);
+  }
   trips_.pop_front();
   --allowed_;
 }
@@ -64,12 +69,17 @@ std::size_t TripQueue::complete_ahead() const {
 
 Trip* TripQueue::next() {
   const std::size_t at = complete_ahead();
-  if (at >= allowed_ || (trips_[at].slot < 0 && free_.empty())) return nullptr;
+  if (at >= allowed_ || (trips_[at].slot < 0 && !has_slot_for(trips_[at]))) return nullptr;
   return &trips_[at];
 }
 
 void TripQueue::take_slot(Trip& trip) {
-  if (free_.empty()) throw Error(fmt::format("no slot is free for unit {}", trip.unit));
+  if (!has_slot_for(trip)) throw Error(fmt::format("no slot is free for unit {}", trip.unit));
+  if (nvme_slot_free_ && on_nvme(trip)) {
+    trip.slot = static_cast<int>(slots_);
+    nvme_slot_free_ = false;
+    return;
+  }
   trip.slot = free_.front();
   free_.pop_front();
 }

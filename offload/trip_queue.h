@@ -29,7 +29,8 @@ struct Trip {
 class TripQueue {
  public:
   /// For units of these tiers and so many slots. `mixed`: passes of both kinds may come.
-  TripQueue(std::vector<Tier> tiers, std::size_t slots, bool mixed);
+  /// `nvme_slot`: there is one more slot, number `slots`, for units on NVMe alone.
+  TripQueue(std::vector<Tier> tiers, std::size_t slots, bool mixed, bool nvme_slot = false);
 
   /// Begins a pass that gathers all units, or one that needs own shards of those that do not rest
   /// on the device. `last`: no other pass follows.
@@ -54,12 +55,19 @@ class TripQueue {
   Trip* next_read();
 
  private:
+  bool on_nvme(const Trip& trip) const {
+    return tiers_[static_cast<std::size_t>(trip.unit)] == Tier::kNvme;
+  }
+  bool has_slot_for(const Trip& trip) const {
+    return !free_.empty() || (nvme_slot_free_ && on_nvme(trip));
+  }
   std::size_t complete_ahead() const;  // trips in front of the first that is not complete
 
   std::vector<Tier> tiers_;
   std::size_t slots_;
   bool mixed_;
   std::deque<int> free_;  // the one that was consumed first in front
+  bool nvme_slot_free_;   // false where there is none
   std::deque<Trip> trips_;
   std::size_t allowed_ = 0;  // so many may be fetched now
   std::size_t trips_of_a_pass_ = 0;

@@ -78,8 +78,9 @@ class FakeStore final : public ShardStore {
     const std::vector<std::byte>& shard = shards_.at(static_cast<std::size_t>(unit));
     const std::uint64_t counter = ++counter_;
     const bool fails = finished == fail_in_stream_at;
-    dynamic_cast<CpuStream&>(copies).enqueue([this, &shard, dst, counter, fails] {
+    dynamic_cast<CpuStream&>(copies).enqueue([this, unit, &shard, dst, counter, fails] {
       if (fails) throw IoError("a copy failed");
+      if (on_copy) on_copy(unit);
       random_delay(seed_, counter, delay_us_);
       std::memcpy(dst, shard.data(), shard.size());
     });
@@ -88,6 +89,7 @@ class FakeStore final : public ShardStore {
     return tier_ == Tier::kDevice ? shards_.at(static_cast<std::size_t>(unit)).data() : nullptr;
   }
 
+  std::function<void(int unit)> on_copy;  // called on the stream, before the unit is copied
   int finished = 0;
   int fail_at = -1;            // the finish_read that throws, from 1
   int fail_in_stream_at = -1;  // the one whose copy throws

@@ -2,7 +2,9 @@
 
 #include <gmock/gmock.h>
 
+#include <condition_variable>
 #include <future>
+#include <mutex>
 
 #include "layer_fetcher_harness.h"
 
@@ -248,6 +250,28 @@ TEST(LayerFetcher, EndsWithAPassInFlight) {
   }
 }
 
+TEST(LayerFetcher, CopiesWhatWasReadBesideEarlierCopiesAndNotBehindThem) {
+  // The copy of unit 1 ends when that of unit 2, which comes from storage, has begun.
+  FetcherHarness harness({.tiers = {H, H, N, H}, .slots = 2}, nullptr);
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool read_copied = false, in_time = false;
+  harness.store_in(H).on_copy = [&](int unit) {
+    if (unit != 1) return;
+    std::unique_lock lock(mutex);
+    in_time = changed.wait_for(lock, std::chrono::seconds(20), [&] { return read_copied; });
+  };
+  harness.store_in(N).on_copy = [&](int) {
+    const std::lock_guard lock(mutex);
+    read_copied = true;
+    changed.notify_all();
+  };
+  harness.run_pass(harness.compute, true);
+  harness.compute.synchronize();
+  EXPECT_TRUE(in_time);
+  EXPECT_EQ(harness.wrong_bytes, 0u);
+}
+
 TEST(LayerFetcher, PlansSlotsOfTheLargestTravellingUnit) {
   const auto layout = [](std::int64_t rows, int world) {
     return PartitionLayout({"unit", {{"w", {rows, 2048}}}, {}}, DType::kBFloat16, world);
@@ -257,7 +281,12 @@ TEST(LayerFetcher, PlansSlotsOfTheLargestTravellingUnit) {
   EXPECT_EQ(LayerFetcher::slots_bytes({&small, &large}, {H, H}, 2), 2 * 10 * kPageBytes);
   EXPECT_EQ(LayerFetcher::slots_bytes({&small, &large}, {N, D}, 3), 3 * 2 * kPageBytes);
   EXPECT_EQ(LayerFetcher::slots_bytes({&small, &large}, {D, D}, 2), 0u);
+  EXPECT_EQ(LayerFetcher::slots_bytes({&small, &large, &small}, {H, N, D}, 2), 3 * 10 * kPageBytes)
+      << "one for those on NVMe alone";
+  EXPECT_EQ(LayerFetcher::slots_bytes({&small, &large}, {N, N}, 2), 2 * 10 * kPageBytes);
   const PartitionLayout shared = layout(10, 4);  // 3 rows a rank
+  EXPECT_EQ(LayerFetcher::slots_bytes({&shared, &shared}, {D, N}, 2), 3 * 12 * kPageBytes);
+  EXPECT_EQ(LayerFetcher::slots_bytes({&shared, &shared}, {D, N}, 2, true), 2 * 3 * kPageBytes);
   EXPECT_EQ(LayerFetcher::slots_bytes({&shared}, {D}, 2), 2 * 12 * kPageBytes);
   EXPECT_EQ(LayerFetcher::slots_bytes({&shared, &shared}, {D, H}, 2, true), 2 * 3 * kPageBytes);
   EXPECT_EQ(LayerFetcher::slots_bytes({&shared}, {D}, 2, true), 0u);

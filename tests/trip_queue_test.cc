@@ -84,6 +84,21 @@ TEST(TripQueue, FetchesAsFarAsSlotsGoWhereNothingIsEverGathered) {
   EXPECT_THROW(queue.take_slot(trip), Error);
 }
 
+TEST(TripQueue, KeepsASlotForUnitsOnNvme) {
+  TripQueue queue({H, N, H, N, N, H}, 2, false, true);
+  queue.plan_pass(false, true);
+  EXPECT_THAT(fetch_all(queue), ElementsAre(0, 1, 2));
+  EXPECT_EQ(queue.front().slot, 0);
+  queue.consume();
+  EXPECT_EQ(queue.front().slot, 2) << "its own";
+  EXPECT_THAT(fetch_all(queue), ElementsAre(3)) << "one more of them takes any slot";
+  queue.consume();
+  EXPECT_THAT(fetch_all(queue), ElementsAre(4));
+  queue.consume();
+  EXPECT_THAT(fetch_all(queue), ElementsAre(5));
+  EXPECT_THAT(run_pass(queue, 6), ElementsAre(3, 4, 5));
+}
+
 TEST(TripQueue, StartsEachReadOnceAndNoneOfWhatRestsOnTheDevice) {
   TripQueue queue({D, N, H}, 2, true);
   const auto reads = [&] {

@@ -97,14 +97,21 @@ SampleRow Generator::sample_row(const Sequence& s, std::int64_t target_row) cons
   SampleRow row{.temperature = settings.temperature,
                 .top_k = settings.top_k,
                 .top_p = settings.top_p,
+                .min_p = settings.min_p,
                 .repetition_penalty = settings.repetition_penalty,
+                .presence_penalty = settings.presence_penalty,
+                .frequency_penalty = settings.frequency_penalty,
                 .seed = settings.seed,
                 .sequence = settings.draw_number.value_or(s.prompt.index),
                 .position = s.tokens.size(),
-                .history = s.tokens};
+                .history = s.tokens,
+                .new_tokens = static_cast<std::size_t>(s.new_tokens()),
+                .bias = s.bias(),
+                .top = settings.logprobs.value_or(0)};
   // Every row of a prompt that has a next token there reports that token's log-probability.
   if (target_row + 1 < s.prompt_tokens) {
     row.target = s.tokens[static_cast<std::size_t>(target_row) + 1];
+    row.top = settings.prompt_logprobs.value_or(0);
   }
   return row;
 }

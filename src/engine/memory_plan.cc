@@ -30,7 +30,8 @@ std::string MemoryPlan::table() const {
                    embedding_tier == Tier::kHost ? ", pinned: the device reads it there" : ""));
   line("vectors", vectors, "norms, biases and positions, float32");
   line("slots", slots,
-       fmt::format("{} {}", slot_count, all_stay() ? "own shards of blocks" : "gathered blocks"));
+       fmt::format("{} {}{}", slot_count, all_stay() ? "own shards of blocks" : "gathered blocks",
+                   nvme_slot ? ", and one for those on NVMe" : ""));
   line("KV cache", kv,
        fmt::format("{} pages, {} tokens, {}", kv_pages, max_sequence_tokens,
                    name_of(compute_dtype)));

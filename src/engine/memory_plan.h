@@ -46,6 +46,7 @@ struct MemoryPlan {
   std::size_t embedding_shard = 0;  // of an embedding of its own
   std::size_t vectors = 0;
   std::size_t slots = 0;
+  bool nvme_slot = false;  // one of them is for units on NVMe alone
   std::size_t kv = 0;
   std::size_t workspace = 0;         // activations of the blocks
   std::size_t head_workspace = 0;    // hidden states and logits

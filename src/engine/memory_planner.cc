@@ -266,8 +266,11 @@ MemoryPlan make_plan(const PlanInput& in, const RunConfig& config) {
   plan.slot_count = copied_and_gathered ? 3 : 2;
   std::vector<const PartitionLayout*> layouts;
   for (const PartitionLayout& layout : plan.blocks) layouts.push_back(&layout);
-  plan.slots = LayerFetcher::slots_bytes(layouts, std::vector<Tier>(layouts.size(), Tier::kNvme),
-                                         plan.slot_count, plan.all_stay());
+  // And where some may rest on NVMe beside others that travel, they do.
+  const bool others = config.cpu_offload || in.world > 1;
+  std::vector<Tier> unknown(layouts.size(), others ? Tier::kHost : Tier::kNvme);
+  if (config.nvme_offload_path) unknown.back() = Tier::kNvme;
+  plan.slots = LayerFetcher::slots_bytes(layouts, unknown, plan.slot_count, plan.all_stay());
   const bool stays = !config.cpu_offload && !config.nvme_offload_path;
   const bool in_place = in.world == 1 || plan.all_stay();  // what rests on the device
   if (in_place && stays) plan.slots = 0;
@@ -276,8 +279,8 @@ MemoryPlan make_plan(const PlanInput& in, const RunConfig& config) {
   plan_kv(plan, in, config, kv_room(plan, in, config, room, all_shards));
   plan.inputs = PassInputs::bytes(PassInputs::shape_of(plan, c));
   plan.tiers = place_units(shard_bytes, budgets_of(plan, room, in, config, all_shards));
-  const bool resident = std::ranges::all_of(plan.tiers, [](Tier t) { return t == Tier::kDevice; });
-  if (in_place && resident) plan.slots = 0;
+  plan.slots = LayerFetcher::slots_bytes(layouts, plan.tiers, plan.slot_count, plan.all_stay());
+  plan.nvme_slot = LayerFetcher::has_nvme_slot(layouts, plan.tiers, plan.all_stay());
   if (std::ranges::find(plan.tiers, Tier::kNvme) == plan.tiers.end()) plan.staging = 0;
   for (std::size_t i = 0; i < plan.tiers.size(); ++i) {
     (plan.tiers[i] == Tier::kDevice ? plan.device_shards

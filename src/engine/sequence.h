@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -9,6 +10,7 @@
 #include "text/prompt.h"
 #include "text/result.h"
 #include "text/tokenizer.h"
+#include "zero_infer/ops.h"
 
 namespace zi {
 
@@ -22,6 +24,8 @@ struct Sequence {
   std::int64_t prompt_tokens = 0;
   GenerationSettings settings;
   std::int64_t max_new_tokens = 0;  // of the settings, in numbers
+  std::vector<LogitBias> biases;    // of the settings, then those that keep it from ending
+  std::size_t own_biases = 0;       // of the settings
 
   std::int64_t computed = 0;        // tokens whose keys and values are in the pages
   std::vector<std::int32_t> pages;  // of the KV cache, in order of position
@@ -42,6 +46,9 @@ struct Sequence {
   }
   /// Whether nothing but the log-probabilities of its prompt is wanted.
   bool only_prompt() const { return max_new_tokens == 0; }
+
+  /// Changes of the next token's logits.
+  std::span<const LogitBias> bias() const;
 
   /// Takes a drawn token with its text. `end_of_text`: it is one that ends a text.
   void take_token(std::int32_t id, bool end_of_text);

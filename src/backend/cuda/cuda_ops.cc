@@ -6,6 +6,7 @@
 #include "backend/cuda/packed_rows.h"
 #include "backend/cuda/row_kernels.h"
 #include "backend/host/attention_shape.h"
+#include "backend/host/sample_rows.h"
 #include "zero_infer/error.h"
 
 namespace zi {
@@ -13,7 +14,8 @@ namespace {
 
 /// What cuBLAS recommends for Hopper.
 constexpr std::size_t kCublasBytes = std::size_t{32} << 20;
-/// Partial results of attention, or converted pieces of float32 products: one at a time.
+/// Partial results of attention, converted pieces of float32 products, or changed logits of rows to
+/// sample: one at a time.
 constexpr std::size_t kScratchBytes = std::size_t{64} << 20;
 static_assert(kScratchBytes >= kAttentionScratchBytes);
 
@@ -22,7 +24,7 @@ class CudaOps final : public Ops {
   explicit CudaOps(Device& device)
       : memory_(device.allocate(kCublasBytes + kScratchBytes)),
         matmul_(memory_.span().first(kCublasBytes), scratch()),
-        sampler_(device) {}
+        sampler_(device, scratch()) {}
 
   bool recordable() const override { return true; }
 
@@ -134,6 +136,7 @@ class CudaOps final : public Ops {
   void sample(const float* logits, std::int64_t ld, std::int64_t vocabulary,
               std::span<const SampleRow> rows, const SampleResults& results,
               Stream& stream) override {
+    check_sample_rows(rows, vocabulary, results);
     sampler_.sample(logits, ld, vocabulary, rows, results, stream);
   }
 
