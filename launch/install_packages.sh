@@ -5,7 +5,7 @@ set -euo pipefail
 
 packages=(g++ cmake ninja-build pkg-config openmpi-bin libopenmpi-dev liburing-dev libyaml-cpp-dev
   libdnnl-dev libonig-dev nlohmann-json3-dev libcli11-dev libspdlog-dev libfmt-dev libxxhash-dev
-  libhwloc-dev libicu-dev)
+  libhwloc-dev libicu-dev libboost-dev libssl-dev)
 if [ "${1:-}" = --tests ]; then
   packages+=(libgtest-dev libgmock-dev libbenchmark-dev clang libclang-rt-dev libomp-dev python3 python3-venv)
   # Ubuntu has the sanitizers' runtime under the compiler's version only.

@@ -1,7 +1,9 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
@@ -16,14 +18,18 @@
 #include "convert/pack_command.h"
 #include "engine/engine.h"
 #include "launch/job_files.h"
+#include "launch/launcher.h"
 #include "launch/signals.h"
 #include "launch/standard_descriptors.h"
 #include "measure/benchmark_protocol.h"
 #include "measure/limits_command.h"
+#include "measure/run_limits.h"
 #include "measure/summary.h"
 #include "measure/trace.h"
 #include "plan/plan_command.h"
 #include "plan/planned_machine.h"
+#include "serve/serve_job.h"
+#include "serve/server.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
 #include "zero_infer/world.h"
@@ -121,6 +127,39 @@ int generate_all(World& world, const RunConfig& config, JobFiles& files, Trace* 
   return generate(world, engine, files, trace);
 }
 
+/// That running requests have after a signal: a launcher that kills the ranks must not be sooner.
+std::chrono::milliseconds drain_time(int signal, const ServeOptions& options) {
+  constexpr std::chrono::milliseconds kMargin(500);  // for clients to get an error instead
+  const std::chrono::milliseconds wanted = std::chrono::seconds(options.drain_seconds);
+  const auto patience = launcher_patience();
+  if (!patience || signal == SIGUSR1) return wanted;
+  return std::min(wanted, std::max(*patience - kMargin, std::chrono::milliseconds(0)));
+}
+
+int serve(World& world, const CommandLine& command) {
+  std::unique_ptr<Server> server;  // before the model is loaded: it says how far that is
+  world.all_or_none([&] {
+    if (world.rank() == 0) server = std::make_unique<Server>(command.config, command.serve);
+  });
+  if (server != nullptr && !command.unused_keys.empty()) {
+    log_info(fmt::format("{}: {} mean nothing to a server", *command.config_file,
+                         fmt::join(command.unused_keys, ", ")));
+  }
+  Engine engine(world, std::make_shared<Backend>(make_backend(world, command.config)),
+                command.config, server != nullptr ? server->load_observer() : LoadObserver());
+  const RunLimits limits = measure_run_limits(world, engine);
+  engine.begin_passes();
+  count_stop_signals();  // before this there is no request to answer: a signal ends the process
+  if (server != nullptr && launcher_patience()) {
+    log_info("mpirun kills its ranks soon after SIGTERM; after SIGUSR1 running requests end first");
+  }
+  return serve_requests(
+      world, engine, server.get(), limits,
+      {.count = stop_signal_count, .last = stop_signal, .drain = [&command](int signal) {
+         return drain_time(signal, command.serve);
+       }});
+}
+
 int benchmark(World& world, const RunConfig& config, JobFiles& files, Trace* trace,
               const std::string& command, std::chrono::steady_clock::time_point start) {
   const int signal = run_benchmark(world, config,
@@ -199,6 +238,7 @@ int run(World& world, int argc, char** argv, const ClosedDescriptors& closed,
     });
     return run_limits_command(world, command.limits);
   }
+  if (command.command == Command::kServe) return serve(world, command);
   JobFiles files;
   world.all_or_none([&] {
     if (world.rank() == 0) files.open(command, closed);

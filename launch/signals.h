@@ -6,7 +6,13 @@ namespace zi {
 /// one ends it.
 void catch_stop_signals();
 
-/// The signal that was received, or 0.
+/// From now on, SIGINT, SIGTERM and SIGUSR1 (which mpirun hands on to its ranks without ending
+/// them) are remembered and counted; the third one ends the process.
+void count_stop_signals();
+
+/// The last signal that was received, or 0. Any thread.
 int stop_signal();
+/// How many there were since count_stop_signals. Any thread.
+int stop_signal_count();
 
 }  // namespace zi

@@ -432,6 +432,8 @@ UnitWeights LayerFetcher::resident_weights(int unit) const {
   return {&s.layout(unit), s.store(unit).resident(unit)};
 }
 
+const PerLink<std::size_t>& LayerFetcher::moved() const { return state_->stats.bytes; }
+
 FetchStats LayerFetcher::take_stats() {
   state_->collect_times();
   return std::exchange(state_->stats, {});

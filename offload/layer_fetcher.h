@@ -97,6 +97,8 @@ class LayerFetcher {
   /// The times of one of the last two passes, whose work must be done, in the order of the units.
   std::vector<UnitTimes> unit_times(std::uint64_t pass, const DeviceClock& clock) const;
 
+  /// What moved since the last `take_stats`, without the times of gathers.
+  const PerLink<std::size_t>& moved() const;
   /// For a summary. Call it when the streams are idle, or accept that the last pass is missing.
   FetchStats take_stats();
 

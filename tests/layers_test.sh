@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Holds the rooms apart (see include/zero_infer/README.md): which room may include which, that nothing includes
-# itself by a detour, and in which files the headers of CUDA, MPI, NCCL, liburing, yaml-cpp, Oniguruma, ICU and oneDNN
-# may stand.
+# itself by a detour, and in which files the headers of CUDA, MPI, NCCL, liburing, yaml-cpp, Oniguruma, ICU, oneDNN,
+# Boost and OpenSSL may stand.
 #   tests/layers_test.sh ROOT
 set -euo pipefail
 cd "$1"
 failed=0
 
 # No public header names a vendor type.
-vendor='<(mpi|cuda|cublas|nccl|liburing|yaml-cpp|oneapi|oniguruma|nlohmann|CLI|spdlog|fmt|hwloc|unicode|xxhash)'
+vendor='<(mpi|cuda|cublas|nccl|liburing|yaml-cpp|oneapi|oniguruma|nlohmann|CLI|spdlog|fmt|hwloc|unicode|xxhash|boost|openssl)'
 if grep -nE "#include $vendor" include/zero_infer/*.h; then
   echo "a public header includes a vendor header" >&2
   failed=1
@@ -59,6 +59,8 @@ only 'oniguruma' src/text/pattern.cc
 only 'oneapi' src/backend/cpu/
 only 'hwloc' src/backend/
 only 'unicode/' src/chat/values/python_case.cc src/text/unicode.cc
+only 'boost/' 'src/serve/http/[a-z_]*\.cc$'
+only 'openssl/' src/serve/http/tls_context.cc
 
 # Whether a build has CUDA is known where the runtime is chosen, and nowhere else.
 if grep -rl 'ZI_HAVE_CUDA' src offload launch include --include='*.cc' --include='*.h' | grep -v '^src/engine/backend_choice.cc$'; then
@@ -107,11 +109,13 @@ never src/model '(comm|backend|engine|convert|plan|measure|offload|launch|checkp
 never offload '(model|engine|convert|plan|measure|launch|text|config)/|zero_infer/(model|world|run_config)\.h'
 never src/backend '(model|engine|convert|plan|measure|offload|launch|comm)/'
 never src/comm '(model|engine|convert|plan|measure|offload|launch)/'
-never src/engine '(convert|plan|measure|launch)/'
-never src/convert '(comm|backend|model|text|chat|plan|measure|launch)/|zero_infer/(device|world|communicator)\.h'
+never src/engine '(convert|plan|measure|serve|launch)/'
+never src/convert '(comm|backend|model|text|chat|plan|measure|serve|launch)/|zero_infer/(device|world|communicator)\.h'
 never src/packing '(checkpoint|partition|config)/|zero_infer/(weight_source|partition_layout)\.h'
-never src/plan '(convert|measure|launch)/'
-never src/measure '(convert|launch)/'
+never src/plan '(convert|measure|serve|launch)/'
+never src/measure '(convert|serve|launch)/'
+never src/serve '(convert|plan|measure|launch|config)/'
+never src/serve/http '(config|checkpoint|partition|packing|chat|text|backend|comm|model|offload|engine|convert|plan|measure|launch)/|serve/[a-z_]+\.h'
 
 # arrows: a line `FROM TO` for each include of a file of ours by another. A header and its .cc are one, named by their
 # path without the ending: the arrows are between their contents, whichever of the two holds them.

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -72,9 +73,23 @@ struct RunConfig {
   bool verbose = false;
 };
 
-/// What the first word says: `zero-infer plan ..`, `zero-infer limits ..`, `zero-infer pack ..`,
-/// else a run.
-enum class Command { kRun, kPlan, kLimits, kPack };
+/// What the first word says: `zero-infer serve ..`, `zero-infer plan ..`, `zero-infer limits ..`,
+/// `zero-infer pack ..`, else a run.
+enum class Command { kRun, kServe, kPlan, kLimits, kPack };
+
+/// The settings of `zero-infer serve`, in addition to those of a run.
+struct ServeOptions {
+  std::string host = "127.0.0.1";                // a name or an address of this machine
+  std::uint16_t port = 8000;                     // 0: any that is free
+  std::optional<std::string> api_key;            // none: no request needs one
+  std::optional<std::string> cors_origin;        // of pages that may ask, or `*`
+  std::int64_t max_queue = 2048;                 // prompts that wait for a lane
+  std::size_t max_body = std::size_t{16} << 20;  // bytes of a request
+  std::string served_model_name;                 // empty: what --model says
+  std::int64_t drain_seconds = 30;               // that running requests have after a signal
+  /// Settings of the run that were written, as flags: those of requests that say nothing else.
+  std::set<std::string> given;
+};
 
 /// The settings of `zero-infer plan`, in addition to those of a run.
 struct PlanOptions {
@@ -107,13 +122,16 @@ struct PackOptions {
 /// What the command line asks for.
 struct CommandLine {
   Command command = Command::kRun;
-  RunConfig config;                        // of a run and of a plan
+  RunConfig config;                        // of a run, of a server and of a plan
   std::optional<std::string> config_file;  // --config, already read into `config`
+  ServeOptions serve;
   PlanOptions plan;
   LimitsOptions limits;
   PackOptions pack;
   bool exit_now = false;  // --help or --version was asked for: print `text` and leave with 0
   std::string text;
+  /// Keys of the YAML file that mean something to a job alone, where this is a server.
+  std::vector<std::string> unused_keys;
 };
 
 /// Reads the YAML file over the defaults. Throws ConfigError with `file:line: ...` for an unknown
@@ -124,12 +142,14 @@ struct CommandLine {
 RunConfig load_run_config(const std::filesystem::path& yaml, RunConfig defaults = {});
 
 /// Reads flags (CLI11; --config FILE.yaml first, then the flags over it) and checks the whole.
-/// `plan`, `limits` and `pack` as the first word have flags of their own, a plan the run's as well.
+/// `serve`, `plan`, `limits` and `pack` as the first word have flags of their own, a server and a
+/// plan the run's as well. The environment's ZERO_INFER_API_KEY stands for --api-key.
 /// Throws ConfigError with one line for anything unknown, malformed, out of range or contradictory.
 CommandLine parse_command_line(int argc, const char* const* argv);
 
 /// Checks what does not depend on the machine: ranges, and options that exclude or require each
-/// other; for a plan only what it uses (it needs no prompts and may have several batch sizes).
+/// other; for a server and a plan only what they use (no prompts; a plan may have several batch
+/// sizes).
 void check(const RunConfig& config, Command command = Command::kRun);
 
 }  // namespace zi

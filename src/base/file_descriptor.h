@@ -24,6 +24,8 @@ class FileDescriptor {
 
   int get() const { return fd_; }
   bool is_open() const { return fd_ >= 0; }
+  /// Gives the open file up without closing it: another owner has it now.
+  int release() { return std::exchange(fd_, -1); }
   /// Closes and says how that went, as ::close does: a network file system may report a lost write
   /// here.
   int close() { return ::close(std::exchange(fd_, -1)); }

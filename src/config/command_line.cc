@@ -1,12 +1,14 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <cstdlib>
 #include <optional>
 #include <utility>
 
 #include "base/suggestion.h"
 #include "config/command_options.h"
 #include "config/option_table.h"
+#include "config/yaml_level.h"
 #include "zero_infer/error.h"
 #include "zero_infer/run_config.h"
 
@@ -55,6 +57,12 @@ struct CommandText {
 
 CommandText text_of(Command command) {
   switch (command) {
+    case Command::kServe:
+      return {
+          "zero-infer serve", "Answers requests of the OpenAI API with all ranks.",
+          "The flags of a run work here as well, but for those about prompts and results: see "
+          "zero-infer --help.\nWhat they say of generation and sampling holds for requests that "
+          "say nothing else. Several ranks:\nmpirun -np 4 zero-infer serve .."};
     case Command::kPlan:
       return {
           "zero-infer plan",
@@ -77,7 +85,7 @@ CommandText text_of(Command command) {
   return {
       "zero-infer",
       "Runs language models whose weights do not fit on one device.\n"
-      "zero-infer plan, zero-infer limits and zero-infer pack have their own flags: add --help.",
+      "zero-infer serve, plan, limits and pack have flags of their own: zero-infer serve --help.",
       "Each flag is also a key of the YAML file, with `_` for `-`; flags win. Switches also accept "
       "=false.\nSizes read like 24GiB, 512MiB or 1.5GB. Several ranks: mpirun -np 4 zero-infer "
       ".."};
@@ -97,7 +105,9 @@ class Flags {
       command_flags_.push_back({&option, parsed->group("Options")});
       known_.push_back("--" + option.flag);
     }
-    if (command == Command::kRun || command == Command::kPlan) add_table(command == Command::kRun);
+    if (command == Command::kRun || command == Command::kServe || command == Command::kPlan) {
+      add_table(command == Command::kRun);
+    }
     // Last, so that --help shows their group last.
     app_.set_help_flag("-h,--help", "show this and exit")->group("Other");
     app_.set_version_flag("--version", "zero-infer " ZI_VERSION, "show the version and exit")
@@ -152,7 +162,7 @@ class Flags {
   }
 
  private:
-  /// `shown`: in --help; a plan takes them all, but lists only its own.
+  /// `shown`: in --help; a server and a plan take them all, but list only their own.
   void add_table(bool shown) {
     config_ = add_valued(app_, "config", "FILE.yaml", "read these keys first")
                   ->group(shown ? "Model" : "");
@@ -192,6 +202,7 @@ class Flags {
 
 Command command_of(int argc, const char* const* argv) {
   const std::string_view first = argc > 1 ? argv[1] : "";
+  if (first == "serve") return Command::kServe;
   if (first == "plan") return Command::kPlan;
   if (first == "limits") return Command::kLimits;
   if (first == "pack") return Command::kPack;
@@ -206,6 +217,27 @@ void check_pack(const PackOptions& pack) {
       pack.head_format == WeightChoice::kInt8 || pack.head_format == WeightChoice::kInt4;
   if (pack.weight_format == WeightChoice::kStored && !head_too) {
     throw ConfigError("nothing to pack: give --weight-format int8 or int4");
+  }
+}
+
+/// Takes out what a server has no use for: refused as a flag; a file may be a job's as well.
+void check_serve(CommandLine& line, std::vector<Given>& file, const std::vector<Given>& flags) {
+  for (const Given& given : flags) {
+    if (!given.option->job_only) continue;
+    throw ConfigError(fmt::format(
+        "--{} is for a job: a server gets its prompts by requests, and answers them; remove it",
+        given.option->flag));
+  }
+  std::erase_if(file, [&](const Given& given) {
+    if (given.option->job_only) line.unused_keys.push_back(given.option->key());
+    return given.option->job_only;
+  });
+  for (const std::vector<Given>* const level : {&std::as_const(file), &flags}) {
+    for (const Given& given : *level) line.serve.given.insert(given.option->flag);
+  }
+  if (line.serve.api_key) return;
+  if (const char* const key = std::getenv("ZERO_INFER_API_KEY"); key != nullptr && *key != '\0') {
+    line.serve.api_key = key;
   }
 }
 
@@ -225,8 +257,12 @@ CommandLine parse_command_line(int argc, const char* const* argv) {
   if (line.command == Command::kPack) check_pack(line.pack);
   if (line.command == Command::kLimits || line.command == Command::kPack) return line;
   line.config_file = flags.config();
-  if (line.config_file) line.config = load_run_config(*line.config_file);
-  apply_level(line.config, flags.level());
+  std::vector<Given> file;
+  if (line.config_file) file = read_yaml_level(*line.config_file);
+  const std::vector<Given> written = flags.level();
+  if (line.command == Command::kServe) check_serve(line, file, written);
+  apply_level(line.config, file);
+  apply_level(line.config, written);
   check(line.config, line.command);
   return line;
 }

@@ -1,6 +1,8 @@
 #include "config/command_options.h"
 
+#include <cstdint>
 #include <filesystem>
+#include <limits>
 
 #include "config/written_values.h"
 #include "zero_infer/bytes.h"
@@ -48,6 +50,51 @@ CommandOption toggle(std::string flag, std::string help,
   return {
       std::move(flag), true, "", std::move(help),
       [member](CommandLine& line, const std::string& text) { member(line) = parse_switch(text); }};
+}
+
+std::uint16_t port_of(const std::string& text) {
+  const auto value = parse_number<std::int64_t>(text, "a whole number");
+  check_count(value, 0, std::numeric_limits<std::uint16_t>::max());
+  return static_cast<std::uint16_t>(value);
+}
+
+std::int64_t seconds_of(const std::string& text) {
+  const auto value = parse_number<std::int64_t>(text, "a whole number");
+  check_count(value, 0, kMostCount);
+  return value;
+}
+
+/// An HTTP header must not be cut in two by what it holds.
+const std::string& header_value(const std::string& text) {
+  for (const char c : some(text)) {
+    if (c < 0x21 || c > 0x7e) throw ConfigError("must be printable ASCII without spaces");
+  }
+  return text;
+}
+
+std::vector<CommandOption> serve_options() {
+  return {
+      valued("host", "NAME", "listen at this address; 0.0.0.0: at all (default: 127.0.0.1)",
+             [](CommandLine& l, const std::string& v) { l.serve.host = some(v); }),
+      valued("port", "N", "and at this port; 0: at any that is free (default: 8000)",
+             [](CommandLine& l, const std::string& v) { l.serve.port = port_of(v); }),
+      valued("api-key", "KEY",
+             "requests must bring this key, all but GET /health\n"
+             "(default: $ZERO_INFER_API_KEY, which other users cannot see)",
+             [](CommandLine& l, const std::string& v) { l.serve.api_key = header_value(v); }),
+      valued("cors-origin", "URL|*", "pages from there may use the server (default: none)",
+             [](CommandLine& l, const std::string& v) { l.serve.cors_origin = header_value(v); }),
+      valued("served-model-name", "NAME", "the model's name in the API (default: that of --model)",
+             [](CommandLine& l, const std::string& v) { l.serve.served_model_name = some(v); }),
+      valued("max-queue", "N",
+             "prompts that may wait for a lane; more are answered with 429\n(default: 2048)",
+             [](CommandLine& l, const std::string& v) { l.serve.max_queue = count_of(v); }),
+      valued("max-body", "SIZE", "of a request; more are answered with 413 (default: 16MiB)",
+             [](CommandLine& l, const std::string& v) { l.serve.max_body = parse_size(v); }),
+      valued("drain-seconds", "N",
+             "that running requests have to end after the first SIGTERM or\nSIGINT (default: 30)",
+             [](CommandLine& l, const std::string& v) { l.serve.drain_seconds = seconds_of(v); }),
+  };
 }
 
 std::vector<CommandOption> plan_options() {
@@ -107,11 +154,14 @@ std::vector<CommandOption> pack_options() {
 }  // namespace
 
 const std::vector<CommandOption>& options_of(Command command) {
+  static const std::vector<CommandOption> serve = serve_options();
   static const std::vector<CommandOption> plan = plan_options();
   static const std::vector<CommandOption> limits = limits_options();
   static const std::vector<CommandOption> pack = pack_options();
   static const std::vector<CommandOption> none;
   switch (command) {
+    case Command::kServe:
+      return serve;
     case Command::kPlan:
       return plan;
     case Command::kLimits:

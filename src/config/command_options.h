@@ -8,7 +8,8 @@
 
 namespace zi {
 
-/// A flag of `zero-infer plan` or `zero-infer limits`: no key of a YAML file.
+/// A flag of a command that is no run (`zero-infer serve`, `zero-infer plan` ..): no key of a YAML
+/// file.
 struct CommandOption {
   std::string flag;  // without `--`
   bool is_switch = false;

@@ -180,6 +180,11 @@ Option input_path(Option option) {
   return option;
 }
 
+Option job_only(Option option) {
+  option.job_only = true;
+  return option;
+}
+
 Option with_rival(Option option, std::string rival) {
   option.rival = std::move(rival);
   return option;
@@ -221,16 +226,17 @@ std::vector<Option> model_options() {
 
 std::vector<Option> prompt_options() {
   return {
-      with_rival(texts("prompt", &RunConfig::prompt, "a prompt; repeatable", [](const Values&) {}),
-                 "prompts"),
-      with_rival(
+      job_only(with_rival(
+          texts("prompt", &RunConfig::prompt, "a prompt; repeatable", [](const Values&) {}),
+          "prompts")),
+      job_only(with_rival(
           input_path(optional_text("prompts", &RunConfig::prompts, "FILE.jsonl|-",
                                    "one prompt per line: {\"prompt\": ..}, {\"messages\": [..]}\n"
                                    "or {\"prompt_ids\": [..]}, with optional id and "
                                    "max_new_tokens")),
-          "prompt"),
-      toggle("chat", &RunConfig::chat,
-             "each --prompt is a user's message, put into the model's chat\ntemplate"),
+          "prompt")),
+      job_only(toggle("chat", &RunConfig::chat,
+                      "each --prompt is a user's message, put into the model's chat\ntemplate")),
       toggle("no-special-tokens", &RunConfig::no_special_tokens,
              "prompts without the tokens that the tokenizer puts around a\ntext (such as <s>)"),
   };
@@ -251,8 +257,8 @@ std::vector<Option> generation_options() {
               }
             }),
       toggle("ignore-eos", &RunConfig::ignore_eos, "continue past the end-of-text token"),
-      toggle("score", &RunConfig::score,
-             "generate nothing: log-likelihood and perplexity of the prompts"),
+      job_only(toggle("score", &RunConfig::score,
+                      "generate nothing: log-likelihood and perplexity of the prompts")),
   };
 }
 
@@ -304,17 +310,18 @@ std::vector<Option> memory_options() {
 
 std::vector<Option> output_options() {
   return {
-      with_default(optional_text("output", &RunConfig::output, "FILE.jsonl|-",
-                                 "one line of JSON for each finished sequence"),
-                   "readable text"),
-      toggle("resume", &RunConfig::resume, "skip the prompts that the output file already holds"),
-      count("logprobs", &RunConfig::logprobs, 0, 100,
-            "log-probabilities of each token and of the N best"),
-      with_default(
+      job_only(with_default(optional_text("output", &RunConfig::output, "FILE.jsonl|-",
+                                          "one line of JSON for each finished sequence"),
+                            "readable text")),
+      job_only(toggle("resume", &RunConfig::resume,
+                      "skip the prompts that the output file already holds")),
+      job_only(count("logprobs", &RunConfig::logprobs, 0, 100,
+                     "log-probabilities of each token and of the N best")),
+      job_only(with_default(
           optional_text("trace", &RunConfig::trace, "FILE.json",
                         "when each unit was read, copied, gathered and computed, on every\n"
                         "rank, for Perfetto or chrome://tracing"),
-          "off"),
+          "off")),
       with_rival(toggle("quiet", &RunConfig::quiet, "only results, warnings and errors"),
                  "verbose"),
       with_rival(toggle("verbose", &RunConfig::verbose, "also plans, placement and timings"),
@@ -323,9 +330,9 @@ std::vector<Option> output_options() {
 }
 
 std::vector<Option> other_options() {
-  return {toggle("benchmark", &RunConfig::benchmark,
-                 "measure time per token: fills the batch with prompts, built-in\n"
-                 "ones when none is given")};
+  return {job_only(toggle("benchmark", &RunConfig::benchmark,
+                          "measure time per token: fills the batch with prompts, built-in\n"
+                          "ones when none is given"))};
 }
 
 }  // namespace

@@ -30,6 +30,7 @@ struct Option {
   std::string default_text;  // in --help; empty: nothing to say
   std::string rival;         // the flag that answers the same question, or empty
   bool input_path = false;   // `./x` and `../x` in a YAML file count from its folder
+  bool job_only = false;     // it is about a job's prompts or results: a server has no use for it
 
   /// Reads what was written into its member; throws ConfigError without the option's name.
   std::function<void(RunConfig&, const Values&)> read;

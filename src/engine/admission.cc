@@ -10,7 +10,6 @@
 #include <utility>
 
 #include "base/printable_text.h"
-#include "zero_infer/error.h"
 
 namespace zi {
 
@@ -43,10 +42,11 @@ std::vector<std::int32_t> Admission::tokens_of(const Prompt& prompt,
   const std::size_t longest = tokenizer_->longest_token_bytes().value_or(0);
   const std::size_t most_bytes = static_cast<std::size_t>(most) * longest;
   if (longest > 0 && prompt.text->size() > most_bytes) {
-    throw PromptError(fmt::format(
-        "the prompt has {} bytes, and the {} tokens that {} can hold next to the new ones cover {} "
-        "at most, {} each; {}shorten the prompt or --max-new-tokens",
-        prompt.text->size(), most, room_.of, most_bytes, longest, room_.what));
+    throw PromptTooLong(
+        fmt::format("the prompt has {} bytes, and the {} tokens that {} can hold next to the new "
+                    "ones cover {} at most, {} each; {}shorten the prompt or --max-new-tokens",
+                    prompt.text->size(), most, room_.of, most_bytes, longest, room_.what),
+        {0, new_tokens, room_.tokens});
   }
   return tokenizer_->encode(*prompt.text, options_.special_tokens && !prompt.no_special_tokens);
 }
@@ -70,20 +70,22 @@ std::unique_ptr<Sequence> Admission::admit(Prompt prompt) const {
   const bool as_many_as_fit = s->settings.max_new_tokens == kAsManyAsFit;
   s->max_new_tokens = as_many_as_fit ? 1 : s->settings.max_new_tokens;
   if (s->max_new_tokens >= room_.tokens) {
-    throw PromptError(
+    throw PromptTooLong(
         fmt::format("{} new tokens leave no room for a prompt in {} ({} tokens); {}lower "
                     "--max-new-tokens",
-                    s->max_new_tokens, room_.of, room_.tokens, room_.what));
+                    s->max_new_tokens, room_.of, room_.tokens, room_.what),
+        {0, s->max_new_tokens, room_.tokens});
   }
   s->tokens = tokens_of(s->prompt, s->max_new_tokens);
   check_ids(s->tokens);
   s->prompt_text = s->prompt.text ? *s->prompt.text : tokenizer_->decode(s->tokens);
   s->prompt_tokens = static_cast<std::int64_t>(s->tokens.size());
   if (s->prompt_tokens > room_.tokens - s->max_new_tokens) {
-    throw PromptError(fmt::format(
-        "{} prompt tokens and {} new ones do not fit {} ({} tokens); {}shorten the prompt or "
-        "--max-new-tokens",
-        s->prompt_tokens, s->max_new_tokens, room_.of, room_.tokens, room_.what));
+    throw PromptTooLong(
+        fmt::format("{} prompt tokens and {} new ones do not fit {} ({} tokens); {}shorten the "
+                    "prompt or --max-new-tokens",
+                    s->prompt_tokens, s->max_new_tokens, room_.of, room_.tokens, room_.what),
+        {s->prompt_tokens, s->max_new_tokens, room_.tokens});
   }
   if (as_many_as_fit) s->max_new_tokens = room_.tokens - s->prompt_tokens;
   for (const auto& [id, value] : s->settings.logit_bias) s->biases.push_back({id, value});

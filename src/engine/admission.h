@@ -2,13 +2,31 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "engine/generation_options.h"
 #include "engine/sequence.h"
 #include "text/tokenizer.h"
+#include "zero_infer/error.h"
 
 namespace zi {
+
+/// A prompt that does not fit next to its new tokens.
+class PromptTooLong : public PromptError {
+ public:
+  struct Numbers {
+    std::int64_t prompt_tokens;  // 0: it was not cut into tokens, being far too long
+    std::int64_t new_tokens;     // that were asked for
+    std::int64_t room;           // tokens that a sequence can have
+  };
+  PromptTooLong(const std::string& message, const Numbers& numbers)
+      : PromptError(message), numbers_(numbers) {}
+  const Numbers& numbers() const { return numbers_; }
+
+ private:
+  Numbers numbers_;
+};
 
 /// Makes sequences of prompts, and refuses those that cannot be run. Any thread may use it.
 class Admission {
@@ -16,8 +34,8 @@ class Admission {
   /// `cached_tokens`: of the longest sequence that the KV cache can hold.
   Admission(const Tokenizer& tokenizer, GenerationOptions options, std::int64_t cached_tokens);
 
-  /// Throws PromptError: for what is no prompt of this model, or does not fit next to its new
-  /// tokens.
+  /// Throws PromptError for what is no prompt of this model, PromptTooLong for what does not fit
+  /// next to its new tokens.
   std::unique_ptr<Sequence> admit(Prompt prompt) const;
 
   /// How long a sequence can be, and why.
@@ -30,7 +48,7 @@ class Admission {
 
  private:
   GenerationSettings settings_of(const Prompt& prompt) const;
-  /// Its ids. Throws PromptError for a text that does not fit next to the new tokens.
+  /// Its ids. Throws PromptTooLong for a text that cannot fit next to the new tokens.
   std::vector<std::int32_t> tokens_of(const Prompt& prompt, std::int64_t new_tokens) const;
   void check_ids(const std::vector<std::int32_t>& ids) const;
 

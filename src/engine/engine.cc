@@ -40,8 +40,12 @@ std::string tokens_without_rows(const Tokenizer& tokenizer, std::int64_t rows) {
 Engine::Engine(World& world, Backend backend, RunConfig config)
     : Engine(world, std::make_shared<Backend>(std::move(backend)), std::move(config)) {}
 
-Engine::Engine(World& world, std::shared_ptr<Backend> backend, RunConfig config)
-    : world_(&world), backend_(std::move(backend)), config_(std::move(config)) {
+Engine::Engine(World& world, std::shared_ptr<Backend> backend, RunConfig config,
+               LoadObserver observer)
+    : world_(&world),
+      backend_(std::move(backend)),
+      config_(std::move(config)),
+      observer_(std::move(observer)) {
   world.all_or_none([&] { open(); });
   std::vector<Agreed> mine;
   if (world.size() > 1) {
@@ -65,6 +69,7 @@ Engine::Engine(World& world, std::shared_ptr<Backend> backend, RunConfig config)
         .world = world.size(),
         .threads = std::clamp(threads_per_rank(world.local_size()), kFewestReads, kMostReads),
         .show_progress = world.rank() == 0 && !config_.quiet,
+        .observer = observer_,
         .model_name = open_.directory.filename().string(),
         .nvme_path = config_.nvme_offload_path};
     weights_ = std::make_unique<ModelWeights>(*backend_->device, *backend_->ops, *open_.source,

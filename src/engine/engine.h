@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -27,8 +28,9 @@ namespace zi {
 class Engine {
  public:
   /// Resolves the model, plans the memory, loads. A failure on any rank leaves all of them, with
-  /// one message.
-  Engine(World& world, std::shared_ptr<Backend> backend, RunConfig config);
+  /// one message. `observer` is told how this rank's loading goes.
+  Engine(World& world, std::shared_ptr<Backend> backend, RunConfig config,
+         LoadObserver observer = {});
   Engine(World& world, Backend backend, RunConfig config);
   ~Engine();
 
@@ -68,6 +70,8 @@ class Engine {
   double load_seconds() const { return weights_->load_seconds(); }
   /// `io_uring + O_DIRECT`; empty without an NVMe tier.
   std::string nvme_method() const;
+  /// Where the model's files are.
+  const std::filesystem::path& directory() const { return open_.directory; }
   /// The options of the config with the model's ids.
   GenerationOptions generation_options() const;
 
@@ -86,6 +90,7 @@ class Engine {
   World* world_;
   std::shared_ptr<Backend> backend_;
   RunConfig config_;
+  LoadObserver observer_;
   OpenModel open_;
   std::optional<Tokenizer> tokenizer_;
   std::optional<MemoryPlan> plan_;

@@ -67,7 +67,8 @@ RankStatus Generator::status() const {
           .passes = stats_.passes,
           .prompt_rows = stats_.prompt_rows,
           .new_tokens = stats_.new_tokens,
-          .preemptions = scheduler_.preemptions()};
+          .preemptions = scheduler_.preemptions(),
+          .moved = runner_->moved()};
 }
 
 void Generator::admit(Prompt prompt) {

@@ -1,6 +1,7 @@
 #include "engine/model_weights.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <system_error>
 #include <utility>
@@ -121,10 +122,15 @@ void ModelWeights::load_shards(Device& device, Ops& ops, const WeightSource& sou
   std::error_code unseen;  // whoever opens the file says why
   const bool writes = !on_nvme.empty() &&
                       !std::filesystem::exists(shard_file_path(*options.nvme_path, key), unseen);
-  Progress progress(writes ? "writing the shard file" : "loading weights",
-                    loaded_bytes + (writes ? plan.nvme_shards : 0), Progress::Unit::kBytes,
-                    options.show_progress);
-  const auto tell = [&](std::size_t done) { progress.add(done); };
+  const std::size_t all_bytes = loaded_bytes + (writes ? plan.nvme_shards : 0);
+  Progress progress(writes ? "writing the shard file" : "loading weights", all_bytes,
+                    Progress::Unit::kBytes, options.show_progress);
+  std::atomic<std::size_t> all_done{0};
+  const auto tell = [&](std::size_t done) {
+    progress.add(done);
+    const std::size_t now_done = all_done.fetch_add(done, std::memory_order_relaxed) + done;
+    if (options.observer) options.observer(now_done, all_bytes);
+  };
   // All memory first: its pages are taken, or pinned, while the first shards are read.
   head_ = device.allocate_for_loading(plan.head_shard);
   std::vector<std::span<std::byte>> parts = {head_.span()};
@@ -143,7 +149,7 @@ void ModelWeights::load_shards(Device& device, Ops& ops, const WeightSource& sou
     host_ = std::make_unique<HostStore>(device, on_host, bytes[of(Tier::kHost)]);
   }
   WeightLoader loader(device, ops, source, {.rank = options.rank, .threads = options.threads},
-                      [&](std::size_t done) { progress.add(done); });
+                      tell);
   loader.take_pages_ahead(std::move(parts));
   loader.load_to_device(plan.head.front(), head_.data());
   if (plan.embedding_shard > 0 && embedding_far) {

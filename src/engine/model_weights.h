@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -18,12 +19,16 @@
 
 namespace zi {
 
+/// Is told how many bytes of a rank's are loaded, of how many; any thread may call it.
+using LoadObserver = std::function<void(std::size_t done, std::size_t all)>;
+
 /// Where and how one rank loads.
 struct LoadOptions {
   int rank = 0;
   int world = 1;
   int threads = 1;  // reads in flight
   bool show_progress = false;
+  LoadObserver observer;
   std::string model_name;  // for shard files
   std::optional<std::filesystem::path> nvme_path;
 };

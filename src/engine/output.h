@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/link.h"
 #include "base/progress.h"
 #include "text/result_file.h"
 
@@ -37,6 +38,7 @@ struct RankStatus {
   std::int64_t prompt_rows = 0;  // rows of passes that were prompt tokens
   std::int64_t new_tokens = 0;
   std::int64_t preemptions = 0;
+  PerLink<std::uint64_t> moved;  // bytes of weights, and of activations where weights stay
 };
 
 /// Where sequences go, on rank 0.

@@ -237,4 +237,11 @@ Exchanged PassRunner::take_exchanged() { return std::exchange(exchanged_, {}); }
 
 FetchStats PassRunner::take_fetch_stats() { return fetcher_->take_stats(); }
 
+PerLink<std::uint64_t> PassRunner::moved() const {
+  PerLink<std::uint64_t> bytes;
+  for (const Link link : kTravelLinks) bytes[link] = fetcher_->moved()[link];
+  bytes[Link::kGather] += exchanged_.bytes;
+  return bytes;
+}
+
 }  // namespace zi

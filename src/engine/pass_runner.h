@@ -75,6 +75,8 @@ class PassRunner {
 
   /// What moved since the last call.
   FetchStats take_fetch_stats();
+  /// Bytes that moved over each link since the last calls of take_fetch_stats and take_exchanged.
+  PerLink<std::uint64_t> moved() const;
   /// What it received for products with weights that stay, since the last call.
   Exchanged take_exchanged();
 

@@ -8,6 +8,10 @@
 
 namespace zi {
 
+double Sequence::seconds_since_admission() const {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - admitted).count();
+}
+
 std::size_t Sequence::held_back() const {
   const std::string_view stoppable = std::string_view(text).substr(stops_from);
   std::size_t held = 0;
@@ -38,6 +42,7 @@ void Sequence::append_text(const std::string& more) {
 }
 
 void Sequence::take_token(std::int32_t id, bool end_of_text) {
+  if (new_tokens() == 0) first_token_seconds = seconds_since_admission();
   tokens.push_back(id);
   if (end_of_text) {
     finish_reason = "eos";
@@ -70,6 +75,8 @@ Result Sequence::take_result() {
   r.prompt_ids = std::move(prompt.ids);
   r.chat_hash = std::move(prompt.chat_hash);
   r.prompt_tokens = prompt_tokens;
+  r.first_token_seconds = first_token_seconds;
+  r.seconds = seconds_since_admission();
   r.text = std::move(text);
   r.token_ids.assign(tokens.begin() + prompt_tokens, tokens.end());
   r.finish_reason = std::move(finish_reason);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -38,8 +39,10 @@ struct Sequence {
   std::string finish_reason;
   std::vector<TokenLogprob> logprobs;
   std::vector<TokenLogprob> prompt_logprobs;
-  Delta delta;              // since the last take_delta; its text is still in `text`
-  bool not_finite = false;  // the model gave NaN or infinity: it ends without a result
+  std::chrono::steady_clock::time_point admitted = std::chrono::steady_clock::now();
+  double first_token_seconds = 0;  // from then to its first new token
+  Delta delta;                     // since the last take_delta; its text is still in `text`
+  bool not_finite = false;         // the model gave NaN or infinity: it ends without a result
 
   std::int64_t new_tokens() const {
     return static_cast<std::int64_t>(tokens.size()) - prompt_tokens;
@@ -59,6 +62,7 @@ struct Sequence {
 
  private:
   void append_text(const std::string& more);
+  double seconds_since_admission() const;
   /// Bytes at the end of the text that may be the beginning of a stop text.
   std::size_t held_back() const;
 };

@@ -47,6 +47,24 @@ std::string with_spaces(const DecoderStep& step, const std::string& token, bool 
 
 }  // namespace
 
+std::string text_in_middle(const Decoder& steps, std::string_view token) {
+  std::string text(token);
+  for (const DecoderStep& step : steps) {
+    switch (step.kind) {
+      case DecoderStep::Kind::kByteFallback:
+        if (const auto byte = fallback_byte(text)) return {*byte};
+        break;
+      case DecoderStep::Kind::kMetaspace:
+        text = with_spaces(step, text, false);
+        break;
+      case DecoderStep::Kind::kStrip:
+        if (!step.whole) strip(text, step.character, step.count);
+        break;
+    }
+  }
+  return text;
+}
+
 void DecoderStream::feed(std::size_t step, std::string token, std::string& out) {
   if (step == steps_->size()) {
     out += token;

@@ -25,6 +25,9 @@ struct DecoderStep {
 
 using Decoder = std::vector<DecoderStep>;
 
+/// What the token is in the middle of a text; its bytes may be a part of a UTF-8 character.
+std::string text_in_middle(const Decoder& steps, std::string_view token);
+
 /// Runs tokens through the steps as they come. What has come out after `finish` is what the
 /// reference makes of all tokens at once.
 class DecoderStream {

@@ -158,6 +158,8 @@ std::string Result::serialize() const {
   write(out, prompt_logprobs);
   out.put(token_logprobs);
   out.put(perplexity);
+  out.put(first_token_seconds);
+  out.put(seconds);
   return out.take();
 }
 
@@ -181,6 +183,8 @@ Result Result::deserialize(std::string_view bytes) {
   result.prompt_logprobs = in.optional(logprobs);
   result.token_logprobs = in.optional([&] { return in.vector(number); });
   result.perplexity = in.get<double>();
+  result.first_token_seconds = in.get<double>();
+  result.seconds = in.get<double>();
   in.finish();
   return result;
 }

@@ -47,6 +47,9 @@ struct Result {
   std::optional<std::vector<TokenLogprob>> prompt_logprobs;  // of tokens 1.. of the prompt
   std::optional<std::vector<float>> token_logprobs;  // with --score: of tokens 1.. of the prompt
   double perplexity = 0;                             // with --score
+  // From when its rank took the prompt; not in the JSON:
+  double first_token_seconds = 0;  // to the first new token
+  double seconds = 0;              // to its end
 
   /// Makes the log-probabilities of the prompt the result, in place of generated text.
   void become_score();

@@ -103,6 +103,10 @@ std::string_view Tokenizer::token_text(std::int32_t id) const {
   return added == state_->added_text.end() ? token_bytes(id) : std::string_view(added->second);
 }
 
+std::string Tokenizer::text_in_middle(std::int32_t id) const {
+  return in_text(id) ? zi::text_in_middle(decoder(), token_bytes(id)) : std::string(token_text(id));
+}
+
 std::int32_t Tokenizer::size() const {
   return static_cast<std::int32_t>(state_->token_bytes.size());
 }

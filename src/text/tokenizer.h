@@ -46,6 +46,9 @@ class Tokenizer {
   /// One token as the decoder takes it. With a byte-level decoder its bytes: possibly a part of a
   /// UTF-8 character. Empty for special tokens.
   std::string_view token_bytes(std::int32_t id) const;
+  /// The text of a token in the middle of a text, of a special one the text that means it; it may
+  /// be a part of a UTF-8 character. Empty where there is no such token.
+  std::string text_in_middle(std::int32_t id) const;
   /// Whether it is a token, and not a special one.
   bool in_text(std::int32_t id) const;
   const Decoder& decoder() const;

@@ -1,0 +1,105 @@
+#include "serve/http/connections.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+#include <vector>
+
+#include "serve/http/error_response.h"
+#include "serve/http/open_files_limit.h"
+#include "serve/http/response_head.h"
+#include "zero_infer/error.h"
+
+namespace zi {
+namespace {
+
+/// Connections beyond the limit that are told so at the same time; further ones are closed at once.
+constexpr std::size_t kMostRefused = 64;
+
+HttpOptions checked(HttpOptions options) {
+  if (options.threads < 1 || options.io_threads < 1 || options.max_connections < 1) {
+    throw ConfigError(
+        fmt::format("an HTTP server needs threads and connections: {} threads, {} for "
+                    "input and output, {} connections",
+                    options.threads, options.io_threads, options.max_connections));
+  }
+  if (options.tls_certificate.empty() != options.tls_key.empty()) {
+    throw ConfigError("TLS needs both a certificate and its key");
+  }
+  HttpResponse with_origin;
+  with_origin.headers.emplace_back("Access-Control-Allow-Origin", options.cors_origin);
+  if (const std::string reason = unusable_head(with_origin); !reason.empty()) {
+    throw ConfigError("the CORS origin cannot be sent: " + reason);
+  }
+  return options;
+}
+
+std::unique_ptr<TlsContext> tls_of(const HttpOptions& options) {
+  if (options.tls_certificate.empty()) return nullptr;
+  return std::make_unique<TlsContext>(options.tls_certificate, options.tls_key);
+}
+
+}  // namespace
+
+Connections::Connections(HttpOptions options, HttpHandler handler)
+    : options_(checked(std::move(options))),
+      handler_(std::move(handler)),
+      tls_(tls_of(options_)),
+      bodies_(options_.max_bodies),
+      io_(std::make_shared<TaskPool>(options_.io_threads, "http-io")),
+      workers_(options_.threads, "http-worker"),
+      host_{options_, handler_,       io_,       workers_,
+            bodies_,  open_requests_, draining_, [this](Connection* c) { remove(c); }} {
+  allow_open_files(static_cast<std::size_t>(options_.max_connections) + kMostRefused);
+}
+
+Connections::~Connections() {
+  draining_ = true;
+  for_each([](Connection& connection) { connection.close(); });
+  {
+    std::unique_lock lock(mutex_);
+    removed_.wait(lock, [&] { return all_.empty(); });
+  }
+  // Handlers that run see that their clients have left.
+  workers_.stop();
+  io_->finish();
+}
+
+void Connections::add(FileDescriptor socket) {
+  std::shared_ptr<Connection> connection;
+  bool too_many = false;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto most = static_cast<std::size_t>(options_.max_connections);
+    too_many = all_.size() >= most;
+    // A handshake only to say no is more than a server with too much to do should pay.
+    if (too_many && (tls_ != nullptr || all_.size() >= most + kMostRefused)) return;
+    connection = std::make_shared<Connection>(
+        host_, open_byte_stream(*io_, tls_.get(), std::move(socket), options_.send_timeout));
+    all_.emplace(connection.get(), connection);
+  }
+  if (too_many) {
+    connection->refuse(error_response(503, "the server has too many connections; try again later"));
+  } else {
+    connection->start();
+  }
+}
+
+void Connections::drain() {
+  draining_ = true;
+  for_each([](Connection& connection) { connection.drain(); });
+}
+
+void Connections::for_each(const std::function<void(Connection&)>& tell) {
+  const std::lock_guard lock(mutex_);
+  for (const auto& [key, connection] : all_) tell(*connection);
+}
+
+void Connections::remove(Connection* connection) {
+  // The callback that calls this has another reference: nothing is destroyed under the lock.
+  const std::lock_guard lock(mutex_);
+  all_.erase(connection);
+  removed_.notify_all();
+}
+
+}  // namespace zi

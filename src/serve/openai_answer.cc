@@ -1,0 +1,120 @@
+#include "serve/openai_answer.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+namespace zi {
+
+OpenAiAnswer::OpenAiAnswer(std::shared_ptr<HttpReply> reply,
+                           std::shared_ptr<const ServedModel> model, AnswerShape shape,
+                           const std::vector<Prompt>& prompts)
+    : reply_(std::move(reply)),
+      model_(std::move(model)),
+      shape_(std::move(shape)),
+      choices_(prompts.size()),
+      first_said_(prompts.size()),
+      unfinished_(prompts.size()) {
+  for (std::size_t i = 0; i < prompts.size(); i += shape_.choices) {
+    prompt_ids_.push_back(*prompts[i].ids);
+  }
+}
+
+const char* OpenAiAnswer::finish_reason(const Result& result) {
+  return result.finish_reason == "eos" || result.finish_reason == "stop" ? "stop" : "length";
+}
+
+Json OpenAiAnswer::head() const {
+  Json object;
+  object["id"] = shape_.id;
+  object["object"] = object_name();
+  object["created"] = shape_.created;
+  object["model"] = shape_.model;
+  object["system_fingerprint"] = "zero-infer-" ZI_VERSION;
+  return object;
+}
+
+Json OpenAiAnswer::usage() const {
+  std::int64_t prompt_tokens = 0;
+  for (const auto& ids : prompt_ids_) prompt_tokens += std::ssize(ids);
+  Json usage;
+  usage["prompt_tokens"] = prompt_tokens;
+  usage["completion_tokens"] = new_tokens_;
+  usage["total_tokens"] = prompt_tokens + new_tokens_;
+  return usage;
+}
+
+void OpenAiAnswer::begin_stream() {
+  if (std::exchange(streaming_, true)) return;
+  HttpResponse response;
+  response.content_type = "text/event-stream; charset=utf-8";
+  // Neither a cache nor a proxy may hold events back.
+  response.headers = {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}};
+  reply_->begin_stream(std::move(response));
+}
+
+void OpenAiAnswer::send_event(const std::string& data) {
+  begin_stream();
+  reply_->write("data: " + data + "\n\n");
+}
+
+void OpenAiAnswer::send_choice(Json choice) {
+  if (choice.is_null()) return;
+  Json chunk = head();
+  chunk["choices"] = Json::array({std::move(choice)});
+  if (shape_.include_usage) chunk["usage"] = nullptr;
+  send_event(dump(chunk));
+}
+
+void OpenAiAnswer::started(std::size_t number) {
+  if (!shape_.stream || first_said_[number]) return;
+  first_said_[number] = true;
+  send_choice(first_piece(number));
+}
+
+void OpenAiAnswer::told(std::size_t number, const Delta& delta) {
+  started(number);
+  send_choice(piece(number, delta));
+}
+
+void OpenAiAnswer::finished(std::size_t number, Result result) {
+  new_tokens_ += std::ssize(result.token_ids);
+  --unfinished_;
+  if (shape_.stream) {
+    started(number);
+    send_choice(last_piece(number, result));
+    if (unfinished_ == 0) end_stream();
+    return;
+  }
+  choices_[number] = choice(number, result);
+  if (unfinished_ > 0) return;
+  Json whole = head();
+  whole["choices"] = Json::array();
+  for (std::optional<Json>& one : choices_) whole["choices"].push_back(std::move(*one));
+  whole["usage"] = usage();
+  HttpResponse response;
+  response.body = dump(whole);
+  reply_->send(std::move(response));
+}
+
+void OpenAiAnswer::end_stream() {
+  if (shape_.include_usage) {
+    Json chunk = head();
+    chunk["choices"] = Json::array();
+    chunk["usage"] = usage();
+    send_event(dump(chunk));
+  }
+  send_event("[DONE]");
+  reply_->end();
+}
+
+void OpenAiAnswer::failed(const ApiError& error) {
+  if (!streaming_) {
+    reply_->send(error.response());
+    return;
+  }
+  send_event(error.to_json());
+  reply_->end();
+}
+
+}  // namespace zi

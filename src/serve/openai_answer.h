@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "serve/generation_request.h"
+#include "serve/http/http_reply.h"
+#include "serve/json_output.h"
+#include "serve/pending_answer.h"
+
+namespace zi {
+
+/// Answers a request of the OpenAI API: one JSON object, or a stream of server-sent events
+/// (`data: {..}`, at the end `data: [DONE]`). What the two APIs call a choice is made by classes
+/// that derive from it.
+class OpenAiAnswer : public PendingAnswer {
+ public:
+  /// `prompt_tokens`: of each prompt.
+  OpenAiAnswer(std::shared_ptr<HttpReply> reply, std::shared_ptr<const ServedModel> model,
+               AnswerShape shape, const std::vector<Prompt>& prompts);
+
+  void started(std::size_t number) override;
+  void told(std::size_t number, const Delta& delta) override;
+  void finished(std::size_t number, Result result) override;
+  void failed(const ApiError& error) override;
+
+ protected:
+  /// `text_completion`, `chat.completion`, `chat.completion.chunk`.
+  virtual const char* object_name() const = 0;
+  /// Choice `number` of an answer that is no stream.
+  virtual Json choice(std::size_t number, Result& result) = 0;
+  /// What a stream says of a choice before its first token; null: nothing.
+  virtual Json first_piece(std::size_t /*number*/) { return {}; }
+  /// New text of a choice; null where there is nothing to say.
+  virtual Json piece(std::size_t number, const Delta& delta) = 0;
+  /// The end of a choice in a stream.
+  virtual Json last_piece(std::size_t number, const Result& result) = 0;
+
+  const AnswerShape& shape() const { return shape_; }
+  const ServedModel& model() const { return *model_; }
+  const std::vector<std::int32_t>& prompt_ids(std::size_t number) const {
+    return prompt_ids_[number / shape_.choices];
+  }
+  /// What the API calls a finish_reason.
+  static const char* finish_reason(const Result& result);
+
+ private:
+  void begin_stream();
+  void send_choice(Json choice);
+  void send_event(const std::string& data);
+  void end_stream();
+  /// `{"id": ..` up to and without what differs from chunk to chunk.
+  Json head() const;
+  Json usage() const;
+
+  std::shared_ptr<HttpReply> reply_;
+  std::shared_ptr<const ServedModel> model_;
+  AnswerShape shape_;
+  std::vector<std::vector<std::int32_t>> prompt_ids_;  // of each prompt
+  std::vector<std::optional<Json>> choices_;           // those that are ready, no stream
+  std::vector<bool> first_said_;
+  std::size_t unfinished_;
+  std::int64_t new_tokens_ = 0;
+  bool streaming_ = false;
+};
+
+}  // namespace zi

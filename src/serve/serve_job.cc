@@ -1,0 +1,49 @@
+#include "serve/serve_job.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <exception>
+
+#include "serve/peer_watch.h"
+#include "zero_infer/log.h"
+
+namespace zi {
+namespace {
+
+constexpr std::chrono::milliseconds kLastFlush(5000);   // for clients that read slowly
+constexpr std::chrono::milliseconds kFailedFlush(500);  // the job is ending
+
+int exit_code(int signal) { return signal == 0 ? 0 : 128 + signal; }
+
+}  // namespace
+
+int serve_requests(World& world, Engine& engine, Server* server, const PerLink<double>& limits,
+                   const StopSignals& signals) {
+  const PeerWatch peers(world);
+  Engine::Job job{.lanes = engine.config().batch_size.front(),
+                  .options = engine.generation_options()};
+  if (server == nullptr) {
+    job.stop_signal = [&signals] { return signals.count() > 1 ? signals.last() : 0; };
+    return exit_code(engine.generate(job).signal);
+  }
+  server->serve(engine, limits);
+  log_info(fmt::format("serving {} at port {}", server->name(), server->port()));
+  Shutdown shutdown(world, *server, peers, signals);
+  job.source = &server->source();
+  job.sink = &server->sink();
+  job.stop_signal = [&shutdown] { return shutdown.leave(); };
+  try {
+    const int signal = engine.generate(job).signal;
+    shutdown.finish();
+    if (signal != 0) server->abandon(ApiError::stopped());  // another rank may have had it first
+    server->flush(signal == 0 ? kLastFlush : kFailedFlush);
+    return exit_code(signal);
+  } catch (const std::exception&) {
+    server->abandon(ApiError::failed("the server failed; its log says why"));
+    server->flush(kFailedFlush);
+    throw;
+  }
+}
+
+}  // namespace zi

@@ -1,0 +1,71 @@
+#include "serve/server.h"
+
+#include <thread>
+#include <utility>
+
+namespace zi {
+namespace {
+
+constexpr std::chrono::milliseconds kFlushPoll(5);
+
+RequestDefaults defaults_of(const RunConfig& config, const ServeOptions& options) {
+  RequestDefaults defaults;
+  if (options.given.contains("max-new-tokens")) defaults.max_new_tokens = config.max_new_tokens;
+  defaults.temperature = options.given.contains("temperature");
+  if (options.given.contains("seed")) defaults.seed = config.seed;
+  return defaults;
+}
+
+HttpOptions http_options(const ServeOptions& options) {
+  HttpOptions http;
+  http.host = options.host;
+  http.port = options.port;
+  http.max_body = options.max_body;
+  http.cors_origin = options.cors_origin.value_or("");
+  return http;
+}
+
+}  // namespace
+
+Server::Server(const RunConfig& config, const ServeOptions& options)
+    : name_(options.served_model_name.empty() ? config.model : options.served_model_name),
+      defaults_(defaults_of(config, options)),
+      queue_(static_cast<std::size_t>(options.max_queue), answers_),
+      sink_(queue_, answers_, metrics_),
+      api_(queue_, metrics_, loading_, options.api_key.value_or("")),
+      http_(std::make_unique<HttpServer>(
+          http_options(options), [this](HttpRequest request, std::shared_ptr<HttpReply> reply) {
+            api_.handle(request, reply);
+          })) {}
+
+Server::~Server() = default;
+
+LoadObserver Server::load_observer() {
+  return [this](std::size_t done, std::size_t all) {
+    loading_.all = all;
+    // Told by several threads: never back.
+    for (std::size_t before = loading_.done;
+         before < done && !loading_.done.compare_exchange_weak(before, done);) {
+    }
+  };
+}
+
+void Server::serve(const Engine& engine, const PerLink<double>& limits) {
+  api_.serve(std::make_shared<const ServedModel>(engine, name_, defaults_), limits);
+}
+
+void Server::drain() {
+  api_.begin_drain();
+  queue_.close();
+}
+
+void Server::flush(std::chrono::milliseconds most) {
+  const auto end = std::chrono::steady_clock::now() + most;
+  if (!answers_.flush(most)) return;
+  http_->stop_accepting();
+  while (http_->open_requests() > 0 && std::chrono::steady_clock::now() < end) {
+    std::this_thread::sleep_for(kFlushPoll);
+  }
+}
+
+}  // namespace zi
