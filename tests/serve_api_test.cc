@@ -2,7 +2,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <openssl/evp.h>
 
+#include <array>
 #include <fstream>
 
 #include "serve/api.h"
@@ -19,6 +21,15 @@ using test::FakeReply;
 using test::ids_of_text;
 using test::json;
 using testing::HasSubstr;
+
+std::string sha256_base64(std::string_view text) {
+  std::array<unsigned char, EVP_MAX_MD_SIZE> hash{};
+  unsigned size = 0;
+  EVP_Digest(text.data(), text.size(), hash.data(), &size, EVP_sha256(), nullptr);
+  std::array<unsigned char, 2 * EVP_MAX_MD_SIZE> encoded{};
+  const int length = EVP_EncodeBlock(encoded.data(), hash.data(), static_cast<int>(size));
+  return {encoded.begin(), encoded.begin() + length};
+}
 
 class ApiTest : public testing::Test {
  protected:
@@ -108,7 +119,6 @@ TEST_F(ApiTest, IsUnhealthyWhileItEnds) {
 
 TEST_F(ApiTest, KnowsItsPathsAndTheirMethods) {
   EXPECT_EQ(status(ask("GET", "/v2")), 404);
-  EXPECT_EQ(status(ask("GET", "/")), 404);
   EXPECT_EQ(status(ask("POST", "/v1/completions/")), 404);
   const auto reply = ask("GET", "/v1/completions");
   EXPECT_EQ(status(reply), 405);
@@ -117,9 +127,27 @@ TEST_F(ApiTest, KnowsItsPathsAndTheirMethods) {
   EXPECT_EQ(reply->sent()["error"]["type"], "invalid_request_error");
 }
 
-TEST_F(ApiTest, AsksForTheKeyEverywhereButForHealth) {
+TEST_F(ApiTest, HasAPageOfWhichThePolicyNamesStyleAndScript) {
+  const auto page = ask("GET", "/");
+  EXPECT_EQ(status(page), 200);
+  EXPECT_EQ(page->head.content_type, "text/html; charset=utf-8");
+  const std::string& html = page->head.body;
+  EXPECT_TRUE(html.starts_with("<!doctype html>"));
+  const std::string policy = page->header("Content-Security-Policy");
+  EXPECT_THAT(policy, HasSubstr("default-src 'none'"));
+  for (const auto& [begin, end, source] :
+       {std::array{"<style>", "</style>", "style-src"},
+        std::array{"<script type=\"module\">", "</script>", "script-src"}}) {
+    const std::size_t from = html.find(begin) + std::string(begin).size();
+    const std::string_view text = std::string_view(html).substr(from, html.find(end) - from);
+    EXPECT_THAT(policy, HasSubstr(std::string(source) + " 'sha256-" + sha256_base64(text) + "'"));
+  }
+}
+
+TEST_F(ApiTest, AsksForTheKeyEverywhereButForHealthAndThePage) {
   serve("secret");
   EXPECT_EQ(status(ask("GET", "/health")), 200);
+  EXPECT_EQ(status(ask("GET", "/")), 200);
   for (const std::string key : {"", "secret", "Bearer ", "Bearer secre", "Bearer secrets",
                                 "Bearer Secret", "Basic secret", "Bearer secretsecret"}) {
     for (const std::string path : {"/v1/models", "/metrics", "/version", "/nowhere"}) {

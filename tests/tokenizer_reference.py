@@ -6,7 +6,7 @@ PACKAGES is the directory of tests/reference_packages.sh; run it with the Python
 tokenizer.json of the kind (or vocab.json and merges.txt), made from a vocabulary of PACKAGES, and the reference's
 answers:
   cases.jsonl    {"text", "ids", "ids_special", "decoded"}, one a line
-  ids.jsonl      {"ids", "decoded"}: lists of random ids
+  ids.jsonl      {"ids", "decoded", "decoded_special"}: lists of random ids; the second text has special tokens
   golden.jsonl   {"text", "ids"}: texts and ids that come with the vocabulary, where it has them
 """
 import itertools
@@ -285,7 +285,8 @@ def main():
     for _ in range(ID_LISTS):
         ids = [rng.choice(byte_ids) if rng.random() < 0.7 else rng.randrange(len(source.tokens))
                for _ in range(rng.randint(0, 12))]
-        id_lists.append({"ids": ids, "decoded": tokenizer.decode(ids, skip_special_tokens=True)})
+        id_lists.append({"ids": ids, "decoded": tokenizer.decode(ids, skip_special_tokens=True),
+                         "decoded_special": tokenizer.decode(ids, skip_special_tokens=False)})
     write("ids.jsonl", "".join(dump(c) + "\n" for c in id_lists))
     lines = []
     if golden:

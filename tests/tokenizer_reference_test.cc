@@ -70,7 +70,9 @@ TEST_P(TokenizerReference, GivesTheSameIdsAndTexts) {
   for (const json& expected : lines_of(folder() / "ids.jsonl")) {
     TextStream stream(*tokenizer);
     std::string streamed;
-    for (const std::int32_t id : expected["ids"].get<Ids>()) {
+    const Ids ids = expected["ids"].get<Ids>();
+    EXPECT_EQ(tokenizer->decode(ids, true), expected["decoded_special"]) << expected["ids"];
+    for (const std::int32_t id : ids) {
       const std::string part = stream.push(id);
       EXPECT_FALSE(first_invalid_utf8(part)) << "a part of a character";
       streamed += part;

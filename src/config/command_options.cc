@@ -79,7 +79,7 @@ std::vector<CommandOption> serve_options() {
       valued("port", "N", "and at this port; 0: at any that is free (default: 8000)",
              [](CommandLine& l, const std::string& v) { l.serve.port = port_of(v); }),
       valued("api-key", "KEY",
-             "requests must bring this key, all but GET /health\n"
+             "requests must bring this key, all but GET / and GET /health\n"
              "(default: $ZERO_INFER_API_KEY, which other users cannot see)",
              [](CommandLine& l, const std::string& v) { l.serve.api_key = header_value(v); }),
       valued("cors-origin", "URL|*", "pages from there may use the server (default: none)",

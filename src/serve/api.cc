@@ -12,6 +12,7 @@
 #include "serve/chat_completion_request.h"
 #include "serve/completion_answer.h"
 #include "serve/completion_request.h"
+#include "serve/page/page.h"
 #include "serve/tokenizer_endpoints.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/log.h"
@@ -42,6 +43,7 @@ constexpr std::string_view kModelPath = "/v1/models/";
 
 const std::vector<Api::Endpoint>& Api::endpoints() {
   static const std::vector<Endpoint> all = {
+      {"GET", "/", false, &Api::page},
       {"GET", "/health", false, &Api::health},
       {"GET", "/version", false, &Api::version},
       {"GET", "/metrics", false, &Api::metrics},
@@ -95,7 +97,8 @@ void Api::handle(const HttpRequest& request, const std::shared_ptr<HttpReply>& r
 }
 
 void Api::check_key(const HttpRequest& request) const {
-  if (api_key_.empty() || request.path == "/health") return;
+  // The page is the same for everyone, and asks for the key itself.
+  if (api_key_.empty() || request.path == "/health" || request.path == "/") return;
   constexpr std::string_view kBearer = "Bearer ";
   const std::string_view header = request.header("authorization");
   const bool good =
@@ -154,6 +157,17 @@ void Api::health(const Call& call) {
     body["status"] = draining_ ? "ending" : "ready";
   }
   send(call.reply, body, call.model != nullptr && !draining_ ? 200 : 503);
+}
+
+void Api::page(const Call& call) {
+  HttpResponse response;
+  response.content_type = "text/html; charset=utf-8";
+  response.body = page_html();
+  response.headers = {{"Content-Security-Policy", std::string(page_policy())},
+                      {"X-Content-Type-Options", "nosniff"},
+                      {"Referrer-Policy", "no-referrer"},
+                      {"Cache-Control", "no-cache"}};
+  call.reply->send(std::move(response));
 }
 
 void Api::version(const Call& call) { send(call.reply, Json{{"version", ZI_VERSION}}); }

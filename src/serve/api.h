@@ -66,6 +66,7 @@ class Api {
   void submit(const Call& call, std::vector<Prompt> prompts, std::shared_ptr<PendingAnswer> answer);
   std::shared_ptr<const ServedModel> model() const;
 
+  void page(const Call& call);
   void health(const Call& call);
   void version(const Call& call);
   void metrics(const Call& call);

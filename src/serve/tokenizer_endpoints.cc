@@ -72,7 +72,8 @@ Json detokenize(std::string_view body, const ServedModel& model, UnknownFields& 
   unknown.note(object, known, "/detokenize");
   const nlohmann::json* const tokens = find_field(object, "tokens");
   if (tokens == nullptr) throw ApiError::bad_field("no `tokens`", "tokens");
-  return Json{{"prompt", model.tokenizer().decode(read_ids(*tokens, "tokens"))}};
+  // With special tokens, so that tokenizing the text gives the tokens again.
+  return Json{{"prompt", model.tokenizer().decode(read_ids(*tokens, "tokens"), true)}};
 }
 
 Json tokenizer_info(const ServedModel& model) {

@@ -7,8 +7,12 @@
 namespace zi {
 
 std::string TextStream::push(std::int32_t id) {
-  if (!tokenizer_->in_text(id)) return {};
-  decoder_.push(tokenizer_->token_bytes(id), pending_);
+  const bool in_text = tokenizer_->in_text(id);
+  const std::string_view token =
+      in_text ? tokenizer_->token_bytes(id)
+              : (special_tokens_ ? tokenizer_->token_text(id) : std::string_view());
+  if (!in_text && token.empty()) return {};
+  decoder_.push(token, pending_);
   return take_whole_characters();
 }
 

@@ -82,8 +82,8 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view text, bool add_spec
   return ids;
 }
 
-std::string Tokenizer::decode(std::span<const std::int32_t> ids) const {
-  TextStream stream(*this);
+std::string Tokenizer::decode(std::span<const std::int32_t> ids, bool special_tokens) const {
+  TextStream stream(*this, special_tokens);
   std::string text;
   for (const std::int32_t id : ids) text += stream.push(id);
   return text + stream.finish();

@@ -40,9 +40,9 @@ class Tokenizer {
   /// offset), and where the tokenizer's patterns take too long.
   std::vector<std::int32_t> encode(std::string_view text, bool add_special_tokens = false) const;
 
-  /// The text of the tokens, special ones left out; ids without a token give nothing, and bytes
-  /// that are no UTF-8 become U+FFFD.
-  std::string decode(std::span<const std::int32_t> ids) const;
+  /// The text of the tokens, special ones left out unless `special_tokens` wants the texts that
+  /// mean them; ids without a token give nothing, and bytes that are no UTF-8 become U+FFFD.
+  std::string decode(std::span<const std::int32_t> ids, bool special_tokens = false) const;
   /// One token as the decoder takes it. With a byte-level decoder its bytes: possibly a part of a
   /// UTF-8 character. Empty for special tokens.
   std::string_view token_bytes(std::int32_t id) const;
@@ -77,8 +77,9 @@ class Tokenizer {
 /// UTF-8 come out as U+FFFD.
 class TextStream {
  public:
-  explicit TextStream(const Tokenizer& tokenizer)
-      : tokenizer_(&tokenizer), decoder_(tokenizer.decoder()) {}
+  /// `special_tokens` as `decode` has it.
+  explicit TextStream(const Tokenizer& tokenizer, bool special_tokens = false)
+      : tokenizer_(&tokenizer), decoder_(tokenizer.decoder()), special_tokens_(special_tokens) {}
   std::string push(std::int32_t id);
   /// What is still held back, as U+FFFD where incomplete; the next token begins another text.
   std::string finish();
@@ -88,6 +89,7 @@ class TextStream {
 
   const Tokenizer* tokenizer_;
   DecoderStream decoder_;
+  bool special_tokens_;
   std::string pending_;
 };
 
