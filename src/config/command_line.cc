@@ -246,7 +246,10 @@ void take_out_job_options(CommandLine& line, std::vector<Given>& file,
   }
 }
 
-void take_api_key(ServeOptions& serve) {
+void check_serve(ServeOptions& serve) {
+  if (serve.tls_certificate.empty() != serve.tls_key.empty()) {
+    throw ConfigError("TLS needs both --tls-certificate and --tls-key; give the other one as well");
+  }
   if (serve.api_key) return;
   if (const char* const key = std::getenv("ZERO_INFER_API_KEY"); key != nullptr && *key != '\0') {
     serve.api_key = key;
@@ -277,7 +280,7 @@ CommandLine parse_command_line(int argc, const char* const* argv) {
   }
   if (line.command == Command::kServe) {
     line.serve.given = line.given;
-    take_api_key(line.serve);
+    check_serve(line.serve);
   }
   apply_level(line.config, file);
   apply_level(line.config, written);
