@@ -36,6 +36,7 @@ def configuration(line: Result) -> tuple:
         *(line[f] for f in fields),
         line["resident_bytes"],
         line.get("prompt_tokens", 1),
+        bool(line.get("host_multiplied_share")),
     )
 
 
@@ -124,6 +125,8 @@ def where_blocks_rest(line: Result) -> str:
         place = "pinned host memory" if line["backend"] == "cuda" else "host memory"
     if line["world"] > 1:
         place += f" of {ranks}"
+    if line.get("host_multiplied_share"):
+        place += f", {line['host_multiplied_share']:.0%} multiplied there"
     share = line["resident_bytes"] / (line["resident_bytes"] + line["bytes_per_pass"])
     return f"{place}, {share:.0%} resident" if share else place
 
