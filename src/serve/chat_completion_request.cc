@@ -16,7 +16,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::int64_t kMostTokens = std::numeric_limits<std::int64_t>::max();
 constexpr int kMostChatTops = 20;  // as the OpenAI API has it
 
 /// Whether the template may show the tools to the model.
@@ -66,8 +65,8 @@ GenerationRequest read_chat_completion_request(std::string_view body, const Serv
   Prompt prompt = with_members([&] {
     OwnSettings own;
     read_common_fields(object, model, shape, own);
-    const auto older = read_count(object, "max_tokens", 1, kMostTokens);
-    const auto newer = read_count(object, "max_completion_tokens", 1, kMostTokens);
+    const auto older = read_count(object, "max_tokens", 1, kAnyCount);
+    const auto newer = read_count(object, "max_completion_tokens", 1, kAnyCount);
     own.max_new_tokens = newer ? newer : older;
     const std::optional<int> top = read_int(object, "top_logprobs", kMostChatTops);
     if (read_flag(object, "logprobs", false)) {

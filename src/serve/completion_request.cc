@@ -17,7 +17,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::int64_t kMostTokens = std::numeric_limits<std::int64_t>::max();
 constexpr std::int64_t kCompletionTokens = 16;  // as the OpenAI API has it
 
 /// `prompt` of a completion: a text, a list of texts, ids, or a list of ids.
@@ -65,7 +64,7 @@ GenerationRequest read_completion_request(std::string_view body, const ServedMod
   OwnSettings own;
   with_members([&] {
     read_common_fields(object, model, shape, own);
-    own.max_new_tokens = read_count(object, "max_tokens", 0, kMostTokens);
+    own.max_new_tokens = read_count(object, "max_tokens", 0, kAnyCount);
     shape.logprobs = read_int(object, "logprobs", kMostLogprobs);
   });
   shape.echo = read_flag(object, "echo", false);

@@ -19,7 +19,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::int64_t kMostTokens = std::numeric_limits<std::int64_t>::max();
 constexpr std::int64_t kMostChoices = 1024;
 
 std::uint64_t random_number() {
@@ -124,11 +123,11 @@ void read_common_fields(const json& object, const ServedModel& model, AnswerShap
   refuse_fields(object);
   read_settings(object, own);
   if (!own.temperature && !model.defaults().temperature) own.temperature = 1.0F;
-  own.min_new_tokens = read_count(object, "min_tokens", 0, kMostTokens);
+  own.min_new_tokens = read_count(object, "min_tokens", 0, kAnyCount);
   own.prompt_logprobs = read_int(object, "prompt_logprobs", kMostLogprobs);
   shape.prompt_logprobs = own.prompt_logprobs;
   shape.choices = static_cast<std::size_t>(read_count(object, "n", 1, kMostChoices).value_or(1));
-  const auto best_of = read_count(object, "best_of", 1, kMostTokens);
+  const auto best_of = read_count(object, "best_of", 1, kAnyCount);
   if (best_of && *best_of != static_cast<std::int64_t>(shape.choices)) {
     throw ApiError::bad_field(
         "`best_of` is not supported but for the value of `n`: every choice is returned", "best_of");

@@ -94,11 +94,10 @@ void check_keys(const json& object) {
 }
 
 OwnSettings parse_own_settings(const json& object) {
-  constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
   OwnSettings own;
   read_settings(object, own);
-  own.max_new_tokens = read_count(object, "max_new_tokens", 1, kMost);
-  own.min_new_tokens = read_count(object, "min_new_tokens", 0, kMost);
+  own.max_new_tokens = read_count(object, "max_new_tokens", 1, kAnyCount);
+  own.min_new_tokens = read_count(object, "min_new_tokens", 0, kAnyCount);
   const auto logprobs = [&](const char* key) -> std::optional<int> {
     // A result may be a prompt again: its log-probabilities are a list.
     if (const auto value = object.find(key); value != object.end() && value->is_array()) return {};

@@ -90,7 +90,7 @@ std::optional<std::int64_t> read_count(const json& object, const char* key, std:
   const json* const value = find(object, key);
   if (value == nullptr) return std::nullopt;
   if (!value->is_number_integer() || *value < least || *value > most) {
-    throw PromptError(most == std::numeric_limits<std::int64_t>::max()
+    throw PromptError(most == kAnyCount
                           ? fmt::format("`{}` is not an integer of at least {}", key, least)
                           : fmt::format("`{}` is not an integer from {} to {}", key, least, most));
   }

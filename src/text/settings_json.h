@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
@@ -17,6 +18,9 @@ namespace zi {
 /// of range. A seed sets the draw number too: the same seed gives the same text wherever the prompt
 /// stands.
 void read_settings(const nlohmann::json& object, OwnSettings& settings);
+
+/// For read_count: no limit but that of the type.
+inline constexpr std::int64_t kAnyCount = std::numeric_limits<std::int64_t>::max();
 
 /// A whole number of the object from `least` to `most`; nothing where it is left out or null.
 /// Throws PromptError naming the member.
