@@ -108,6 +108,8 @@ Job::~Job() {
   waitpid(pid_, nullptr, 0);
 }
 
+std::string Job::err() const { return read_file(folder_ / "err"); }
+
 void Job::signal(int number) const { kill(pid_, number); }
 
 std::vector<int> Job::rank_pids() const {

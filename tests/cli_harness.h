@@ -51,6 +51,8 @@ class Job {
 
   /// Sends a signal to the started process (mpirun, or the program itself).
   void signal(int number) const;
+  /// What it has written to standard error so far.
+  std::string err() const;
   /// Process ids of the job's zero-infer ranks.
   std::vector<int> rank_pids() const;
   /// Waits for the end; the job is killed and the test fails after `seconds`.

@@ -107,6 +107,7 @@ class Loading : public ::testing::Test {
     const LoadOptions options{.rank = rank,
                               .world = world,
                               .threads = 3,
+                              .observer = observer_,
                               .model_name = "tiny",
                               .nvme_path = directory_.path() / "nvme"};
     return std::make_unique<ModelWeights>(device != nullptr ? *device : *device_, *ops_, *source_,
@@ -131,6 +132,7 @@ class Loading : public ::testing::Test {
   std::unique_ptr<Ops> ops_ = make_cpu_ops(1);
   std::unique_ptr<Model> model_;
   std::optional<CountedSource> source_;
+  LoadObserver observer_;
 };
 
 TEST_F(Loading, GivesTheSameShardsInEveryTierAndThroughPinnedPieces) {
@@ -165,6 +167,23 @@ TEST_F(Loading, GivesTheSameShardsInEveryTierAndThroughPinnedPieces) {
         EXPECT_TRUE(shards(elsewhere, *weights) == expected) << world << " " << tier;
       }
     }
+  }
+}
+
+TEST_F(Loading, TellsItsObserverOfEveryByteUpToTheWhole) {
+  for (const char* tier : {"device", "host", "nvme"}) {
+    std::mutex mutex;
+    std::size_t most = 0, whole = 0, calls = 0;
+    observer_ = [&](std::size_t done, std::size_t all) {
+      const std::scoped_lock lock(mutex);
+      ++calls;
+      most = std::max(most, done);
+      whole = all;
+    };
+    load(plan(tier, 1, DType::kBFloat16), 0, 1);
+    EXPECT_GT(calls, 1U) << tier;
+    EXPECT_GT(whole, 0U);
+    EXPECT_EQ(most, whole) << tier;
   }
 }
 

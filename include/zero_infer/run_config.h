@@ -79,10 +79,12 @@ enum class Command { kRun, kServe, kPlan, kLimits, kPack };
 
 /// The settings of `zero-infer serve`, in addition to those of a run.
 struct ServeOptions {
-  std::string host = "127.0.0.1";                // a name or an address of this machine
-  std::uint16_t port = 8000;                     // 0: any that is free
-  std::optional<std::string> api_key;            // none: no request needs one
-  std::optional<std::string> cors_origin;        // of pages that may ask, or `*`
+  std::string host = "127.0.0.1";          // a name or an address of this machine
+  std::uint16_t port = 8000;               // 0: any that is free
+  std::optional<std::string> api_key;      // none: no request needs one
+  std::optional<std::string> cors_origin;  // of pages that may ask, or `*`
+  std::string tls_certificate;             // PEM files, both or neither
+  std::string tls_key;
   std::int64_t max_queue = 2048;                 // prompts that wait for a lane
   std::size_t max_body = std::size_t{16} << 20;  // bytes of a request
   std::string served_model_name;                 // empty: what --model says

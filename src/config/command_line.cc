@@ -235,6 +235,9 @@ void check_serve(CommandLine& line, std::vector<Given>& file, const std::vector<
   for (const std::vector<Given>* const level : {&std::as_const(file), &flags}) {
     for (const Given& given : *level) line.serve.given.insert(given.option->flag);
   }
+  if (line.serve.tls_certificate.empty() != line.serve.tls_key.empty()) {
+    throw ConfigError("TLS needs both --tls-certificate and --tls-key; give the other one as well");
+  }
   if (line.serve.api_key) return;
   if (const char* const key = std::getenv("ZERO_INFER_API_KEY"); key != nullptr && *key != '\0') {
     line.serve.api_key = key;

@@ -12,20 +12,23 @@ namespace zi {
 
 AnswerThread::AnswerThread() : thread_([this] { run(); }) {}
 
-AnswerThread::~AnswerThread() {
+void AnswerThread::stop() {
   {
     const std::scoped_lock lock(mutex_);
     ending_ = true;
   }
   changed_.notify_all();
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
+  tasks_.clear();
 }
 
 void AnswerThread::post(std::vector<Task>& tasks) {
   if (tasks.empty()) return;
   {
     const std::scoped_lock lock(mutex_);
-    if (tasks_.empty()) {
+    if (ending_) {
+      // Nobody tells it any more.
+    } else if (tasks_.empty()) {
       tasks_.swap(tasks);
     } else {
       tasks_.insert(tasks_.end(), std::move_iterator(tasks.begin()),

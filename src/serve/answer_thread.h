@@ -23,8 +23,7 @@ class AnswerThread {
   };
 
   AnswerThread();
-  /// Drops what is still to be told.
-  ~AnswerThread();
+  ~AnswerThread() { stop(); }
   AnswerThread(const AnswerThread&) = delete;
   AnswerThread& operator=(const AnswerThread&) = delete;
 
@@ -32,6 +31,8 @@ class AnswerThread {
   void post(std::vector<Task>& tasks);
   /// Waits until all that was posted is told; false when that takes longer.
   bool flush(std::chrono::milliseconds most);
+  /// Drops what is still to be told, now and later.
+  void stop();
 
  private:
   void run();

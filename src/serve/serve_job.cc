@@ -29,19 +29,21 @@ int serve_requests(World& world, Engine& engine, Server* server, const PerLink<d
   }
   server->serve(engine, limits);
   log_info(fmt::format("serving {} at port {}", server->name(), server->port()));
-  Shutdown shutdown(world, *server, peers, signals);
   job.source = &server->source();
   job.sink = &server->sink();
-  job.stop_signal = [&shutdown] { return shutdown.leave(); };
   try {
-    const int signal = engine.generate(job).signal;
-    shutdown.finish();
+    int signal = 0;
+    {
+      Shutdown shutdown(world, *server, peers, signals);
+      job.stop_signal = [&shutdown] { return shutdown.leave(); };
+      signal = engine.generate(job).signal;
+    }
     if (signal != 0) server->abandon(ApiError::stopped());  // another rank may have had it first
-    server->flush(signal == 0 ? kLastFlush : kFailedFlush);
+    server->stop(signal == 0 ? kLastFlush : kFailedFlush);
     return exit_code(signal);
   } catch (const std::exception&) {
     server->abandon(ApiError::failed("the server failed; its log says why"));
-    server->flush(kFailedFlush);
+    server->stop(kFailedFlush);
     throw;
   }
 }

@@ -22,6 +22,8 @@ HttpOptions http_options(const ServeOptions& options) {
   http.port = options.port;
   http.max_body = options.max_body;
   http.cors_origin = options.cors_origin.value_or("");
+  http.tls_certificate = options.tls_certificate;
+  http.tls_key = options.tls_key;
   return http;
 }
 
@@ -39,6 +41,12 @@ Server::Server(const RunConfig& config, const ServeOptions& options)
           })) {}
 
 Server::~Server() = default;
+
+void Server::stop(std::chrono::milliseconds most) {
+  flush(most);
+  http_.reset();
+  answers_.stop();
+}
 
 LoadObserver Server::load_observer() {
   return [this](std::size_t done, std::size_t all) {

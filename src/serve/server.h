@@ -24,7 +24,6 @@ class Server {
   /// Listens. Requests that need the model get a 503 until `serve`. Throws ConfigError for an
   /// address that cannot be had.
   Server(const RunConfig& config, const ServeOptions& options);
-  /// Cuts off what is still open.
   ~Server();
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
@@ -34,7 +33,7 @@ class Server {
   std::uint16_t port() const { return http_->port(); }
   /// For the engine that loads the model; outlived by this.
   LoadObserver load_observer();
-  /// The model is loaded: requests are taken. The engine outlives this.
+  /// The model is loaded: requests are taken. The engine must live until `stop`.
   void serve(const Engine& engine, const PerLink<double>& limits);
 
   /// For Engine::generate.
@@ -50,6 +49,8 @@ class Server {
   std::size_t open() const { return queue_.open(); }
   /// Waits until clients have what was answered, at most so long. Any thread.
   void flush(std::chrono::milliseconds most);
+  /// The same, and cuts off what is still open: nothing asks the engine any more.
+  void stop(std::chrono::milliseconds most);
 
  private:
   std::string name_;

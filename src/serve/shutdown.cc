@@ -32,16 +32,12 @@ Shutdown::Shutdown(World& world, Server& server, const PeerWatch& peers, StopSig
       thread_([this] { run(); }) {}
 
 Shutdown::~Shutdown() {
-  finish();
-  thread_.join();
-}
-
-void Shutdown::finish() {
   {
     const std::scoped_lock lock(mutex_);
     finished_ = true;
   }
   changed_.notify_all();
+  thread_.join();
 }
 
 bool Shutdown::wait_until(Clock::time_point end) {

@@ -30,14 +30,13 @@ class Shutdown {
  public:
   /// All that is given outlives it.
   Shutdown(World& world, Server& server, const PeerWatch& peers, StopSignals signals);
+  /// The pass loop has ended: nothing more is done.
   ~Shutdown();
   Shutdown(const Shutdown&) = delete;
   Shutdown& operator=(const Shutdown&) = delete;
 
   /// The signal that all ranks leave for; 0: they go on. For the pass loop.
   int leave() const { return leave_; }
-  /// The pass loop has ended: nothing more is done.
-  void finish();
 
  private:
   void run();
