@@ -35,7 +35,7 @@ OPENINGS = [
 def requests(count: int) -> list[dict]:
     """Different prompts, lengths and ways to draw, in the words of the API."""
     draws = ({}, {"temperature": 1, "seed": 5}, {"temperature": 0.7, "top_p": 0.9, "seed": 6})
-    lengths = range(8, 48)
+    lengths = range(6, 32)
     return [
         {"prompt": f"{OPENINGS[at % len(OPENINGS)]} {at}", "max_tokens": length, "stream": True, **draw}
         for at, length, draw in zip(range(count), itertools.cycle(lengths), itertools.cycle(draws))
