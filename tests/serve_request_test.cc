@@ -87,7 +87,8 @@ TEST(CompletionRequest, NamesWhatIsNoPrompt) {
   for (const json& prompt :
        {json(17), json(true), json::object(), json::array(), json({"a", 5}), json({5, "a"}),
         json({{5}, "a"}), json({{5}, 6}), json({1.5}), json({-1}), json({256}), json({{}}),
-        json({1LL << 40}), json(""), json({"a", ""}), json({nullptr}), json({{{}}})}) {
+        json({1LL << 40}), json(""), json({"a", ""}), json::array({nullptr}),
+        json::array({json::array({json::object()})})}) {
     const Refusal said = refusal({{"prompt", prompt}});
     EXPECT_EQ(said.status, 400) << prompt;
     EXPECT_EQ(said.param, "prompt") << prompt << ": " << said.message;
