@@ -5,7 +5,7 @@
 //   build/benchmarks/pass_benchmark --model config/models/bloom-560m --tier device|host|nvme
 //     [--backend auto|cpu|cuda] [--batch N[,N..]] [--prompt-tokens N] [--gpu-weight-budget SIZE]
 //     [--kv-budget SIZE] [--nvme-path DIR] [--repeats N] [--passes N]
-//     [--weight-format stored|int8|int4] [--head-format stored|int8|int4]
+//     [--weight-format stored|int8|int4] [--head-format stored|int8|int4] [--cpu-share auto|X]
 //   mpirun -np 2 ...: the gathered bytes beside a bare all-gather
 //
 // With --prompt-tokens above 1 the passes that compute prompts are timed, in products a second.
@@ -50,6 +50,7 @@ struct Options {
   std::string machine = "unknown";
   std::string gpu_weight_budget;
   std::string kv_budget;
+  std::string cpu_share = "0";
   std::string command;
   std::vector<std::int64_t> batch = {1};
   std::int64_t prompt_tokens = 1;
@@ -154,6 +155,7 @@ RunConfig config_of(const Options& o) {
   config.cpu_offload = o.tier == "host";
   if (o.tier == "nvme") config.nvme_offload_path = o.nvme_path;
   if (!o.gpu_weight_budget.empty()) config.gpu_weight_budget = parse_size(o.gpu_weight_budget);
+  config.cpu_share = o.cpu_share == "auto" ? std::nullopt : std::optional(std::stod(o.cpu_share));
   if (!o.kv_budget.empty()) config.kv_budget = parse_size(o.kv_budget);
   return config;
 }
@@ -226,7 +228,8 @@ Bound bound_of(World& world, Engine& engine, const Options& o, const Measured& m
   }
   if (plan.host_shards > 0) {
     return {static_cast<double>(plan.host_shards), limits[Link::kCopy],
-            "bare copies of the same pinned shards, all ranks at once"};
+            plan.splits() ? "bare copies of all pinned shards, of which the host multiplies a share"
+                          : "bare copies of the same pinned shards, all ranks at once"};
   }
   if (world.size() > 1) {
     return {
@@ -291,6 +294,16 @@ ordered_json line_of(World& world, Engine& engine, const Options& o, std::int64_
     const double seconds = bare_products_seconds(world, engine, batch, o.repeats);
     line["bare_products_ms"] = seconds * 1e3;
     line["ratio_to_bare_products"] = seconds / m.pass();
+  }
+  if (plan.splits()) {
+    const double host =
+        static_cast<double>(m.fetched.host_bytes) / static_cast<double>(m.fetched.passes);
+    line["cpu_share"] = o.cpu_share;
+    for (const HostShares::Point& p : engine.host_shares().points()) {
+      line["cpu_shares"].push_back({{"rows", p.rows}, {"share", p.share}});
+    }
+    line["host_multiplied_bytes"] = host;
+    line["host_multiplied_share"] = host / static_cast<double>(plan.host_shards);
   }
   line["product_gb_s"] = limits[Link::kProducts] * 1e-9;
   line["resident_bytes"] = engine.plan().device_shards;
@@ -386,6 +399,7 @@ int main(int argc, char** argv) {
         ->transform(CLI::Transformer(formats));
     app.add_option("--gpu-weight-budget", o.gpu_weight_budget, "as of zero-infer");
     app.add_option("--kv-budget", o.kv_budget, "as of zero-infer");
+    app.add_option("--cpu-share", o.cpu_share, "as of zero-infer");
     app.add_option("--nvme-path", o.nvme_path, "folder of the shard files");
     app.add_option("--repeats", o.repeats, "timed runs")->check(CLI::PositiveNumber);
     app.add_option("--passes", o.passes, "passes of a run")->check(CLI::PositiveNumber);

@@ -14,7 +14,9 @@
 #include <string_view>
 #include <vector>
 
+#include "base/file_descriptor.h"
 #include "base/standard_output.h"
+#include "chat/chat_template.h"
 #include "convert/pack_command.h"
 #include "engine/engine.h"
 #include "launch/job_files.h"
@@ -30,6 +32,8 @@
 #include "plan/planned_machine.h"
 #include "serve/serve_job.h"
 #include "serve/server.h"
+#include "serve/terminal_chat.h"
+#include "zero_infer/checkpoint.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
 #include "zero_infer/world.h"
@@ -139,7 +143,7 @@ std::chrono::milliseconds drain_time(int signal, const ServeOptions& options) {
 int serve(World& world, const CommandLine& command) {
   std::unique_ptr<Server> server;  // before the model is loaded: it says how far that is
   world.all_or_none([&] {
-    if (world.rank() == 0) server = std::make_unique<Server>(command.config, command.serve);
+    if (world.rank() == 0) server = std::make_unique<Server>(command);
   });
   if (server != nullptr && !command.unused_keys.empty()) {
     log_info(fmt::format("{}: {} mean nothing to a server", *command.config_file,
@@ -158,6 +162,41 @@ int serve(World& world, const CommandLine& command) {
       {.count = stop_signal_count, .last = stop_signal, .drain = [&command](int signal) {
          return drain_time(signal, command.serve);
        }});
+}
+
+/// `zero-infer chat`: one conversation, on one lane.
+int chat(World& world, const CommandLine& command) {
+  RunConfig config = command.config;
+  config.batch_size = {1};
+  const bool first = world.rank() == 0;
+  auto templates = std::make_shared<const CheckpointChat>(resolve_model(config.model));
+  world.all_or_none([&] {
+    if (first) templates->load();  // before the weights: without one there is no chat
+  });
+  Engine engine(world, make_backend(world, config), config);
+  TerminalChat::Options options{.terminal = reaches_terminal(STDOUT_FILENO),
+                                .quiet = config.quiet,
+                                .system = command.chat.system,
+                                .own = {}};
+  if (!command.given.contains("max-new-tokens")) options.own.max_new_tokens = kAsManyAsFit;
+  remember_stop_signals();
+  std::unique_ptr<TerminalChat> terminal;
+  world.all_or_none([&] {
+    if (!first) return;
+    terminal = std::make_unique<TerminalChat>(std::move(templates), std::move(options),
+                                              FileDescriptor(::dup(STDIN_FILENO)));
+  });
+  const Engine::Outcome outcome =
+      engine.generate({.source = terminal.get(),
+                       .sink = terminal.get(),
+                       .options = engine.generation_options(),
+                       .stop_signal = [&] {
+                         const int signal = take_stop_signal();
+                         // Every rank may get it; the first one knows what it is meant for.
+                         if (signal == SIGINT && (!first || terminal->interrupt())) return 0;
+                         return signal;
+                       }});
+  return outcome.signal == 0 ? 0 : 128 + outcome.signal;
 }
 
 int benchmark(World& world, const RunConfig& config, JobFiles& files, Trace* trace,
@@ -239,6 +278,7 @@ int run(World& world, int argc, char** argv, const ClosedDescriptors& closed,
     return run_limits_command(world, command.limits);
   }
   if (command.command == Command::kServe) return serve(world, command);
+  if (command.command == Command::kChat) return chat(world, command);
   JobFiles files;
   world.all_or_none([&] {
     if (world.rank() == 0) files.open(command, closed);

@@ -35,6 +35,10 @@ void catch_stop_signals() { handle({SIGINT, SIGTERM}, remember, SA_RESETHAND | S
 
 void count_stop_signals() { handle({SIGINT, SIGTERM, SIGUSR1}, count, SA_RESTART); }
 
+void remember_stop_signals() { handle({SIGINT, SIGTERM}, remember, SA_RESTART); }
+
+int take_stop_signal() { return g_signal.exchange(0, std::memory_order_relaxed); }
+
 int stop_signal_count() { return g_count.load(std::memory_order_relaxed); }
 
 int stop_signal() { return g_signal.load(std::memory_order_relaxed); }

@@ -10,6 +10,11 @@ void catch_stop_signals();
 /// them) are remembered and counted; the third one ends the process.
 void count_stop_signals();
 
+/// From now on, SIGINT and SIGTERM are remembered; take_stop_signal says which came last since it
+/// was asked, or 0.
+void remember_stop_signals();
+int take_stop_signal();
+
 /// The last signal that was received, or 0. Any thread.
 int stop_signal();
 /// How many there were since count_stop_signals. Any thread.

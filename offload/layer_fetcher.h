@@ -6,42 +6,22 @@
 #include <memory>
 #include <vector>
 
-#include "base/link.h"
+#include "offload/fetch_stats.h"
 #include "offload/shard_store.h"
 #include "offload/unit_times.h"
+#include "offload/unit_weights.h"
 #include "zero_infer/communicator.h"
 #include "zero_infer/device.h"
 #include "zero_infer/partition_layout.h"
 
 namespace zi {
 
-/// What moved since the last `take_stats`.
-struct FetchStats {
-  std::size_t passes = 0;
-  std::size_t staying = 0;  // of them
-  /// - read: storage -> staging;
-  /// - copy: host or staging -> slot, this rank's shards;
-  /// - gather: received from the other ranks.
-  PerLink<std::size_t> bytes;
-  /// The time of gathers, from events. Complete if the caller waits for the device between passes;
-  /// else trips whose events are reused before they end are left out.
-  double gather_seconds = 0;
-
-  FetchStats& operator+=(const FetchStats& other);
-};
-
-/// One unit's weights for the time of its compute.
-struct UnitWeights {
-  const PartitionLayout* layout = nullptr;
-  const std::byte* data = nullptr;  // layout->gathered_bytes(), or this rank's shard
-  int only_block = -1;              // this rank, in a pass in which weights stay; else -1
-  RowBlockMatrix matrix(std::size_t i) const;
-};
-
 /// Brings each unit together just before it runs. Walks the units in order and keeps the next ones
 /// in flight (read -> copy -> gather, each on a stream of its own, ordered by events), across the
 /// end of a pass as well: the first units of the next pass travel while the last one of this pass
 /// computes. With a world of one, units of the device tier are used in place and need no slot.
+/// Where units on NVMe travel between others, they have a slot and a stream of copies to
+/// themselves: storage is read while the units before them are still copied.
 ///
 /// In a pass in which weights stay, nothing is gathered: the body gets this rank's shard, of units
 /// of the device tier where it rests.
@@ -61,22 +41,34 @@ class LayerFetcher {
   /// the caller waits for `compute` before it destroys those.
   ~LayerFetcher();
 
-  /// Device bytes of `slot_count` slots for these layouts and tiers; 0 when none is needed.
+  /// Whether units on NVMe travel between others, and so have a slot to themselves.
+  static bool has_nvme_slot(const std::vector<const PartitionLayout*>& layouts,
+                            const std::vector<Tier>& tiers, bool only_own = false);
+
+  /// Device bytes of `slot_count` slots for these layouts and tiers, and of one more where units on
+  /// NVMe travel between others; 0 when none is needed.
   static std::size_t slots_bytes(const std::vector<const PartitionLayout*>& layouts,
                                  const std::vector<Tier>& tiers, int slot_count,
                                  bool only_own = false);
 
+  /// What kind of pass it is, the first two on every rank alike.
+  struct Pass {
+    bool last = false;   // no other pass will follow, so nothing more is fetched
+    bool stays = false;  // weights stay
+    /// Of the rows of each matrix that rests on the host: the body gets such matrices split, and
+    /// the rows travel that are not the host's. It may get smaller shares, which were fetched for
+    /// another pass. For a world of one, or where weights stay; a rank's own affair.
+    double host_share = 0;
+  };
   /// Collective. Calls body(unit, weights) for every unit, in order; what body enqueues on
   /// `compute` runs when the weights are there, and the slot is reused when it is done. An idle
-  /// rank passes an empty body. Does not wait for the device. `last`: no other pass will follow, so
-  /// nothing more is fetched (every rank must say the same). `after_units` is called after the last
-  /// unit, for what else the pass has to gather. In a world of many at most two units of the next
-  /// pass are fetched before it is run, so that what the caller enqueues on `gathers` for it,
-  /// before this call, does not wait for more. `stays`: weights stay in this pass, on every rank.
-  /// What a store, the body or `after_units` throws is rethrown, and later passes are refused.
+  /// rank passes an empty body. Does not wait for the device. `after_units` is called after the
+  /// last unit, for what else the pass has to gather. In a world of many at most two units of the
+  /// next pass are fetched before it is run, so that what the caller enqueues on `gathers` for it,
+  /// before this call, does not wait for more. What a store, the body or `after_units` throws is
+  /// rethrown, and later passes are refused.
   void run_pass(const std::function<void(int unit, const UnitWeights& weights)>& body,
-                Stream& compute, bool last = false, const std::function<void()>& after_units = {},
-                bool stays = false);
+                Stream& compute, const Pass& pass, const std::function<void()>& after_units = {});
 
   /// Whether no unit needs a slot: a pass is what its bodies enqueue.
   bool all_resident() const;

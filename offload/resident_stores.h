@@ -46,6 +46,7 @@ class HostStore final : public ShardStore {
   void start_read(int) override {}
   void finish_read(int unit, std::byte* dst, Stream& copies) override;
   const std::byte* resident(int) const override { return nullptr; }
+  const std::byte* on_host(int unit) const override { return shard(unit).data(); }
   /// Waits until the unit's memory is there; rethrows the first failure to take any.
   std::span<std::byte> shard(int unit) const;
 

@@ -55,6 +55,10 @@ class ShardStore {
 
   /// The shard in device memory, when it rests there; else null.
   virtual const std::byte* resident(int unit) const = 0;
+
+  /// The shard in host memory, when it rests there; else null. Any part of it may be copied from
+  /// there, whether or not a read was started.
+  virtual const std::byte* on_host(int) const { return nullptr; }
 };
 
 }  // namespace zi

@@ -16,15 +16,19 @@ constexpr std::size_t kAheadOfAPass = 2;
 
 }  // namespace
 
-TripQueue::TripQueue(std::vector<Tier> tiers, std::size_t slots, bool mixed)
-    : tiers_(std::move(tiers)), slots_(slots), mixed_(mixed) {
+TripQueue::TripQueue(std::vector<Tier> tiers, std::size_t slots, bool mixed, bool nvme_slot)
+    : tiers_(std::move(tiers)), slots_(slots), mixed_(mixed), nvme_slot_free_(nvme_slot) {
   for (std::size_t s = 0; s < slots; ++s) free_.push_back(static_cast<int>(s));
 }
 
-void TripQueue::plan_pass(bool gathers, bool last) {
+void TripQueue::plan_pass(bool gathers, bool last, double host_share) {
   std::deque<Trip> under_way = std::exchange(trips_, {});
   const auto rests = [this](int unit) {
     return tiers_[static_cast<std::size_t>(unit)] == Tier::kDevice;
+  };
+  const auto share_of = [&](int unit) {
+    const bool on_host = tiers_[static_cast<std::size_t>(unit)] == Tier::kHost;
+    return on_host ? host_share : 0;
   };
   for (int unit = 0; unit < static_cast<int>(tiers_.size()); ++unit) {
     Trip trip{.unit = unit};
@@ -35,6 +39,7 @@ void TripQueue::plan_pass(bool gathers, bool last) {
     // A unit of the device tier that was gathered on a wrong guess holds a slot until its turn.
     if (!gathers && rests(unit) && trip.slot < 0) continue;
     trip.gathers = gathers || trip.gathered;
+    trip.host_share = trip.gathers ? 0 : share_of(unit);
     trips_.push_back(trip);
   }
   const std::size_t of_this = trips_.size();
@@ -42,7 +47,9 @@ void TripQueue::plan_pass(bool gathers, bool last) {
   for (int unit = 0; unit < static_cast<int>(tiers_.size()); ++unit) {
     if (!gathers && rests(unit)) continue;
     ++trips_of_a_pass_;
-    if (!last) trips_.push_back({.unit = unit, .gathers = gathers});
+    if (last) continue;
+    trips_.push_back(
+        {.unit = unit, .gathers = gathers, .host_share = gathers ? 0 : share_of(unit)});
   }
   // Own shards that were fetched ahead must leave a slot for a pass that gathers after all.
   const std::size_t ahead = gathers  ? kAheadOfAPass
@@ -52,7 +59,12 @@ void TripQueue::plan_pass(bool gathers, bool last) {
 }
 
 void TripQueue::consume() {
-  free_.push_back(trips_.front().slot);
+  const int slot = trips_.front().slot;
+  if (slot == static_cast<int>(slots_)) {
+    nvme_slot_free_ = true;
+  } else {
+    free_.push_back(slot);
+  }
   trips_.pop_front();
   --allowed_;
 }
@@ -64,12 +76,17 @@ std::size_t TripQueue::complete_ahead() const {
 
 Trip* TripQueue::next() {
   const std::size_t at = complete_ahead();
-  if (at >= allowed_ || (trips_[at].slot < 0 && free_.empty())) return nullptr;
+  if (at >= allowed_ || (trips_[at].slot < 0 && !has_slot_for(trips_[at]))) return nullptr;
   return &trips_[at];
 }
 
 void TripQueue::take_slot(Trip& trip) {
-  if (free_.empty()) throw Error(fmt::format("no slot is free for unit {}", trip.unit));
+  if (!has_slot_for(trip)) throw Error(fmt::format("no slot is free for unit {}", trip.unit));
+  if (nvme_slot_free_ && on_nvme(trip)) {
+    trip.slot = static_cast<int>(slots_);
+    nvme_slot_free_ = false;
+    return;
+  }
   trip.slot = free_.front();
   free_.pop_front();
 }

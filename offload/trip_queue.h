@@ -9,31 +9,38 @@
 
 namespace zi {
 
-/// One unit's way into a slot: this rank's shard alone, or gathered.
+/// One unit's way into a slot: this rank's shard alone, or gathered. Of a shard that rests on the
+/// host, only those rows of each matrix travel that the host's cores do not multiply.
 struct Trip {
   int unit = 0;
-  bool gathers = false;  // wanted, or done
+  bool gathers = false;   // wanted, or done
+  double host_share = 0;  // of the rows, at most: see PartitionLayout::host_rows
+  double share_left = 1;  // on the host by its copies
   bool read_started = false;
   int slot = -1;  // from its copy on
   bool gathered = false;
   std::uint64_t number = 0;  // of the events of what was done last
 
-  bool complete() const { return slot >= 0 && (gathered || !gathers); }
+  bool copied() const { return slot >= 0 && share_left <= host_share; }
+  bool complete() const { return copied() && (gathered || !gathers); }
 };
 
 /// The trips of a pass and of the next one, in the order in which reads start, shards are fetched,
 /// gathers are enqueued and slots are consumed, on every rank alike. A pass gathers all units or
 /// none; the next one is guessed to be of the same kind. Where it is not, what was fetched stays
 /// where it is: an own shard lies in its rank's place of the slot, so it is gathered there, and a
-/// gathered unit holds the own shard.
+/// gathered unit holds the own shard. The same holds of the host's share: where the pass wants less
+/// of it, the rows that are missing follow; where it wants more, they are there already.
 class TripQueue {
  public:
   /// For units of these tiers and so many slots. `mixed`: passes of both kinds may come.
-  TripQueue(std::vector<Tier> tiers, std::size_t slots, bool mixed);
+  /// `nvme_slot`: there is one more slot, number `slots`, for units on NVMe alone.
+  TripQueue(std::vector<Tier> tiers, std::size_t slots, bool mixed, bool nvme_slot = false);
 
   /// Begins a pass that gathers all units, or one that needs own shards of those that do not rest
-  /// on the device. `last`: no other pass follows.
-  void plan_pass(bool gathers, bool last);
+  /// on the device; then `host_share` of the rows of those that rest on the host stay there.
+  /// `last`: no other pass follows.
+  void plan_pass(bool gathers, bool last, double host_share = 0);
   /// Trips of a pass of this kind.
   std::size_t trips_of_a_pass() const { return trips_of_a_pass_; }
 
@@ -54,12 +61,19 @@ class TripQueue {
   Trip* next_read();
 
  private:
+  bool on_nvme(const Trip& trip) const {
+    return tiers_[static_cast<std::size_t>(trip.unit)] == Tier::kNvme;
+  }
+  bool has_slot_for(const Trip& trip) const {
+    return !free_.empty() || (nvme_slot_free_ && on_nvme(trip));
+  }
   std::size_t complete_ahead() const;  // trips in front of the first that is not complete
 
   std::vector<Tier> tiers_;
   std::size_t slots_;
   bool mixed_;
   std::deque<int> free_;  // the one that was consumed first in front
+  bool nvme_slot_free_;   // false where there is none
   std::deque<Trip> trips_;
   std::size_t allowed_ = 0;  // so many may be fetched now
   std::size_t trips_of_a_pass_ = 0;

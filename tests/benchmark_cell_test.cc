@@ -110,6 +110,10 @@ TEST(BenchmarkCell, TheJsonHoldsEveryFieldWithItsUnit) {
                                          "peak_host_bytes",
                                          "peak_device_bytes"}));
   EXPECT_EQ(line.at("tier"), "host + nvme");
+  BenchmarkSetting staying = setting();
+  staying.travel = Travel::kActivations;
+  EXPECT_EQ(nlohmann::json::parse(json_of(cell(), staying)).at("tier"),
+            "host + nvme, activations travel");
   EXPECT_EQ(line.at("dtype"), "bfloat16");
   EXPECT_EQ(line.at("weight_format"), "int4g16f8");
   EXPECT_EQ(line.at("head_format"), "bfloat16");

@@ -196,5 +196,21 @@ TEST_F(CliChat, AnyEndOfTextOfTheGenerationConfigEndsAnAnswer) {
   EXPECT_EQ(cut.at("token_ids").back(), third);
 }
 
+TEST_F(CliChat, ATerminalsLinesAreAConversation) {
+  const Ended chat = run_job(0, {"chat", "--model", model_, "--max-new-tokens", "6", "--quiet"},
+                             "In the beginning\n/new\nJesus wept\n");
+  EXPECT_EQ(chat.code, 0) << chat.err;
+  write_file(in_, R"({"messages": [{"role": "user", "content": "In the beginning"}]}
+{"messages": [{"role": "user", "content": "Jesus wept"}]}
+)");
+  EXPECT_EQ(run_job(0, arguments({"--prompts", in_})).code, 0);
+  const auto answers = results();
+  EXPECT_EQ(chat.out, answers.at("0").at("text").get<std::string>() + "\n" +
+                          answers.at("1").at("text").get<std::string>() + "\n");
+  EXPECT_THAT(run_job(0, {"chat", "--model", model()}).err, HasSubstr("chat template"));
+  EXPECT_THAT(run_job(0, {"chat", "--model", model_, "--prompt", "a"}).err,
+              HasSubstr("--prompt is for a job: a chat gets its prompts from the terminal"));
+}
+
 }  // namespace
 }  // namespace zi::test

@@ -166,6 +166,7 @@ TEST(BadInput, RanksWithDifferentSettingsAreRefusedByTheName) {
       {{"--load-format", "dummy"}, "the model's weights"},
       {{"--cpu-offload"}, "the tiers of the blocks"},
       {{"--travel", "activations"}, "--travel"},
+      {{"--cpu-share", "auto"}, "--cpu-share"},
       {{"--temperature", "1"}, "the generation options"},
       {{"--no-special-tokens"}, "--no-special-tokens"},
       {{"--score"}, "must be the same on every rank"}};

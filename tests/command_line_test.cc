@@ -63,6 +63,8 @@ TEST(CommandLine, ReadsEveryFlag) {
                                   "--backend",
                                   "cuda",
                                   "--cpu-offload",
+                                  "--cpu-share",
+                                  "auto",
                                   "--nvme-offload-path",
                                   "/nvme",
                                   "--gpu-weight-budget",
@@ -94,6 +96,8 @@ TEST(CommandLine, ReadsEveryFlag) {
   EXPECT_EQ(config.compute_dtype, DType::kFloat16);
   EXPECT_EQ(config.backend, BackendChoice::kCuda);
   EXPECT_TRUE(config.cpu_offload);
+  EXPECT_EQ(config.cpu_share, std::nullopt);
+  EXPECT_EQ(parse({"--model", "m", "--prompt", "p"}).config.cpu_share, 0.0);
   EXPECT_EQ(config.nvme_offload_path, "/nvme");
   EXPECT_EQ(config.gpu_weight_budget, std::size_t{24} << 30);
   EXPECT_EQ(config.cpu_weight_budget, 1000000000u);
@@ -147,6 +151,7 @@ TEST(CommandLine, ShowsEveryFlagWithItsDefaultUnderItsGroup) {
                            "--score",
                            "--backend",
                            "--cpu-offload",
+                           "--cpu-share",
                            "--nvme-offload-path",
                            "--gpu-weight-budget",
                            "--cpu-weight-budget",
@@ -186,6 +191,10 @@ TEST(CommandLine, RefusesAMalformedOrMissingValue) {
   EXPECT_EQ(refusal_with({"--resume=maybe"}), "--resume: `maybe` is neither true nor false");
   EXPECT_THAT(refusal_with({"--seed"}), StartsWith("--seed: needs a value"));
   EXPECT_THAT(refusal_with({"--kv-budget", "3\nQ"}), StartsWith("--kv-budget: `3 Q` is not"));
+  for (const char* const share : {"1.01", "-0.1", "nan", "inf"}) {
+    EXPECT_THAT(refusal_with({"--cpu-share", share}), HasSubstr("must be from 0 to 1")) << share;
+  }
+  EXPECT_THAT(refusal_with({"--cpu-share", "some"}), HasSubstr("not auto or a number"));
 }
 
 TEST(CommandLine, RefusesARepeatedFlagThatIsNoList) {

@@ -4,7 +4,9 @@
 #include <cuda_runtime.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cstring>
+#include <future>
 #include <numeric>
 #include <thread>
 #include <vector>
@@ -109,6 +111,79 @@ TEST_F(CudaDeviceTest, EventsOrderStreamsAndMeasureThem) {
   }
 }
 
+TEST_F(CudaDeviceTest, CopiesOfAStreamOfOwnCopiesGoBesideThoseThatWaitInAnotherStream) {
+  constexpr std::size_t kBytes = std::size_t{4} << 20;
+  const auto engine = device->make_stream("copies"), own = device->make_stream_of_own_copies("own");
+  const auto gate = device->make_stream("gate");
+  const auto opened = device->make_event(), copied = device->make_event();
+  const Buffer pinned = device->allocate_pinned(kBytes), other = device->allocate_pinned(kBytes);
+  const Buffer a = device->allocate(kBytes), b = device->allocate(kBytes);
+  for (std::size_t i = 0; i < kBytes; ++i) pinned.data()[i] = static_cast<std::byte>(i * 7 + i / 5);
+  // A copy that is enqueued first and cannot begin: its stream waits for one that waits for this
+  // thread.
+  std::promise<void> may_go;
+  std::future<void> going = may_go.get_future();
+  ASSERT_EQ(cudaLaunchHostFunc(
+                static_cast<cudaStream_t>(cuda_stream_handle(*gate)),
+                [](void* future) { static_cast<std::future<void>*>(future)->wait(); }, &going),
+            cudaSuccess);
+  gate->record(*opened);
+  engine->wait(*opened);
+  device->copy(a.data(), other.data(), kBytes, *engine);
+  for (const std::size_t bytes : {kBytes, std::size_t{4096}, std::size_t{16}, std::size_t{48}}) {
+    device->zero(b.data(), kBytes, *own);
+    device->copy(b.data(), pinned.data(), bytes, *own);
+    own->record(*copied);
+    const auto late = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    while (!copied->reached() && std::chrono::steady_clock::now() < late) std::this_thread::yield();
+    EXPECT_TRUE(copied->reached()) << bytes;
+  }
+  may_go.set_value();
+  engine->synchronize();
+  for (const std::size_t bytes : {kBytes, std::size_t{16}, std::size_t{48}, std::size_t{17}}) {
+    device->copy(b.data(), pinned.data(), bytes, *own);
+    own->synchronize();
+    EXPECT_EQ(download(b.data(), bytes),
+              std::vector<std::byte>(pinned.data(), pinned.data() + bytes));
+  }
+}
+
+TEST_F(CudaDeviceTest, TasksSeeWhatWasEnqueuedBeforeThemAndAreSeenByWhatComesLater) {
+  constexpr std::size_t kCount = std::size_t{1} << 20;
+  const auto tasks = device->make_stream("tasks");
+  const auto sent = device->make_event();
+  const auto answered = device->make_event();
+  const Buffer memory = device->allocate(kCount);
+  const Buffer pinned = device->allocate_pinned(kCount);
+  std::memset(pinned.data(), 1, kCount);
+  device->copy(memory.data(), pinned.data(), kCount, *stream);
+  constexpr int kRounds = 50;
+  for (int round = 0; round < kRounds; ++round) {
+    device->copy(pinned.data(), memory.data(), kCount, *stream);
+    stream->record(*sent);
+    tasks->wait(*sent);
+    tasks->enqueue([&] {
+      for (std::byte& b : pinned.span()) b = std::byte(std::to_integer<unsigned>(b) + 1);
+    });
+    tasks->record(*answered);
+    stream->wait(*answered);
+    device->copy(memory.data(), pinned.data(), kCount, *stream);
+  }
+  EXPECT_EQ(download(memory.data(), kCount),
+            std::vector<std::byte>(kCount, std::byte{kRounds + 1}));
+  tasks->synchronize();
+}
+
+TEST_F(CudaDeviceTest, ATaskThatThrowsFailsItsStreamAndLaterTasksAreSkipped) {
+  int ran = 0;
+  stream->enqueue([&] { ++ran; });
+  stream->enqueue([] { throw IoError("a task failed"); });
+  stream->enqueue([&] { ++ran; });
+  EXPECT_THROW(stream->synchronize(), IoError);
+  EXPECT_THROW(stream->synchronize(), IoError) << "every time";
+  EXPECT_EQ(ran, 1);
+}
+
 TEST_F(CudaDeviceTest, GivesStreamsThePriorityThatIsAskedForWhateverTheirNames) {
   int least = 0, greatest = 0;
   ASSERT_EQ(cudaDeviceGetStreamPriorityRange(&least, &greatest), cudaSuccess);
@@ -183,7 +258,7 @@ TEST_F(CudaDeviceTest, TheFetcherBringsEveryUnitInOrderOverManyPasses) {
           const auto at = static_cast<std::size_t>(pass * kUnits + unit) * most;
           device->copy(results.data() + at, weights.data, weights.layout->shard_bytes(), *stream);
         },
-        *stream, pass == kPasses - 1);
+        *stream, {.last = pass == kPasses - 1});
   }
   stream->synchronize();
   for (int pass = 0; pass < kPasses; ++pass) {

@@ -96,18 +96,20 @@ RunConfig placed(RunConfig config, const Placement& placement, const std::string
   return config;
 }
 
-Played play(const RunConfig& config, PromptSource* prompts, std::optional<std::int64_t> stay_rows) {
+Played play(const RunConfig& config, PromptSource* prompts, const Decided& decided) {
   RecordingOps::Record record;
   Backend backend = make_backend(world(), config);
   backend.ops = std::make_unique<RecordingOps>(*backend.device, std::move(backend.ops), &record);
   Engine engine(world(), std::move(backend), config);
-  if (stay_rows) engine.leave_weights_up_to(*stay_rows);
+  if (decided.stay_rows) engine.leave_weights_up_to(*decided.stay_rows);
+  if (decided.host_shares) engine.share_with_host(*decided.host_shares);
   MemorySink sink;
   Played out;
   out.outcome = engine.generate({.source = prompts,
                                  .sink = &sink,
                                  .lanes = config.batch_size.front(),
                                  .options = engine.generation_options()});
+  out.plan = engine.plan();
   out.results = std::move(sink.results);
   out.logits = gather_records(record);
   return out;

@@ -58,12 +58,17 @@ struct Played {
   std::vector<Result> results;  // of all ranks, on rank 0
   RecordingOps::Record logits;  // of all ranks, on rank 0
   Engine::Outcome outcome;
+  MemoryPlan plan;
+};
+
+/// What a run would measure at its start.
+struct Decided {
+  std::optional<std::int64_t> stay_rows = {};  // for Engine::leave_weights_up_to
+  std::optional<HostShares> host_shares = {};  // for Engine::share_with_host
 };
 
 /// Collective. A run of these prompts, which rank 0 has (null on the others), and all its logits.
-/// `stay_rows`: for Engine::leave_weights_up_to.
-Played play(const RunConfig& config, PromptSource* prompts,
-            std::optional<std::int64_t> stay_rows = {});
+Played play(const RunConfig& config, PromptSource* prompts, const Decided& decided = {});
 
 /// Collective. The config with its shards at such places; those on disk go to `folder`.
 RunConfig placed(RunConfig config, const Placement& placement, const std::string& folder);

@@ -18,6 +18,7 @@ class ForwardingDevice : public Device {
 
   std::string name() const override { return inner_->name(); }
   bool is_host() const override { return inner_->is_host(); }
+  int numa_node() const override { return inner_->numa_node(); }
   MemoryInfo memory() const override { return inner_->memory(); }
   MemoryInfo host_memory() const override { return inner_->host_memory(); }
   Buffer allocate(std::size_t bytes) override { return inner_->allocate(bytes); }
@@ -32,6 +33,9 @@ class ForwardingDevice : public Device {
   using Device::make_stream;
   std::unique_ptr<Stream> make_stream(const std::string& name, StreamPriority priority) override {
     return inner_->make_stream(name, priority);
+  }
+  std::unique_ptr<Stream> make_stream_of_own_copies(const std::string& name) override {
+    return inner_->make_stream_of_own_copies(name);
   }
   std::unique_ptr<Event> make_event() override { return inner_->make_event(); }
   double elapsed_seconds(const Event& start, const Event& end) const override {

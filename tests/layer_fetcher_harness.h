@@ -64,6 +64,7 @@ class FakeStore final : public ShardStore {
   Tier tier() const override { return tier_; }
   void start_read(int unit) override {
     log_->push_back("start " + std::to_string(unit));
+    if (tier_ == Tier::kHost) return;  // it may be taken from on_host instead
     for (int other : under_way_) EXPECT_NE(other, unit) << "is under way already";
     under_way_.push_back(unit);
   }
@@ -71,15 +72,18 @@ class FakeStore final : public ShardStore {
     log_->push_back("finish " + std::to_string(unit));
     ++finished;
     if (finished == fail_at) throw IoError("/fake/shard: read of 4096 bytes at offset 8192 failed");
-    ASSERT_FALSE(under_way_.empty()) << "unit " << unit << " was not started";
-    EXPECT_EQ(under_way_.front(), unit) << "not in the order of the starts";
-    under_way_.pop_front();
+    if (tier_ != Tier::kHost) {
+      ASSERT_FALSE(under_way_.empty()) << "unit " << unit << " was not started";
+      EXPECT_EQ(under_way_.front(), unit) << "not in the order of the starts";
+      under_way_.pop_front();
+    }
     if (tier_ == Tier::kNvme) random_delay(seed_, ++counter_, delay_us_);
     const std::vector<std::byte>& shard = shards_.at(static_cast<std::size_t>(unit));
     const std::uint64_t counter = ++counter_;
     const bool fails = finished == fail_in_stream_at;
-    dynamic_cast<CpuStream&>(copies).enqueue([this, &shard, dst, counter, fails] {
+    dynamic_cast<CpuStream&>(copies).enqueue([this, unit, &shard, dst, counter, fails] {
       if (fails) throw IoError("a copy failed");
+      if (on_copy) on_copy(unit);
       random_delay(seed_, counter, delay_us_);
       std::memcpy(dst, shard.data(), shard.size());
     });
@@ -87,7 +91,11 @@ class FakeStore final : public ShardStore {
   const std::byte* resident(int unit) const override {
     return tier_ == Tier::kDevice ? shards_.at(static_cast<std::size_t>(unit)).data() : nullptr;
   }
+  const std::byte* on_host(int unit) const override {
+    return tier_ == Tier::kHost ? shards_.at(static_cast<std::size_t>(unit)).data() : nullptr;
+  }
 
+  std::function<void(int unit)> on_copy;  // called on the stream, before the unit is copied
   int finished = 0;
   int fail_at = -1;            // the finish_read that throws, from 1
   int fail_in_stream_at = -1;  // the one whose copy throws
@@ -127,10 +135,11 @@ class FetcherHarness {
     std::vector<ShardStore*> store_of;
     std::vector<const PartitionLayout*> layout_of;
     for (int u = 0; u < units; ++u) {
-      const auto rows = static_cast<std::int64_t>(pages_of(u)) * options.world;
+      // A page is 32 rows of each matrix.
+      const auto rows = static_cast<std::int64_t>(pages_of(u)) * 32 * options.world;
       layouts.push_back(std::make_unique<PartitionLayout>(
-          UnitSpec{"unit " + std::to_string(u), {{"w", {rows, 2048}}}, {}}, DType::kBFloat16,
-          options.world));
+          UnitSpec{"unit " + std::to_string(u), {{"v", {rows, 32}}, {"w", {rows, 32}}}, {}},
+          DType::kBFloat16, options.world));
       FakeStore& store = store_in(options.tiers[static_cast<std::size_t>(u)]);
       store.hold(u, make_shard(u, options.rank, layouts.back()->shard_bytes()));
       store_of.push_back(&store);
@@ -163,10 +172,21 @@ class FetcherHarness {
     const int first_rank = stays ? options.rank : 0;
     const bool rests = bytes == store_of(unit).resident(unit);
     const std::uint64_t counter = ++bodies;
-    compute.enqueue([this, unit, bytes, size, shard, first_rank, rests, counter] {
+    std::vector<bool> on_host(size);  // bytes of the host's share, which the slot need not have
+    for (std::size_t i = 0; i < weights.layout->matrices().size(); ++i) {
+      const RowBlockMatrix m = stays ? weights.matrix(i).own() : weights.matrix(i);
+      if (m.host_rows == 0) continue;
+      const std::byte* const host = store_of(unit).on_host(unit);
+      const auto at = static_cast<std::size_t>(m.host - host);
+      EXPECT_EQ(at, weights.layout->matrices()[i].offset + m.device_part().bytes());
+      std::fill_n(on_host.begin() + static_cast<std::ptrdiff_t>(at), m.host_part().bytes(), true);
+      bytes_on_host += m.host_part().bytes();
+    }
+    compute.enqueue([this, unit, bytes, size, shard, first_rank, rests, counter, on_host] {
       const auto wrong = [&] {
         std::size_t count = 0;
         for (std::size_t i = 0; i < size; ++i) {
+          if (on_host[i]) continue;
           if (bytes[i] != shard_byte(unit, first_rank + static_cast<int>(i / shard), i % shard)) {
             ++count;
           }
@@ -182,21 +202,24 @@ class FetcherHarness {
   }
 
   /// One pass of an active or an idle rank.
-  void run_pass(CpuStream& compute, bool last, bool idle = false, bool stays = false) {
-    if (idle) return fetcher->run_pass({}, compute, last, {}, stays);
+  void run_pass(CpuStream& compute, bool last, bool idle = false, bool stays = false,
+                double host_share = 0) {
+    const LayerFetcher::Pass pass{.last = last, .stays = stays, .host_share = host_share};
+    if (idle) return fetcher->run_pass({}, compute, pass);
     int expected = 0;
     fetcher->run_pass(
         [&](int unit, const UnitWeights& weights) {
           EXPECT_EQ(unit, expected++);
           enqueue_check(unit, weights, compute, stays);
         },
-        compute, last, {}, stays);
+        compute, pass);
     EXPECT_EQ(expected, static_cast<int>(layouts.size()));
   }
 
   // Everything that tasks use comes before the streams, whose destructors wait for the tasks.
   HarnessOptions options;
   std::uint64_t bodies = 0;
+  std::size_t bytes_on_host = 0;  // of the weights that bodies got
   HostLog log;
   std::atomic<std::size_t> wrong_bytes{0};
   std::atomic<int> units_computed{0};

@@ -164,5 +164,25 @@ TEST(LayerFetcherMpi, UnwindsFromAFailureInMidPassOnceWhatWasEnqueuedIsGathered)
   world().barrier();
 }
 
+TEST(LayerFetcherMpi, GathersWholeShardsAfterPassesInWhichTheHostHadAShare) {
+  for (std::uint64_t seed = 0; seed < 6; ++seed) {
+    const auto communicator = world().make_cpu_communicator();
+    FetcherHarness harness({.tiers = mixed_tiers(6, seed),
+                            .slots = 3,
+                            .world = world().size(),
+                            .rank = world().rank(),
+                            .seed = seed},
+                           communicator.get());
+    for (std::uint64_t pass = 0; pass < 10; ++pass) {
+      const bool stays = random_bits(seed, 8, pass) % 3 != 0;
+      // The share is a rank's own affair.
+      const double share = world().rank() % 2 == 0 ? 0.5 : pass % 2 == 0 ? 1 : 0.25;
+      harness.run_pass(harness.compute, pass == 9, false, stays, share);
+    }
+    harness.compute.synchronize();
+    EXPECT_EQ(harness.wrong_bytes, 0u) << "seed " << seed;
+  }
+}
+
 }  // namespace
 }  // namespace zi::test

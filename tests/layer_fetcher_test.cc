@@ -2,7 +2,9 @@
 
 #include <gmock/gmock.h>
 
+#include <condition_variable>
 #include <future>
+#include <mutex>
 
 #include "layer_fetcher_harness.h"
 
@@ -154,7 +156,7 @@ TEST(LayerFetcher, UsesDeviceUnitsOfAWorldOfOneInPlaceAndWithoutSlots) {
       [&](int unit, const UnitWeights& weights) {
         EXPECT_EQ(weights.data, harness.store_in(D).resident(unit));
       },
-      harness.compute, true);
+      harness.compute, {.last = true});
   const FetchStats stats = harness.fetcher->take_stats();
   EXPECT_EQ(stats.bytes.sum(), 0u);
   EXPECT_THAT(harness.log, ElementsAre());
@@ -164,7 +166,7 @@ TEST(LayerFetcher, GivesARecordedPassTheWeightsThatABodyGetsAndRefusesWhatTravel
   FetcherHarness harness({.tiers = {D, H, D}}, nullptr);
   std::vector<const std::byte*> given;
   harness.fetcher->run_pass([&](int, const UnitWeights& weights) { given.push_back(weights.data); },
-                            harness.compute, true);
+                            harness.compute, {.last = true});
   for (const int unit : {0, 2}) {
     const UnitWeights weights = harness.fetcher->resident_weights(unit);
     EXPECT_EQ(weights.layout, harness.layouts[static_cast<std::size_t>(unit)].get());
@@ -230,7 +232,7 @@ TEST(LayerFetcher, WaitsAtItsEndForComputeThatABodyEnqueuedBeforeItThrew) {
     });
     if (unit == 1) throw ConfigError("body failed");
   };
-  EXPECT_THROW(harness->fetcher->run_pass(body, harness->compute), ConfigError);
+  EXPECT_THROW(harness->fetcher->run_pass(body, harness->compute, {}), ConfigError);
   harness->fetcher.reset();  // the slots go: nothing may read them any more
   EXPECT_EQ(sum, std::to_integer<int>(shard_byte(0, 0, 0)) +
                      std::to_integer<int>(shard_byte(1, 0, 0)) + 2);
@@ -248,6 +250,28 @@ TEST(LayerFetcher, EndsWithAPassInFlight) {
   }
 }
 
+TEST(LayerFetcher, CopiesWhatWasReadBesideEarlierCopiesAndNotBehindThem) {
+  // The copy of unit 1 ends when that of unit 2, which comes from storage, has begun.
+  FetcherHarness harness({.tiers = {H, H, N, H}, .slots = 2}, nullptr);
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool read_copied = false, in_time = false;
+  harness.store_in(H).on_copy = [&](int unit) {
+    if (unit != 1) return;
+    std::unique_lock lock(mutex);
+    in_time = changed.wait_for(lock, std::chrono::seconds(20), [&] { return read_copied; });
+  };
+  harness.store_in(N).on_copy = [&](int) {
+    const std::lock_guard lock(mutex);
+    read_copied = true;
+    changed.notify_all();
+  };
+  harness.run_pass(harness.compute, true);
+  harness.compute.synchronize();
+  EXPECT_TRUE(in_time);
+  EXPECT_EQ(harness.wrong_bytes, 0u);
+}
+
 TEST(LayerFetcher, PlansSlotsOfTheLargestTravellingUnit) {
   const auto layout = [](std::int64_t rows, int world) {
     return PartitionLayout({"unit", {{"w", {rows, 2048}}}, {}}, DType::kBFloat16, world);
@@ -257,7 +281,12 @@ TEST(LayerFetcher, PlansSlotsOfTheLargestTravellingUnit) {
   EXPECT_EQ(LayerFetcher::slots_bytes({&small, &large}, {H, H}, 2), 2 * 10 * kPageBytes);
   EXPECT_EQ(LayerFetcher::slots_bytes({&small, &large}, {N, D}, 3), 3 * 2 * kPageBytes);
   EXPECT_EQ(LayerFetcher::slots_bytes({&small, &large}, {D, D}, 2), 0u);
+  EXPECT_EQ(LayerFetcher::slots_bytes({&small, &large, &small}, {H, N, D}, 2), 3 * 10 * kPageBytes)
+      << "one for those on NVMe alone";
+  EXPECT_EQ(LayerFetcher::slots_bytes({&small, &large}, {N, N}, 2), 2 * 10 * kPageBytes);
   const PartitionLayout shared = layout(10, 4);  // 3 rows a rank
+  EXPECT_EQ(LayerFetcher::slots_bytes({&shared, &shared}, {D, N}, 2), 3 * 12 * kPageBytes);
+  EXPECT_EQ(LayerFetcher::slots_bytes({&shared, &shared}, {D, N}, 2, true), 2 * 3 * kPageBytes);
   EXPECT_EQ(LayerFetcher::slots_bytes({&shared}, {D}, 2), 2 * 12 * kPageBytes);
   EXPECT_EQ(LayerFetcher::slots_bytes({&shared, &shared}, {D, H}, 2, true), 2 * 3 * kPageBytes);
   EXPECT_EQ(LayerFetcher::slots_bytes({&shared}, {D}, 2, true), 0u);
@@ -330,6 +359,49 @@ TEST(LayerFetcher, KeepsTheTimesOfTheLastTwoPassesUnitByUnit) {
     harness.fetcher->time_units(false);
     EXPECT_THROW(harness.fetcher->unit_times(5, clock), Error);
   }
+}
+
+TEST(LayerFetcher, LeavesTheHostsShareWhereItRests) {
+  FetcherHarness harness({.tiers = {H, H, H, H}, .slots = 2}, nullptr);
+  std::size_t all = 0;
+  for (const auto& layout : harness.layouts) all += layout->shard_bytes();
+  for (int pass = 0; pass < 4; ++pass)
+    harness.run_pass(harness.compute, pass == 3, false, false, 0.5);
+  harness.compute.synchronize();
+  EXPECT_EQ(harness.wrong_bytes, 0u);
+  const FetchStats stats = harness.fetcher->take_stats();
+  EXPECT_GT(stats.host_bytes, 0u);
+  EXPECT_EQ(stats.host_bytes, harness.bytes_on_host);
+  EXPECT_EQ(stats.bytes[Link::kCopy] + stats.host_bytes, 4 * all);
+}
+
+TEST(LayerFetcher, GivesEveryUnitItsRowsWhateverTheShareOfTheNextPass) {
+  for (std::uint64_t seed = 0; seed < 8; ++seed) {
+    for (int slots : {2, 3, 5}) {
+      FetcherHarness harness({.tiers = mixed_tiers(7, seed), .slots = slots, .seed = seed},
+                             nullptr);
+      constexpr double kShares[] = {0, 0.25, 0.5, 1};
+      for (std::uint64_t pass = 0; pass < 12; ++pass) {
+        const double share = kShares[random_bits(seed, 7, pass) % 4];
+        harness.run_pass(harness.compute, pass == 11, false, false, share);
+      }
+      harness.compute.synchronize();
+      EXPECT_EQ(harness.wrong_bytes, 0u) << "seed " << seed << ", " << slots << " slots";
+      EXPECT_EQ(harness.units_computed, 12 * 7);
+    }
+  }
+}
+
+TEST(LayerFetcher, BringsTheRowsThatAPassWithASmallerShareStillNeeds) {
+  FetcherHarness harness({.tiers = {H, H, H}, .slots = 2}, nullptr);
+  std::size_t all = 0;
+  for (const auto& layout : harness.layouts) all += layout->shard_bytes();
+  harness.run_pass(harness.compute, false, false, false, 1);
+  EXPECT_EQ(harness.fetcher->take_stats().bytes[Link::kCopy], 0u);
+  harness.run_pass(harness.compute, true, false, false, 0);
+  harness.compute.synchronize();
+  EXPECT_EQ(harness.wrong_bytes, 0u);
+  EXPECT_EQ(harness.fetcher->take_stats().bytes[Link::kCopy], all) << "each row once";
 }
 
 }  // namespace

@@ -299,6 +299,7 @@ TEST_P(Nccl, RefusesForeignStreamsAndAllToAllInPlace) {
   class ForeignStream final : public Stream {
     void record(Event&) override {}
     void wait(const Event&) override {}
+    void enqueue(std::function<void()>) override {}
     void synchronize() override {}
   };
   ForeignStream foreign;

@@ -138,5 +138,44 @@ TEST(PartitionLayout, RefusesWhatCannotBeCut) {
   EXPECT_THROW(make({8, 8}, -3)(), ConfigError);
 }
 
+TEST(PartitionLayout, TheHostsShareIsTheLastRowsAndNeverMoreThanAsked) {
+  const PartitionLayout layout(one({100, 8}), DType::kBFloat16, 1);
+  EXPECT_EQ(layout.host_rows(0, 0), 0);
+  EXPECT_EQ(layout.host_rows(0, 0.03), 0) << "the last 4 rows alone";
+  EXPECT_EQ(layout.host_rows(0, 0.1), 4);
+  EXPECT_EQ(layout.host_rows(0, 0.5), 36);
+  EXPECT_EQ(layout.host_rows(0, 0.99), 68);
+  EXPECT_EQ(layout.host_rows(0, 1), 100);
+  EXPECT_EQ(layout.host_rows(0, 7), 100);
+  EXPECT_EQ(layout.host_rows(0, -1), 0);
+  const PartitionLayout few(one({20, 8}), DType::kBFloat16, 1);
+  EXPECT_EQ(few.host_rows(0, 0.9), 0) << "less than the device's step";
+  EXPECT_EQ(few.host_rows(0, 1), 20);
+}
+
+TEST(PartitionLayout, ASplitMatrixHasTwoPartsThatAreMatricesByThemselves) {
+  const PartitionLayout layout(one({150, 8}), DType::kBFloat16, 2);  // 75 rows a rank
+  std::vector<std::byte> shard(layout.gathered_bytes());
+  for (const int rank : {0, 1}) {
+    RowBlockMatrix matrix = layout.gathered(0, shard.data());
+    matrix.only_block = rank;
+    matrix.host_rows = layout.host_rows(0, 0.5);
+    matrix.host = shard.data() + 512;
+    const RowBlockMatrix own = matrix.own();
+    EXPECT_EQ(own.device_part().data, shard.data());
+    EXPECT_EQ(own.device_part().padded_rows(), 64);
+    EXPECT_EQ(own.device_part().rows, 64);
+    EXPECT_EQ(own.host_part().data, matrix.host);
+    EXPECT_EQ(own.host_part().padded_rows(), 11);
+    EXPECT_EQ(own.host_part().rows, 11);
+    EXPECT_EQ(own.host_part().host_rows, 0);
+  }
+  // Padding is in the last rows.
+  RowBlockMatrix padded = PartitionLayout(one({149, 8}), DType::kBFloat16, 2).gathered(0, nullptr);
+  padded.only_block = 1;
+  padded.host_rows = 11;
+  EXPECT_EQ(padded.own().host_part().rows, 10);
+}
+
 }  // namespace
 }  // namespace zi

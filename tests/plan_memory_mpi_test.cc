@@ -159,6 +159,7 @@ struct Case {
   std::optional<std::size_t> device_budget = {};
   std::int64_t logprobs = 0;
   Travel travel = Travel::kWeights;
+  double cpu_share = 0;
 };
 
 RunConfig config_of(const Case& c, const SharedModel& shared) {
@@ -172,6 +173,7 @@ RunConfig config_of(const Case& c, const SharedModel& shared) {
   config.gpu_weight_budget = c.device_budget;
   config.logprobs = c.logprobs;
   config.travel = c.travel;
+  config.cpu_share = c.cpu_share;
   config.kv_budget = 16 << 20;  // so that weights weigh
   config.max_new_tokens = 4;
   return config;
@@ -242,7 +244,12 @@ TEST(PlannedMemory, IsWhatARunTakesOnEveryTier) {
                         Case{.name = "device and host, either way",
                         .cpu_offload = true,
                         .device_budget = some,
-                        .travel = Travel::kAuto}}) {
+                        .travel = Travel::kAuto},
+                        Case{.name = "host, which has a share of products",
+                        .cpu_offload = true,
+                        .device_budget = 0,
+                        .travel = Travel::kActivations,
+                        .cpu_share = 0.5}}) {
     expect_as_planned(CountedRun(config_of(c, shared)), c.name);
   }
 }

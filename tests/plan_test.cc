@@ -103,6 +103,33 @@ TEST_F(Plan, WhereWeightsStayTheInputsAndResultsOfTheirProductsTravel) {
   EXPECT_EQ(planned(alone, like("h100")), planned(run_of("560m"), like("h100")));
 }
 
+TEST_F(Plan, TheHostsShareOfProductsNeedNotBeCopied) {
+  RunConfig config = run_of("7b1");
+  config.cpu_offload = true;
+  config.gpu_weight_budget = 0;
+  const auto copied = planned(config, like("h100"));
+  EXPECT_EQ(copied.at("pass").at("cpu_share"), 0);
+  EXPECT_EQ(link_of(copied.at("pass"), "copy").at("bytes"), kBlocks);
+  config.cpu_share = 0.25;
+  const auto quarter = planned(config, like("h100"));
+  const auto& pass = quarter.at("pass");
+  EXPECT_EQ(pass.at("cpu_share"), 0.25);
+  EXPECT_DOUBLE_EQ(link_of(pass, "copy").at("bytes"), 0.75 * kBlocks);
+  EXPECT_DOUBLE_EQ(link_of(pass, "host memory").at("bytes"), kBlocks);
+  EXPECT_EQ(
+      link_of(pass, "device memory").at("bytes").get<double>(),
+      link_of(copied.at("pass"), "device memory").at("bytes").get<double>() - 2 * 0.25 * kBlocks)
+      << "neither written nor read there";
+  EXPECT_LT(pass.at("pass_s"), copied.at("pass").at("pass_s"));
+  EXPECT_THAT(plan_text(config, like("h100")),
+              HasSubstr("the host's cores multiply 25% of the weights in its memory\n"));
+  // With one rank's blocks on the device, none is in the host's memory.
+  config.cpu_offload = false;
+  config.gpu_weight_budget.reset();
+  EXPECT_EQ(planned(config, like("h100")).at("pass"),
+            planned(run_of("7b1"), like("h100")).at("pass"));
+}
+
 TEST_F(Plan, AnA100GathersAtThreeQuartersOfItsDataSheet) {
   const auto plan = planned(run_of("176b"), like("a100", 8));
   EXPECT_NEAR(plan.at("pass").at("pass_s"), 302.1e9 / 225e9, 0.002);

@@ -7,9 +7,11 @@
 #include <cmath>
 #include <limits>
 #include <map>
-#include <numeric>
+#include <random>
+#include <type_traits>
 #include <vector>
 
+#include "reference_sampler.h"
 #include "zero_infer/error.h"
 #include "zero_infer/random.h"
 
@@ -139,6 +141,34 @@ TEST(Sampler, MeasuresTopPAfterTopK) {
   EXPECT_EQ(frequencies(logits, row, 200).size(), 1u);
 }
 
+TEST(Sampler, KeepsTheIdsThatAreLikelyEnoughBesideTheBest) {
+  const auto logits = logits_of({0.1, 0.4, 0.2, 0.3});
+  auto drawn = frequencies(logits, {.temperature = 1, .min_p = 0.6f, .seed = 7});
+  EXPECT_EQ(drawn.size(), 2u);
+  EXPECT_NEAR(drawn[1], 4.0 / 7, kTolerance);
+  EXPECT_NEAR(drawn[3], 3.0 / 7, kTolerance);
+  // After the temperature: of 0.5, 0.75^2 is less than 0.6.
+  EXPECT_EQ(frequencies(logits, {.temperature = 0.5f, .min_p = 0.6f}, 200).size(), 1u);
+  EXPECT_EQ(frequencies(logits, {.temperature = 1e30f, .min_p = 0.99f}, 200).size(), 4u);
+  EXPECT_EQ(frequencies(logits, {.temperature = 1, .min_p = 1e-30f}, 200).size(), 4u);
+}
+
+TEST(Sampler, KeepsTheBestIdAndItsEqualsWhateverMinPSays) {
+  for (const float min_p : {1.0f, 2.0f}) {
+    for (const float temperature : {1e-30f, 1.0f, 1e30f}) {
+      const SampleRow row{.temperature = temperature, .min_p = min_p};
+      EXPECT_EQ(frequencies({2, 5, 5, 1}, row, 200).size(), 2u);
+    }
+  }
+}
+
+TEST(Sampler, MeasuresTopPAfterMinP) {
+  // Of 4/7 and 3/7 the first alone reaches 0.5; of all four it would not.
+  const auto logits = logits_of({0.1, 0.4, 0.2, 0.3});
+  const SampleRow row{.temperature = 1, .top_p = 0.5f, .min_p = 0.6f};
+  EXPECT_EQ(frequencies(logits, row, 200).size(), 1u);
+}
+
 TEST(Sampler, DrawsInTheOrderOfTheIdsWhateverIsKept) {
   // 1, 3 and 2, best first, reach 0.85; their running sums over ascending ids are 0.4, 0.6, 0.9.
   const auto logits = logits_of({0.1, 0.4, 0.2, 0.3});
@@ -195,6 +225,47 @@ TEST(Sampler, TakesTheBestWhereThePenaltyLeavesFloat32) {
 TEST(Sampler, IgnoresIdsOfTheHistoryBeyondTheVocabulary) {
   const std::vector<std::int32_t> history = {-1, 2, 2147483647, 1};
   EXPECT_EQ(sample({1.0f, 1.1f}, {.repetition_penalty = 2, .history = history}).id, 0);
+}
+
+TEST(Sampler, DrawsAsTheNaiveReferenceDoesWhateverComesTogether) {
+  std::mt19937 random(11);
+  std::normal_distribution<float> normal(0, 3);
+  const auto any = [&](auto... values) {
+    const std::common_type_t<decltype(values)...> list[] = {values...};
+    return list[random() % std::size(list)];
+  };
+  const auto any_id = [&] { return static_cast<std::int32_t>(random() % 60) - 2; };
+  for (std::size_t i = 0; i < 3000; ++i) {
+    std::vector<float> logits(any(1u, 2u, 37u, 700u));
+    for (float& x : logits) x = normal(random);
+    std::vector<std::int32_t> history(random() % 40);
+    for (std::int32_t& id : history) id = any_id();
+    std::vector<LogitBias> bias(any(0u, 0u, 1u, 30u));
+    for (LogitBias& b : bias) {
+      b.id = any_id();
+      b.value = random() % 3 == 0 ? -kInfinity : normal(random);
+    }
+    std::erase_if(bias, [](const LogitBias& b) { return b.id == 0; });  // something is left
+    SampleRow row{.temperature = any(0.0f, 0.7f, 1.0f, 20.0f),
+                  .top_k = any(0, 3, 100),
+                  .top_p = any(1.0f, 0.9f, 0.3f),
+                  .min_p = any(0.0f, 0.0f, 0.05f, 0.5f),
+                  .repetition_penalty = any(1.0f, 1.3f, 0.7f),
+                  .presence_penalty = any(0.0f, 0.5f, -1.5f),
+                  .frequency_penalty = any(0.0f, 0.3f, -0.2f),
+                  .sequence = i,
+                  .history = history,
+                  .new_tokens = random() % (history.size() + 1),
+                  .bias = bias};
+    if (random() % 10 == 0) row.target = static_cast<std::int32_t>(random() % logits.size());
+    std::vector<std::int32_t> ids(random() % 4), want_ids(ids.size());
+    std::vector<float> logprobs(ids.size()), want_logprobs(ids.size());
+    const Sampled got = sample_row(logits, row, ids, logprobs);
+    const Sampled want = test::naive_sample_row(logits, row, want_ids, want_logprobs);
+    ASSERT_EQ(got.id, want.id) << i;
+    ASSERT_NEAR(got.logprob, want.logprob, 1e-5) << i;
+    ASSERT_EQ(ids, want_ids) << i;
+  }
 }
 
 TEST(Sampler, DrawsTheSameForTheSameSeedSequenceAndPosition) {

@@ -178,6 +178,7 @@ class LazyDevice final : public Device {
       lazy.position = queue->done + queue->tasks.size();
     }
     void wait(const Event& event) override { event.synchronize(); }
+    void enqueue(std::function<void()> task) override { queue->tasks.push_back(std::move(task)); }
     void synchronize() override { queue->run_to(queue->done + queue->tasks.size()); }
     std::shared_ptr<Queue> queue = std::make_shared<Queue>();
   };

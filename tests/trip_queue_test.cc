@@ -21,6 +21,7 @@ std::vector<int> fetch_all(TripQueue& queue) {
   while (Trip* const trip = queue.next()) {
     if (trip->slot < 0) queue.take_slot(*trip);
     trip->gathered = trip->gathers;
+    trip->share_left = trip->host_share;
     units.push_back(trip->unit);
   }
   return units;
@@ -34,6 +35,7 @@ std::vector<int> run_pass(TripQueue& queue, int units) {
     Trip& trip = queue.front();
     if (trip.slot < 0) queue.take_slot(trip);
     trip.gathered = trip.gathers;
+    trip.share_left = trip.host_share;
     travelled.push_back(unit);
     queue.consume();
     fetch_all(queue);
@@ -84,6 +86,21 @@ TEST(TripQueue, FetchesAsFarAsSlotsGoWhereNothingIsEverGathered) {
   EXPECT_THROW(queue.take_slot(trip), Error);
 }
 
+TEST(TripQueue, KeepsASlotForUnitsOnNvme) {
+  TripQueue queue({H, N, H, N, N, H}, 2, false, true);
+  queue.plan_pass(false, true);
+  EXPECT_THAT(fetch_all(queue), ElementsAre(0, 1, 2));
+  EXPECT_EQ(queue.front().slot, 0);
+  queue.consume();
+  EXPECT_EQ(queue.front().slot, 2) << "its own";
+  EXPECT_THAT(fetch_all(queue), ElementsAre(3)) << "one more of them takes any slot";
+  queue.consume();
+  EXPECT_THAT(fetch_all(queue), ElementsAre(4));
+  queue.consume();
+  EXPECT_THAT(fetch_all(queue), ElementsAre(5));
+  EXPECT_THAT(run_pass(queue, 6), ElementsAre(3, 4, 5));
+}
+
 TEST(TripQueue, StartsEachReadOnceAndNoneOfWhatRestsOnTheDevice) {
   TripQueue queue({D, N, H}, 2, true);
   const auto reads = [&] {
@@ -100,6 +117,38 @@ TEST(TripQueue, StartsEachReadOnceAndNoneOfWhatRestsOnTheDevice) {
   EXPECT_THAT(reads(), ElementsAre(1, 2)) << "of the next pass";
   queue.plan_pass(true, true);
   EXPECT_THAT(reads(), IsEmpty()) << "also when this turns out to gather";
+}
+
+TEST(TripQueue, LeavesTheHostItsShareOfWhatRestsThereInPassesThatDoNotGather) {
+  TripQueue queue({H, D, N, H}, 2, true);
+  queue.plan_pass(false, true, 0.5);
+  const auto shares = [&] {
+    std::vector<double> wanted;
+    for (int unit : {0, 1, 2, 3}) {
+      if (!queue.is_turn_of(unit)) continue;
+      if (queue.front().slot < 0) queue.take_slot(queue.front());
+      EXPECT_TRUE(!queue.front().copied() || queue.front().host_share == 1);
+      wanted.push_back(queue.front().host_share);
+      queue.consume();
+    }
+    return wanted;
+  };
+  EXPECT_THAT(shares(), ElementsAre(0.5, 0, 0.5)) << "what is on storage travels whole";
+  queue.plan_pass(true, true, 0.5);
+  EXPECT_THAT(shares(), ElementsAre(0, 0, 0, 0)) << "others need all rows";
+}
+
+TEST(TripQueue, CompletesWhatWasFetchedForALargerShareAndKeepsWhatWasForASmallerOne) {
+  TripQueue queue({H, H, H}, 2, false);
+  queue.plan_pass(false, false, 0.5);
+  EXPECT_THAT(run_pass(queue, 3), ElementsAre(0, 1, 2));
+  queue.plan_pass(false, false, 0.25);  // two are there, each with half of its rows
+  EXPECT_THAT(fetch_all(queue), ElementsAre(0, 1));
+  EXPECT_THAT(run_pass(queue, 3), ElementsAre(0, 1, 2));
+  queue.plan_pass(false, true, 0.75);
+  EXPECT_THAT(fetch_all(queue), IsEmpty());
+  EXPECT_EQ(queue.front().share_left, 0.25);
+  EXPECT_THAT(run_pass(queue, 3), ElementsAre(0, 1, 2));
 }
 
 }  // namespace

@@ -349,6 +349,7 @@ TEST(MpiCommunicator, RefusesForeignStreamsBadPiecesAndAllToAllInPlace) {
   class ForeignStream final : public Stream {
     void record(Event&) override {}
     void wait(const Event&) override {}
+    void enqueue(std::function<void()>) override {}
     void synchronize() override {}
   };
   ForeignStream foreign;

@@ -9,8 +9,8 @@
 namespace zi {
 
 /// A stream of the CPU backend: one worker thread that runs host functions in the order in which
-/// they were enqueued. Every Stream that the CPU device makes is a CpuStream, so that host
-/// libraries (MPI) can take part in its order: `dynamic_cast<CpuStream&>(stream).enqueue(..)`.
+/// they were enqueued. Every Stream that the CPU device makes is a CpuStream: what is enqueued
+/// there may use its memory, and host libraries (MPI) can take part in its order.
 ///
 /// A task that throws fails the stream: later tasks are skipped, events are still reached so that
 /// nobody waits forever, and every later synchronize() rethrows the first exception.
@@ -23,10 +23,8 @@ class CpuStream final : public Stream {
   CpuStream(const CpuStream&) = delete;
   CpuStream& operator=(const CpuStream&) = delete;
 
-  /// Runs `task` on the worker after everything enqueued so far. What it uses must stay valid until
-  /// then.
-  void enqueue(std::function<void()> task);
-
+  /// On the worker.
+  void enqueue(std::function<void()> task) override;
   void record(Event& event) override;
   void wait(const Event& event) override;
   void synchronize() override;

@@ -31,6 +31,10 @@ class Stream {
   /// Work enqueued later waits for the event's last record (made by the host before this call).
   /// When the stream of that record failed, so does this one: its later work is skipped.
   virtual void wait(const Event& event) = 0;
+  /// Runs `task` on some host thread after everything enqueued so far; later work waits for it.
+  /// What it uses must stay valid until then. It must not use the device, nor wait for work that
+  /// does. When it throws, later tasks of the stream are skipped, and synchronize() throws that.
+  virtual void enqueue(std::function<void()> task) = 0;
   /// Blocks the host until the queue is empty; throws what failed in the enqueued work, every time.
   virtual void synchronize() = 0;
 };
@@ -63,6 +67,8 @@ class Device {
   /// Whether device memory is the host's: the host may read and write it, once the streams that use
   /// it have passed, and both kinds of allocation come from the same memory.
   virtual bool is_host() const = 0;
+  /// The host's NUMA node that the device hangs on, on which pinned memory is taken; -1: not known.
+  virtual int numa_node() const { return -1; }
   /// Device memory; on the CPU backend, what the node can still give (shared by its ranks).
   virtual MemoryInfo memory() const = 0;
 
@@ -78,7 +84,7 @@ class Device {
   /// Takes the pages of a part of such memory; does nothing where device memory is not the host's.
   /// Any thread may call it. Throws MemoryError when there is not enough.
   virtual void take_pages(std::span<std::byte>) {}
-  /// Host memory that the device copies from at full speed and that its kernels can write,
+  /// Host memory that the device copies from at full speed and that its kernels can read and write,
   /// 4096-aligned (fit for O_DIRECT). A copy must lie within one such buffer. Any thread may call
   /// it. Throws MemoryError where the system does not give that much, or does not pin it.
   virtual Buffer allocate_pinned(std::size_t bytes) = 0;
@@ -91,6 +97,11 @@ class Device {
   std::unique_ptr<Stream> make_stream(const std::string& name) {
     return make_stream(name, StreamPriority::kNormal);
   }
+  /// A stream whose copies from pinned memory wait for nothing but the stream's own work. Those of
+  /// other streams may queue behind each other where one engine makes them all.
+  virtual std::unique_ptr<Stream> make_stream_of_own_copies(const std::string& name) {
+    return make_stream(name);
+  }
   virtual std::unique_ptr<Event> make_event() = 0;
   /// Seconds between two reached events of this device's streams.
   virtual double elapsed_seconds(const Event& start, const Event& end) const = 0;
@@ -99,8 +110,8 @@ class Device {
   /// and untouched until the stream has passed it.
   virtual void copy(void* dst, const void* src, std::size_t bytes, Stream& stream) = 0;
   /// Records what `work` enqueues on the stream, and runs nothing of it. Null, without calling
-  /// `work`, where the device has no graphs (the CPU backend). The work must not allocate, wait or
-  /// use other streams, and all of it must have run before in the ordinary way.
+  /// `work`, where the device has no graphs (the CPU backend). The work must not allocate, wait,
+  /// enqueue tasks or use other streams, and all of it must have run before in the ordinary way.
   virtual std::unique_ptr<Graph> record(Stream&, const std::function<void()>&) { return nullptr; }
 
   /// Names what the calling thread does from here to the matching mark_end, for profilers that show

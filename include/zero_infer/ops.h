@@ -87,28 +87,48 @@ struct QkvSplit {
   int rotary = 0;                    // elements of a head that are rotated, from the first on
 };
 
-/// What to draw from one row of logits.
+/// Columns of a product that were made by themselves.
+struct ColumnRun {
+  const float* x = nullptr;  // (rows, ld): the first of them
+  std::int64_t ld = 0;
+  std::int64_t cols = 0;
+  std::int64_t first = 0;  // where they belong
+};
+
+struct LogitBias {
+  std::int32_t id = 0;
+  float value = 0;  // -infinity: the id is never drawn
+};
+
+/// What to draw from one row of logits. Ids beyond the vocabulary, in a history or a bias, are
+/// passed over.
 struct SampleRow {
   float temperature = 0;         // 0: the largest logit (the lowest id among equals)
   int top_k = 0;                 // 0: all
   float top_p = 1;               // 1: all
+  float min_p = 0;               // 0: all; the part of the best id's probability that an id needs
   float repetition_penalty = 1;  // 1: none; applied to each distinct id in `history`
+  float presence_penalty = 0;    // 0: none; subtracted from the logit of each distinct new id
+  float frequency_penalty = 0;   // 0: none; the same, times how often the id came
   std::uint64_t seed = 0;
   std::uint64_t sequence = 0;             // index of the prompt, and
   std::uint64_t position = 0;             // of the new token: they and the seed fix the draw
   std::span<const std::int32_t> history;  // host memory: prompt and new tokens so far
+  std::size_t new_tokens = 0;             // of the history, at its end
+  std::span<const LogitBias> bias;        // host memory: added to logits before all penalties
   std::int32_t target = -1;               // >= 0: draw nothing, report this id's log-probability
+  int top = 0;                            // how many best ids to report: SampleResults.top at most
 };
 
-/// The id in SampleResults where the logits were not finite.
+/// The id in SampleResults where there is none to draw.
 inline constexpr std::int32_t kNoId = -1;
 
 /// Results of `sample` in pinned host memory, valid once the stream has passed.
 struct SampleResults {
   std::int32_t* ids = nullptr;      // (rows)
   float* logprobs = nullptr;        // (rows): log-softmax of the raw logits at the id
-  int top = 0;                      // how many best ids to report for each row
-  std::int32_t* top_ids = nullptr;  // (rows, top), best first
+  int top = 0;                      // room for the best ids of a row
+  std::int32_t* top_ids = nullptr;  // (rows, top): best first, as many as the row asks for
   float* top_logprobs = nullptr;    // (rows, top)
 };
 
@@ -225,10 +245,19 @@ class Ops {
   virtual void interleave(const void* parts, DType type, int blocks, std::int64_t rows,
                           std::span<const std::int64_t> slices, void* y, Stream& stream) = 0;
 
+  /// Puts up to kMostRuns runs of columns in their places: y (rows, ld) float32. `x` of a run may
+  /// be in pinned host memory. What y holds in other columns stays.
+  static constexpr std::size_t kMostRuns = 2 * Matrices::kMost;
+  virtual void put_columns(std::span<const ColumnRun> runs, std::int64_t rows, float* y,
+                           std::int64_t ld, Stream& stream) = 0;
+
   /// Draws a token from each of `rows.size()` rows of logits (rows, ld), among the ids below
-  /// `vocabulary` (log-probabilities are over those ids too). `rows` and their histories
-  /// are copied before returning. A row that holds NaN or +infinity, or nothing but -infinity, gets
-  /// the id kNoId and a log-probability of NaN; the other rows are drawn all the same.
+  /// `vocabulary` (log-probabilities are over those ids too); sample_row in sampler.h says how.
+  /// `rows`, their histories and biases are copied before returning. A row that holds NaN or
+  /// +infinity, or nothing but -infinity, gets the id kNoId and a log-probability of NaN; one whose
+  /// bias leaves no id gets kNoId and -infinity. The other rows are drawn all the same. Throws
+  /// Error, before anything is enqueued, for rows that check_sample_row refuses and for more best
+  /// ids than there is room for.
   virtual void sample(const float* logits, std::int64_t ld, std::int64_t vocabulary,
                       std::span<const SampleRow> rows, const SampleResults& results,
                       Stream& stream) = 0;

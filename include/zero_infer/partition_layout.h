@@ -45,6 +45,11 @@ struct RowBlockMatrix {
   /// The block that is here, at `data`, while the others are on other ranks; -1: all are here. Ops
   /// take such a matrix only where they say so.
   int only_block = -1;
+  /// A matrix that is split: of its only block, or that which is here, the last `host_rows` rows
+  /// are at `host`, in host memory, and at `data` are those before them alone. Ops take such a
+  /// matrix only where they say so.
+  std::int64_t host_rows = 0;
+  const std::byte* host = nullptr;
 
   /// Columns of a product's output: all rows of all blocks, padding included.
   std::int64_t padded_rows() const { return blocks * rows_per_block; }
@@ -57,6 +62,20 @@ struct RowBlockMatrix {
     block.blocks = 1;
     block.only_block = -1;
     return block;
+  }
+  /// The parts of a split matrix of one block, as matrices by themselves. Either may have no rows.
+  RowBlockMatrix device_part() const { return part(data, 0, rows_per_block - host_rows); }
+  RowBlockMatrix host_part() const { return part(host, rows_per_block - host_rows, host_rows); }
+
+ private:
+  RowBlockMatrix part(const std::byte* at, std::int64_t first, std::int64_t count) const {
+    RowBlockMatrix some = *this;
+    some.data = at;
+    some.rows = std::clamp<std::int64_t>(rows - first, 0, count);
+    some.rows_per_block = count;
+    some.host_rows = 0;
+    some.host = nullptr;
+    return some;
   }
 };
 
@@ -111,6 +130,10 @@ class PartitionLayout {
   std::size_t shard_bytes() const { return shard_bytes_; }
   std::size_t gathered_bytes() const { return shard_bytes_ * static_cast<std::size_t>(world_); }
   RowRange rows_of(std::size_t matrix, int rank) const;
+  /// The last rows of a rank's, padding included, that the host multiplies when its share of them
+  /// is `share`, from 0 to 1, or a little less: those before them are a multiple of kSplitRows.
+  static constexpr std::int64_t kSplitRows = 32;
+  std::int64_t host_rows(std::size_t matrix, double share) const;
 
   /// The matrix in a gathered slot that starts at `slot`.
   RowBlockMatrix gathered(std::size_t matrix, const std::byte* slot) const;

@@ -64,6 +64,9 @@ struct RunConfig {
   Travel travel = Travel::kWeights;
   BackendChoice backend = BackendChoice::kAuto;
   bool cpu_offload = false;
+  /// Of the rows of matrices in pinned memory, those that the host's cores multiply, from 0 to 1;
+  /// none: as measured, by the rows of a pass.
+  std::optional<double> cpu_share = 0.0;
   std::optional<std::filesystem::path> nvme_offload_path;
   std::optional<std::size_t> gpu_weight_budget;  // bytes a rank of block shards on the device
   std::optional<std::size_t> cpu_weight_budget;  // bytes a rank of block shards in pinned memory
@@ -75,7 +78,7 @@ struct RunConfig {
 
 /// What the first word says: `zero-infer serve ..`, `zero-infer plan ..`, `zero-infer limits ..`,
 /// `zero-infer pack ..`, else a run.
-enum class Command { kRun, kServe, kPlan, kLimits, kPack };
+enum class Command { kRun, kServe, kChat, kPlan, kLimits, kPack };
 
 /// The settings of `zero-infer serve`, in addition to those of a run.
 struct ServeOptions {
@@ -89,8 +92,11 @@ struct ServeOptions {
   std::size_t max_body = std::size_t{16} << 20;  // bytes of a request
   std::string served_model_name;                 // empty: what --model says
   std::int64_t drain_seconds = 30;               // that running requests have after a signal
-  /// Settings of the run that were written, as flags: those of requests that say nothing else.
-  std::set<std::string> given;
+};
+
+/// The settings of `zero-infer chat`, in addition to those of a run.
+struct ChatOptions {
+  std::optional<std::string> system;  // message that a conversation begins with
 };
 
 /// The settings of `zero-infer plan`, in addition to those of a run.
@@ -127,12 +133,15 @@ struct CommandLine {
   RunConfig config;                        // of a run, of a server and of a plan
   std::optional<std::string> config_file;  // --config, already read into `config`
   ServeOptions serve;
+  ChatOptions chat;
   PlanOptions plan;
   LimitsOptions limits;
   PackOptions pack;
   bool exit_now = false;  // --help or --version was asked for: print `text` and leave with 0
   std::string text;
-  /// Keys of the YAML file that mean something to a job alone, where this is a server.
+  /// Of a server and a chat: flags, and keys of the YAML file as flags, that were written.
+  std::set<std::string> given;
+  /// Keys of the YAML file that mean something to a job alone, where this is a server or a chat.
   std::vector<std::string> unused_keys;
 };
 

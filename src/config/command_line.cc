@@ -63,6 +63,11 @@ CommandText text_of(Command command) {
           "The flags of a run work here as well, but for those about prompts and results: see "
           "zero-infer --help.\nWhat they say of generation and sampling holds for requests that "
           "say nothing else. Several ranks:\nmpirun -np 4 zero-infer serve .."};
+    case Command::kChat:
+      return {"zero-infer chat", "A conversation at the terminal, by the model's chat template.",
+              "The flags of a run work here as well, but for those about prompts and results: see "
+              "zero-infer --help.\nAn answer is as long as there is room for, unless "
+              "--max-new-tokens says otherwise."};
     case Command::kPlan:
       return {
           "zero-infer plan",
@@ -85,7 +90,8 @@ CommandText text_of(Command command) {
   return {
       "zero-infer",
       "Runs language models whose weights do not fit on one device.\n"
-      "zero-infer serve, plan, limits and pack have flags of their own: zero-infer serve --help.",
+      "zero-infer serve, chat, plan, limits and pack have flags of their own: zero-infer serve "
+      "--help.",
       "Each flag is also a key of the YAML file, with `_` for `-`; flags win. Switches also accept "
       "=false.\nSizes read like 24GiB, 512MiB or 1.5GB. Several ranks: mpirun -np 4 zero-infer "
       ".."};
@@ -105,7 +111,7 @@ class Flags {
       command_flags_.push_back({&option, parsed->group("Options")});
       known_.push_back("--" + option.flag);
     }
-    if (command == Command::kRun || command == Command::kServe || command == Command::kPlan) {
+    if (command != Command::kLimits && command != Command::kPack) {
       add_table(command == Command::kRun);
     }
     // Last, so that --help shows their group last.
@@ -203,6 +209,7 @@ class Flags {
 Command command_of(int argc, const char* const* argv) {
   const std::string_view first = argc > 1 ? argv[1] : "";
   if (first == "serve") return Command::kServe;
+  if (first == "chat") return Command::kChat;
   if (first == "plan") return Command::kPlan;
   if (first == "limits") return Command::kLimits;
   if (first == "pack") return Command::kPack;
@@ -220,27 +227,32 @@ void check_pack(const PackOptions& pack) {
   }
 }
 
-/// Takes out what a server has no use for: refused as a flag; a file may be a job's as well.
-void check_serve(CommandLine& line, std::vector<Given>& file, const std::vector<Given>& flags) {
+/// Takes out what only a job has a use for: refused as a flag; a file may be a job's as well.
+void take_out_job_options(CommandLine& line, std::vector<Given>& file,
+                          const std::vector<Given>& flags) {
+  const char* const instead = line.command == Command::kServe
+                                  ? "a server gets its prompts by requests, and answers them"
+                                  : "a chat gets its prompts from the terminal, and answers there";
   for (const Given& given : flags) {
     if (!given.option->job_only) continue;
-    throw ConfigError(fmt::format(
-        "--{} is for a job: a server gets its prompts by requests, and answers them; remove it",
-        given.option->flag));
+    throw ConfigError(fmt::format("--{} is for a job: {}; remove it", given.option->flag, instead));
   }
   std::erase_if(file, [&](const Given& given) {
     if (given.option->job_only) line.unused_keys.push_back(given.option->key());
     return given.option->job_only;
   });
   for (const std::vector<Given>* const level : {&std::as_const(file), &flags}) {
-    for (const Given& given : *level) line.serve.given.insert(given.option->flag);
+    for (const Given& given : *level) line.given.insert(given.option->flag);
   }
-  if (line.serve.tls_certificate.empty() != line.serve.tls_key.empty()) {
+}
+
+void check_serve(ServeOptions& serve) {
+  if (serve.tls_certificate.empty() != serve.tls_key.empty()) {
     throw ConfigError("TLS needs both --tls-certificate and --tls-key; give the other one as well");
   }
-  if (line.serve.api_key) return;
+  if (serve.api_key) return;
   if (const char* const key = std::getenv("ZERO_INFER_API_KEY"); key != nullptr && *key != '\0') {
-    line.serve.api_key = key;
+    serve.api_key = key;
   }
 }
 
@@ -263,7 +275,10 @@ CommandLine parse_command_line(int argc, const char* const* argv) {
   std::vector<Given> file;
   if (line.config_file) file = read_yaml_level(*line.config_file);
   const std::vector<Given> written = flags.level();
-  if (line.command == Command::kServe) check_serve(line, file, written);
+  if (line.command == Command::kServe || line.command == Command::kChat) {
+    take_out_job_options(line, file, written);
+  }
+  if (line.command == Command::kServe) check_serve(line.serve);
   apply_level(line.config, file);
   apply_level(line.config, written);
   check(line.config, line.command);

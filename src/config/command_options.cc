@@ -101,6 +101,11 @@ std::vector<CommandOption> serve_options() {
   };
 }
 
+std::vector<CommandOption> chat_options() {
+  return {valued("system", "TEXT", "what a conversation begins with: the system message",
+                 [](CommandLine& l, const std::string& v) { l.chat.system = some(v); })};
+}
+
 std::vector<CommandOption> plan_options() {
   return {
       valued("ranks", "N", "ranks of the job (default: those of mpirun, else 1)",
@@ -159,6 +164,7 @@ std::vector<CommandOption> pack_options() {
 
 const std::vector<CommandOption>& options_of(Command command) {
   static const std::vector<CommandOption> serve = serve_options();
+  static const std::vector<CommandOption> chat = chat_options();
   static const std::vector<CommandOption> plan = plan_options();
   static const std::vector<CommandOption> limits = limits_options();
   static const std::vector<CommandOption> pack = pack_options();
@@ -172,6 +178,8 @@ const std::vector<CommandOption>& options_of(Command command) {
       return limits;
     case Command::kPack:
       return pack;
+    case Command::kChat:
+      return chat;
     case Command::kRun:
       break;
   }

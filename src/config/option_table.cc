@@ -134,6 +134,23 @@ Option compute_dtype() {
   return made;
 }
 
+Option cpu_share() {
+  Option made = option(
+      "cpu-share", &RunConfig::cpu_share, Arity::kSingle, "auto|X",
+      "of the weights in pinned memory, the part that the host's cores\nmultiply beside the "
+      "device, from 0 to 1; auto: as measured at the\nstart, by the rows of a pass",
+      [](const Values& values) -> std::optional<double> {
+        if (values.at(0) == "auto") return std::nullopt;
+        return parse_number<double>(values[0], "auto or a number");
+      },
+      [](const std::optional<double>& share) {
+        if (!share || (*share >= 0 && *share <= 1)) return;
+        throw ConfigError(fmt::format("must be from 0 to 1, not {}", *share));
+      });
+  made.default_text = fmt::format("{}", *RunConfig().cpu_share);
+  return made;
+}
+
 Option seed() {
   Option made = option(
       "seed", &RunConfig::seed, Arity::kSingle, "N",
@@ -294,6 +311,7 @@ std::vector<Option> memory_options() {
                      "stay; auto: in each pass what was measured to be faster"),
       toggle("cpu-offload", &RunConfig::cpu_offload,
              "weights beyond the device's budget rest in pinned memory"),
+      cpu_share(),
       with_default(optional_text("nvme-offload-path", &RunConfig::nvme_offload_path, "DIR",
                                  "weights beyond the other budgets rest in files here"),
                    "off"),

@@ -97,7 +97,10 @@ void check(const RunConfig& config, Command command) {
     refuse("no model: give --model DIR, or a name such as bigscience/bloom");
   }
   check_batch(config, command);
-  if (command == Command::kPlan || command == Command::kServe) return;
+  if (command == Command::kPlan || command == Command::kServe ||
+      command == Command::kChat) {
+    return;
+  }
   check_prompts(config);
   check_score(config);
   if (config.resume && (!config.output || *config.output == "-")) {

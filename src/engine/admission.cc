@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <limits>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -87,6 +88,12 @@ std::unique_ptr<Sequence> Admission::admit(Prompt prompt) const {
         {s->prompt_tokens, s->max_new_tokens, room_.tokens});
   }
   if (as_many_as_fit) s->max_new_tokens = room_.tokens - s->prompt_tokens;
+  for (const auto& [id, value] : s->settings.logit_bias) s->biases.push_back({id, value});
+  s->own_biases = s->biases.size();
+  if (s->settings.min_new_tokens > 0 && !s->settings.ignore_eos) {
+    constexpr float kNever = -std::numeric_limits<float>::infinity();
+    for (const std::int32_t id : options_.eos_ids) s->biases.push_back({id, kNever});
+  }
   return s;
 }
 

@@ -8,6 +8,7 @@
 #include "base/printable_text.h"
 #include "engine/memory_planner.h"
 #include "engine/needless_offload.h"
+#include "engine/share_trial.h"
 #include "engine/travel_trial.h"
 #include "zero_infer/backend.h"
 #include "zero_infer/bytes.h"
@@ -112,8 +113,40 @@ void Engine::leave_weights_up_to(std::int64_t rows) {
   runner_->leave_weights_up_to(rows);
 }
 
+void Engine::prepare_host_products(Buffer& slots) {
+  if (host_shares_) return;
+  host_shares_.emplace();
+  if (!plan_->splits()) return;
+  world_->all_or_none([&] {
+    // The thread that enqueues passes keeps a core, and on the CPU backend those that run them.
+    const int cores = threads_per_rank(world_->local_size());
+    const int node = backend_->device->numa_node();
+    const int threads = plan_->device_is_host ? cores / 2 : cores - 1;
+    host_products_ = make_host_products(host_product_threads(threads, node), node);
+  });
+  if (plan_->cpu_share) {
+    host_shares_.emplace(*plan_->cpu_share);
+    return;
+  }
+  std::vector<ShareTime> times;
+  world_->all_or_none([&] {
+    times = measure_host_shares(*backend_, *host_products_, *open_.model, *plan_, *weights_,
+                                world_->rank(), slots);
+  });
+  std::vector<HostShares::Point> points;
+  for (const ShareTime& t : times) points.push_back({t.rows, t.share});
+  host_shares_.emplace(std::move(points));
+  if (world_->rank() == 0) log_info(describe(times));
+}
+
+void Engine::share_with_host(HostShares shares) {
+  host_shares_ = std::move(shares);
+  runner_->share_with_host(*host_shares_);
+}
+
 void Engine::make_runner(Buffer slots) {
   if (!stay_rows_) stay_rows_ = measure_stay_rows(slots);
+  prepare_host_products(slots);
   world_->all_or_none([&] {
     const std::int64_t vocabulary = open_.model->config().vocabulary;
     runner_ = std::make_unique<PassRunner>(
@@ -127,7 +160,9 @@ void Engine::make_runner(Buffer slots) {
                           .world = world_->size(),
                           .vocabulary = vocabulary,
                           .drawable = std::min<std::int64_t>(tokenizer_->size(), vocabulary),
-                          .stay_rows = *stay_rows_},
+                          .stay_rows = *stay_rows_,
+                          .host_products = host_products_.get(),
+                          .host_shares = *host_shares_},
         std::move(slots));
   });
 }
@@ -215,6 +250,7 @@ std::vector<Agreed> Engine::agreement() const {
       {"--head-format", name_of(plan_->head_format)},
       {"the tiers of the blocks", tiers},
       {"--travel", std::string(name_of(config_.travel))},
+      {"--cpu-share", config_.cpu_share ? fmt::format("{}", *config_.cpu_share) : "auto"},
       {"--batch-size", fmt::format("{}", fmt::join(config_.batch_size, ","))},
       {"the plan",
        fmt::format("{} rows a pass, {} of logits, {} KV pages, {} slots", plan_->pass_tokens,

@@ -11,6 +11,7 @@
 #include "engine/backend_choice.h"
 #include "engine/generation_options.h"
 #include "engine/generator.h"
+#include "engine/host_shares.h"
 #include "engine/memory_plan.h"
 #include "engine/model_weights.h"
 #include "engine/open_model.h"
@@ -18,6 +19,7 @@
 #include "engine/pass_runner.h"
 #include "text/prompt_source.h"
 #include "text/tokenizer.h"
+#include "zero_infer/backend.h"
 #include "zero_infer/run_config.h"
 #include "zero_infer/world.h"
 
@@ -56,6 +58,10 @@ class Engine {
   /// whatever was measured. For comparisons of both ways.
   void leave_weights_up_to(std::int64_t rows);
 
+  /// Where the plan splits products, and for this rank alone: the host has these shares, whatever
+  /// was measured. For comparisons.
+  void share_with_host(HostShares shares);
+
   /// Gives back what passes need in addition to the weights, for measurements between jobs.
   void end_passes() { runner_.reset(); }
   /// Collective. Takes it again: the engine can generate.
@@ -67,6 +73,8 @@ class Engine {
   const Model& model() const { return *open_.model; }
   const Backend& backend() const { return *backend_; }
   const ModelWeights& weights() const { return *weights_; }
+  /// Of this rank's host, as given or measured.
+  const HostShares& host_shares() const { return *host_shares_; }
   double load_seconds() const { return weights_->load_seconds(); }
   /// `io_uring + O_DIRECT`; empty without an NVMe tier.
   std::string nvme_method() const;
@@ -84,6 +92,8 @@ class Engine {
   void make_runner(Buffer slots);
   /// Collective. The largest row count of any rank for which weights stay.
   std::int64_t measure_stay_rows(Buffer& slots);
+  /// Makes them once, and decides about their share.
+  void prepare_host_products(Buffer& slots);
   /// What must be the same on every rank, or the job would hang or give nonsense.
   std::vector<Agreed> agreement() const;
 
@@ -96,6 +106,8 @@ class Engine {
   std::optional<MemoryPlan> plan_;
   std::unique_ptr<ModelWeights> weights_;
   std::optional<std::int64_t> stay_rows_;
+  std::unique_ptr<HostProducts> host_products_;  // null: the host has no share of products
+  std::optional<HostShares> host_shares_;
   std::unique_ptr<PassRunner> runner_;
 };
 

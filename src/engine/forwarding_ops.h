@@ -99,6 +99,10 @@ class ForwardingOps : public Ops {
     forward({"interleave"}, stream,
             [&] { inner_->interleave(parts, type, blocks, rows, slices, y, stream); });
   }
+  void put_columns(std::span<const ColumnRun> runs, std::int64_t rows, float* y, std::int64_t ld,
+                   Stream& stream) override {
+    forward({"put_columns"}, stream, [&] { inner_->put_columns(runs, rows, y, ld, stream); });
+  }
   void sample(const float* logits, std::int64_t ld, std::int64_t vocabulary,
               std::span<const SampleRow> rows, const SampleResults& results,
               Stream& stream) override {

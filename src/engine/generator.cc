@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
@@ -98,14 +99,21 @@ SampleRow Generator::sample_row(const Sequence& s, std::int64_t target_row) cons
   SampleRow row{.temperature = settings.temperature,
                 .top_k = settings.top_k,
                 .top_p = settings.top_p,
+                .min_p = settings.min_p,
                 .repetition_penalty = settings.repetition_penalty,
+                .presence_penalty = settings.presence_penalty,
+                .frequency_penalty = settings.frequency_penalty,
                 .seed = settings.seed,
                 .sequence = settings.draw_number.value_or(s.prompt.index),
                 .position = s.tokens.size(),
-                .history = s.tokens};
+                .history = s.tokens,
+                .new_tokens = static_cast<std::size_t>(s.new_tokens()),
+                .bias = s.bias(),
+                .top = settings.logprobs.value_or(0)};
   // Every row of a prompt that has a next token there reports that token's log-probability.
   if (target_row + 1 < s.prompt_tokens) {
     row.target = s.tokens[static_cast<std::size_t>(target_row) + 1];
+    row.top = settings.prompt_logprobs.value_or(0);
   }
   return row;
 }
@@ -160,8 +168,10 @@ void Generator::run_pass(const WorkExchange::Turn& turn) {
   }
   for (std::size_t i = 0; i < owners_.size(); ++i) {
     Sequence& s = *owners_[i];
-    s.not_finite = s.not_finite || runner_->results().ids[i] == kNoId;
-    if (s.not_finite) continue;
+    if (runner_->results().ids[i] == kNoId) {
+      (std::isnan(runner_->results().logprobs[i]) ? s.not_finite : s.nothing_to_draw) = true;
+    }
+    if (s.not_finite || s.nothing_to_draw) continue;
     if (samples_[i].target >= 0) {
       take_score(s, i);
     } else {
@@ -170,7 +180,7 @@ void Generator::run_pass(const WorkExchange::Turn& turn) {
   }
   for (const Chunk& c : chunks) {
     const bool computed = c.sequence->only_prompt() && c.last();
-    if (c.sequence->not_finite) {
+    if (c.sequence->not_finite || c.sequence->nothing_to_draw) {
       fail(*c.sequence);
     } else if (computed || !c.sequence->finish_reason.empty()) {
       finish(*c.sequence);
@@ -225,9 +235,11 @@ void Generator::fail(Sequence& s) {
                                                   : fmt::format("after its {} prompt tokens{}",
                                                                 failed->prompt_tokens, new_tokens);
   const std::string why =
-      fmt::format("the model's logits {} hold NaN or infinity; it has no result", where);
+      failed->not_finite
+          ? fmt::format("the model's logits {} hold NaN or infinity; it has no result", where)
+          : std::string("its biases and penalties leave no token to draw; it has no result");
   log_error(fmt::format("{}: {}", failed->prompt.where, why));
-  ++stats_.failed.not_finite;
+  ++(failed->not_finite ? stats_.failed.not_finite : stats_.failed.refused);
   append_event(outbox_, {OutputEvent::Kind::kFailed, failed->prompt.index, rank_, why});
 }
 

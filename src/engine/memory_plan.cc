@@ -30,13 +30,16 @@ std::string MemoryPlan::table() const {
                    embedding_tier == Tier::kHost ? ", pinned: the device reads it there" : ""));
   line("vectors", vectors, "norms, biases and positions, float32");
   line("slots", slots,
-       fmt::format("{} {}", slot_count, all_stay() ? "own shards of blocks" : "gathered blocks"));
+       fmt::format("{} {}{}", slot_count, all_stay() ? "own shards of blocks" : "gathered blocks",
+                   nvme_slot ? ", and one for those on NVMe" : ""));
   line("KV cache", kv,
        fmt::format("{} pages, {} tokens, {}", kv_pages, max_sequence_tokens,
                    name_of(compute_dtype)));
   line("workspace", workspace, fmt::format("activations of {} rows", pass_tokens));
   line("logits", head_workspace, fmt::format("{} rows at once", head_rows));
   line("product exchange", product_exchange, "inputs and results on their way between ranks");
+  line("split products", split_products, "the device's part of products that the host shares");
+  line("host products", host_products, "inputs and results of the host's part, pinned");
   line("row exchange", row_exchange, "embedding rows on their way between ranks");
   line("inputs", inputs, "indices of a pass, on the device and pinned");
   line("results", results, "what a pass samples, pinned");

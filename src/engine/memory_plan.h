@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,7 @@ struct MemoryPlan {
   std::size_t device_room = 0;             // that a rank may take on its device
   std::size_t host_room = 0;               // and on its host
   Travel travel = Travel::kWeights;        // in a world of one nothing does
+  std::optional<double> cpu_share = 0.0;   // as RunConfig's, where the host can have one
   int slot_count = 2;
   std::int64_t lanes = 1;
   std::int64_t pass_tokens = 1;  // rows of a pass at most
@@ -46,10 +48,13 @@ struct MemoryPlan {
   std::size_t embedding_shard = 0;  // of an embedding of its own
   std::size_t vectors = 0;
   std::size_t slots = 0;
+  bool nvme_slot = false;  // one of them is for units on NVMe alone
   std::size_t kv = 0;
   std::size_t workspace = 0;         // activations of the blocks
   std::size_t head_workspace = 0;    // hidden states and logits
   std::size_t product_exchange = 0;  // inputs and results of products that stay, between ranks
+  std::size_t split_products = 0;    // the device's part of those that the host has a share of
+  std::size_t host_products = 0;     // pinned: inputs and results of the host's part
   std::size_t row_exchange = 0;      // embedding rows on their way between ranks
   std::size_t inputs = 0;            // of a pass; as many bytes are pinned
   std::size_t results = 0;           // pinned: what a pass samples
@@ -58,7 +63,7 @@ struct MemoryPlan {
 
   std::size_t device_bytes() const {
     return loaded_device_bytes() + kv + workspace + head_workspace + product_exchange +
-           row_exchange + inputs;
+           split_products + row_exchange + inputs;
   }
   /// Pinned memory while weights are loaded: on a GPU the last shards are still on their way
   /// through `loading` when all others rest where they belong.
@@ -80,6 +85,8 @@ struct MemoryPlan {
   bool all_stay() const { return travel == Travel::kActivations; }
   /// Whether weights stay in some passes.
   bool may_stay() const { return travel != Travel::kWeights; }
+  /// Whether the host multiplies a share of the weights in its memory, in some passes.
+  bool splits() const { return cpu_share != 0.0; }
   /// How the embedding is cut.
   const PartitionLayout& embedding_layout() const {
     return embedding.empty() ? head.front() : embedding.front();
@@ -92,7 +99,7 @@ struct MemoryPlan {
     return device_shards + head_shard + embedding_on(Tier::kDevice) + vectors + slots;
   }
   std::size_t pass_host_bytes() const {
-    return host_shards + embedding_on(Tier::kHost) + staging + inputs + results;
+    return host_shards + embedding_on(Tier::kHost) + staging + inputs + results + host_products;
   }
 };
 

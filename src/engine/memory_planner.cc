@@ -9,6 +9,7 @@
 #include "engine/model_weights.h"
 #include "engine/pass_inputs.h"
 #include "engine/pass_runner.h"
+#include "engine/split_ops.h"
 #include "engine/staying_products.h"
 #include "engine/vocabulary_head.h"
 #include "offload/layer_fetcher.h"
@@ -160,6 +161,32 @@ void plan_workspaces(MemoryPlan& plan, const PlanInput& in) {
   }
 }
 
+/// What products take that the host has a share of: where this rank alone multiplies weights that
+/// rest in its host's memory.
+void plan_split_products(MemoryPlan& plan, const PlanInput& in, const RunConfig& config) {
+  const bool offloads = config.cpu_offload || config.cpu_weight_budget.value_or(0) > 0;
+  if (config.cpu_share == 0.0 || !offloads || (in.world > 1 && !plan.may_stay())) return;
+  const SplitOps::Memory memory =
+      SplitOps::memory_for(*in.model, plan.blocks, plan.compute_dtype, plan.pass_tokens * in.world);
+  plan.cpu_share = config.cpu_share;
+  plan.split_products = memory.device;
+  plan.host_products = memory.pinned;
+}
+
+/// No block rests on the host after all, or none could.
+void drop_split_products(MemoryPlan& plan, const PlanInput& in, const RunConfig& config) {
+  if (plan.host_shards == 0) {
+    plan.cpu_share = 0.0;
+    plan.split_products = plan.host_products = 0;
+  }
+  if (config.cpu_share == 0.0 || plan.splits()) return;
+  plan.notes.push_back(
+      plan.host_shards == 0 || in.world == 1
+          ? "--cpu-share has no effect: no block rests in pinned host memory (--cpu-offload)"
+          : "--cpu-share has no effect where blocks are gathered: give --travel activations or "
+            "auto");
+}
+
 TierBudgets budgets_of(const MemoryPlan& plan, const Room& room, const PlanInput& in,
                        const RunConfig& config, std::size_t all_shards) {
   TierBudgets budgets;
@@ -250,6 +277,7 @@ MemoryPlan make_plan(const PlanInput& in, const RunConfig& config) {
   }
   plan.vectors = vectors_bytes(spec);
   plan_workspaces(plan, in);
+  plan_split_products(plan, in, config);
   plan.row_exchange = EmbeddingRows::workspace_bytes(EmbeddingRows::shape_of(plan, c));
   if (config.nvme_offload_path) {
     const NvmeOptions options;
@@ -266,8 +294,11 @@ MemoryPlan make_plan(const PlanInput& in, const RunConfig& config) {
   plan.slot_count = copied_and_gathered ? 3 : 2;
   std::vector<const PartitionLayout*> layouts;
   for (const PartitionLayout& layout : plan.blocks) layouts.push_back(&layout);
-  plan.slots = LayerFetcher::slots_bytes(layouts, std::vector<Tier>(layouts.size(), Tier::kNvme),
-                                         plan.slot_count, plan.all_stay());
+  // And where some may rest on NVMe beside others that travel, they do.
+  const bool others = config.cpu_offload || in.world > 1;
+  std::vector<Tier> unknown(layouts.size(), others ? Tier::kHost : Tier::kNvme);
+  if (config.nvme_offload_path) unknown.back() = Tier::kNvme;
+  plan.slots = LayerFetcher::slots_bytes(layouts, unknown, plan.slot_count, plan.all_stay());
   const bool stays = !config.cpu_offload && !config.nvme_offload_path;
   const bool in_place = in.world == 1 || plan.all_stay();  // what rests on the device
   if (in_place && stays) plan.slots = 0;
@@ -276,14 +307,15 @@ MemoryPlan make_plan(const PlanInput& in, const RunConfig& config) {
   plan_kv(plan, in, config, kv_room(plan, in, config, room, all_shards));
   plan.inputs = PassInputs::bytes(PassInputs::shape_of(plan, c));
   plan.tiers = place_units(shard_bytes, budgets_of(plan, room, in, config, all_shards));
-  const bool resident = std::ranges::all_of(plan.tiers, [](Tier t) { return t == Tier::kDevice; });
-  if (in_place && resident) plan.slots = 0;
+  plan.slots = LayerFetcher::slots_bytes(layouts, plan.tiers, plan.slot_count, plan.all_stay());
+  plan.nvme_slot = LayerFetcher::has_nvme_slot(layouts, plan.tiers, plan.all_stay());
   if (std::ranges::find(plan.tiers, Tier::kNvme) == plan.tiers.end()) plan.staging = 0;
   for (std::size_t i = 0; i < plan.tiers.size(); ++i) {
     (plan.tiers[i] == Tier::kDevice ? plan.device_shards
      : plan.tiers[i] == Tier::kHost ? plan.host_shards
                                     : plan.nvme_shards) += shard_bytes[i];
   }
+  drop_split_products(plan, in, config);
   plan.loading = ModelWeights::loading_bytes(plan, config.load_format == LoadFormat::kDummy);
   check_fit(plan, in, config, room);
   return plan;

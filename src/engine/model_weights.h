@@ -28,7 +28,7 @@ struct LoadOptions {
   int world = 1;
   int threads = 1;  // reads in flight
   bool show_progress = false;
-  LoadObserver observer{};
+  LoadObserver observer = {};
   std::string model_name;  // for shard files
   std::optional<std::filesystem::path> nvme_path;
 };

@@ -28,6 +28,7 @@ PassRunner::PassRunner(const Parts& parts, Buffer slots)
       drawable_(parts.drawable),
       world_(parts.world),
       stay_rows_(parts.stay_rows),
+      host_shares_(parts.host_shares),
       kv_(device_->allocate(plan_->kv)),
       workspace_(device_->allocate(plan_->workspace)),
       head_workspace_(device_->allocate(plan_->head_workspace)),
@@ -44,13 +45,20 @@ PassRunner::PassRunner(const Parts& parts, Buffer slots)
                                                   product_exchange_.data(),
                                                   product_exchange_.bytes(), *exchange_);
   }
-  if (plan_->may_stay()) {
-    // The ops stay the backend's.
-    exchange_ops_ = std::make_unique<ExchangeOps>(
-        std::shared_ptr<Ops>(std::shared_ptr<Ops>(), ops_), *row_exchange_);
+  // Each wraps the one before, which stays its owner's.
+  const auto unowned = [](Ops& ops) { return std::shared_ptr<Ops>(std::shared_ptr<Ops>(), &ops); };
+  Ops* of_model = ops_;
+  if (plan_->splits()) {
+    split_ops_ =
+        std::make_unique<SplitOps>(unowned(*of_model), *device_, *parts.host_products,
+                                   SplitOps::Memory{plan_->split_products, plan_->host_products});
+    of_model = split_ops_.get();
   }
-  Ops& of_model = exchange_ops_ ? *exchange_ops_ : *ops_;
-  model_->bind(of_model, plan_->compute_dtype, workspace_.data(), plan_->pass_tokens, parts.world,
+  if (plan_->may_stay()) {
+    exchange_ops_ = std::make_unique<ExchangeOps>(unowned(*of_model), *row_exchange_);
+    of_model = exchange_ops_.get();
+  }
+  model_->bind(*of_model, plan_->compute_dtype, workspace_.data(), plan_->pass_tokens, parts.world,
                weights_->model_vectors(), *device_, *compute_);
   head_ = std::make_unique<VocabularyHead>(
       *ops_, *model_, *plan_, parts.rank,
@@ -142,13 +150,17 @@ void PassRunner::run_blocks(const Request& request) {
         if (runs) run_block(unit, weights);
         timer_->end_unit();
       },
-      *compute_, request.last,
+      *compute_, {.last = request.last, .stays = stays_, .host_share = host_share()},
       // Its exchange comes before the next pass's gathers, on every rank.
       [&] {
         timer_->mark(PassTimer::Point::kHead);
         run_head(request);
-      },
-      stays_);
+      });
+}
+
+double PassRunner::host_share() const {
+  if (!split_ops_ || (world_ > 1 && !stays_)) return 0;
+  return host_shares_.at(most_rows_ * world_);
 }
 
 std::int64_t PassRunner::most_rows(const Request& request) const {
@@ -208,7 +220,8 @@ void PassRunner::enqueue(const Request& request) {
   inputs_.upload(request.chunks, request.logits_rows, embedding_->indices(request.ids), *compute_);
   if (Graph* const graph = decoding_graph(request)) {
     timer_->mark(PassTimer::Point::kBlocks);
-    fetcher_->run_pass({}, *compute_, request.last);  // nothing travels: this only counts the pass
+    // Nothing travels: this only counts the pass.
+    fetcher_->run_pass({}, *compute_, {.last = request.last});
     graph->launch(*compute_);
     timer_->mark(PassTimer::Point::kHead);
     timer_->replayed();
@@ -226,6 +239,7 @@ void PassRunner::run(const Request& request) {
   enqueue(request);
   timer_->deliver_earlier();  // while the device is at work
   compute_->synchronize();
+  if (split_ops_) split_ops_->check();
   const Exchanged moved = row_exchange_ ? row_exchange_->take_exchanged() : Exchanged{};
   timer_->end_pass(moved);
   exchanged_ += moved;

@@ -6,10 +6,12 @@
 #include <optional>
 #include <span>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "engine/embedding_rows.h"
 #include "engine/exchange_ops.h"
+#include "engine/host_shares.h"
 #include "engine/memory_plan.h"
 #include "engine/model_weights.h"
 #include "engine/pass_inputs.h"
@@ -17,8 +19,10 @@
 #include "engine/pass_times.h"
 #include "engine/row_exchange.h"
 #include "engine/scheduler.h"
+#include "engine/split_ops.h"
 #include "engine/vocabulary_head.h"
 #include "offload/layer_fetcher.h"
+#include "zero_infer/backend.h"
 #include "zero_infer/communicator.h"
 #include "zero_infer/device.h"
 #include "zero_infer/model.h"
@@ -61,6 +65,9 @@ class PassRunner {
     std::int64_t drawable;    // ids from this one on are never drawn
     /// Where the plan lets weights stay: the largest row count of any rank for which they do.
     std::int64_t stay_rows = 0;
+    /// Where the plan splits products: who multiplies the host's part, and how large it is.
+    HostProducts* host_products = nullptr;
+    HostShares host_shares = {};
   };
   /// `slots`: memory of the communicator for plan.slots, else the device's is taken.
   explicit PassRunner(const Parts& parts, Buffer slots = {});
@@ -72,6 +79,9 @@ class PassRunner {
 
   /// Replaces Parts::stay_rows, from the next pass on.
   void leave_weights_up_to(std::int64_t rows) { stay_rows_ = rows; }
+
+  /// Replaces Parts::host_shares, from the next pass on.
+  void share_with_host(HostShares shares) { host_shares_ = std::move(shares); }
 
   /// What moved since the last call.
   FetchStats take_fetch_stats();
@@ -95,6 +105,8 @@ class PassRunner {
   void run_blocks(const Request& request);
   /// The largest row count of any rank.
   std::int64_t most_rows(const Request& request) const;
+  /// The host's share of products in the pass that runs.
+  double host_share() const;
   void run_block(int unit, const UnitWeights& weights);
   void run_head(const Request& request);
   void sample(const Request& request, const float* logits, std::int64_t begin, std::int64_t count);
@@ -112,6 +124,7 @@ class PassRunner {
   std::int64_t drawable_;
   int world_;
   std::int64_t stay_rows_;
+  HostShares host_shares_;
 
   // Memory before streams: a stream's destructor waits for the work that uses the memory.
   Buffer kv_;
@@ -125,6 +138,7 @@ class PassRunner {
   std::unique_ptr<Stream> exchange_;
   std::unique_ptr<EmbeddingRows> embedding_;
   std::unique_ptr<RowExchange> row_exchange_;  // null in a world of one
+  std::unique_ptr<SplitOps> split_ops_;        // null: the host has no share of products
   std::unique_ptr<ExchangeOps> exchange_ops_;  // null: no pass leaves weights where they are
   std::unique_ptr<VocabularyHead> head_;
   std::unique_ptr<LayerFetcher> fetcher_;

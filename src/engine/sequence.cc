@@ -23,6 +23,11 @@ std::size_t Sequence::held_back() const {
   return held;
 }
 
+std::span<const LogitBias> Sequence::bias() const {
+  const bool may_end = new_tokens() >= settings.min_new_tokens;
+  return std::span(biases).first(may_end ? own_biases : biases.size());
+}
+
 void Sequence::append_text(const std::string& more) {
   text += more;
   if (new_tokens() < settings.min_new_tokens) {

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "text/prompt.h"
 #include "text/result.h"
 #include "text/tokenizer.h"
+#include "zero_infer/ops.h"
 
 namespace zi {
 
@@ -23,6 +25,8 @@ struct Sequence {
   std::int64_t prompt_tokens = 0;
   GenerationSettings settings;
   std::int64_t max_new_tokens = 0;  // of the settings, in numbers
+  std::vector<LogitBias> biases;    // of the settings, then those that keep it from ending
+  std::size_t own_biases = 0;       // of the settings
 
   std::int64_t computed = 0;        // tokens whose keys and values are in the pages
   std::vector<std::int32_t> pages;  // of the KV cache, in order of position
@@ -39,12 +43,16 @@ struct Sequence {
   double first_token_seconds = 0;  // from then to its first new token
   Delta delta;                     // since the last take_delta; its text is still in `text`
   bool not_finite = false;         // the model gave NaN or infinity: it ends without a result
+  bool nothing_to_draw = false;    // its biases leave no token: nor does it have one then
 
   std::int64_t new_tokens() const {
     return static_cast<std::int64_t>(tokens.size()) - prompt_tokens;
   }
   /// Whether nothing but the log-probabilities of its prompt is wanted.
   bool only_prompt() const { return max_new_tokens == 0; }
+
+  /// Changes of the next token's logits.
+  std::span<const LogitBias> bias() const;
 
   /// Takes a drawn token with its text. `end_of_text`: it is one that ends a text.
   void take_token(std::int32_t id, bool end_of_text);

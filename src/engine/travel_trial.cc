@@ -6,8 +6,8 @@
 #include <span>
 
 #include "engine/exchange_ops.h"
+#include "engine/trial_products.h"
 #include "offload/layer_fetcher.h"
-#include "zero_infer/bytes.h"
 
 namespace zi {
 namespace {
@@ -52,8 +52,12 @@ class TravelTrial {
     double least = 0;
     for (int i = 0; i <= kRepeats; ++i) {
       compute_->record(*start_);
-      fetcher_->run_pass([&](int, const UnitWeights& weights) { enqueue_products(rows, weights); },
-                         *compute_, i == kRepeats, {}, stay);
+      fetcher_->run_pass(
+          [&](int, const UnitWeights& weights) {
+            enqueue_products(*ops_, *model_, plan_->compute_dtype, weights, false, rows,
+                             memory_.data(), *compute_);
+          },
+          *compute_, {.last = i == kRepeats, .stays = stay});
       compute_->record(*end_);
       compute_->synchronize();
       const double mine = backend_->device->elapsed_seconds(*start_, *end_);
@@ -99,31 +103,6 @@ class TravelTrial {
     fetcher_ =
         std::make_unique<LayerFetcher>(device, backend_->communicator.get(), world_->rank(),
                                        layouts_, stores, kSlots, *exchange_, std::move(own_slots));
-  }
-
-  /// In memory of the activations of a pass: the product, its inputs, what is made of it.
-  void enqueue_products(std::int64_t rows, const UnitWeights& weights) {
-    const DType type = plan_->compute_dtype;
-    const auto bytes = [rows](std::int64_t columns, DType of) {
-      return align_up(static_cast<std::size_t>(rows * columns) * size_of(of), kMatrixAlignment);
-    };
-    for (const BlockProduct& product : model_->products()) {
-      std::vector<RowBlockMatrix> matrices;
-      for (int i = product.first; i < product.first + product.count; ++i) {
-        matrices.push_back(weights.matrix(static_cast<std::size_t>(i)));
-      }
-      const Matrices w(matrices);
-      auto* const y = memory_.as<float>();
-      std::byte* const a = memory_.data() + bytes(w.padded_rows(), DType::kFloat32);
-      if (product.activated) {
-        const Activate activate{.activation = model_->config().activation,
-                                .up = product.count > 1 ? w.first(1) : -1};
-        ops_->matmul_activate(a, type, rows, w, activate, y, a + bytes(w.cols(), type), type,
-                              *compute_);
-      } else {
-        ops_->matmul(a, type, rows, w, y, *compute_);
-      }
-    }
   }
 
   World* world_;

@@ -54,6 +54,19 @@ std::string memory_text(const BenchmarkCell& c) {
   return text + "\n";
 }
 
+/// What else distinguishes a run whose blocks rest at the same places.
+std::string travel_text(Travel travel) {
+  switch (travel) {
+    case Travel::kWeights:
+      break;
+    case Travel::kActivations:
+      return ", activations travel";
+    case Travel::kAuto:
+      return ", weights or activations travel";
+  }
+  return "";
+}
+
 }  // namespace
 
 std::string text_of(const BenchmarkCell& c, const BenchmarkSetting& s) {
@@ -84,7 +97,7 @@ std::string json_of(const BenchmarkCell& c, const BenchmarkSetting& s) {
                        {"dtype", name_of(s.dtype)},
                        {"weight_format", name_of(s.block_format)},
                        {"head_format", name_of(s.head_format)},
-                       {"tier", tiers_text(s.tiers)},
+                       {"tier", tiers_text(s.tiers) + travel_text(s.travel)},
                        {"batch", c.batch}};
   if (!c.out_of_memory.empty()) {
     line["out_of_memory"] = c.out_of_memory;

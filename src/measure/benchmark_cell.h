@@ -7,6 +7,7 @@
 #include "base/link.h"
 #include "engine/pass_times.h"
 #include "measure/link_use.h"
+#include "zero_infer/run_config.h"
 #include "zero_infer/weight_format.h"
 
 namespace zi {
@@ -22,6 +23,7 @@ struct BenchmarkSetting {
   WeightFormat block_format;
   WeightFormat head_format;  // of head and embedding
   std::vector<Tier> tiers;   // of the blocks
+  Travel travel = Travel::kWeights;
   int cycles = 0;
   double ready_seconds = 0;  // from the start of the program
   double load_seconds = 0;   // of that, loading

@@ -225,6 +225,7 @@ class Benchmark {
                                    .block_format = engine_->plan().block_format,
                                    .head_format = engine_->plan().head_format,
                                    .tiers = engine_->plan().tiers,
+                                   .travel = engine_->plan().travel,
                                    .cycles = kCycles,
                                    .ready_seconds = ready_,
                                    .load_seconds = engine_->load_seconds()};

@@ -83,6 +83,13 @@ std::string summarize(World& world, Engine& engine, const Engine::Outcome& outco
         format_bytes(static_cast<double>(outcome.exchanged.bytes) / passes),
         static_cast<double>(outcome.exchanged.trips) / passes);
   }
+  if (plan.splits()) {
+    const double bytes = static_cast<double>(mine.fetched.host_bytes) / passes;
+    out += fmt::format(
+        "the cores of rank 0's host multiplied {} of weights a pass where they rest, {:.0f}% of "
+        "those in its memory\n",
+        format_bytes(bytes), 100 * bytes / static_cast<double>(plan.host_shards));
+  }
   const double planned = static_cast<double>(plan.process_bytes());
   out += fmt::format(
       "loaded in {:.2f} s; peak memory of a rank {} (planned {}, the program itself not counted)",

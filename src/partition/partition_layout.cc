@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "zero_infer/bytes.h"
@@ -72,6 +73,12 @@ PartitionLayout::RowRange PartitionLayout::rows_of(std::size_t matrix, int rank)
   const std::int64_t rows = m.tensor.shape[0];
   const std::int64_t first = std::min(rows, rank * m.rows_per_rank);
   return {first, std::min(m.rows_per_rank, rows - first)};
+}
+
+std::int64_t PartitionLayout::host_rows(std::size_t matrix, double share) const {
+  const std::int64_t rows = matrices_.at(matrix).rows_per_rank;
+  const double kept = (1 - std::clamp(share, 0.0, 1.0)) * static_cast<double>(rows) / kSplitRows;
+  return rows - std::min(rows, static_cast<std::int64_t>(std::ceil(kept)) * kSplitRows);
 }
 
 RowBlockMatrix PartitionLayout::gathered(std::size_t matrix, const std::byte* slot) const {

@@ -12,10 +12,36 @@ namespace {
 /// few more without a graph.
 constexpr double kCallSeconds = 10e-6;
 
+/// What the links give a rank in such a pass, a second; of host memory, all ranks of a host.
+PerLink<double> rates_of(const MemoryPlan& plan, const MachineLimits& limits,
+                         const PassShape& shape) {
+  const auto sharers = static_cast<double>(shape.ranks_per_host);
+  const bool alone = shape.ranks_per_host == 1 || limits.copy_together == 0;
+  PerLink<double> rates;
+  rates[Link::kGather] = limits.gather_rate(plan.blocks.front().gathered_bytes());
+  rates[Link::kCopy] = alone ? limits.copy_alone : limits.copy_together;
+  rates[Link::kRead] = limits.best_read() / sharers;
+  rates[Link::kDeviceMemory] = limits.device_memory;
+  rates[Link::kHostMemory] = limits.host_memory > 0 ? limits.host_memory
+                             : plan.device_is_host  ? limits.device_memory * sharers
+                                                    : 0;
+  return rates;
+}
+
+/// Of the weights in host memory, what its cores multiply. The link and the cores read that memory
+/// side by side: the best they can do is all of its rate.
+double host_share(const MemoryPlan& plan, const MachineLimits& limits, const PassShape& shape) {
+  if (!plan.splits() || (shape.ranks > 1 && !plan.all_stay())) return 0;
+  if (plan.cpu_share) return *plan.cpu_share;
+  const PerLink<double> rates = rates_of(plan, limits, shape);
+  const double memory = rates[Link::kHostMemory] / static_cast<double>(shape.ranks_per_host);
+  return memory > 0 && !plan.device_is_host ? std::max(0.0, 1 - rates[Link::kCopy] / memory) : 0;
+}
+
 /// Bytes of a pass on one rank, by the links that they pass; on the CPU backend all memory is the
 /// host's, and the bytes there are those of all ranks that share it.
-PerLink<double> traffic_of(const MemoryPlan& plan, const ModelConfig& model,
-                           const PassShape& shape) {
+PerLink<double> traffic_of(const MemoryPlan& plan, const ModelConfig& model, const PassShape& shape,
+                           double host_share) {
   const auto peers = static_cast<double>(shape.ranks - 1);
   const auto rows = static_cast<double>(shape.batch);
   const bool gathers = shape.ranks > 1 && !plan.all_stay();
@@ -41,17 +67,23 @@ PerLink<double> traffic_of(const MemoryPlan& plan, const ModelConfig& model,
 
   PerLink<double> traffic;
   traffic[Link::kGather] = peers * (gathered + exchange);
-  traffic[Link::kCopy] = static_cast<double>(plan.host_shards + plan.nvme_shards);
+  const double multiplied = host_share * static_cast<double>(plan.host_shards);
+  slots_filled -= multiplied;
+  traffic[Link::kCopy] = static_cast<double>(plan.host_shards + plan.nvme_shards) - multiplied;
   traffic[Link::kRead] = static_cast<double>(plan.nvme_shards);
   double memory = static_cast<double>(plan.head_shard) + kv;
   // Shards of the device tier are read in place or for their slot, and in it by the other ranks.
   memory += 2 * slots_filled + device_shards + peers * gathered;
   if (plan.device_is_host) {
     // What is copied is read there, too, after storage has written it.
-    memory += traffic[Link::kCopy] + traffic[Link::kRead];
+    memory += traffic[Link::kCopy] + traffic[Link::kRead] + multiplied;
     traffic[Link::kHostMemory] = memory * static_cast<double>(shape.ranks_per_host);
   } else {
     traffic[Link::kDeviceMemory] = memory;
+    if (plan.splits()) {
+      traffic[Link::kHostMemory] =
+          static_cast<double>(plan.host_shards) * static_cast<double>(shape.ranks_per_host);
+    }
   }
   return traffic;
 }
@@ -114,21 +146,6 @@ LinkLoad products_of(const MemoryPlan& plan, const MachineLimits& limits, const 
   }
   load.rate = seconds > 0 ? load.amount / seconds : 0;
   return load;
-}
-
-/// What the links give a rank in such a pass, a second; of host memory, all ranks of a host.
-PerLink<double> rates_of(const MemoryPlan& plan, const MachineLimits& limits,
-                         const PassShape& shape) {
-  const auto sharers = static_cast<double>(shape.ranks_per_host);
-  const bool alone = shape.ranks_per_host == 1 || limits.copy_together == 0;
-  PerLink<double> rates;
-  rates[Link::kGather] = limits.gather_rate(plan.blocks.front().gathered_bytes());
-  rates[Link::kCopy] = alone ? limits.copy_alone : limits.copy_together;
-  rates[Link::kRead] = limits.best_read() / sharers;
-  rates[Link::kDeviceMemory] = limits.device_memory;
-  rates[Link::kHostMemory] =
-      limits.host_memory > 0 ? limits.host_memory : limits.device_memory * sharers;
-  return rates;
 }
 
 /// Adds what blocks exchange whose weights stay: at the rate of gathers of that size, and the time
@@ -194,7 +211,8 @@ PassLimit pass_limit(const MemoryPlan& plan, const Model& model, const MachineLi
     const PassLimit travels = with(Travel::kWeights), stays = with(Travel::kActivations);
     return stays.seconds() < travels.seconds() ? stays : travels;
   }
-  PerLink<double> amounts = traffic_of(plan, model.config(), shape);
+  const double share = host_share(plan, limits, shape);
+  PerLink<double> amounts = traffic_of(plan, model.config(), shape, share);
   PerLink<double> rates = rates_of(plan, limits, shape);
   const LinkLoad products = products_of(plan, limits, shape);
   amounts[Link::kProducts] = products.amount;
@@ -203,6 +221,7 @@ PassLimit pass_limit(const MemoryPlan& plan, const Model& model, const MachineLi
   limit.batch = shape.batch;
   limit.ranks = shape.ranks;
   limit.stays = plan.all_stay();
+  limit.host_share = share;
   if (limit.stays) add_exchanges(plan, model, limits, limit, amounts, rates);
   for (const Link link : kLinks) {
     if (amounts[link] > 0) limit.links.push_back({link, amounts[link], rates[link]});

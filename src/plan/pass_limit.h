@@ -28,6 +28,7 @@ struct PassLimit {
   bool products_read_weights = false;  // few rows: products wait for memory, not for arithmetic
   bool stays = false;                  // weights do, and activations travel
   std::size_t exchanges = 0;           // collective calls that blocks then take
+  double host_share = 0;               // of the weights in host memory that its cores multiply
 
   const LinkLoad& bottleneck() const;
   double seconds() const;
@@ -48,7 +49,10 @@ struct PassShape {
 /// Divides what a pass moves by what the machine can. Bytes of one rank:
 /// - gather: the shards of all blocks from the other ranks, or where weights stay the inputs and
 ///   results of their products; and the head's exchange of hidden states and logits;
-/// - copy: its own shards of the host and NVMe tiers;
+/// - copy: its own shards of the host and NVMe tiers, less what the host's cores multiply. Where
+/// the
+///   share is to be measured, it is the one with which both would take as long;
+/// - host memory: with such a share, what is copied and multiplied from there;
 /// - nvme read: its own shards of that tier, with its share of the host's disk;
 /// - device memory: weights read where they rest or in their slot, slots written, shards read for
 ///   copies and by the other ranks, keys and values of all lanes. On the CPU backend all of this is

@@ -63,6 +63,7 @@ ordered_json limit_json(const PassLimit& limit, bool fits) {
           {"fits", fits},
           {"travel", limit.stays ? "activations" : "weights"},
           {"exchanges", limit.exchanges},
+          {"cpu_share", limit.host_share},
           {"pass_s", limit.seconds()},
           {"tokens_per_s", limit.tokens_per_second()},
           {"bottleneck", name_of(limit.bottleneck().link)},

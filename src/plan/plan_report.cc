@@ -97,6 +97,10 @@ std::string pass_table(const PlanReport& r) {
         "  weights stay: activations travel in {} exchanges, and a pass takes {} at least\n",
         r.pass.exchanges, format_seconds(r.pass.seconds()));
   }
+  if (r.pass.host_share > 0) {
+    out += fmt::format("  the host's cores multiply {:.0f}% of the weights in its memory{}\n",
+                       100 * r.pass.host_share, r.plan.cpu_share ? "" : ", or what is measured");
+  }
   return out;
 }
 

@@ -9,12 +9,16 @@
 #include <vector>
 
 #include "zero_infer/error.h"
+#include "zero_infer/logit_changes.h"
 #include "zero_infer/random.h"
 
 namespace zi {
 namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+
+/// Sums of as many as there are tokens stay finite.
+constexpr float kMostChange = 1e30f;
 
 /// Larger logits first, lower ids first among equals.
 struct BetterId {
@@ -62,6 +66,27 @@ void apply_repetition_penalty(std::span<const std::int32_t> history, float penal
   }
 }
 
+/// The logits that the row is drawn by, where they are not the raw ones.
+std::vector<float> changed_logits(std::span<const float> raw, const SampleRow& row) {
+  std::vector<float> changed(raw.begin(), raw.end());
+  thread_local LogitChanges made;  // keeps its memory from call to call
+  const auto changes =
+      changes_logits(row) ? made.of(row, raw.size()) : std::span<const LogitChange>{};
+  for (const LogitChange& change : changes) {
+    changed[static_cast<std::size_t>(change.id)] += change.bias;
+  }
+  if (penalises_repetition(row)) {
+    std::vector<float> biased;
+    if (!changes.empty()) biased = changed;
+    apply_repetition_penalty(row.history, row.repetition_penalty, biased.empty() ? raw : biased,
+                             changed);
+  }
+  for (const LogitChange& change : changes) {
+    changed[static_cast<std::size_t>(change.id)] -= change.penalty;
+  }
+  return changed;
+}
+
 /// Cuts `ids` to the smallest set of best ids whose weights reach `p` of their sum. Sorts no more
 /// of them than needed: a nucleus is mostly far smaller than the vocabulary.
 template <typename Weight>
@@ -87,7 +112,7 @@ void keep_nucleus(std::vector<std::int32_t>& ids, float p, const BetterId& bette
   }
 }
 
-/// One draw from `logits` (after the penalty), whose largest value is `largest`.
+/// One draw from `logits` (after bias and penalties), whose largest value is `largest`.
 std::int32_t draw(std::span<const float> logits, float largest, const SampleRow& row) {
   std::vector<std::int32_t> ids(logits.size());
   std::iota(ids.begin(), ids.end(), 0);
@@ -96,6 +121,12 @@ std::int32_t draw(std::span<const float> logits, float largest, const SampleRow&
     const float x = logits[static_cast<std::size_t>(id)] - largest;
     return static_cast<double>(std::exp(x / row.temperature));
   };
+  if (row.min_p > 0) {
+    const float least = least_exponent(row);
+    std::erase_if(ids, [&](std::int32_t id) {
+      return (logits[static_cast<std::size_t>(id)] - largest) / row.temperature < least;
+    });
+  }
   if (row.top_k > 0 && static_cast<std::size_t>(row.top_k) < ids.size()) {
     std::nth_element(ids.begin(), ids.begin() + (row.top_k - 1), ids.end(), better);
     ids.resize(static_cast<std::size_t>(row.top_k));
@@ -142,13 +173,33 @@ void report_best(std::span<const float> logits, double log_sum, std::span<std::i
 
 }  // namespace
 
+void check_sample_row(const SampleRow& row, std::size_t vocabulary) {
+  if (row.target >= 0 && static_cast<std::size_t>(row.target) >= vocabulary) {
+    throw Error(fmt::format("sample: the target id {} is not below the vocabulary's {} ids",
+                            row.target, vocabulary));
+  }
+  if (row.new_tokens > row.history.size()) {
+    throw Error(fmt::format("sample: {} new tokens are more than the {} of the history",
+                            row.new_tokens, row.history.size()));
+  }
+  if (!(std::abs(row.presence_penalty) <= kMostChange) ||
+      !(std::abs(row.frequency_penalty) <= kMostChange)) {
+    throw Error(
+        fmt::format("sample: a presence penalty of {} and a frequency penalty of {}: numbers up to "
+                    "{} are taken",
+                    row.presence_penalty, row.frequency_penalty, kMostChange));
+  }
+  for (const LogitBias& bias : row.bias) {
+    if (std::abs(bias.value) <= kMostChange || bias.value == kMinusInfinity) continue;
+    throw Error(fmt::format("sample: a bias of {} for the id {}: numbers up to {} are taken",
+                            bias.value, bias.id, kMostChange));
+  }
+}
+
 Sampled sample_row(std::span<const float> logits, const SampleRow& row,
                    std::span<std::int32_t> top_ids, std::span<float> top_logprobs) {
   if (logits.empty()) throw Error("sample_row: a row of logits without a single one");
-  if (row.target >= 0 && static_cast<std::size_t>(row.target) >= logits.size()) {
-    throw Error(fmt::format("sample_row: the target id {} is not below the vocabulary's {} ids",
-                            row.target, logits.size()));
-  }
+  check_sample_row(row, logits.size());
   const float largest = max_of(logits);
   const double log_sum = log_sum_exp(logits, largest);
   if (!std::isfinite(log_sum)) {
@@ -159,15 +210,14 @@ Sampled sample_row(std::span<const float> logits, const SampleRow& row,
   report_best(logits, log_sum, top_ids, top_logprobs);
 
   Sampled sampled;
-  const bool penalised = row.repetition_penalty != 1 && !row.history.empty();
   if (row.target >= 0) {
     sampled.id = row.target;
-  } else if (!penalised) {
+  } else if (!changes_logits(row) && !penalises_repetition(row)) {
     sampled.id = row.temperature > 0 ? draw(logits, largest, row) : first_of(logits, largest);
   } else {
-    std::vector<float> changed(logits.begin(), logits.end());
-    apply_repetition_penalty(row.history, row.repetition_penalty, logits, changed);
+    const std::vector<float> changed = changed_logits(logits, row);
     const float best = max_of(changed);
+    if (best == kMinusInfinity && changes_logits(row)) return {kNoId, kMinusInfinity};
     // A penalty may take the logits beyond float32: then nothing but the best is left.
     const bool draws = row.temperature > 0 && std::isfinite(best);
     sampled.id = draws ? draw(changed, best, row) : first_of(changed, best);

@@ -12,6 +12,7 @@
 #include "backend/cpu/row_kernels.h"
 #include "backend/cpu/simd.h"
 #include "backend/host/attention_shape.h"
+#include "backend/host/sample_rows.h"
 #include "backend/host/thread_pool.h"
 #include "packing/pack_rows.h"
 #include "packing/unpack_rows.h"
@@ -19,6 +20,7 @@
 #include "zero_infer/bytes.h"
 #include "zero_infer/cpu_stream.h"
 #include "zero_infer/error.h"
+#include "zero_infer/logit_changes.h"
 #include "zero_infer/sampler.h"
 
 namespace zi {
@@ -122,21 +124,37 @@ void make_rotations(const float* frequencies, std::int64_t pairs, float scale,
   }
 }
 
-/// SampleRows that own their histories: the host's lists grow while the stream runs.
+/// Rows with the histories and biases that they need: the caller's lists change while the stream
+/// runs.
 struct SampleRows {
+  explicit SampleRows(std::span<const SampleRow> given) : rows(given.begin(), given.end()) {
+    for (SampleRow& row : rows) {
+      if (!changes_logits(row)) {
+        row.bias = {};
+        row.new_tokens = 0;
+      }
+      if (!penalises_repetition(row)) row.history = row.history.last(row.new_tokens);
+      if (!row.history.empty()) {
+        row.history = histories.emplace_back(row.history.begin(), row.history.end());
+      }
+      if (!row.bias.empty()) row.bias = biases.emplace_back(row.bias.begin(), row.bias.end());
+    }
+  }
+  SampleRows(const SampleRows&) = delete;  // the rows' spans are into the lists below
+
   std::vector<SampleRow> rows;
   std::vector<std::vector<std::int32_t>> histories;
+  std::vector<std::vector<LogitBias>> biases;
 };
 
 void sample_rows(const float* logits, std::int64_t ld, std::int64_t vocabulary,
                  const SampleRows& rows, const SampleResults& results, ThreadPool& pool) {
-  const auto top = static_cast<std::size_t>(results.top);
   const auto sample_one = [&](std::int64_t row, int) {
-    SampleRow wanted = rows.rows[static_cast<std::size_t>(row)];
-    wanted.history = rows.histories[static_cast<std::size_t>(row)];
+    const SampleRow& wanted = rows.rows[static_cast<std::size_t>(row)];
     std::span<std::int32_t> top_ids;
     std::span<float> top_logprobs;
-    if (top > 0) {
+    if (wanted.top > 0) {
+      const auto top = static_cast<std::size_t>(wanted.top);
       top_ids = {results.top_ids + row * results.top, top};
       top_logprobs = {results.top_logprobs + row * results.top, top};
     }
@@ -311,16 +329,29 @@ class CpuOps final : public Ops {
     });
   }
 
+  void put_columns(std::span<const ColumnRun> runs, std::int64_t rows, float* y, std::int64_t ld,
+                   Stream& stream) override {
+    std::array<ColumnRun, kMostRuns> kept{};
+    std::int64_t elements = 0;
+    for (std::size_t i = 0; i < runs.size(); ++i) {
+      kept.at(i) = runs[i];
+      elements += rows * runs[i].cols;
+    }
+    enqueue(stream, [=](Kernels& kernels) {
+      const auto put_row = [&](std::int64_t row, int) {
+        for (const ColumnRun& run : kept) {
+          std::copy_n(run.x + row * run.ld, run.cols, y + row * ld + run.first);
+        }
+      };
+      kernels.pool.run(rows, put_row, elements >= kParallelElements);
+    });
+  }
+
   void sample(const float* logits, std::int64_t ld, std::int64_t vocabulary,
               std::span<const SampleRow> rows, const SampleResults& results,
               Stream& stream) override {
-    auto owned = std::make_shared<SampleRows>();
-    owned->rows.assign(rows.begin(), rows.end());
-    for (const SampleRow& row : rows) {
-      // Only the penalty reads the history.
-      const auto used = row.repetition_penalty == 1 ? std::span<const std::int32_t>{} : row.history;
-      owned->histories.emplace_back(used.begin(), used.end());
-    }
+    check_sample_rows(rows, vocabulary, results);
+    auto owned = std::make_shared<const SampleRows>(rows);
     enqueue(stream, [=, owned = std::move(owned)](Kernels& kernels) {
       sample_rows(logits, ld, vocabulary, *owned, results, kernels.pool);
     });

@@ -7,12 +7,18 @@
 #include <algorithm>
 #include <atomic>
 #include <cctype>
+#include <cstdint>
+#include <deque>
+#include <exception>
 #include <fstream>
+#include <functional>
+#include <mutex>
 #include <string>
 #include <thread>
 
 #include "backend/cuda/cuda_graph.h"
 #include "backend/cuda/cuda_support.h"
+#include "backend/cuda/host_copy.h"
 #include "backend/cuda/kernel_architecture.h"
 #include "backend/cuda/kernel_probe.h"
 #include "backend/host/host_memory.h"
@@ -46,9 +52,55 @@ class CudaEvent final : public Event {
   cudaEvent_t event_ = nullptr;
 };
 
+/// Tasks of one stream, in their order; a thread of CUDA's runs them.
+class StreamTasks {
+ public:
+  /// The next one; it stays here until it has run.
+  void* add(std::function<void()> run) {
+    const std::lock_guard lock(mutex_);
+    while (!tasks_.empty() && tasks_.front()->done) tasks_.pop_front();
+    tasks_.push_back(std::make_unique<Task>(Task{this, std::move(run)}));
+    return tasks_.back().get();
+  }
+  static void CUDART_CB run(void* added) {
+    Task& task = *static_cast<Task*>(added);
+    StreamTasks& all = *task.all;
+    std::exception_ptr failure;
+    {
+      const std::lock_guard lock(all.mutex_);
+      failure = all.failure_;
+    }
+    if (!failure) {
+      try {
+        task.run();
+      } catch (...) {
+        failure = std::current_exception();
+      }
+    }
+    const std::lock_guard lock(all.mutex_);
+    if (!all.failure_) all.failure_ = failure;
+    task.done = true;
+  }
+  void rethrow_failure() const {
+    const std::lock_guard lock(mutex_);
+    if (failure_) std::rethrow_exception(failure_);
+  }
+
+ private:
+  struct Task {
+    StreamTasks* all;
+    std::function<void()> run;
+    bool done = false;
+  };
+  mutable std::mutex mutex_;
+  std::deque<std::unique_ptr<Task>> tasks_;
+  std::exception_ptr failure_;  // the first
+};
+
 class CudaStream final : public Stream {
  public:
-  explicit CudaStream(int priority) {
+  /// `own_copies`: kernels copy from pinned memory, not the copy engine.
+  explicit CudaStream(int priority, bool own_copies = false) : own_copies_(own_copies) {
     ZI_CUDA(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, priority));
   }
   ~CudaStream() override {
@@ -64,12 +116,32 @@ class CudaStream final : public Stream {
   void wait(const Event& event) override {
     ZI_CUDA(cudaStreamWaitEvent(stream_, dynamic_cast<const CudaEvent&>(event).get()));
   }
-  void synchronize() override { ZI_CUDA(cudaStreamSynchronize(stream_)); }
+  void enqueue(std::function<void()> task) override {
+    ZI_CUDA(cudaLaunchHostFunc(stream_, StreamTasks::run, tasks_.add(std::move(task))));
+  }
+  void synchronize() override {
+    ZI_CUDA(cudaStreamSynchronize(stream_));
+    tasks_.rethrow_failure();
+  }
   cudaStream_t get() const { return stream_; }
+  bool own_copies() const { return own_copies_; }
 
  private:
   cudaStream_t stream_ = nullptr;
+  bool own_copies_;
+  StreamTasks tasks_;
 };
+
+bool fits_kernel(const void* dst, const void* src, std::size_t bytes) {
+  const auto bits = reinterpret_cast<std::uintptr_t>(dst) | reinterpret_cast<std::uintptr_t>(src);
+  return ((bits | bytes) & 15u) == 0;
+}
+
+bool is_pinned(const void* memory) {
+  cudaPointerAttributes attributes{};
+  ZI_CUDA(cudaPointerGetAttributes(&attributes, memory));
+  return attributes.type == cudaMemoryTypeHost;
+}
 
 /// The NUMA node that the GPU hangs on, or -1.
 int numa_node_of(int index) {
@@ -129,6 +201,7 @@ class CudaDevice final : public Device {
 
   std::string name() const override { return name_; }
   bool is_host() const override { return false; }
+  int numa_node() const override { return numa_node_; }
 
   MemoryInfo memory() const override {
     MemoryInfo info;
@@ -188,6 +261,10 @@ class CudaDevice final : public Device {
     return std::make_unique<CudaStream>(priority == StreamPriority::kFirst ? greatest_priority_
                                                                            : least_priority_);
   }
+  std::unique_ptr<Stream> make_stream_of_own_copies(const std::string&) override {
+    load_host_copy();
+    return std::make_unique<CudaStream>(least_priority_, true);
+  }
   std::unique_ptr<Event> make_event() override { return std::make_unique<CudaEvent>(); }
 
   double elapsed_seconds(const Event& start, const Event& end) const override {
@@ -199,6 +276,11 @@ class CudaDevice final : public Device {
 
   void copy(void* dst, const void* src, std::size_t bytes, Stream& stream) override {
     if (bytes == 0) return;
+    const auto& cuda = dynamic_cast<const CudaStream&>(stream);
+    if (cuda.own_copies() && fits_kernel(dst, src, bytes) && is_pinned(src)) {
+      copy_by_kernel(dst, src, bytes, cuda.get());
+      return;
+    }
     ZI_CUDA(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDefault, cuda_stream(stream)));
   }
   std::unique_ptr<Graph> record(Stream& stream, const std::function<void()>& work) override {

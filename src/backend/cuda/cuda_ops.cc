@@ -1,3 +1,4 @@
+#include "backend/cuda/column_kernels.h"
 #include "backend/cuda/cuda_attention.h"
 #include "backend/cuda/cuda_matmul.h"
 #include "backend/cuda/cuda_positions.h"
@@ -6,6 +7,7 @@
 #include "backend/cuda/packed_rows.h"
 #include "backend/cuda/row_kernels.h"
 #include "backend/host/attention_shape.h"
+#include "backend/host/sample_rows.h"
 #include "zero_infer/error.h"
 
 namespace zi {
@@ -13,7 +15,8 @@ namespace {
 
 /// What cuBLAS recommends for Hopper.
 constexpr std::size_t kCublasBytes = std::size_t{32} << 20;
-/// Partial results of attention, or converted pieces of float32 products: one at a time.
+/// Partial results of attention, converted pieces of float32 products, or changed logits of rows to
+/// sample: one at a time.
 constexpr std::size_t kScratchBytes = std::size_t{64} << 20;
 static_assert(kScratchBytes >= kAttentionScratchBytes);
 
@@ -22,7 +25,7 @@ class CudaOps final : public Ops {
   explicit CudaOps(Device& device)
       : memory_(device.allocate(kCublasBytes + kScratchBytes)),
         matmul_(memory_.span().first(kCublasBytes), scratch()),
-        sampler_(device) {}
+        sampler_(device, scratch()) {}
 
   bool recordable() const override { return true; }
 
@@ -131,9 +134,15 @@ class CudaOps final : public Ops {
     cuda_interleave(parts, type, blocks, rows, slices, y, cuda_stream(stream));
   }
 
+  void put_columns(std::span<const ColumnRun> runs, std::int64_t rows, float* y, std::int64_t ld,
+                   Stream& stream) override {
+    cuda_put_columns(runs, rows, y, ld, cuda_stream(stream));
+  }
+
   void sample(const float* logits, std::int64_t ld, std::int64_t vocabulary,
               std::span<const SampleRow> rows, const SampleResults& results,
               Stream& stream) override {
+    check_sample_rows(rows, vocabulary, results);
     sampler_.sample(logits, ld, vocabulary, rows, results, stream);
   }
 

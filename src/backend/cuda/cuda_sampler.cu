@@ -1,15 +1,14 @@
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <limits>
 #include <string>
 
 #include "backend/cuda/cuda_sampler.h"
+#include "backend/cuda/cuda_sampler_inputs.h"
 #include "backend/cuda/cuda_sampler_rows.h"
 #include "backend/cuda/cuda_support.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
-#include "zero_infer/random.h"
 
 namespace zi {
 namespace {
@@ -20,17 +19,12 @@ constexpr int kScanPerThread = 32;
 /// Logits of a block. It does not depend on the number of rows, so neither do a row's sums.
 constexpr int kChunk = kScanThreads * kScanPerThread;
 constexpr int kCombineThreads = 256;
-constexpr int kBitThreads = 256;
 
-constexpr std::size_t kSlots = 4;
-constexpr std::size_t kGroupRows = 512;
-constexpr std::size_t kStagingBytes = std::size_t{256} << 10;
 constexpr std::size_t kPartialBytes = std::size_t{1} << 20;
 constexpr std::size_t kStateBytes = std::size_t{16} << 10;
-constexpr std::size_t kBitmapBytes = std::size_t{16} << 20;
-constexpr std::size_t kScratchBytes = kStagingBytes + kPartialBytes + kStateBytes + kBitmapBytes;
 
-/// Largest logit and sum(exp(x - largest)) of some logits, and the best of them after the penalty.
+/// Largest logit and sum(exp(x - largest)) of some logits, and the best of them after bias and
+/// penalties.
 struct Partial {
   double sum = 0;
   std::uint64_t best = 0;
@@ -39,9 +33,7 @@ struct Partial {
 };
 
 constexpr std::size_t kPartials = kPartialBytes / sizeof(Partial);
-static_assert(kStateBytes >= kGroupRows * sizeof(RowState));
-static_assert(kStagingBytes >= 2 * kGroupRows * sizeof(SampleParams));
-static_assert(kBitmapBytes * 8 <= std::size_t{1} << 32, "a bit's index has 32 bits");
+static_assert(kStateBytes >= SamplerInputs::kMostRows * sizeof(RowState));
 
 /// What exponents are taken relative to: where there is nothing but -infinity, the sum is 0.
 __device__ float base_of(float largest) { return largest == -INFINITY ? 0.0f : largest; }
@@ -57,20 +49,14 @@ __device__ Partial merged(const Partial& a, const Partial& b) {
   return out;
 }
 
-/// Bits stand for ids of histories: the same one may come many times.
-__global__ void __launch_bounds__(kBitThreads)
-    set_bits(const std::uint32_t* positions, int count, std::uint32_t* bitmaps) {
-  const int i = static_cast<int>(blockIdx.x * kBitThreads + threadIdx.x);
-  if (i < count) atomicOr(bitmaps + positions[i] / 32, 1u << (positions[i] % 32));
-}
-
 /// One block for each chunk (x) of each row (y); partials (rows, chunks). All loads of a thread are
 /// under way at once, and rows may lie at any alignment.
 __global__ void __launch_bounds__(kScanThreads, 4)
     scan_chunks(const SampleBatch batch, Partial* partials) {
-  const PenalisedRow row(batch, batch.params[blockIdx.y]);
+  const SampleParams params = batch.params[blockIdx.y];
+  const PenalisedRow row = drawn_row(batch, params);
   const int first = static_cast<int>(blockIdx.x) * kChunk + static_cast<int>(threadIdx.x);
-  const float* const logits = row.logits + first;
+  const float* const logits = batch.logits + params.row * batch.ld + first;
   const int left = row.count - first;
   float x[kScanPerThread];
 #pragma unroll
@@ -89,14 +75,15 @@ __global__ void __launch_bounds__(kScanThreads, 4)
     largest = x[i] > largest ? x[i] : largest;
   }
   float best = largest;
-  if (row.bits != nullptr) {
-    // Reads again what the cache holds: the bits' words and 32 logits together are too many
-    // registers.
+  if (params.bitmap >= 0 || params.copy >= 0) {
+    // Where it is the raw logits, the cache holds them: the bits' words and 32 logits together are
+    // too many registers.
+    const float* const drawn_by = row.logits + first;
     best = -INFINITY;
     at = 0;
 #pragma unroll 4
     for (int i = 0; i < min(left, kChunk); i += kScanThreads) {
-      const float value = row.value(first + i, __ldg(logits + i));
+      const float value = row.value(first + i, __ldg(drawn_by + i));
       at = value > best ? i : at;
       best = value > best ? value : best;
     }
@@ -163,7 +150,9 @@ __global__ void __launch_bounds__(kCombineThreads)
   if (valid && index < drawn) return;
   std::int32_t id = kNoId;
   float logprob = NAN;
-  if (valid) {
+  if (valid && nothing_left(params, state)) {
+    logprob = -INFINITY;
+  } else if (valid) {
     id = params.target >= 0 ? params.target : id_of(state.best);
     const float raw = batch.logits[params.row * batch.ld + id];
     logprob = static_cast<float>(static_cast<double>(raw) - state.log_sum);
@@ -172,14 +161,6 @@ __global__ void __launch_bounds__(kCombineThreads)
   batch.results.logprobs[params.row] = logprob;
 }
 
-bool draws(const SampleRow& row) { return row.target < 0 && row.temperature > 0; }
-
-/// Histories of the others need not reach the device.
-bool penalised(const SampleRow& row) {
-  return row.target < 0 && row.repetition_penalty != 1 && !row.history.empty();
-}
-
-std::size_t words_of(std::size_t vocabulary) { return (vocabulary + 31) / 32; }
 std::size_t chunks_of(std::size_t vocabulary) { return (vocabulary + kChunk - 1) / kChunk; }
 
 unsigned blocks_of(std::size_t count, std::size_t per_block) {
@@ -189,40 +170,18 @@ unsigned blocks_of(std::size_t count, std::size_t per_block) {
 }  // namespace
 
 struct CudaSampler::State {
-  /// Pinned memory that a copy to the device may still be reading.
-  struct Slot {
-    Buffer memory;
-    std::unique_ptr<Event> copied;
-  };
+  State(Device& device, std::span<std::byte> shared)
+      : inputs(device, shared),
+        scratch(device.allocate(kPartialBytes + kStateBytes)),
+        done(device.make_event()) {}
 
-  explicit State(Device& device)
-      : scratch(device.allocate(kScratchBytes)), done(device.make_event()) {
-    for (Slot& slot : slots) slot = {device.allocate_pinned(kStagingBytes), device.make_event()};
-  }
-
-  std::byte* staged() const { return scratch.data(); }
-  Partial* partials() const { return reinterpret_cast<Partial*>(scratch.data() + kStagingBytes); }
-  RowState* states() const {
-    return reinterpret_cast<RowState*>(scratch.data() + kStagingBytes + kPartialBytes);
-  }
-  std::uint32_t* bitmaps() const {
-    return reinterpret_cast<std::uint32_t*>(scratch.data() + kStagingBytes + kPartialBytes +
-                                            kStateBytes);
-  }
-
-  Slot& free_slot() {
-    Slot& slot = slots[next];
-    next = (next + 1) % kSlots;
-    slot.copied->synchronize();
-    return slot;
-  }
+  Partial* partials() const { return scratch.as<Partial>(); }
+  RowState* states() const { return reinterpret_cast<RowState*>(scratch.data() + kPartialBytes); }
 
   std::size_t group_of(std::span<const SampleRow> rows, std::size_t vocabulary) const;
-  void upload(std::span<const SampleRow> rows, std::size_t vocabulary, Stream& stream);
   void sample_group(SampleBatch batch, std::span<const SampleRow> rows, Stream& stream);
 
-  std::array<Slot, kSlots> slots;
-  std::size_t next = 0;
+  SamplerInputs inputs;
   Buffer scratch;
   std::unique_ptr<Event> done;  // the last call's work
 };
@@ -230,12 +189,8 @@ struct CudaSampler::State {
 /// How many of the rows fit the scratch memory at once.
 std::size_t CudaSampler::State::group_of(std::span<const SampleRow> rows,
                                          std::size_t vocabulary) const {
-  const std::size_t most = std::min({rows.size(), kGroupRows, kPartials / chunks_of(vocabulary)});
-  const std::size_t most_bitmaps = kBitmapBytes / 4 / words_of(vocabulary);
-  std::size_t count = 0;
-  for (std::size_t bitmaps = 0; count < most; ++count) {
-    if (penalised(rows[count]) && ++bitmaps > most_bitmaps) break;
-  }
+  const std::size_t count =
+      std::min(inputs.room_for(rows, vocabulary), kPartials / chunks_of(vocabulary));
   if (count == 0) {
     throw Error("sample: a vocabulary of " + std::to_string(vocabulary) +
                 " ids is too large for the GPU's sampler");
@@ -243,93 +198,26 @@ std::size_t CudaSampler::State::group_of(std::span<const SampleRow> rows,
   return count;
 }
 
-/// Parameters first, then the bits of all histories: as many as fit after them, and the others in
-/// further slots.
-void CudaSampler::State::upload(std::span<const SampleRow> rows, std::size_t vocabulary,
-                                Stream& stream) {
-  const cudaStream_t cuda = cuda_stream(stream);
-  const std::size_t params_bytes = rows.size() * sizeof(SampleParams);
-  const std::size_t most_bits = (kStagingBytes - params_bytes) / sizeof(std::uint32_t);
-  Slot* slot = &free_slot();
-  auto* const params = slot->memory.as<SampleParams>();
-  std::size_t drawing = 0;
-  std::size_t others = static_cast<std::size_t>(std::ranges::count_if(rows, draws));
-  std::int32_t bitmaps_used = 0;
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    const SampleRow& row = rows[i];
-    SampleParams& p = params[draws(row) ? drawing++ : others++];
-    p.uniform = uniform01(random_bits(row.seed, row.sequence, row.position));
-    p.row = static_cast<std::int32_t>(i);
-    p.target = row.target;
-    p.bitmap = penalised(row) ? bitmaps_used++ : -1;
-    p.top_k = row.top_k;
-    p.temperature = row.temperature;
-    p.top_p = row.top_p;
-    p.penalty = row.repetition_penalty;
-  }
-  const std::size_t words = words_of(vocabulary);
-  if (bitmaps_used > 0) {
-    const std::size_t bytes = static_cast<std::size_t>(bitmaps_used) * words * 4;
-    ZI_CUDA(cudaMemsetAsync(bitmaps(), 0, bytes, cuda));
-  }
-
-  std::size_t from = 0;  // the params go with the first copy only
-  std::size_t count = 0;
-  const auto flush = [&] {
-    const std::size_t bytes = params_bytes + count * sizeof(std::uint32_t) - from;
-    ZI_CUDA(cudaMemcpyAsync(staged() + from, slot->memory.data() + from, bytes,
-                            cudaMemcpyHostToDevice, cuda));
-    stream.record(*slot->copied);
-    if (count > 0) {
-      set_bits<<<blocks_of(count, kBitThreads), kBitThreads, 0, cuda>>>(
-          reinterpret_cast<const std::uint32_t*>(staged() + params_bytes), static_cast<int>(count),
-          bitmaps());
-      ZI_CUDA_LAUNCHED();
-    }
-    from = params_bytes;
-    count = 0;
-  };
-  std::size_t first_bit = 0;
-  for (const SampleRow& row : rows) {
-    if (!penalised(row)) continue;
-    for (const std::int32_t id : row.history) {
-      if (id < 0 || static_cast<std::size_t>(id) >= vocabulary) continue;
-      if (count == most_bits) {
-        flush();
-        slot = &free_slot();
-      }
-      auto* const bits = reinterpret_cast<std::uint32_t*>(slot->memory.data() + params_bytes);
-      bits[count++] = static_cast<std::uint32_t>(first_bit + static_cast<std::size_t>(id));
-    }
-    first_bit += words * 32;
-  }
-  flush();
-}
-
 void CudaSampler::State::sample_group(SampleBatch batch, std::span<const SampleRow> rows,
                                       Stream& stream) {
-  const auto vocabulary = static_cast<std::size_t>(batch.vocabulary);
-  upload(rows, vocabulary, stream);
-  batch.params = reinterpret_cast<const SampleParams*>(staged());
+  const RowOrder order = inputs.upload(rows, batch, stream);
   batch.states = states();
-  batch.bitmaps = bitmaps();
-  batch.bitmap_words = static_cast<std::int64_t>(words_of(vocabulary));
 
   const cudaStream_t cuda = cuda_stream(stream);
   const auto count = static_cast<int>(rows.size());
-  const auto drawn = static_cast<int>(std::ranges::count_if(rows, draws));
-  const auto chunks = static_cast<unsigned>(chunks_of(vocabulary));
+  const auto chunks = static_cast<unsigned>(chunks_of(static_cast<std::size_t>(batch.vocabulary)));
   scan_chunks<<<dim3(chunks, static_cast<unsigned>(count)), kScanThreads, 0, cuda>>>(batch,
                                                                                      partials());
   ZI_CUDA_LAUNCHED();
   combine_chunks<<<blocks_of(rows.size(), kCombineThreads / kLanes), kCombineThreads, 0, cuda>>>(
-      batch, partials(), static_cast<int>(chunks), count, drawn);
+      batch, partials(), static_cast<int>(chunks), count, order.drawn);
   ZI_CUDA_LAUNCHED();
-  if (drawn > 0) draw_rows(batch, drawn, cuda);
-  if (batch.results.top > 0) report_rows(batch, count, cuda);
+  if (order.drawn > 0) draw_rows(batch, order.drawn, cuda);
+  if (order.reported > 0) report_rows(batch, order.first_reported, order.reported, cuda);
 }
 
-CudaSampler::CudaSampler(Device& device) : state_(std::make_unique<State>(device)) {}
+CudaSampler::CudaSampler(Device& device, std::span<std::byte> scratch)
+    : state_(std::make_unique<State>(device, scratch)) {}
 
 // The kernels use this memory until then.
 CudaSampler::~CudaSampler() {
@@ -348,14 +236,10 @@ void CudaSampler::sample(const float* logits, std::int64_t ld, std::int64_t voca
     throw Error("sample: rows of " + std::to_string(ld) + " logits with a vocabulary of " +
                 std::to_string(vocabulary) + " ids");
   }
-  if (results.top > kListedIds) {
-    throw Error("sample: the GPU's sampler reports " + std::to_string(kListedIds) +
-                " best ids at most, not " + std::to_string(results.top));
-  }
   for (const SampleRow& row : rows) {
-    if (row.target < vocabulary) continue;
-    throw Error("sample: the target id " + std::to_string(row.target) +
-                " is not below the vocabulary's " + std::to_string(vocabulary) + " ids");
+    if (row.top <= kListedIds) continue;
+    throw Error("sample: the GPU's sampler reports " + std::to_string(kListedIds) +
+                " best ids at most, not " + std::to_string(row.top));
   }
   for (std::size_t begin = 0; begin < rows.size();) {
     const std::span<const SampleRow> left = rows.subspan(begin);

@@ -1,38 +1,14 @@
 #include <cmath>
 
+#include "backend/cuda/cuda_sampler_block.cuh"
 #include "backend/cuda/cuda_sampler_rows.h"
 #include "backend/cuda/cuda_support.h"
 
 namespace zi {
 namespace {
 
-/// One block works on one row. Everything it sums is an integer (counts of ids, or weights in fixed
-/// point), so the order in which its threads come never shows in a result.
-constexpr int kThreads = 1024;
-constexpr int kWarps = kThreads / kLanes;
-constexpr int kBins = 2 * kThreads;
-constexpr int kBinBits = 11;
-constexpr int kBatch = 8;  // loads that a thread has under way
-static_assert(kBins == 1 << kBinBits && kWarps == kLanes && kListedIds == 2 * kThreads);
-
 /// Weights below exp(-kDepth) of the largest are 0 in fixed point: see Weight.
 constexpr float kDepth = 32;
-
-struct Shared {
-  std::uint32_t counts[kBins];
-  std::uint32_t low[kBins];  // amounts, in two halves: shared memory adds 32 bits at once
-  std::uint32_t high[kBins];
-  std::uint64_t list[kListedIds];  // order_of ids
-  std::uint64_t warps[kWarps];
-  std::uint64_t above;
-  int above_count;
-  int bin;
-  int in_bin;
-  int index;
-  int listed;
-};
-
-__device__ int thread_index() { return static_cast<int>(threadIdx.x); }
 
 /// Amounts of which a selection keeps enough: each id counts as one,
 struct One {
@@ -58,157 +34,8 @@ struct Weight {
   }
 };
 
-/// The sum of x over the threads before this one; `total`: over all. All threads call.
-__device__ std::uint64_t sum_before(Shared& s, std::uint64_t x, std::uint64_t& total) {
-  const int lane = thread_index() % kLanes;
-  const int warp = thread_index() / kLanes;
-  const auto inclusive = [lane](std::uint64_t value) {
-    for (int distance = 1; distance < kLanes; distance *= 2) {
-      const std::uint64_t other = __shfl_up_sync(kAllLanes, value, distance);
-      if (lane >= distance) value += other;
-    }
-    return value;
-  };
-  const std::uint64_t within = inclusive(x);
-  __syncthreads();  // the last call's sums have been read
-  if (lane == kLanes - 1) s.warps[warp] = within;
-  __syncthreads();
-  if (warp == 0) s.warps[lane] = inclusive(s.warps[lane]);
-  __syncthreads();
-  total = s.warps[kWarps - 1];
-  return (warp > 0 ? s.warps[warp - 1] : 0) + within - x;
-}
-
-/// Calls visit(id, value) for the ids first, first + stride, .. below end. Threads of a warp take
-/// neighbours.
-template <typename Visit>
-__device__ void visit_ids(const PenalisedRow& row, int first, int end, int stride, Visit visit) {
-  for (int base = first; base < end; base += kBatch * stride) {
-    float x[kBatch];
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      const int id = base + i * stride;
-      x[i] = id < end ? __ldg(row.logits + id) : 0.0f;
-    }
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      const int id = base + i * stride;
-      if (id < end) visit(id, row.value(id, x[i]));
-    }
-  }
-}
-
-/// Sorts the first `count` of the list, largest first (Batcher's bitonic network).
-__device__ void sort_list(Shared& s, int count) {
-  int size = 2;
-  while (size < count) size *= 2;
-  for (int i = count + thread_index(); i < size; i += kThreads) s.list[i] = 0;
-  for (int run = 2; run <= size; run *= 2) {
-    for (int step = run / 2; step > 0; step /= 2) {
-      __syncthreads();
-      if (thread_index() >= size / 2) continue;
-      const int i = 2 * thread_index() - (thread_index() & (step - 1));
-      const std::uint64_t a = s.list[i];
-      const std::uint64_t b = s.list[i + step];
-      const bool descending = (i & run) == 0;
-      if ((a < b) == descending) {
-        s.list[i] = b;
-        s.list[i + step] = a;
-      }
-    }
-  }
-  __syncthreads();
-}
-
-/// Fills the list with the ids of keys low .. high and of at least that order, best first. Returns
-/// their number, at most kListedIds.
-__device__ int list_ids(Shared& s, const PenalisedRow& row, std::uint32_t low, std::uint32_t high,
-                        std::uint64_t least) {
-  __syncthreads();  // the last list has been read
-  if (thread_index() == 0) s.listed = 0;
-  __syncthreads();
-  visit_ids(row, thread_index(), row.count, kThreads, [&](int id, float x) {
-    const std::uint32_t key = key_of(x);
-    const std::uint64_t order = order_of(key, id);
-    if (key < low || key > high || order < least) return;
-    const int at = atomicAdd(&s.listed, 1);
-    if (at < kListedIds) s.list[at] = order;
-  });
-  __syncthreads();
-  const int count = min(s.listed, kListedIds);
-  sort_list(s, count);
-  return count;
-}
-
-/// The first entry of the list at which the running sum of amount(entry) reaches need(sum of
-/// all) >= 1.
-template <typename Need, typename Amount>
-__device__ int reach_in_list(Shared& s, int count, Need need, Amount amount) {
-  const int at = 2 * thread_index();
-  const std::uint64_t first = at < count ? amount(s.list[at]) : 0;
-  const std::uint64_t second = at + 1 < count ? amount(s.list[at + 1]) : 0;
-  std::uint64_t total = 0;
-  const std::uint64_t before = sum_before(s, first + second, total);
-  const std::uint64_t enough = need(total);
-  if (thread_index() == 0) s.index = count - 1;
-  __syncthreads();
-  if (before < enough && enough <= before + first + second) {
-    s.index = at + (before + first < enough ? 1 : 0);
-  }
-  __syncthreads();
-  return s.index;
-}
-
-/// The lowest id at which the running sum of amount(id, x), over ascending ids, reaches need(sum of
-/// all) >= 1; -1 if it never does.
-template <typename Need, typename Amount>
-__device__ int reach_in_row(Shared& s, const PenalisedRow& row, Need need, Amount amount) {
-  // Each warp sums a segment; then the whole block looks at the one that reaches it.
-  const int segment = ((row.count + kThreads - 1) / kThreads) * kLanes;
-  const int warp = thread_index() / kLanes;
-  const int lane = thread_index() % kLanes;
-  std::uint64_t sum = 0;
-  visit_ids(row, warp * segment + lane, min(row.count, (warp + 1) * segment), kLanes,
-            [&](int id, float x) { sum += amount(id, x); });
-  for (int other = kLanes / 2; other > 0; other /= 2) {
-    sum += __shfl_xor_sync(kAllLanes, sum, other);
-  }
-  if (lane != 0) sum = 0;
-  std::uint64_t total = 0;
-  std::uint64_t before = sum_before(s, sum, total);
-  const std::uint64_t enough = need(total);
-  if (thread_index() == 0) s.index = -1;
-  __syncthreads();
-  if (before < enough && enough <= before + sum) {
-    s.index = warp * segment;
-    s.above = before;
-  }
-  __syncthreads();
-  const int begin = s.index;
-  if (begin < 0) return -1;
-  const std::uint64_t in_segment = enough - s.above;
-
-  const int piece = segment / kLanes;
-  const int first = begin + thread_index() * piece / kLanes;
-  const int end = min(row.count, begin + (thread_index() + 1) * piece / kLanes);
-  sum = 0;
-  visit_ids(row, first, end, 1, [&](int id, float x) { sum += amount(id, x); });
-  before = sum_before(s, sum, total);
-  if (before < in_segment && in_segment <= before + sum) {
-    std::uint64_t running = before;
-    int id = first;
-    for (;; ++id) {
-      running += amount(id, row.value(id, row.logits[id]));
-      if (running >= in_segment) break;
-    }
-    s.index = id;
-  }
-  __syncthreads();
-  return s.index;
-}
-
 struct Selection {
-  std::uint64_t least = 0;  // order_of the worst id kept
+  std::uint64_t least = 0;  // order_of the worst id kept, or less
   int listed = -1;          // >= 0: the list holds the ids kept, this many, best first
 };
 
@@ -219,11 +46,9 @@ struct Selection {
 /// A radix select over the order-preserving keys: the histogram of a range of keys names the bin in
 /// which the need is reached, which is the next range, until few enough ids are left to sort them.
 template <typename Need, typename Amount>
-__device__ Selection select(Shared& s, const PenalisedRow& row, float best, float depth,
+__device__ Selection select(RowShared& s, const PenalisedRow& row, float best, float depth,
                             std::uint64_t least, Need need, Amount amount) {
-  const auto amount_of = [&](std::uint64_t order) {
-    return amount(value_of(static_cast<std::uint32_t>(order >> 32)));
-  };
+  const auto amount_of = [&](std::uint64_t order) { return amount(value_of(key_in(order))); };
   std::uint32_t high = key_of(best);
   std::uint32_t low = min(key_of(best - depth), high);
   std::uint64_t above = 0;  // amount and number of the ids above the range
@@ -231,13 +56,13 @@ __device__ Selection select(Shared& s, const PenalisedRow& row, float best, floa
   std::uint64_t enough = 0;
   for (;;) {
     const int shift = max(0, 32 - kBinBits - __clz(static_cast<int>(high - low)));
-    for (int i = thread_index(); i < kBins; i += kThreads) {
+    for (int i = thread_index(); i < kBins; i += kRowThreads) {
       s.counts[i] = 0;
       s.low[i] = 0;
       s.high[i] = 0;
     }
     __syncthreads();
-    visit_ids(row, thread_index(), row.count, kThreads, [&](int id, float x) {
+    visit_ids(row, thread_index(), row.count, kRowThreads, [&](int id, float x) {
       const std::uint32_t key = key_of(x);
       if (key < low || key > high || order_of(key, id) < least) return;
       const std::uint32_t bin = (key - low) >> shift;
@@ -271,7 +96,7 @@ __device__ Selection select(Shared& s, const PenalisedRow& row, float best, floa
                                                   total_count));
     if (enough == 0) enough = need(total);
     if (above + total < enough) {
-      if (low == 0) return {least, -1};  // less than asked for: all of it
+      if (low <= key_in(least)) return {least, -1};  // less than asked for: all of it
       above += total;
       above_count += static_cast<int>(total_count);
       high = low - 1;
@@ -313,16 +138,35 @@ __device__ Selection select(Shared& s, const PenalisedRow& row, float best, floa
   }
 }
 
+/// The lowest key whose (value - best) / temperature is not below `exponent` <= 0.
+__device__ std::uint32_t least_key(float best, float temperature, float exponent) {
+  std::uint32_t low = key_of(-INFINITY);
+  std::uint32_t high = key_of(best);
+  while (low < high) {
+    const std::uint32_t middle = low + (high - low) / 2;
+    if ((value_of(middle) - best) / temperature < exponent) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return high;
+}
+
 /// The draw of one row: the first of the kept ids, in ascending order, whose running sum of weights
 /// exceeds the point.
-__device__ int draw(Shared& s, const PenalisedRow& row, const SampleParams& params, float best) {
+__device__ int draw(RowShared& s, const PenalisedRow& row, const SampleParams& params, float best) {
   const Weight weight(best, params.temperature, row.count);
   Selection kept;
+  if (params.least_exponent > -INFINITY) {
+    const std::uint32_t key = least_key(best, params.temperature, params.least_exponent);
+    kept.least = static_cast<std::uint64_t>(key) << 32;  // with every id of that key
+  }
   if (params.top_k > 0 && params.top_k < row.count) {
     const auto k = static_cast<std::uint64_t>(params.top_k);
     kept = select(
-        s, row, best, kDepth * fmaxf(params.temperature, 1.0f), 0, [k](std::uint64_t) { return k; },
-        One{});
+        s, row, best, kDepth * fmaxf(params.temperature, 1.0f), kept.least,
+        [k](std::uint64_t) { return k; }, One{});
   }
   if (params.top_p < 1) {
     const auto enough = [&](std::uint64_t mass) {
@@ -331,7 +175,7 @@ __device__ int draw(Shared& s, const PenalisedRow& row, const SampleParams& para
     };
     if (kept.listed >= 0) {
       kept.listed = 1 + reach_in_list(s, kept.listed, enough, [&](std::uint64_t order) {
-                      return weight(value_of(static_cast<std::uint32_t>(order >> 32)));
+                      return weight(value_of(key_in(order)));
                     });
     } else {
       kept = select(s, row, best, kDepth * params.temperature, kept.least, enough, weight);
@@ -348,7 +192,7 @@ __device__ int draw(Shared& s, const PenalisedRow& row, const SampleParams& para
   }
   // The complements of the ids to the front: sorted largest first, ids ascend.
   __syncthreads();
-  for (int i = thread_index(); i < kept.listed; i += kThreads) {
+  for (int i = thread_index(); i < kept.listed; i += kRowThreads) {
     s.list[i] = s.list[i] << 32 | s.list[i] >> 32;
   }
   sort_list(s, kept.listed);
@@ -358,40 +202,52 @@ __device__ int draw(Shared& s, const PenalisedRow& row, const SampleParams& para
   return id_of(s.list[at] >> 32);
 }
 
-__global__ void __launch_bounds__(kThreads) draw_kernel(const SampleBatch batch) {
-  __shared__ Shared s;
+/// The result of one row; id -1: the best one's. Reads the row's values again: kept through the
+/// draw, they would be registers too many.
+__device__ void write_result(const SampleBatch& batch, int id) {
+  const SampleParams params = batch.params[blockIdx.x];
+  const RowState state = batch.states[blockIdx.x];
+  float logprob = -INFINITY;
+  if (nothing_left(params, state)) {
+    id = kNoId;
+  } else {
+    if (id < 0) id = id_of(state.best);
+    const float raw = batch.logits[params.row * batch.ld + id];
+    logprob = static_cast<float>(static_cast<double>(raw) - state.log_sum);
+  }
+  batch.results.ids[params.row] = id;
+  batch.results.logprobs[params.row] = logprob;
+}
+
+__global__ void __launch_bounds__(kRowThreads) draw_kernel(const SampleBatch batch) {
+  __shared__ RowShared s;
   const SampleParams params = batch.params[blockIdx.x];
   const RowState state = batch.states[blockIdx.x];
   if (state.valid == 0) return;
-  const PenalisedRow row(batch, params);
-  const float best = value_of(static_cast<std::uint32_t>(state.best >> 32));
+  const PenalisedRow row = drawn_row(batch, params);
+  const float best = value_of(key_in(state.best));
   // A penalty may take the logits beyond float32: then nothing but the best is left.
-  int id = isfinite(best) ? draw(s, row, params, best) : -1;
-  if (thread_index() != 0) return;
-  if (id < 0) id = id_of(state.best);
-  const double logprob = static_cast<double>(row.logits[id]) - state.log_sum;
-  batch.results.ids[params.row] = id;
-  batch.results.logprobs[params.row] = static_cast<float>(logprob);
+  const int id = isfinite(best) ? draw(s, row, params, best) : -1;
+  if (thread_index() == 0) write_result(batch, id);
 }
 
-__global__ void __launch_bounds__(kThreads) report_kernel(const SampleBatch batch) {
-  __shared__ Shared s;
-  const RowState state = batch.states[blockIdx.x];
-  SampleParams params = batch.params[blockIdx.x];
-  params.bitmap = -1;  // reports are of the raw logits
-  const PenalisedRow row(batch, params);
-  const int top = batch.results.top;
-  const int count = state.valid == 0 ? 0 : min(top, row.count);
+__global__ void __launch_bounds__(kRowThreads) report_kernel(const SampleBatch batch, int first) {
+  __shared__ RowShared s;
+  const int index = first + static_cast<int>(blockIdx.x);
+  const RowState state = batch.states[index];
+  const SampleParams params = batch.params[index];
+  const PenalisedRow row = raw_row(batch, params);
+  const int count = state.valid == 0 ? 0 : min(params.top, row.count);
   if (count > 0) {
     const auto enough = static_cast<std::uint64_t>(count);
     const Selection kept = select(
         s, row, state.largest, kDepth, 0, [enough](std::uint64_t) { return enough; }, One{});
     if (kept.listed < 0) list_ids(s, row, 0, 0xffffffff, kept.least);
   }
-  for (int i = thread_index(); i < top; i += kThreads) {
+  for (int i = thread_index(); i < params.top; i += kRowThreads) {
     const std::uint64_t order = i < count ? s.list[i] : 0;
-    const float x = value_of(static_cast<std::uint32_t>(order >> 32));
-    const std::int64_t at = static_cast<std::int64_t>(params.row) * top + i;
+    const float x = value_of(key_in(order));
+    const std::int64_t at = static_cast<std::int64_t>(params.row) * batch.results.top + i;
     batch.results.top_ids[at] = i < count ? id_of(order) : -1;
     batch.results.top_logprobs[at] =
         i < count ? static_cast<float>(static_cast<double>(x) - state.log_sum) : -INFINITY;
@@ -401,12 +257,12 @@ __global__ void __launch_bounds__(kThreads) report_kernel(const SampleBatch batc
 }  // namespace
 
 void draw_rows(const SampleBatch& batch, int count, cudaStream_t stream) {
-  draw_kernel<<<static_cast<unsigned>(count), kThreads, 0, stream>>>(batch);
+  draw_kernel<<<static_cast<unsigned>(count), kRowThreads, 0, stream>>>(batch);
   ZI_CUDA_LAUNCHED();
 }
 
-void report_rows(const SampleBatch& batch, int count, cudaStream_t stream) {
-  report_kernel<<<static_cast<unsigned>(count), kThreads, 0, stream>>>(batch);
+void report_rows(const SampleBatch& batch, int first, int count, cudaStream_t stream) {
+  report_kernel<<<static_cast<unsigned>(count), kRowThreads, 0, stream>>>(batch, first);
   ZI_CUDA_LAUNCHED();
 }
 

@@ -270,34 +270,6 @@ __global__ void convert_kernel(const From* x, To* y, std::int64_t count) {
   }
 }
 
-struct Slices {
-  std::int64_t width[Matrices::kMost];  // 0 at the end where there are fewer
-  std::int64_t sum;
-};
-
-/// Whatever the values mean: they are moved.
-template <typename T>
-__global__ void interleave_kernel(const T* parts, int blocks, std::int64_t rows, Slices slices,
-                                  T* y) {
-  const std::int64_t col = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (col >= slices.sum) return;
-  std::int64_t first = 0;  // column of this thread's slice
-  std::int64_t width = slices.width[0];
-#pragma unroll
-  for (int i = 1; i < static_cast<int>(Matrices::kMost); ++i) {
-    if (col >= first + width) {
-      first += width;
-      width = slices.width[i];
-    }
-  }
-  for (std::int64_t i = blockIdx.y; i < rows * blocks; i += gridDim.y) {
-    const std::int64_t row = i / blocks;
-    const std::int64_t block = i % blocks;
-    y[(row * slices.sum + first) * blocks + block * width + col - first] =
-        parts[(block * rows + row) * slices.sum + col];
-  }
-}
-
 /// Element i of the tensor is a quarter of the draw i / 4 (uniform_values.h).
 template <typename Stored, typename To>
 __global__ void fill_uniform_kernel(std::uint64_t key, float step, std::int64_t first,
@@ -406,22 +378,6 @@ void cuda_convert(const void* x, DType from, void* y, DType to, std::int64_t cou
                                                                        static_cast<To*>(y), count);
       ZI_CUDA_LAUNCHED();
     });
-  });
-}
-
-void cuda_interleave(const void* parts, DType type, int blocks, std::int64_t rows,
-                     std::span<const std::int64_t> slices, void* y, cudaStream_t stream) {
-  if (rows == 0) return;
-  Slices widths{};
-  for (std::size_t i = 0; i < slices.size(); ++i) {
-    widths.width[i] = slices[i];
-    widths.sum += slices[i];
-  }
-  const dim3 grid = grid_of(rows * blocks, widths.sum, 1);
-  with_type(type, [&]<typename T>(T) {
-    interleave_kernel<<<grid, kElementThreads, 0, stream>>>(static_cast<const T*>(parts), blocks,
-                                                            rows, widths, static_cast<T*>(y));
-    ZI_CUDA_LAUNCHED();
   });
 }
 

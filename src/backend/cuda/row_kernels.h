@@ -3,7 +3,6 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
-#include <span>
 
 #include "zero_infer/ops.h"
 
@@ -24,8 +23,6 @@ void cuda_gather_rows(const void* x, DType dtype, const std::int32_t* rows, std:
                       std::int64_t cols, float* out, cudaStream_t stream);
 void cuda_convert(const void* x, DType from, void* y, DType to, std::int64_t count,
                   cudaStream_t stream);
-void cuda_interleave(const void* parts, DType type, int blocks, std::int64_t rows,
-                     std::span<const std::int64_t> slices, void* y, cudaStream_t stream);
 void cuda_fill_uniform(const UniformValues& values, std::int64_t first, std::int64_t count, void* y,
                        DType to, cudaStream_t stream);
 

@@ -1,7 +1,6 @@
 #include "backend/host/host_memory.h"
 
 #include <fmt/format.h>
-#include <hwloc.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -15,6 +14,7 @@
 #include <vector>
 
 #include "backend/host/cgroup.h"
+#include "backend/host/numa_node.h"
 #include "base/system_error.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
@@ -67,37 +67,6 @@ int populate(std::byte* data, std::size_t bytes, int threads) {
 #endif
 }
 
-/// The host's topology, loaded once and not changed afterwards; null where it cannot be read.
-hwloc_topology_t topology() {
-  struct Owner {
-    Owner() {
-      if (hwloc_topology_init(&topology) != 0) topology = nullptr;
-      if (topology != nullptr && hwloc_topology_load(topology) != 0) {
-        hwloc_topology_destroy(topology);
-        topology = nullptr;
-      }
-    }
-    ~Owner() {
-      if (topology != nullptr) hwloc_topology_destroy(topology);
-    }
-    hwloc_topology_t topology = nullptr;
-  };
-  static const Owner owner;
-  return owner.topology;
-}
-
-/// Asks for pages of this NUMA node. Only a hint: where the system refuses, they come from
-/// anywhere.
-void prefer_node(void* data, std::size_t bytes, int numa_node) {
-  const hwloc_topology_t host = topology();
-  if (host == nullptr || hwloc_get_nbobjs_by_type(host, HWLOC_OBJ_NUMANODE) < 2) return;
-  const hwloc_obj_t node =
-      hwloc_get_numanode_obj_by_os_index(host, static_cast<unsigned>(numa_node));
-  if (node == nullptr) return;
-  hwloc_set_area_membind(host, data, bytes, node->nodeset, HWLOC_MEMBIND_BIND,
-                         HWLOC_MEMBIND_BYNODESET);
-}
-
 }  // namespace
 
 MemoryInfo read_host_memory() {
@@ -118,7 +87,7 @@ Buffer map_host(std::size_t bytes, int numa_node) {
   Buffer buffer(data, bytes, [mapped](void* memory) { munmap(memory, mapped); });
   // Fewer TLB misses while weights stream by; only a hint, kernels without huge pages refuse it.
   if (mapped >= kHugePageBytes) madvise(data, mapped, MADV_HUGEPAGE);
-  if (numa_node >= 0) prefer_node(data, mapped, numa_node);
+  prefer_node(data, mapped, numa_node);
   return buffer;
 }
 

@@ -6,15 +6,14 @@
 #include <algorithm>
 #include <chrono>
 
+#include "backend/host/numa_node.h"
+
 namespace zi {
 namespace {
 
-/// How long a thread looks for what it waits for before it sleeps: about what waking up takes.
-constexpr auto kLook = std::chrono::microseconds(30);
-
 template <typename Condition>
-void look_for(const Condition& condition) {
-  const auto end = std::chrono::steady_clock::now() + kLook;
+void look_for(const Condition& condition, std::chrono::microseconds time) {
+  const auto end = std::chrono::steady_clock::now() + time;
   while (!condition()) {
     for (int i = 0; i < 32; ++i) {
 #if defined(__x86_64__)
@@ -27,9 +26,9 @@ void look_for(const Condition& condition) {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) {
+ThreadPool::ThreadPool(int threads, int numa_node, std::chrono::microseconds look) : look_(look) {
   for (int thread = 1; thread < threads; ++thread) {
-    workers_.emplace_back([this, thread] { loop(thread); });
+    workers_.emplace_back([=, this] { loop(thread, numa_node); });
     pthread_setname_np(workers_.back().native_handle(), "ops");
   }
 }
@@ -74,21 +73,22 @@ void ThreadPool::share(Job& job) {
   job_ = nullptr;  // a thread that comes after this finds nothing to do
   if (inside_ > 0) {
     lock.unlock();
-    look_for([&] { return inside_ == 0; });
+    look_for([&] { return inside_ == 0; }, kUsualLook);
     lock.lock();
   }
   left_.wait(lock, [&] { return inside_ == 0; });
   if (job.failure) std::rethrow_exception(job.failure);
 }
 
-void ThreadPool::loop(int thread) {
+void ThreadPool::loop(int thread, int numa_node) {
+  bind_thread_to_node(numa_node);
   omp_set_num_threads(1);  // oneDNN inside a job must not start threads of its own
   std::uint64_t seen = 0;
   std::unique_lock lock(mutex_);
   while (true) {
     if (generation_ == seen && !ending_) {
       lock.unlock();
-      look_for([&] { return generation_ != seen; });
+      look_for([&] { return generation_ != seen; }, look_);
       lock.lock();
     }
     begun_.wait(lock, [&] { return ending_ || (job_ != nullptr && generation_ != seen); });

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
@@ -17,8 +18,12 @@ namespace zi {
 /// that share itself instead of losing a time slice in each op.
 class ThreadPool {
  public:
-  /// `threads` includes the caller's: one fewer is started.
-  explicit ThreadPool(int threads);
+  /// About what waking up takes.
+  static constexpr std::chrono::microseconds kUsualLook{30};
+
+  /// `threads` includes the caller's: one fewer is started, on the cores of the NUMA node (-1: of
+  /// any). They look for work that long before they sleep.
+  explicit ThreadPool(int threads, int numa_node = -1, std::chrono::microseconds look = kUsualLook);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -54,8 +59,9 @@ class ThreadPool {
 
   void share(Job& job);
   void work(Job& job, int thread);
-  void loop(int thread);
+  void loop(int thread, int numa_node);
 
+  std::chrono::microseconds look_;
   std::mutex mutex_;
   std::condition_variable begun_;
   std::condition_variable left_;

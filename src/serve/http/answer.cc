@@ -19,14 +19,17 @@ class Reply : public HttpReply {
   Reply(const Reply&) = delete;
   Reply& operator=(const Reply&) = delete;
 
-  void send(HttpResponse response) override { answer_->send(std::move(response)); }
-  void begin_stream(HttpResponse head) override { answer_->begin_stream(std::move(head)); }
-  void write(std::string_view bytes) override { answer_->write(bytes); }
-  void end() override { answer_->end(); }
-  void on_left(std::function<void()> left) override { answer_->on_left(std::move(left)); }
+  void send(HttpResponse response) override { answer()->send(std::move(response)); }
+  void begin_stream(HttpResponse head) override { answer()->begin_stream(std::move(head)); }
+  void write(std::string_view bytes) override { answer()->write(bytes); }
+  void end() override { answer()->end(); }
+  void on_left(std::function<void()> left) override { answer()->on_left(std::move(left)); }
   bool left() const override { return answer_->left(); }
 
  private:
+  /// Of its own for each call, which may end with the last owner of this reply.
+  std::shared_ptr<Answer> answer() const { return answer_; }
+
   const std::shared_ptr<Answer> answer_;
 };
 

@@ -1,0 +1,176 @@
+#include "engine/sequence.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <random>
+#include <string>
+
+#include "engine/admission.h"
+#include "zero_infer/error.h"
+
+namespace zi {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+const Tokenizer& bytes() {
+  static const Tokenizer instance = Tokenizer::bytes();
+  return instance;
+}
+
+GenerationOptions options() {
+  GenerationOptions o;
+  o.vocabulary = 256;
+  o.settings.max_new_tokens = 20;
+  return o;
+}
+
+std::unique_ptr<Sequence> admitted(const OwnSettings& own, const std::string& text = "In",
+                                   std::int64_t cached_tokens = 64) {
+  Prompt prompt;
+  prompt.index = 5;
+  prompt.text = text;
+  prompt.own = own;
+  return Admission(bytes(), options(), cached_tokens).admit(std::move(prompt));
+}
+
+/// Takes the bytes of `text` one by one until it ends; the texts of all deltas.
+std::vector<std::string> shown(Sequence& s, const std::string& text) {
+  std::vector<std::string> parts;
+  for (const char byte : text) {
+    if (!s.finish_reason.empty()) break;
+    s.take_token(static_cast<unsigned char>(byte), false);
+    parts.push_back(s.take_delta().text);
+  }
+  return parts;
+}
+
+std::string joined(const std::vector<std::string>& parts) {
+  std::string all;
+  for (const std::string& part : parts) all += part;
+  return all;
+}
+
+TEST(Sequence, TellsWholeCharactersAndNoPartOfAStopText) {
+  OwnSettings own;
+  own.stop = {"END", "NDE"};
+  const auto s = admitted(own);
+  const std::vector<std::string> parts = shown(*s, "a\u00e9 EN ENDE");
+  EXPECT_EQ(joined(parts), "a\u00e9 EN ");
+  EXPECT_EQ(parts.at(1), "");     // half a character
+  EXPECT_EQ(parts.at(4), "");     // E may begin a stop text
+  EXPECT_EQ(parts.at(6), "EN ");  // and did not
+  EXPECT_EQ(s->finish_reason, "stop");
+  EXPECT_EQ(s->take_result().text, "a\u00e9 EN ");
+}
+
+TEST(Sequence, TellsWhatItHeldBackWhenItEnds) {
+  OwnSettings own;
+  own.stop = {"END"};
+  own.max_new_tokens = 2;
+  const auto s = admitted(own);
+  EXPECT_EQ(joined(shown(*s, "EN")), "EN");
+  EXPECT_EQ(s->finish_reason, "length");
+}
+
+TEST(Sequence, IsNotStoppedBeforeItsLeastNewTokens) {
+  OwnSettings own;
+  own.stop = {"b"};
+  own.min_new_tokens = 3;
+  const auto s = admitted(own);
+  EXPECT_EQ(joined(shown(*s, "abcab")), "abca");
+  EXPECT_EQ(s->finish_reason, "stop");
+}
+
+TEST(Sequence, AStopTextThatBeganBeforeTheLeastNewTokensIsNone) {
+  OwnSettings own;
+  own.stop = {"bcd"};
+  own.min_new_tokens = 3;
+  own.max_new_tokens = 8;
+  const auto s = admitted(own);
+  EXPECT_EQ(joined(shown(*s, "abcdabcd")), "abcda");
+}
+
+TEST(Sequence, DeltasAreTheTextWhateverTheStopsAre) {
+  std::mt19937 random(3);
+  for (int round = 0; round < 2000; ++round) {
+    OwnSettings own;
+    own.max_new_tokens = 1 + static_cast<std::int64_t>(random() % 30);
+    own.min_new_tokens = static_cast<std::int64_t>(random() % 6);
+    own.stop.emplace();
+    for (auto stops = random() % 3; stops > 0; --stops) {
+      std::string stop;
+      for (auto letters = 1 + random() % 4; letters > 0; --letters) stop += "ab"[random() % 2];
+      own.stop->push_back(stop);
+    }
+    std::string text;
+    for (int i = 0; i < 30; ++i) text += "ab"[random() % 2];
+    const auto s = admitted(own);
+    const std::string told = joined(shown(*s, text));
+    ASSERT_FALSE(s->finish_reason.empty());
+    EXPECT_EQ(told, s->take_result().text) << round;
+  }
+}
+
+TEST(Sequence, ItsDeltasHaveTheLogprobsOfTheirTokens) {
+  OwnSettings own;
+  own.logprobs = 1;
+  own.prompt_logprobs = 0;
+  const auto s = admitted(own);
+  s->prompt_logprobs = {{.id = 110, .logprob = -1, .top = {}}};
+  for (int i = 0; i < 3; ++i) {
+    s->logprobs.push_back({.id = 97 + i, .logprob = -0.5F, .top = {{97, -0.5F}}});
+    s->take_token(97 + i, false);
+    const Delta delta = s->take_delta();
+    ASSERT_EQ(delta.logprobs.size(), 1u);
+    EXPECT_EQ(delta.logprobs[0].id, 97 + i);
+    EXPECT_EQ(delta.new_tokens, 1);
+    EXPECT_EQ(delta.prompt_logprobs.size(), i == 0 ? 1u : 0u);
+    const Delta back = Delta::deserialize(delta.serialize());
+    EXPECT_EQ(back.text, delta.text);
+    EXPECT_EQ(back.logprobs.at(0).top, delta.logprobs.at(0).top);
+    EXPECT_EQ(back.prompt_logprobs.size(), delta.prompt_logprobs.size());
+  }
+  EXPECT_THAT(s->take_delta().text, IsEmpty());
+}
+
+TEST(Admission, GivesWhatFitsToAPromptThatWantsAsMuch) {
+  OwnSettings own;
+  own.max_new_tokens = kAsManyAsFit;
+  EXPECT_EQ(admitted(own, "In", 64)->max_new_tokens, 62);
+  EXPECT_EQ(admitted(own, std::string(63, 'a'), 64)->max_new_tokens, 1);
+  EXPECT_THROW(admitted(own, std::string(64, 'a'), 64), PromptError);
+}
+
+TEST(Admission, PutsThePromptsOwnSettingsOverTheJobs) {
+  GenerationOptions job = options();
+  job.settings.temperature = 0.5F;
+  job.settings.top_k = 4;
+  job.settings.stop = {"x"};
+  const Admission admission(bytes(), job, 256);
+  Prompt prompt;
+  prompt.text = "a";
+  prompt.own.top_k = 9;
+  prompt.own.stop.emplace();
+  const auto s = admission.admit(prompt);
+  EXPECT_EQ(s->settings.temperature, 0.5F);
+  EXPECT_EQ(s->settings.top_k, 9);
+  EXPECT_THAT(s->settings.stop, IsEmpty());
+}
+
+TEST(Admission, AScoredPromptGivesNoNewTokensWhateverItAsksFor) {
+  GenerationOptions job = options();
+  job.score = true;
+  const Admission admission(bytes(), job, 16);
+  Prompt prompt;
+  prompt.text = "abcd";
+  prompt.own.max_new_tokens = 100000;
+  const auto s = admission.admit(prompt);
+  EXPECT_TRUE(s->only_prompt());
+  EXPECT_EQ(s->settings.prompt_logprobs, 0);
+}
+
+}  // namespace
+}  // namespace zi
