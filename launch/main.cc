@@ -143,7 +143,7 @@ std::chrono::milliseconds drain_time(int signal, const ServeOptions& options) {
 int serve(World& world, const CommandLine& command) {
   std::unique_ptr<Server> server;  // before the model is loaded: it says how far that is
   world.all_or_none([&] {
-    if (world.rank() == 0) server = std::make_unique<Server>(command.config, command.serve);
+    if (world.rank() == 0) server = std::make_unique<Server>(command);
   });
   if (server != nullptr && !command.unused_keys.empty()) {
     log_info(fmt::format("{}: {} mean nothing to a server", *command.config_file,

@@ -65,7 +65,7 @@ TEST(ServeOptionsTest, NeedsNoPromptsAndTakesTheFlagsOfARun) {
   EXPECT_EQ(line.config.model, "m");
   EXPECT_THAT(line.config.batch_size, ElementsAre(32));
   EXPECT_TRUE(line.config.cpu_offload);
-  EXPECT_THAT(line.serve.given, ElementsAre("batch-size", "cpu-offload", "model", "temperature"))
+  EXPECT_THAT(line.given, ElementsAre("batch-size", "cpu-offload", "model", "temperature"))
       << "what was written, so that it holds for requests as well";
 }
 
@@ -102,7 +102,7 @@ TEST(ServeOptionsTest, LeavesOutWhatAFileSaysForJobs) {
   EXPECT_FALSE(line.config.output);
   EXPECT_THAT(line.unused_keys, ElementsAre("prompt", "output"));
   EXPECT_EQ(line.config.max_new_tokens, 9);
-  EXPECT_TRUE(line.serve.given.contains("max-new-tokens"));
+  EXPECT_TRUE(line.given.contains("max-new-tokens"));
   std::ofstream(file) << "model: m\nport: 80\n";
   EXPECT_THAT(refusal([&] {
                 parse({"serve", "--config", file});

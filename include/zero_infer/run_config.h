@@ -93,8 +93,6 @@ struct ServeOptions {
   std::size_t max_body = std::size_t{16} << 20;  // bytes of a request
   std::string served_model_name;                 // empty: what --model says
   std::int64_t drain_seconds = 30;               // that running requests have after a signal
-  /// Settings of the run that were written, as flags: those of requests that say nothing else.
-  std::set<std::string> given;
 };
 
 /// The settings of `zero-infer chat`, in addition to those of a run.

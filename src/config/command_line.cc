@@ -278,10 +278,7 @@ CommandLine parse_command_line(int argc, const char* const* argv) {
   if (line.command == Command::kServe || line.command == Command::kChat) {
     take_out_job_options(line, file, written);
   }
-  if (line.command == Command::kServe) {
-    line.serve.given = line.given;
-    check_serve(line.serve);
-  }
+  if (line.command == Command::kServe) check_serve(line.serve);
   apply_level(line.config, file);
   apply_level(line.config, written);
   check(line.config, line.command);

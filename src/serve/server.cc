@@ -8,11 +8,12 @@ namespace {
 
 constexpr std::chrono::milliseconds kFlushPoll(5);
 
-RequestDefaults defaults_of(const RunConfig& config, const ServeOptions& options) {
+RequestDefaults defaults_of(const CommandLine& command) {
+  const auto given = [&](const char* flag) { return command.given.contains(flag); };
   RequestDefaults defaults;
-  if (options.given.contains("max-new-tokens")) defaults.max_new_tokens = config.max_new_tokens;
-  defaults.temperature = options.given.contains("temperature");
-  if (options.given.contains("seed")) defaults.seed = config.seed;
+  if (given("max-new-tokens")) defaults.max_new_tokens = command.config.max_new_tokens;
+  defaults.temperature = given("temperature");
+  if (given("seed")) defaults.seed = command.config.seed;
   return defaults;
 }
 
@@ -29,14 +30,16 @@ HttpOptions http_options(const ServeOptions& options) {
 
 }  // namespace
 
-Server::Server(const RunConfig& config, const ServeOptions& options)
-    : name_(options.served_model_name.empty() ? config.model : options.served_model_name),
-      defaults_(defaults_of(config, options)),
-      queue_(static_cast<std::size_t>(options.max_queue), answers_),
+Server::Server(const CommandLine& command)
+    : name_(command.serve.served_model_name.empty() ? command.config.model
+                                                    : command.serve.served_model_name),
+      defaults_(defaults_of(command)),
+      queue_(static_cast<std::size_t>(command.serve.max_queue), answers_),
       sink_(queue_, answers_, metrics_),
-      api_(queue_, metrics_, loading_, options.api_key.value_or("")),
+      api_(queue_, metrics_, loading_, command.serve.api_key.value_or("")),
       http_(std::make_unique<HttpServer>(
-          http_options(options), [this](HttpRequest request, std::shared_ptr<HttpReply> reply) {
+          http_options(command.serve),
+          [this](HttpRequest request, std::shared_ptr<HttpReply> reply) {
             api_.handle(request, reply);
           })) {}
 

@@ -23,7 +23,7 @@ class Server {
  public:
   /// Listens. Requests that need the model get a 503 until `serve`. Throws ConfigError for an
   /// address that cannot be had.
-  Server(const RunConfig& config, const ServeOptions& options);
+  explicit Server(const CommandLine& command);
   ~Server();
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
