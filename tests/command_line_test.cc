@@ -56,7 +56,7 @@ TEST(CommandLine, ReadsEveryFlag) {
                                   "-b",
                                   "--ignore-eos",
                                   "--no-special-tokens",
-                                         "--no-prefix-sharing",
+                                  "--no-prefix-sharing",
                                   "--logprobs",
                                   "5",
                                   "--compute-dtype",

@@ -97,8 +97,7 @@ void check(const RunConfig& config, Command command) {
     refuse("no model: give --model DIR, or a name such as bigscience/bloom");
   }
   check_batch(config, command);
-  if (command == Command::kPlan || command == Command::kServe ||
-      command == Command::kChat) {
+  if (command == Command::kPlan || command == Command::kServe || command == Command::kChat) {
     return;
   }
   check_prompts(config);
