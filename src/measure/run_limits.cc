@@ -46,10 +46,9 @@ double resident_memory_rate(World& world, Device& device, const MemoryPlan& plan
 
 }  // namespace
 
-RunLimits measure_run_limits(World& world, Engine& engine) {
+RunLimits measure_travel_limits(World& world, Engine& engine) {
   engine.end_passes();
   Device& device = *engine.backend().device;
-  Ops& ops = *engine.backend().ops;
   Communicator* const communicator = engine.backend().communicator.get();
   const MemoryPlan& plan = engine.plan();
   const ModelWeights& weights = engine.weights();
@@ -94,8 +93,16 @@ RunLimits measure_run_limits(World& world, Engine& engine) {
     limits[Link::kRead] = measure_bare_read(device, weights.shard_file(), NvmeOptions{},
                                             std::min(plan.nvme_shards, kRunReadBytes));
   }
-  limits[Link::kProducts] = resident_product_rate(world, device, ops, plan, weights, *stream);
-  limits[Link::kDeviceMemory] = resident_memory_rate(world, device, plan, *stream);
+  return limits;
+}
+
+RunLimits measure_run_limits(World& world, Engine& engine) {
+  RunLimits limits = measure_travel_limits(world, engine);
+  Device& device = *engine.backend().device;
+  const auto stream = device.make_stream("limits");
+  limits[Link::kProducts] = resident_product_rate(world, device, *engine.backend().ops,
+                                                  engine.plan(), engine.weights(), *stream);
+  limits[Link::kDeviceMemory] = resident_memory_rate(world, device, engine.plan(), *stream);
   return limits;
 }
 

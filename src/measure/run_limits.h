@@ -19,4 +19,7 @@ using RunLimits = PerLink<double>;
 /// under a second each. Ends the engine's passes and measures in their memory.
 RunLimits measure_run_limits(World& world, Engine& engine);
 
+/// The same of gather, copy and read alone.
+RunLimits measure_travel_limits(World& world, Engine& engine);
+
 }  // namespace zi

@@ -52,7 +52,7 @@ void Shutdown::run() {
     if (wait_a_little()) return;
   }
   server_->drain();
-  if (const int gone = peers_->gone(); gone < 0) {
+  if (peers_->gone() < 0) {
     const std::chrono::milliseconds drain = signals_.drain(signals_.last());
     log_info(fmt::format("{}: no new requests; the {} that are open have {:.1f} s to end",
                          name_of_stop(signals_.last()), server_->open(),
