@@ -53,17 +53,21 @@ void OpenAiAnswer::begin_stream() {
   reply_->begin_stream(std::move(response));
 }
 
-void OpenAiAnswer::send_event(const std::string& data) {
+void OpenAiAnswer::send_event(std::string_view data) {
   begin_stream();
-  reply_->write("data: " + data + "\n\n");
+  std::string event;
+  event.reserve(data.size() + 8);
+  reply_->write(event.append("data: ").append(data).append("\n\n"));
 }
 
 void OpenAiAnswer::send_choice(Json choice) {
   if (choice.is_null()) return;
-  Json chunk = head();
-  chunk["choices"] = Json::array({std::move(choice)});
-  if (shape_.include_usage) chunk["usage"] = nullptr;
-  send_event(dump(chunk));
+  if (chunk_begin_.empty()) {  // written once: a stream has as many chunks as tokens
+    chunk_begin_ = dump(head());
+    chunk_begin_.back() = ',';
+    chunk_begin_ += "\"choices\":[";
+  }
+  send_event(chunk_begin_ + dump(choice) + (shape_.include_usage ? "],\"usage\":null}" : "]}"));
 }
 
 void OpenAiAnswer::started(std::size_t number) {

@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "serve/generation_request.h"
@@ -50,7 +51,7 @@ class OpenAiAnswer : public PendingAnswer {
  private:
   void begin_stream();
   void send_choice(Json choice);
-  void send_event(const std::string& data);
+  void send_event(std::string_view data);
   void end_stream();
   /// `{"id": ..` up to and without what differs from chunk to chunk.
   Json head() const;
@@ -62,6 +63,7 @@ class OpenAiAnswer : public PendingAnswer {
   std::vector<std::vector<std::int32_t>> prompt_ids_;  // of each prompt
   std::vector<std::optional<Json>> choices_;           // those that are ready, no stream
   std::vector<bool> first_said_;
+  std::string chunk_begin_;  // of every chunk: the head, and that choices follow
   std::size_t unfinished_;
   std::int64_t new_tokens_ = 0;
   bool streaming_ = false;
