@@ -7,6 +7,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -25,7 +26,8 @@ class Browser:
     def __init__(self, program: str, timeout: float = 30) -> None:
         self.timeout = timeout
         self.complaints: list[str] = []
-        self._profile = tempfile.TemporaryDirectory()
+        # A child of the browser may write there for a moment after the browser has ended.
+        self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self._calls = 0
         self._rest = b""
         to_browser, self._out = os.pipe()
@@ -43,7 +45,7 @@ class Browser:
              "--no-first-run", "--disable-extensions", "--disable-background-networking",
              "--remote-debugging-pipe", f"--user-data-dir={self._profile.name}", "about:blank"],
             preexec_fn=as_three_and_four, close_fds=False,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         os.close(to_browser)
         os.close(from_browser)
@@ -59,7 +61,7 @@ class Browser:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.terminate()
+        os.killpg(self._process.pid, signal.SIGKILL)  # its children too: nobody needs the profile
         self._process.wait()
         os.close(self._out)
         os.close(self._in)
