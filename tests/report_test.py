@@ -26,6 +26,7 @@ from reporting.machine import limits_table, loading_table, scaling_rows
 from reporting.pages import PAGES, rewritten
 from reporting.passes import PASS_TABLES, pass_block
 from reporting.results import SCHEMA, ReportError, Result, load_results
+from reporting.serving import serving_table
 from reporting.text import median, shape, significant, size, table
 
 RUN = {"machine": "a machine", "commit": "abc1234", "command": "zero-infer --benchmark", "world": 1}
@@ -47,6 +48,15 @@ LOAD = RUN | {
     "checkpoint_bytes": 6005000000, "read_bytes": 6100000000, "load_s": 3.0, "load_s_min": 2.9,
     "load_s_max": 3.25, "achieved_gb_s": 2.03, "limit_gb_s": 2.1, "limit_how": "bare reads",
     "ratio": 0.97, "peak_host_bytes": 900000000,
+}  # fmt: skip
+SERVE = RUN | {
+    "name": "serve", "model": "tests/data/a-model", "backend": "cpu", "lanes": 32, "requests": 400,
+    "prompt_tokens": 64, "new_tokens": 100, "offline_tokens_s": 15490.0, "server_tokens_s": 14952.0,
+    "streamed_tokens_s": 13299.0, "ratio": 0.9653, "ratio_streamed": 0.8586,
+    "loads": [
+        {"load": 0.25, "requests_s": 33.25, "first_token_p50_ms": 3.504, "first_token_p99_ms": 15.54,
+         "between_p50_ms": 1.121, "between_p99_ms": 6.355},
+    ],
 }  # fmt: skip
 PUBLISHED = {
     "name": "published_row", "source": "somebody", "source_url": "https://example.org",
@@ -312,6 +322,11 @@ class Benchmark(unittest.TestCase):
 
 
 class Machine(unittest.TestCase):
+    def test_a_server_stands_beside_the_job_and_says_how_long_its_clients_wait(self) -> None:
+        rates, waits, _ = serving_table(results_of(SERVE)).split("\n\n", 2)
+        self.assertIn("| 32 | 64, 100 | 15,490 | 14,952 | 0.97 | 13,299 | 0.86 | 1 |", rates)
+        self.assertIn("| 25% | 33.2 | 3.50, 15.5 | 1.12, 6.36 | 1 |", waits)
+
     def test_loading_has_its_limit_in_its_row(self) -> None:
         self.assertIn(
             "| a machine | 3b | 1 | nvme | warm | 6.00 GB | 6.10 GB | 3.00 (2.90 to 3.25) "

@@ -59,6 +59,13 @@ struct Answered {
   std::shared_ptr<FakeReply> reply = std::make_shared<FakeReply>();
   std::shared_ptr<AnswerType> answer;
 };
+json usage(int prompt_tokens, int new_tokens, int cached_tokens) {
+  return {{"prompt_tokens", prompt_tokens},
+          {"completion_tokens", new_tokens},
+          {"total_tokens", prompt_tokens + new_tokens},
+          {"prompt_tokens_details", {{"cached_tokens", cached_tokens}}}};
+}
+
 using Completion = Answered<CompletionAnswer>;
 using Chat = Answered<ChatAnswer>;
 
@@ -76,7 +83,18 @@ TEST(CompletionAnswerTest, HasTheShapeOfTheApi) {
             {"system_fingerprint", c.reply->sent().at("system_fingerprint")},
             {"choices",
              {{{"index", 0}, {"text", "xyz"}, {"logprobs", nullptr}, {"finish_reason", "stop"}}}},
-            {"usage", {{"prompt_tokens", 2}, {"completion_tokens", 3}, {"total_tokens", 5}}}}));
+            {"usage", usage(2, 3, 0)}}));
+}
+
+TEST(CompletionAnswerTest, SaysWhatOfItsPromptsEarlierRequestsHadComputed) {
+  Completion c(request_for({"abcdef", "gh"}, {.choices = 2}));
+  for (const auto& [number, cached] :
+       std::vector<std::pair<std::size_t, std::int64_t>>{{1, 6}, {0, 4}, {2, 0}, {3, 1}}) {
+    Result r = result("x");
+    r.cached_tokens = cached;
+    c.answer->finished(number, r);
+  }
+  EXPECT_EQ(c.reply->sent()["usage"], usage(8, 4, 4));
 }
 
 TEST(CompletionAnswerTest, WaitsForAllChoicesAndCountsEachPromptOnce) {
@@ -216,8 +234,7 @@ TEST(CompletionStream, HasTheUsageInALastChunkWithoutChoices) {
   const std::vector<json> events = c.reply->events();
   for (std::size_t i = 0; i + 1 < events.size(); ++i) EXPECT_EQ(events[i].at("usage"), nullptr);
   EXPECT_EQ(events.back()["choices"], json::array());
-  EXPECT_EQ(events.back()["usage"],
-            json({{"prompt_tokens", 2}, {"completion_tokens", 4}, {"total_tokens", 6}}));
+  EXPECT_EQ(events.back()["usage"], usage(2, 4, 0));
   EXPECT_EQ(events[0]["choices"][0]["index"], 1);
 }
 

@@ -9,6 +9,7 @@ from reporting.figures import Figure
 from reporting.headline import headline_table
 from reporting.machine import attention_table, limits_table, loading_table, scaling_table
 from reporting.passes import PASS_TABLES, pass_block
+from reporting.serving import serving_table
 from reporting.weights import weight_formats_table
 from reporting.results import PASS, PROMPT_PASS, ReportError, Result, of_kind
 
@@ -17,7 +18,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "README.md": ("headline",),
     "benchmarks/README.md": (
         *(spec.block for spec in PASS_TABLES), "attention", "published-benchmark", "scaling",
-        "loading", "limits", "weight-formats",
+        "loading", "limits", "weight-formats", "serving",
     ),
 }  # fmt: skip
 
@@ -50,6 +51,7 @@ def blocks(results: list[Result], figures: dict[str, Figure]) -> dict[str, str]:
     made["scaling"] = _joined(_picture(figures, "scaling.svg"), scaling_table(results))
     made["loading"] = loading_table(results)
     made["limits"] = limits_table(results)
+    made["serving"] = serving_table(results)
     made["weight-formats"] = weight_formats_table(results)
     return made
 

@@ -32,6 +32,7 @@ LOAD = "load"
 LIMITS = "limits"
 ATTENTION = "attention"
 WEIGHT_FORMATS = "weight_formats"
+SERVE = "serve"
 
 #: The fields that the report needs, by the `name` of a line; a line may have more.
 SCHEMA: dict[str, dict[str, type]] = {
@@ -58,6 +59,12 @@ SCHEMA: dict[str, dict[str, type]] = {
         "lanes": int, "rows": int, "context": int, "heads": int, "kv_heads": int, "head_dim": int,
         "us": float, "us_min": float, "us_max": float, "achieved_gb_s": float,
         "limit_gb_s": float, "limit_how": str, "ratio": float, "achieved_tflop_s": float,
+    },
+    SERVE: _RUN
+    | {
+        "model": str, "backend": str, "lanes": int, "requests": int, "prompt_tokens": int,
+        "new_tokens": int, "offline_tokens_s": float, "server_tokens_s": float,
+        "streamed_tokens_s": float, "ratio": float, "ratio_streamed": float, "loads": list,
     },
     WEIGHT_FORMATS: _RUN
     | {"model": str, "tokens": int, "perplexity": float, "ids_sha256": str, "formats": list},

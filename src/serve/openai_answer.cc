@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <numeric>
 #include <utility>
 
 namespace zi {
@@ -17,6 +19,7 @@ OpenAiAnswer::OpenAiAnswer(std::shared_ptr<HttpReply> reply,
       unfinished_(prompts.size()) {
   for (std::size_t i = 0; i < prompts.size(); i += shape_.choices) {
     prompt_ids_.push_back(*prompts[i].ids);
+    cached_tokens_.push_back(std::ssize(prompt_ids_.back()));
   }
 }
 
@@ -41,6 +44,8 @@ Json OpenAiAnswer::usage() const {
   usage["prompt_tokens"] = prompt_tokens;
   usage["completion_tokens"] = new_tokens_;
   usage["total_tokens"] = prompt_tokens + new_tokens_;
+  usage["prompt_tokens_details"]["cached_tokens"] =
+      std::accumulate(cached_tokens_.begin(), cached_tokens_.end(), std::int64_t{0});
   return usage;
 }
 
@@ -83,6 +88,8 @@ void OpenAiAnswer::told(std::size_t number, const Delta& delta) {
 
 void OpenAiAnswer::finished(std::size_t number, Result result) {
   new_tokens_ += std::ssize(result.token_ids);
+  std::int64_t& cached = cached_tokens_[number / shape_.choices];
+  cached = std::min(cached, result.cached_tokens);
   --unfinished_;
   if (shape_.stream) {
     started(number);

@@ -19,7 +19,7 @@ namespace zi {
 /// that derive from it.
 class OpenAiAnswer : public PendingAnswer {
  public:
-  /// `prompt_tokens`: of each prompt.
+  /// `prompts`: of each prompt as many in a row as it has choices, all with ids.
   OpenAiAnswer(std::shared_ptr<HttpReply> reply, std::shared_ptr<const ServedModel> model,
                AnswerShape shape, const std::vector<Prompt>& prompts);
 
@@ -61,7 +61,10 @@ class OpenAiAnswer : public PendingAnswer {
   std::shared_ptr<const ServedModel> model_;
   AnswerShape shape_;
   std::vector<std::vector<std::int32_t>> prompt_ids_;  // of each prompt
-  std::vector<std::optional<Json>> choices_;           // those that are ready, no stream
+  /// Of each prompt, tokens that no choice of it had to compute: what the first one found in pages
+  /// of earlier requests, not what the others then had from it.
+  std::vector<std::int64_t> cached_tokens_;
+  std::vector<std::optional<Json>> choices_;  // those that are ready, no stream
   std::vector<bool> first_said_;
   std::string chunk_begin_;  // of every chunk: the head, and that choices follow
   std::size_t unfinished_;
