@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # Every test: installs what is missing, builds, runs all tests, those that are not slow under the address and
-# undefined-behaviour sanitizers, those in which threads meet under the thread sanitizer, and the fuzzers for a minute
-# each.
+# undefined-behaviour sanitizers, those in which threads meet under the thread sanitizer, and the fuzzers for half
+# a minute each.
 #   launch/test.sh [--quick]     --quick: without sanitizers and fuzzers
 set -euo pipefail
 cd "$(dirname "$0")/.."
 quick=${1:-}
 
 launch/install_packages.sh --tests
-tests/reference_packages.sh build-reference || echo "tests that compare with reference packages will be skipped"
+# Beside the first build: it waits for the network most of the time.
+tests/reference_packages.sh build-reference &
+reference_packages=$!
 jobs=$(nproc)
 if [ "$(id -u)" -eq 0 ]; then
   export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
@@ -31,11 +33,12 @@ check() {  # PRESET [ctest flags]
 # Without a GPU the CUDA backend is compiled for one architecture: the tests that need a GPU are skipped.
 nvidia-smi -L >/dev/null 2>&1 || export CUDAARCHS=90-real
 build cpu -DZI_TESTS=ON -DZI_BENCHMARKS=ON
+wait "$reference_packages" || echo "tests that compare with reference packages will be skipped"
 check cpu
 if [ "$quick" != --quick ]; then
   build asan  # with the fuzzers
   check asan -LE 'slow|fuzz' -E '/cpu1'  # ops on one thread
   build tsan
   check tsan -LE slow -E '/cpu1'
-  check asan -L fuzz --parallel 3  # each for a minute, side by side
+  check asan -L fuzz --parallel 4  # side by side
 fi
