@@ -11,6 +11,7 @@
 #include "chat/jinja/parser.h"
 #include "chat/values/json_text.h"
 #include "chat/values/template_error.h"
+#include "sanitized.h"
 
 namespace zi::chat {
 namespace {
@@ -18,11 +19,7 @@ namespace {
 using testing::AnyOf;
 using testing::HasSubstr;
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr double kMostSeconds = 30;
-#else
-constexpr double kMostSeconds = 5;  // of processor time; about 1 or 2
-#endif
+constexpr double kMostSeconds = test::kSanitized ? 30 : 5;  // of processor time; about 1 or 2
 
 double cpu_seconds() {
   rusage used{};

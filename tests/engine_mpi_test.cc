@@ -13,6 +13,7 @@
 
 #include "engine_harness.h"
 #include "nan_checkpoint.h"
+#include "sanitized.h"
 #include "zero_infer/error.h"
 
 namespace zi::test {
@@ -374,11 +375,7 @@ TEST_F(NotFinite, PromptsThatGiveNanAreNotScoredAndTheOthersAre) {
   }
 }
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr std::size_t kMany = 16;
-#else
-constexpr std::size_t kMany = 200;
-#endif
+constexpr std::size_t kMany = test::kSanitized ? 16 : 200;
 
 using Work = EngineTest;
 TEST_F(Work, ManyPromptsOfVeryDifferentLengthsAllEndOnceAndOnePromptLeavesTheOthersIdle) {
