@@ -46,7 +46,7 @@ GenerationRequest request_for(const std::vector<std::string>& prompts, AnswerSha
   for (const std::string& text : prompts) {
     Prompt prompt;
     prompt.ids = ids_of_text(text);
-    for (std::size_t i = 0; i < shape.choices; ++i) request.prompts.push_back(prompt);
+    request.prompts.push_back(prompt);
     request.prompt_texts.push_back(text);
   }
   return request;

@@ -226,6 +226,15 @@ TEST_F(ApiTest, TokenizesTextsAndMessages) {
   EXPECT_EQ(param(post("/detokenize", {{"tokens", {-1}}})), "tokens");
 }
 
+TEST_F(ApiTest, TokenizesForItsOwnModelAloneAndKnowsItsIds) {
+  EXPECT_EQ(status(post("/tokenize", {{"prompt", "a"}, {"model", "other"}})), 404);
+  EXPECT_EQ(status(post("/detokenize", {{"tokens", {97}}, {"model", "other"}})), 404);
+  EXPECT_EQ(status(post("/detokenize", {{"tokens", {97}}, {"model", "bytes"}})), 200);
+  const auto beyond = post("/detokenize", {{"tokens", {97, 256}}});
+  EXPECT_EQ(status(beyond), 400);
+  EXPECT_EQ(param(beyond), "tokens");
+}
+
 TEST_F(ApiTest, GivesWhatTheCheckpointSaysOfItsTokenizer) {
   std::ofstream(folder.path() / "tokenizer_config.json")
       << R"({"tokenizer_class": "X", "eos_token": {"content": "</s>"}})";
@@ -267,6 +276,13 @@ TEST_F(ApiTest, AnswersListsOfTextsAsTheBloomServerDoes) {
   }
   EXPECT_EQ(param(post("/generate/", {{"text", json::array({"a"})}, {"do_sample", 1}})),
             "do_sample");
+}
+
+TEST_F(ApiTest, AResponseWithoutATokenHasNoLoss) {
+  const auto reply =
+      post("/forward/", {{"conditioning_text", {"a", "b"}}, {"response", {"c", ""}}});
+  EXPECT_EQ(status(reply), 400);
+  EXPECT_EQ(param(reply), "response");
 }
 
 TEST_F(ApiTest, GivesTheMeanLossOfResponses) {

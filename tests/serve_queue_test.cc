@@ -110,6 +110,25 @@ TEST_F(RequestQueueTest, TakesAllPromptsOfARequestOrNone) {
   EXPECT_EQ(status_of(5), 400) << "it would never have room";
 }
 
+TEST_F(RequestQueueTest, MakesEachChoiceAsItIsTakenWithADrawOfItsOwn) {
+  std::vector<Prompt> two = prompts(2);
+  for (std::size_t p = 0; p < 2; ++p) {
+    two[p].ids = {static_cast<std::int32_t>(p)};
+    two[p].own.seed = 7;
+  }
+  queue.submit(two, answer(), 2);
+  EXPECT_EQ(queue.waiting(), 4U);
+  EXPECT_EQ(status_of(1), 429) << "each choice has a place of its own";
+  for (std::size_t number = 0; number < 4; ++number) {
+    const std::vector<Prompt> taken = queue.take(1, false);
+    ASSERT_EQ(taken.size(), 1U);
+    EXPECT_EQ(taken[0].index, number);
+    EXPECT_THAT(*taken[0].ids, ElementsAre(static_cast<std::int32_t>(number / 2)));
+    EXPECT_EQ(taken[0].own.seed, 7U);
+    EXPECT_EQ(taken[0].own.draw_number, number % 2);
+  }
+}
+
 TEST_F(RequestQueueTest, TellsEachAnswerOfItsOwnPromptsInOrder) {
   const auto first = answer(), second = answer();
   queue.submit(prompts(2), first);

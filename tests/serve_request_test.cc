@@ -248,21 +248,72 @@ TEST(CompletionRequest, KnowsItsModelAlone) {
   expect_bad("model", 5);
 }
 
-TEST(CompletionRequest, MakesChoicesWithDrawsOfTheirOwn) {
+TEST(CompletionRequest, HasEachPromptOnceHoweverManyChoices) {
   const GenerationRequest request =
       completion({{"prompt", {"ab", "c"}}, {"n", 3}, {"seed", 7}, {"stream", true}});
-  ASSERT_EQ(request.prompts.size(), 6U);
+  ASSERT_EQ(request.prompts.size(), 2U);
   EXPECT_EQ(request.shape.choices, 3U);
   EXPECT_THAT(request.prompt_texts, ElementsAre("ab", "c"));
-  for (std::size_t i = 0; i < 6; ++i) {
-    EXPECT_EQ(*request.prompts[i].ids, ids_of_text(i < 3 ? "ab" : "c"));
+  for (std::size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(*request.prompts[i].ids, ids_of_text(i == 0 ? "ab" : "c"));
     EXPECT_EQ(request.prompts[i].own.seed, 7U);
-    EXPECT_EQ(request.prompts[i].own.draw_number, i % 3);
     EXPECT_TRUE(request.prompts[i].stream);
   }
   std::set<std::uint64_t> seeds;
   for (int i = 0; i < 3; ++i) seeds.insert(*completion({{"prompt", "a"}}).prompts[0].own.seed);
   EXPECT_EQ(seeds.size(), 3U) << "without a seed each request has another one";
+}
+
+TEST(CompletionRequest, OfMorePromptsAndChoicesThanMayWaitIsRefusedBeforeTheyAreRead) {
+  const RequestDefaults few{.most_prompts = 6};
+  EXPECT_EQ(completion({{"prompt", {"ab", "c"}}, {"n", 3}}, few).prompts.size(), 2U);
+  const json too_long = std::string(1000, 'a');  // which would be refused for that
+  for (const json& body :
+       {json({{"prompt", {too_long, too_long}}, {"n", 4}}), json({{"prompt", too_long}, {"n", 7}}),
+        json({{"prompt", std::vector<json>(7, too_long)}})}) {
+    const Refusal said = refusal_of([&] { completion(body, few); });
+    EXPECT_EQ(said.code, "too_many_prompts") << said.message;
+    EXPECT_THAT(said.message, HasSubstr("up to 6 together (--max-queue)"));
+  }
+}
+
+TEST(CompletionRequest, AsksForNoMoreLogprobsThanOneAnswerMayHave) {
+  const auto model = byte_model({}, "/nonexistent", 100'000);
+  const auto read = [&](json body) {
+    UnknownFields unknown;
+    body["prompt"] = std::string(50'000, 'a');
+    return refusal_of([&] { read_completion_request(body.dump(), *model, unknown); });
+  };
+  EXPECT_EQ(read({{"max_tokens", 9}, {"echo", true}, {"logprobs", 20}}).status, 0);
+  EXPECT_EQ(read({{"max_tokens", 9}, {"n", 100}, {"logprobs", 20}}).status, 0);
+  const Refusal said = read({{"max_tokens", 9}, {"echo", true}, {"logprobs", 20}, {"n", 5}});
+  EXPECT_EQ(said.status, 400);
+  EXPECT_EQ(said.param, "logprobs");
+  EXPECT_THAT(said.message, HasSubstr("could have 5250945 log-probabilities"));
+  EXPECT_EQ(read({{"max_tokens", 40'000}, {"n", 6}, {"logprobs", 20}}).status, 400);
+  EXPECT_EQ(read({{"max_tokens", 9}, {"echo", true}, {"logprobs", 20}, {"n", 5}, {"stream", true}})
+                .status,
+            0)
+      << "a stream keeps none of them";
+}
+
+TEST(CompletionRequest, OfAStreamHasNoPromptLogprobsBesideItsEcho) {
+  const Refusal said = refusal({{"prompt", "a"}, {"prompt_logprobs", 1}, {"stream", true}});
+  EXPECT_EQ(said.status, 400);
+  EXPECT_EQ(said.param, "prompt_logprobs");
+}
+
+TEST(CompletionRequest, BiasesIdsOfTheModelAlone) {
+  EXPECT_EQ(refusal(with("logit_bias", {{"255", 1}})).status, 0);
+  const Refusal said = refusal(with("logit_bias", {{"256", 1}}));
+  EXPECT_EQ(said.status, 400);
+  EXPECT_THAT(said.message, HasSubstr("`logit_bias`: token id 256 is out of range"));
+}
+
+TEST(CompletionRequest, NamesWhatLeavesNoRoom) {
+  EXPECT_EQ(refusal(with("max_tokens", 64)).param, "max_tokens");
+  EXPECT_EQ(refusal(with("max_tokens", 63)).status, 0);
+  EXPECT_EQ(refusal({{"prompt", std::string(60, 'a')}, {"max_tokens", 20}}).param, "prompt");
 }
 
 TEST(CompletionRequest, AnEchoAsksForTheLogprobsOfThePrompt) {
@@ -384,6 +435,8 @@ TEST_F(ChatCompletionRequest, NamesWhatIsWrongWithMessages) {
   for (const json& messages :
        {json::array(), json("hi"), json({"hi"}), json({{{"content", "hi"}}}),
         json({{{"role", 5}, {"content", "hi"}}}), json({{{"role", "user"}, {"content", 5}}}),
+        json({{{"role", "user"}}}), json({{{"role", "user"}, {"content", nullptr}}}),
+        json({{{"role", "user"}, {"content", {{"text", "hi"}}}}}),
         json({{{"role", "user"},
                {"content", {{{"type", "image_url"}, {"image_url", {{"url", "x"}}}}}}}})}) {
     const Refusal said = refusal({{"messages", messages}});

@@ -50,6 +50,9 @@ class World {
     all_gather_bytes(mine.data(), all.data(), mine.size() * sizeof(T));
     return all;
   }
+  /// The next all_gather may wait for minutes, as for a request to a server: this rank sleeps
+  /// longer meanwhile, and may notice some milliseconds late that the others are there.
+  void expect_long_wait();
   /// Collective: the root's string on every rank.
   std::string broadcast(std::string bytes, int root);
   /// Collective: on the root every rank's string, elsewhere empty.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <string_view>
 #include <thread>
 
@@ -29,22 +30,26 @@ void Backoff::pause() {
     std::this_thread::yield();
     return;
   }
-  std::this_thread::sleep_for(
-      std::min<std::chrono::steady_clock::duration>(waited / 8, microseconds(200)));
+  std::this_thread::sleep_for(std::min<std::chrono::steady_clock::duration>(waited / 8, longest_));
 }
 
-void wait_for(MPI_Request& request) {
-  // A call that finds nothing to do takes less than a microsecond. A longer one has moved bytes,
+void wait_for(MPI_Request& request, microseconds longest) {
+  // A call that finds nothing to do takes less than a microsecond. Longer ones have moved bytes,
   // and where MPI moves them fragment by fragment (no single-copy access between processes, as in
-  // many containers) more will follow soon: sleeping between them would cost most of the speed.
+  // many containers) more will follow soon: sleeping between them would cost most of the speed. But
+  // about every tenth call looks at sockets, which takes as long, so that it takes two of four.
   constexpr auto kMovedBytes = microseconds(3);
-  Backoff backoff;
+  constexpr unsigned kLastCalls = 0b1111;
+  unsigned moved = 0;  // a bit for each call, the last one lowest
+  Backoff backoff(longest);
   for (;;) {
     int done = 0;
     const auto before = std::chrono::steady_clock::now();
     ZI_MPI(MPI_Test, &request, &done, MPI_STATUS_IGNORE);
     if (done != 0) return;
-    if (std::chrono::steady_clock::now() - before > kMovedBytes) backoff = Backoff();
+    const bool longer = std::chrono::steady_clock::now() - before > kMovedBytes;
+    moved = (moved << 1 | (longer ? 1U : 0U)) & kLastCalls;
+    if (longer && std::popcount(moved) > 1) backoff = Backoff(longest);
     backoff.pause();
   }
 }

@@ -17,18 +17,21 @@ void check_mpi(int code, const char* function);
 #define ZI_MPI(function, ...) ::zi::check_mpi(function(__VA_ARGS__), #function)
 
 /// Pauses of a thread that polls: spins for some microseconds (for a peer that is nearly there),
-/// then yields, then sleeps an eighth of the time waited so far, 200 us at most. A long wait takes
-/// almost no CPU time, a short one adds no latency.
+/// then yields, then sleeps an eighth of the time waited so far, `longest` at most. A long wait
+/// takes little CPU time, a short one adds no latency.
 class Backoff {
  public:
+  static constexpr std::chrono::microseconds kLongest{200};
+  explicit Backoff(std::chrono::microseconds longest = kLongest) : longest_(longest) {}
   void pause();
 
  private:
+  std::chrono::microseconds longest_;
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
 /// Blocks until the request is done, with Backoff. MPI_Test drives the transfer.
-void wait_for(MPI_Request& request);
+void wait_for(MPI_Request& request, std::chrono::microseconds longest = Backoff::kLongest);
 
 /// Move-only owner of a communicator.
 class MpiComm {

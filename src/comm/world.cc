@@ -20,6 +20,7 @@ namespace zi {
 namespace {
 
 constexpr int kStringTag = 1;
+constexpr std::chrono::milliseconds kLongWaitSleep(5);
 
 /// MPI between its initialisation and its end.
 class MpiSession {
@@ -92,6 +93,7 @@ struct World::State {
   }
 
   MpiSession session;  // first: finalised last
+  bool long_wait = false;
   MpiComm control;
   int rank = 0;
   int size = 1;
@@ -150,8 +152,11 @@ void World::all_gather_bytes(const void* send, void* recv, std::size_t bytes) {
   const int count = static_cast<int>(bytes);
   MPI_Request request = MPI_REQUEST_NULL;
   ZI_MPI(MPI_Iallgather, send, count, MPI_BYTE, recv, count, MPI_BYTE, state_->comm(), &request);
-  wait_for(request);
+  const bool long_wait = std::exchange(state_->long_wait, false);
+  wait_for(request, long_wait ? kLongWaitSleep : Backoff::kLongest);
 }
+
+void World::expect_long_wait() { state_->long_wait = true; }
 
 std::string World::broadcast(std::string bytes, int root) {
   state_->leaving_together = false;

@@ -89,7 +89,15 @@ std::unique_ptr<Sequence> Admission::admit(Prompt prompt) const {
         {s->prompt_tokens, s->max_new_tokens, room_.tokens});
   }
   if (as_many_as_fit) s->max_new_tokens = room_.tokens - s->prompt_tokens;
-  for (const auto& [id, value] : s->settings.logit_bias) s->biases.push_back({id, value});
+  for (const auto& [id, value] : s->settings.logit_bias) {
+    if (id >= options_.vocabulary) {
+      throw PromptError(
+          fmt::format("`logit_bias`: token id {} is out of range: the model has ids 0 "
+                      "to {}",
+                      id, options_.vocabulary - 1));
+    }
+    s->biases.push_back({id, value});
+  }
   s->own_biases = s->biases.size();
   if (s->settings.min_new_tokens > 0 && !s->settings.ignore_eos) {
     constexpr float kNever = -std::numeric_limits<float>::infinity();

@@ -29,13 +29,17 @@ std::span<const LogitBias> Sequence::bias() const {
 }
 
 void Sequence::append_text(const std::string& more) {
+  const std::size_t before = text.size();
   text += more;
   if (new_tokens() < settings.min_new_tokens) {
     stops_from = text.size();
     return;
   }
   std::size_t cut = std::string::npos;
-  for (const std::string& stop : settings.stop) cut = std::min(cut, text.find(stop, stops_from));
+  for (const std::string& stop : settings.stop) {  // each ends in what is new
+    const std::size_t ahead = std::min(before, stop.size() - 1);
+    cut = std::min(cut, text.find(stop, std::max(stops_from, before - ahead)));
+  }
   if (cut == std::string::npos) return;
   text.resize(cut);
   finish_reason = "stop";

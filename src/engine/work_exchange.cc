@@ -142,7 +142,11 @@ WorkExchange::Turn WorkExchange::take_turn(const Report& report, std::string_vie
   turn.leave = !turn.run && !source_open;
   if (!turn.run && source_open) {
     // Nothing to do. The others wait for rank 0 in the next exchange.
-    if (world_->rank() == 0) source_->wait();
+    if (world_->rank() == 0) {
+      source_->wait();
+    } else {
+      world_->expect_long_wait();
+    }
   }
   return turn;
 }

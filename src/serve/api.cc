@@ -139,8 +139,9 @@ void Api::route(const HttpRequest& request, const std::shared_ptr<HttpReply>& re
 }
 
 void Api::submit(const Call& call, std::vector<Prompt> prompts,
-                 std::shared_ptr<PendingAnswer> answer) {
-  const RequestQueue::Ticket ticket = queue_->submit(std::move(prompts), std::move(answer));
+                 std::shared_ptr<PendingAnswer> answer, std::size_t choices) {
+  const RequestQueue::Ticket ticket =
+      queue_->submit(std::move(prompts), std::move(answer), choices);
   call.reply->on_left([queue = queue_, ticket] { queue->cancel(ticket); });
 }
 
@@ -173,13 +174,16 @@ void Api::page(const Call& call) {
 void Api::version(const Call& call) { send(call.reply, Json{{"version", ZI_VERSION}}); }
 
 void Api::metrics(const Call& call) {
-  const std::scoped_lock lock(mutex_);
+  const PerLink<double> limits = [this] {
+    const std::scoped_lock lock(mutex_);
+    return limits_;
+  }();
   HttpResponse response;
   response.content_type = "text/plain; version=0.0.4; charset=utf-8";
-  response.body = metrics_->text({.model = model_ ? model_->name() : std::string_view(),
+  response.body = metrics_->text({.model = call.model ? call.model->name() : std::string_view(),
                                   .waiting = queue_->waiting(),
                                   .cancelled_requests = queue_->cancelled_requests(),
-                                  .limits = limits_});
+                                  .limits = limits});
   call.reply->send(std::move(response));
 }
 
@@ -200,16 +204,18 @@ void Api::models(const Call& call) {
 void Api::completions(const Call& call) {
   GenerationRequest request = read_completion_request(call.request.body, *call.model, unknown_);
   std::vector<Prompt> prompts = request.prompts;
+  const std::size_t choices = request.shape.choices;
   submit(call, std::move(prompts),
-         std::make_shared<CompletionAnswer>(call.reply, call.model, std::move(request)));
+         std::make_shared<CompletionAnswer>(call.reply, call.model, std::move(request)), choices);
 }
 
 void Api::chat_completions(const Call& call) {
   GenerationRequest request =
       read_chat_completion_request(call.request.body, *call.model, unknown_);
   std::vector<Prompt> prompts = request.prompts;
+  const std::size_t choices = request.shape.choices;
   submit(call, std::move(prompts),
-         std::make_shared<ChatAnswer>(call.reply, call.model, std::move(request)));
+         std::make_shared<ChatAnswer>(call.reply, call.model, std::move(request)), choices);
 }
 
 void Api::tokenize_text(const Call& call) {

@@ -63,7 +63,8 @@ class Api {
   /// Throws ApiError.
   void route(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply);
   void check_key(const HttpRequest& request) const;
-  void submit(const Call& call, std::vector<Prompt> prompts, std::shared_ptr<PendingAnswer> answer);
+  void submit(const Call& call, std::vector<Prompt> prompts, std::shared_ptr<PendingAnswer> answer,
+              std::size_t choices = 1);
   std::shared_ptr<const ServedModel> model() const;
 
   void page(const Call& call);

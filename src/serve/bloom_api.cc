@@ -175,7 +175,9 @@ BloomApi::Run BloomApi::generate(std::string_view body, std::shared_ptr<HttpRepl
     const std::int64_t min_length =
         read_count(object, "min_length", 0, std::numeric_limits<std::int64_t>::max()).value_or(0);
     const bool without_input = read_flag(object, "remove_input_from_output", false);
-    for (const std::string& text : read_texts(object, "text")) {
+    const std::vector<std::string> given = read_texts(object, "text");
+    check_count(given.size(), 1, model);
+    for (const std::string& text : given) {
       Prompt prompt;
       prompt.text = text;
       prompt.own = own;
@@ -185,7 +187,8 @@ BloomApi::Run BloomApi::generate(std::string_view body, std::shared_ptr<HttpRepl
       const std::int64_t least = min_length - std::ssize(*checked.prompt.ids);
       if (least > 0)
         checked.prompt.own.min_new_tokens = std::min(least, *checked.prompt.own.max_new_tokens);
-      add_choices(run.prompts, checked.prompt, 1, model);
+      set_seed(checked.prompt, model);
+      run.prompts.push_back(std::move(checked.prompt));
       texts.push_back(without_input ? std::string() : std::move(checked.text));
     }
   } catch (const PromptError& error) {
@@ -206,6 +209,7 @@ BloomApi::Run BloomApi::forward(std::string_view body, std::shared_ptr<HttpReply
                                           responses.size(), texts.size()),
                               "response");
   }
+  check_count(texts.size(), 1, model);
   Run run;
   std::vector<std::size_t> response_tokens;
   for (std::size_t i = 0; i < texts.size(); ++i) {
@@ -213,6 +217,10 @@ BloomApi::Run BloomApi::forward(std::string_view body, std::shared_ptr<HttpReply
     try {
       prompt.ids = model.tokenizer().encode(texts[i], model.options().special_tokens);
       const auto response = model.tokenizer().encode(responses[i]);
+      if (response.empty()) {
+        throw ApiError::bad_field(fmt::format("`response` {} has no token to score", i),
+                                  "response");
+      }
       prompt.ids->insert(prompt.ids->end(), response.begin(), response.end());
       response_tokens.push_back(response.size());
     } catch (const PromptError& error) {

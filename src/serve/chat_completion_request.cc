@@ -65,6 +65,7 @@ GenerationRequest read_chat_completion_request(std::string_view body, const Serv
   Prompt prompt = with_members([&] {
     OwnSettings own;
     read_common_fields(object, model, shape, own);
+    check_count(1, shape.choices, model);
     const auto older = read_count(object, "max_tokens", 1, kAnyCount);
     const auto newer = read_count(object, "max_completion_tokens", 1, kAnyCount);
     own.max_new_tokens = newer ? newer : older;
@@ -83,8 +84,10 @@ GenerationRequest read_chat_completion_request(std::string_view body, const Serv
   prompt.where = shape.id;
   CheckedPrompt checked = check_prompt(
       std::move(prompt), model.defaults().max_new_tokens.value_or(kAsManyAsFit), model, "messages");
-  add_choices(request.prompts, checked.prompt, shape.choices, model);
+  set_seed(checked.prompt, model);
+  request.prompts.push_back(std::move(checked.prompt));
   request.prompt_texts.push_back(std::move(checked.text));
+  check_logprobs(request, model);
   return request;
 }
 

@@ -1,5 +1,7 @@
 #include "serve/chat_messages.h"
 
+#include <fmt/format.h>
+
 #include <memory>
 #include <optional>
 #include <string>
@@ -9,6 +11,7 @@
 #include "base/json_file.h"
 #include "chat/values/json_text.h"
 #include "chat/values/template_error.h"
+#include "zero_infer/error.h"
 
 namespace zi {
 namespace {
@@ -43,6 +46,13 @@ std::optional<std::string> joined_parts(const Value& content) {
   return joined;
 }
 
+std::string no_text(std::size_t message) {
+  return fmt::format(
+      "`messages`: the `content` of message {} is neither a text nor a list of parts "
+      "with texts",
+      message);
+}
+
 /// The call with its arguments as an object, or as it is.
 Value with_object(const Value& call) {
   const Value* const function = call.dict() == nullptr ? nullptr : call.dict()->find("function");
@@ -65,12 +75,15 @@ chat::Value messages_for_template(const chat::Value& messages) {
   std::vector<Value> changed;
   for (const Value& message : messages.series()->items) {
     Value made = message;
-    if (const Value* const content = made.dict()->find("content")) {
-      if (auto text = joined_parts(*content)) {
-        made = with(*made.dict(), "content", Value::text(std::move(*text)));
-      }
-    }
     const Value* const calls = made.dict()->find("tool_calls");
+    const Value* const content = made.dict()->find("content");
+    if (content == nullptr || content->is_none()) {
+      if (calls == nullptr) throw PromptError(no_text(changed.size()));
+    } else if (auto text = joined_parts(*content)) {
+      made = with(*made.dict(), "content", Value::text(std::move(*text)));
+    } else if (content->text() == nullptr) {
+      throw PromptError(no_text(changed.size()));
+    }
     if (calls != nullptr && calls->series() != nullptr) {
       std::vector<Value> made_calls;
       for (const Value& call : calls->series()->items) made_calls.push_back(with_object(call));

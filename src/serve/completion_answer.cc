@@ -9,8 +9,8 @@ CompletionAnswer::CompletionAnswer(std::shared_ptr<HttpReply> reply,
                                    GenerationRequest request)
     : OpenAiAnswer(std::move(reply), std::move(model), std::move(request.shape), request.prompts),
       prompt_texts_(std::move(request.prompt_texts)),
-      echoed_(request.prompts.size()) {
-  for (std::size_t i = 0; i < request.prompts.size(); ++i) {
+      echoed_(prompt_texts_.size() * shape().choices) {
+  for (std::size_t i = 0; i < echoed_.size(); ++i) {
     logprobs_.emplace_back(this->model().tokenizer(), shape().tokens_as_ids);
   }
 }

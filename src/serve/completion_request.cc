@@ -73,6 +73,7 @@ GenerationRequest read_completion_request(std::string_view body, const ServedMod
   if (shape.echo && shape.logprobs) {
     own.prompt_logprobs = std::max(*shape.logprobs, shape.prompt_logprobs.value_or(0));
   }
+  check_count(prompts.size(), shape.choices, model);
   shape.id = new_answer_id("cmpl");
   for (std::size_t p = 0; p < prompts.size(); ++p) {
     prompts[p].own = own;
@@ -81,9 +82,11 @@ GenerationRequest read_completion_request(std::string_view body, const ServedMod
     CheckedPrompt checked =
         check_prompt(std::move(prompts[p]),
                      model.defaults().max_new_tokens.value_or(kCompletionTokens), model, "prompt");
-    add_choices(request.prompts, checked.prompt, shape.choices, model);
+    set_seed(checked.prompt, model);
+    request.prompts.push_back(std::move(checked.prompt));
     request.prompt_texts.push_back(std::move(checked.text));
   }
+  check_logprobs(request, model);
   return request;
 }
 

@@ -20,6 +20,8 @@ namespace {
 using nlohmann::json;
 
 constexpr std::int64_t kMostChoices = 1024;
+constexpr std::int64_t kMostLogprobsOfAnswer = std::int64_t{1}
+                                               << 22;  // some 17 bytes each, as JSON
 
 std::uint64_t random_number() {
   thread_local std::mt19937_64 numbers = [] {
@@ -65,18 +67,6 @@ void refuse_fields(const json& object) {
   throw ApiError::bad_field(
       "`response_format` is not {\"type\": \"text\"}: output is not constrained here",
       "response_format");
-}
-
-void check_model(const json& object, const ServedModel& model) {
-  const json* const name = find_field(object, "model");
-  if (name == nullptr) return;
-  if (!name->is_string()) throw ApiError::bad_field("`model` is not a text", "model");
-  if (*name == model.name()) return;
-  throw ApiError(
-      404,
-      fmt::format("the model {} does not exist; this server has {}",
-                  in_quotes(name->get_ref<const std::string&>()), in_quotes(model.name())),
-      {.param = "model", .code = "model_not_found"});
 }
 
 /// Names that requests have and that change nothing here.
@@ -133,6 +123,9 @@ void read_common_fields(const json& object, const ServedModel& model, AnswerShap
         "`best_of` is not supported but for the value of `n`: every choice is returned", "best_of");
   }
   shape.stream = read_flag(object, "stream", false);
+  if (shape.stream && shape.prompt_logprobs) {
+    throw ApiError::bad_field("`prompt_logprobs` are not for a `stream`", "prompt_logprobs");
+  }
   shape.tokens_as_ids = read_flag(object, "return_tokens_as_token_ids", false);
   if (const json* const options = find_field(object, "stream_options")) {
     if (!options->is_object()) {
@@ -180,21 +173,59 @@ CheckedPrompt check_prompt(Prompt prompt, std::int64_t new_tokens, const ServedM
                                           *own.min_new_tokens, *own.max_new_tokens),
                               "min_tokens");
   } catch (const PromptTooLong& error) {
-    throw too_long(error.numbers(), param);
+    const PromptTooLong::Numbers& n = error.numbers();
+    throw too_long(n, n.new_tokens >= n.room ? "max_tokens" : param);
   } catch (const PromptError& error) {
     throw ApiError::bad_field(error.what(), param);
   }
 }
 
-void add_choices(std::vector<Prompt>& prompts, const Prompt& prompt, std::size_t choices,
-                 const ServedModel& model) {
-  const std::optional<std::uint64_t> seed =
-      prompt.own.seed ? prompt.own.seed : model.defaults().seed;
-  for (std::size_t choice = 0; choice < choices; ++choice) {
-    Prompt& made = prompts.emplace_back(prompt);
-    made.own.seed = seed ? *seed : random_number();
-    made.own.draw_number = choice;
+void check_count(std::size_t prompts, std::size_t choices, const ServedModel& model) {
+  const std::size_t most = model.defaults().most_prompts;
+  if (prompts <= most / choices) return;
+  throw ApiError(400,
+                 fmt::format("the request has {} prompts with {} choices each; the server takes up "
+                             "to {} together (--max-queue)",
+                             prompts, choices, most),
+                 {.code = "too_many_prompts"});
+}
+
+void set_seed(Prompt& prompt, const ServedModel& model) {
+  if (!prompt.own.seed) prompt.own.seed = model.defaults().seed.value_or(random_number());
+}
+
+void check_logprobs(const GenerationRequest& request, const ServedModel& model) {
+  const AnswerShape& shape = request.shape;
+  if (shape.stream) return;
+  std::int64_t all = 0;
+  for (const Prompt& prompt : request.prompts) {
+    const std::int64_t tokens = std::ssize(*prompt.ids);
+    const std::int64_t new_tokens = std::min(*prompt.own.max_new_tokens, model.room() - tokens);
+    const auto of = [](const std::optional<int>& top, std::int64_t count) {
+      return top ? (*top + 1) * count : 0;
+    };
+    all += static_cast<std::int64_t>(shape.choices) *
+           (of(prompt.own.logprobs, new_tokens) + of(prompt.own.prompt_logprobs, tokens));
   }
+  if (all <= kMostLogprobsOfAnswer) return;
+  throw ApiError::bad_field(
+      fmt::format(
+          "the answer could have {} log-probabilities, and {} at most are kept for one: ask "
+          "for fewer choices, tokens or alternatives, or for a stream",
+          all, kMostLogprobsOfAnswer),
+      "logprobs");
+}
+
+void check_model(const json& object, const ServedModel& model) {
+  const json* const name = find_field(object, "model");
+  if (name == nullptr) return;
+  if (!name->is_string()) throw ApiError::bad_field("`model` is not a text", "model");
+  if (*name == model.name()) return;
+  throw ApiError(
+      404,
+      fmt::format("the model {} does not exist; this server has {}",
+                  in_quotes(name->get_ref<const std::string&>()), in_quotes(model.name())),
+      {.param = "model", .code = "model_not_found"});
 }
 
 }  // namespace zi

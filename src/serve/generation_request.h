@@ -30,7 +30,7 @@ struct AnswerShape {
 /// A request for new text that was read and can be run.
 struct GenerationRequest {
   AnswerShape shape;
-  std::vector<Prompt> prompts;            // one for each choice, by ids; indices are still missing
+  std::vector<Prompt> prompts;            // by ids; each stands for as many as it has choices
   std::vector<std::string> prompt_texts;  // of each prompt, for an echo
 };
 
@@ -58,9 +58,16 @@ struct CheckedPrompt {
 CheckedPrompt check_prompt(Prompt prompt, std::int64_t new_tokens, const ServedModel& model,
                            const char* param);
 
-/// Adds `choices` copies of the prompt, each with draws of its own. A seed of the request or of the
-/// server gives the same texts again; else they differ from request to request.
-void add_choices(std::vector<Prompt>& prompts, const Prompt& prompt, std::size_t choices,
-                 const ServedModel& model);
+/// Before anything is done for them: throws ApiError 400 for more prompts and choices than may
+/// wait.
+void check_count(std::size_t prompts, std::size_t choices, const ServedModel& model);
+/// Gives the prompt its seed: the request's or the server's, which makes the same texts again, else
+/// one that no other request has.
+void set_seed(Prompt& prompt, const ServedModel& model);
+/// Throws ApiError 400 where an answer that is no stream would have more log-probabilities than are
+/// kept in memory.
+void check_logprobs(const GenerationRequest& request, const ServedModel& model);
+/// Throws ApiError 404 where the object names another model.
+void check_model(const nlohmann::json& object, const ServedModel& model);
 
 }  // namespace zi

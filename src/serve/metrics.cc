@@ -49,66 +49,68 @@ class Metric {
 }  // namespace
 
 Metrics::Metrics()
-    : first_token_(kFirstTokenBounds),
-      between_tokens_(kTokenBounds),
-      whole_(kRequestBounds),
-      in_queue_(kRequestBounds) {}
+    : counts_{.ranks = {},
+              .first_token = Histogram(kFirstTokenBounds),
+              .between_tokens = Histogram(kTokenBounds),
+              .whole = Histogram(kRequestBounds),
+              .in_queue = Histogram(kRequestBounds)} {}
 
 void Metrics::ranks(std::span<const RankStatus> ranks) {
   const std::scoped_lock lock(mutex_);
-  ranks_.assign(ranks.begin(), ranks.end());
+  counts_.ranks.assign(ranks.begin(), ranks.end());
 }
 
 void Metrics::finished(const Result& result, double seconds, bool told) {
   const std::scoped_lock lock(mutex_);
-  ++finished_[result.finish_reason == "eos" || result.finish_reason == "stop" ? 0 : 1];
-  whole_.add(seconds);
+  ++counts_.finished[result.finish_reason == "eos" || result.finish_reason == "stop" ? 0 : 1];
+  counts_.whole.add(seconds);
   const double queued = std::max(0.0, seconds - result.seconds);
-  in_queue_.add(queued);
+  counts_.in_queue.add(queued);
   const std::size_t tokens = result.token_ids.size();
-  if (tokens > 0) first_token_.add(queued + result.first_token_seconds);
+  if (tokens > 0) counts_.first_token.add(queued + result.first_token_seconds);
   if (tokens > 1 && !told) {
     const auto gaps = static_cast<std::uint64_t>(tokens - 1);
-    between_tokens_.add((result.seconds - result.first_token_seconds) / static_cast<double>(gaps),
-                        gaps);
+    counts_.between_tokens.add(
+        (result.seconds - result.first_token_seconds) / static_cast<double>(gaps), gaps);
   }
 }
 
 void Metrics::token(double seconds) {
   const std::scoped_lock lock(mutex_);
-  between_tokens_.add(seconds);
+  counts_.between_tokens.add(seconds);
 }
 
 void Metrics::failed() {
   const std::scoped_lock lock(mutex_);
-  ++failed_;
+  ++counts_.failed;
 }
 
 std::vector<RankStatus> Metrics::statuses() const {
   const std::scoped_lock lock(mutex_);
-  return ranks_;
+  return counts_.ranks;
 }
 
-void Metrics::write_ranks(std::string& out, const Others& others) const {
+void Metrics::write_ranks(std::string& out, const Others& others,
+                          const std::vector<RankStatus>& ranks) {
   const auto by_link = [&](std::string_view name, std::string_view type, std::string_view help,
                            auto value) {
     Metric metric(out, name, type, help);
-    for (std::size_t r = 0; r < ranks_.size(); ++r) {
+    for (std::size_t r = 0; r < ranks.size(); ++r) {
       for (const Link link : kTravelLinks) {
         metric.line(fmt::format("rank=\"{}\",link=\"{}\"", r, key_of(link)), value(r, link));
       }
     }
   };
   by_link("zero_infer_link_bytes_total", "counter", "Bytes that a rank's link moved.",
-          [&](std::size_t r, Link link) { return ranks_[r].moved[link]; });
+          [&](std::size_t r, Link link) { return ranks[r].moved[link]; });
   by_link("zero_infer_link_limit_bytes_per_second", "gauge",
           "What the bare link gave when the server started; 0: not measured.",
           [&](std::size_t, Link link) { return others.limits[link]; });
   const auto by_rank = [&](std::string_view name, std::string_view type, std::string_view help,
                            std::int64_t RankStatus::*member) {
     Metric metric(out, name, type, help);
-    for (std::size_t r = 0; r < ranks_.size(); ++r) {
-      metric.line(fmt::format("rank=\"{}\"", r), ranks_[r].*member);
+    for (std::size_t r = 0; r < ranks.size(); ++r) {
+      metric.line(fmt::format("rank=\"{}\"", r), ranks[r].*member);
     }
   };
   by_rank("zero_infer_lanes", "gauge", "Sequences that a rank can work on at once.",
@@ -119,9 +121,12 @@ void Metrics::write_ranks(std::string& out, const Others& others) const {
 }
 
 std::string Metrics::text(const Others& others) const {
-  const std::scoped_lock lock(mutex_);
+  const Counts now = [this] {
+    const std::scoped_lock lock(mutex_);
+    return counts_;
+  }();
   RankStatus all;
-  for (const RankStatus& rank : ranks_) {
+  for (const RankStatus& rank : now.ranks) {
     all.active += rank.active;
     all.kv_pages += rank.kv_pages;
     all.kv_pages_used += rank.kv_pages_used;
@@ -143,26 +148,27 @@ std::string Metrics::text(const Others& others) const {
   one("vllm:prompt_tokens_total", "counter", "Prompt tokens that were computed.", all.prompt_rows);
   one("vllm:generation_tokens_total", "counter", "New tokens.", all.new_tokens);
   Metric success(out, "vllm:request_success_total", "counter", "Prompts that were answered.");
-  for (std::size_t i = 0; i < finished_.size(); ++i) {
-    success.line(fmt::format("{},finished_reason=\"{}\"", model, kFinishReasons[i]), finished_[i]);
+  for (std::size_t i = 0; i < now.finished.size(); ++i) {
+    success.line(fmt::format("{},finished_reason=\"{}\"", model, kFinishReasons[i]),
+                 now.finished[i]);
   }
   const auto histogram = [&](std::string_view name, std::string_view help, const Histogram& of) {
     const Metric header(out, name, "histogram", help);
     of.write(out, name, model);
   };
   histogram("vllm:time_to_first_token_seconds", "From the request to the first new token.",
-            first_token_);
+            now.first_token);
   histogram("vllm:inter_token_latency_seconds",
             "From one new token to the next; of answers that are not streams, their mean.",
-            between_tokens_);
+            now.between_tokens);
   histogram("vllm:e2e_request_latency_seconds", "From the request to the end of its prompt.",
-            whole_);
-  histogram("vllm:request_queue_time_seconds", "From the request to its lane.", in_queue_);
+            now.whole);
+  histogram("vllm:request_queue_time_seconds", "From the request to its lane.", now.in_queue);
   one("zero_infer_requests_cancelled_total", "counter",
       "Requests whose clients left before the end.", others.cancelled_requests);
   one("zero_infer_prompts_failed_total", "counter", "Prompts that ended without a result.",
-      failed_);
-  write_ranks(out, others);
+      now.failed);
+  write_ranks(out, others, now.ranks);
   return out;
 }
 

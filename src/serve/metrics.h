@@ -43,16 +43,20 @@ class Metrics {
   std::vector<RankStatus> statuses() const;
 
  private:
-  void write_ranks(std::string& out, const Others& others) const;
+  struct Counts {
+    std::vector<RankStatus> ranks;
+    std::array<std::uint64_t, 2> finished{};  // kFinishReasons
+    std::uint64_t failed = 0;
+    Histogram first_token;
+    Histogram between_tokens;
+    Histogram whole;
+    Histogram in_queue;
+  };
+  static void write_ranks(std::string& out, const Others& others,
+                          const std::vector<RankStatus>& ranks);
 
-  mutable std::mutex mutex_;
-  std::vector<RankStatus> ranks_;
-  std::array<std::uint64_t, 2> finished_{};  // kFinishReasons
-  std::uint64_t failed_ = 0;
-  Histogram first_token_;
-  Histogram between_tokens_;
-  Histogram whole_;
-  Histogram in_queue_;
+  mutable std::mutex mutex_;  // held for a copy at most: the pass loop waits for it
+  Counts counts_;
 };
 
 }  // namespace zi

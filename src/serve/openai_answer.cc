@@ -14,11 +14,11 @@ OpenAiAnswer::OpenAiAnswer(std::shared_ptr<HttpReply> reply,
     : reply_(std::move(reply)),
       model_(std::move(model)),
       shape_(std::move(shape)),
-      choices_(prompts.size()),
-      first_said_(prompts.size()),
-      unfinished_(prompts.size()) {
-  for (std::size_t i = 0; i < prompts.size(); i += shape_.choices) {
-    prompt_ids_.push_back(*prompts[i].ids);
+      choices_(prompts.size() * shape_.choices),
+      first_said_(choices_.size()),
+      unfinished_(choices_.size()) {
+  for (const Prompt& prompt : prompts) {
+    prompt_ids_.push_back(*prompt.ids);
     cached_tokens_.push_back(std::ssize(prompt_ids_.back()));
   }
 }
@@ -49,6 +49,12 @@ Json OpenAiAnswer::usage() const {
   return usage;
 }
 
+std::string OpenAiAnswer::begin() const {
+  std::string text = dump(head());
+  text.back() = ',';
+  return text += "\"choices\":[";
+}
+
 void OpenAiAnswer::begin_stream() {
   if (std::exchange(streaming_, true)) return;
   HttpResponse response;
@@ -67,11 +73,7 @@ void OpenAiAnswer::send_event(std::string_view data) {
 
 void OpenAiAnswer::send_choice(Json choice) {
   if (choice.is_null()) return;
-  if (chunk_begin_.empty()) {  // written once: a stream has as many chunks as tokens
-    chunk_begin_ = dump(head());
-    chunk_begin_.back() = ',';
-    chunk_begin_ += "\"choices\":[";
-  }
+  if (chunk_begin_.empty()) chunk_begin_ = begin();
   send_event(chunk_begin_ + dump(choice) + (shape_.include_usage ? "],\"usage\":null}" : "]}"));
 }
 
@@ -97,14 +99,16 @@ void OpenAiAnswer::finished(std::size_t number, Result result) {
     if (unfinished_ == 0) end_stream();
     return;
   }
-  choices_[number] = choice(number, result);
+  choices_[number] = dump(choice(number, result));  // as text, which takes the least memory
   if (unfinished_ > 0) return;
-  Json whole = head();
-  whole["choices"] = Json::array();
-  for (std::optional<Json>& one : choices_) whole["choices"].push_back(std::move(*one));
-  whole["usage"] = usage();
   HttpResponse response;
-  response.body = dump(whole);
+  response.body = begin();
+  for (std::string& one : choices_) {
+    response.body += std::exchange(one, {});
+    response.body += ',';
+  }
+  response.body.back() = ']';
+  response.body += ",\"usage\":" + dump(usage()) + "}";
   reply_->send(std::move(response));
 }
 

@@ -19,7 +19,7 @@ namespace zi {
 /// that derive from it.
 class OpenAiAnswer : public PendingAnswer {
  public:
-  /// `prompts`: of each prompt as many in a row as it has choices, all with ids.
+  /// `prompts`: with ids.
   OpenAiAnswer(std::shared_ptr<HttpReply> reply, std::shared_ptr<const ServedModel> model,
                AnswerShape shape, const std::vector<Prompt>& prompts);
 
@@ -53,8 +53,10 @@ class OpenAiAnswer : public PendingAnswer {
   void send_choice(Json choice);
   void send_event(std::string_view data);
   void end_stream();
-  /// `{"id": ..` up to and without what differs from chunk to chunk.
+  /// What all chunks of a stream have in common, and a whole answer too.
   Json head() const;
+  /// The same as text, and that choices follow.
+  std::string begin() const;
   Json usage() const;
 
   std::shared_ptr<HttpReply> reply_;
@@ -64,9 +66,9 @@ class OpenAiAnswer : public PendingAnswer {
   /// Of each prompt, tokens that no choice of it had to compute: what the first one found in pages
   /// of earlier requests, not what the others then had from it.
   std::vector<std::int64_t> cached_tokens_;
-  std::vector<std::optional<Json>> choices_;  // those that are ready, no stream
+  std::vector<std::string> choices_;  // no stream: those that are ready, as JSON
   std::vector<bool> first_said_;
-  std::string chunk_begin_;  // of every chunk: the head, and that choices follow
+  std::string chunk_begin_;  // begin(), written once: a stream has as many chunks as tokens
   std::size_t unfinished_;
   std::int64_t new_tokens_ = 0;
   bool streaming_ = false;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <limits>
 
 #include "base/printable_text.h"
@@ -25,7 +26,8 @@ void UnknownFields::note(const nlohmann::json& object, const std::vector<std::st
     if (std::ranges::find(known, item.key()) != known.end()) continue;
     {
       const std::scoped_lock lock(mutex_);
-      if (named_.size() >= kMostNamedFields || !named_.insert(item.key()).second) continue;
+      if (named_.size() >= kMostNamedFields) continue;
+      if (!named_.insert(std::hash<std::string>()(item.key())).second) continue;
     }
     log_warning(fmt::format("{}: the server does not know {}, which has no effect", endpoint,
                             in_quotes(item.key())));

@@ -23,7 +23,7 @@ class UnknownFields {
 
  private:
   std::mutex mutex_;
-  std::set<std::string> named_;
+  std::set<std::size_t> named_;  // hashes: a name may be long
 };
 
 /// The JSON object of a body. Throws ApiError 400 for what is none, is not UTF-8, is nested too

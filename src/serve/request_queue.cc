@@ -9,15 +9,17 @@
 namespace zi {
 namespace {
 
-/// How long the pass loop may wait for a request before it looks at signals.
-constexpr std::chrono::milliseconds kMostQueueWait(100);
+/// How long the pass loop may wait for a request before the ranks say again what they are doing. A
+/// signal to the server closes the queue, which ends the wait; one to another rank has this time.
+constexpr std::chrono::milliseconds kMostQueueWait(2000);
 constexpr double kLongestRetry = 60;  // seconds
 
 }  // namespace
 
 RequestQueue::Ticket RequestQueue::submit(std::vector<Prompt> prompts,
-                                          std::shared_ptr<PendingAnswer> answer) {
-  const std::size_t count = prompts.size();
+                                          std::shared_ptr<PendingAnswer> answer,
+                                          std::size_t choices) {
+  const std::size_t count = prompts.size() * choices;
   Ticket ticket = 0;
   {
     const std::scoped_lock lock(mutex_);
@@ -34,14 +36,13 @@ RequestQueue::Ticket RequestQueue::submit(std::vector<Prompt> prompts,
                     fmt::format("{} prompts wait, and the queue has room for {}; try again later",
                                 waiting_.size(), most_waiting_),
                     {.type = "rate_limit_error", .code = "queue_full"});
-      throw full.retry_after(retry_after());
+      throw full.retry_after(retry_after(waiting_.size() + count - most_waiting_));
     }
     ticket = next_;
-    for (Prompt& prompt : prompts) {
-      prompt.index = next_++;
-      waiting_.push_back(std::move(prompt));
-    }
+    for (std::size_t i = 0; i < count; ++i) waiting_.push_back(next_++);
     open_.emplace(ticket, Open{.answer = std::move(answer),
+                               .prompts = std::move(prompts),
+                               .choices = choices,
                                .count = count,
                                .taken = std::vector<bool>(count),
                                .told = std::vector<std::optional<Clock::time_point>>(count),
@@ -52,8 +53,9 @@ RequestQueue::Ticket RequestQueue::submit(std::vector<Prompt> prompts,
   return ticket;
 }
 
-int RequestQueue::retry_after() const {
-  return static_cast<int>(std::clamp(std::ceil(seconds_a_prompt_), 1.0, kLongestRetry));
+int RequestQueue::retry_after(std::size_t missing) const {
+  const double seconds = std::ceil(seconds_a_prompt_ * static_cast<double>(missing));
+  return static_cast<int>(std::clamp(seconds, 1.0, kLongestRetry));
 }
 
 void RequestQueue::cancel(Ticket ticket) {
@@ -76,7 +78,7 @@ void RequestQueue::drop(const Requests::iterator& request) {
   const auto own = [first = first, count = open.count](std::uint64_t index) {
     return index >= first && index < first + count;
   };
-  std::erase_if(waiting_, [&](const Prompt& prompt) { return own(prompt.index); });
+  std::erase_if(waiting_, own);
   // Those that have ended are cancelled too, which nobody notices.
   for (std::size_t i = 0; i < open.count; ++i) {
     if (open.taken[i]) cancelled_.push_back(first + i);
@@ -131,7 +133,8 @@ RequestQueue::Requests::const_iterator RequestQueue::of(std::uint64_t index) con
 
 RequestQueue::Requests::iterator RequestQueue::of(std::uint64_t index) {
   const auto request = std::as_const(*this).of(index);
-  return open_.erase(request, request);  // the same, to change it
+  // A range of nothing: erases nothing, and gives the place as one that may be changed.
+  return open_.erase(request, request);
 }
 
 RequestQueue::Place RequestQueue::place(const Requests::const_iterator& request,
@@ -174,18 +177,28 @@ RequestQueue::Place RequestQueue::fail(std::uint64_t index) {
   return found;
 }
 
+Prompt RequestQueue::take_first() {
+  const std::uint64_t index = waiting_.front();
+  waiting_.pop_front();
+  const auto request = of(index);
+  Open& open = request->second;
+  const auto number = static_cast<std::size_t>(index - request->first);
+  open.taken[number] = true;
+  Prompt& base = open.prompts[number / open.choices];
+  const std::size_t choice = number % open.choices;
+  Prompt prompt = choice + 1 == open.choices ? std::move(base) : base;
+  prompt.index = index;
+  prompt.own.draw_number = choice;
+  return prompt;
+}
+
 std::vector<Prompt> RequestQueue::take(std::size_t most, bool wait) {
   if (wait) this->wait();
   const std::scoped_lock lock(mutex_);
   const std::size_t count = std::min(most, waiting_.size());
   std::vector<Prompt> prompts;
   prompts.reserve(count);
-  for (std::size_t i = 0; i < count; ++i) {
-    const auto request = of(waiting_.front().index);
-    request->second.taken[waiting_.front().index - request->first] = true;
-    prompts.push_back(std::move(waiting_.front()));
-    waiting_.pop_front();
-  }
+  for (std::size_t i = 0; i < count; ++i) prompts.push_back(take_first());
   if (count > 0) {
     const auto now = Clock::now();
     constexpr double kWeight = 0.1;  // of the newest in the mean

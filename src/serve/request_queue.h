@@ -26,13 +26,16 @@ class RequestQueue final : public PromptSource {
   /// Names a request for `cancel`: the index of its first prompt.
   using Ticket = std::uint64_t;
 
-  /// Up to `most_waiting` prompts wait. `answers` outlives the queue.
+  /// Up to `most_waiting` prompts wait, each choice counted as one. `answers` outlives the queue.
   RequestQueue(std::size_t most_waiting, AnswerThread& answers)
       : most_waiting_(most_waiting), answers_(&answers) {}
 
-  /// All prompts of a request, which get their indices here, or none: throws ApiError 429 where
-  /// they would not have room, 400 where they never would, and 503 once the queue is closed.
-  Ticket submit(std::vector<Prompt> prompts, std::shared_ptr<PendingAnswer> answer);
+  /// All prompts of a request, each as often as it has choices, or none: throws ApiError 429 where
+  /// they would not have room, 400 where they never would, and 503 once the queue is closed. Choice
+  /// c of prompt p is number p * choices + c of the answer; it draws as the prompt's settings say,
+  /// with c as the number of the draw. A prompt's copies are made as they are taken.
+  Ticket submit(std::vector<Prompt> prompts, std::shared_ptr<PendingAnswer> answer,
+                std::size_t choices = 1);
   /// Nobody wants the answer any more. Prompts that wait are dropped, and the lanes of others are
   /// freed before the next pass. Does nothing for a request that has ended.
   void cancel(Ticket ticket);
@@ -73,7 +76,9 @@ class RequestQueue final : public PromptSource {
  private:
   struct Open {
     std::shared_ptr<PendingAnswer> answer;
-    std::size_t count = 0;  // of its prompts
+    std::vector<Prompt> prompts;  // given away with its last choice
+    std::size_t choices = 1;      // of each
+    std::size_t count = 0;        // of all
     std::vector<bool> taken;
     std::vector<std::optional<Clock::time_point>> told;
     std::size_t unfinished = 0;
@@ -86,13 +91,16 @@ class RequestQueue final : public PromptSource {
   static Place place(const Requests::const_iterator& request, std::uint64_t index);
   /// Drops its waiting prompts, and cancels the others.
   void drop(const Requests::iterator& request);
-  int retry_after() const;
+  /// Takes the prompt that has waited for longest.
+  Prompt take_first();
+  /// Seconds until so many more prompts may have room.
+  int retry_after(std::size_t missing) const;
 
   const std::size_t most_waiting_;
   AnswerThread* answers_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<Prompt> waiting_;
+  std::deque<std::uint64_t> waiting_;  // indices
   Requests open_;
   std::vector<std::uint64_t> cancelled_;
   std::uint64_t next_ = 0;

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <optional>
 #include <string>
 
@@ -12,11 +14,14 @@
 
 namespace zi {
 
-/// What requests get that do not say it themselves, beyond what the job's options say.
+/// What counts for requests, beyond what the job's options say: what they get that do not say it
+/// themselves, and what they may ask for.
 struct RequestDefaults {
   std::optional<std::int64_t> max_new_tokens{};  // of both APIs, in place of their own defaults
   bool temperature = false;                      // the job's counts, in place of the API's 1
   std::optional<std::uint64_t> seed{};           // nothing: another one for each request
+  std::size_t most_prompts =
+      std::numeric_limits<std::size_t>::max();  // times choices, of a request
 };
 
 /// What requests need to know of the model, once it is loaded. Immutable: any thread may use it.

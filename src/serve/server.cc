@@ -14,6 +14,7 @@ RequestDefaults defaults_of(const CommandLine& command) {
   if (given("max-new-tokens")) defaults.max_new_tokens = command.config.max_new_tokens;
   defaults.temperature = given("temperature");
   if (given("seed")) defaults.seed = command.config.seed;
+  defaults.most_prompts = static_cast<std::size_t>(command.serve.max_queue);
   return defaults;
 }
 

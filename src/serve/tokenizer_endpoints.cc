@@ -1,5 +1,7 @@
 #include "serve/tokenizer_endpoints.h"
 
+#include <fmt/format.h>
+
 #include <cstdint>
 #include <filesystem>
 #include <optional>
@@ -12,6 +14,7 @@
 #include "chat/values/json_text.h"
 #include "serve/api_error.h"
 #include "serve/chat_messages.h"
+#include "serve/generation_request.h"
 #include "text/chat_prompt.h"
 
 namespace zi {
@@ -43,6 +46,7 @@ Json tokenize(std::string_view body, const ServedModel& model, UnknownFields& un
                                                  "add_generation_prompt"};
   const nlohmann::json object = parse_body(body);
   unknown.note(object, known, "/tokenize");
+  check_model(object, model);
   std::vector<std::int32_t> ids;
   try {
     const auto [text, special_tokens] = text_of(body, object, model);
@@ -70,10 +74,18 @@ Json detokenize(std::string_view body, const ServedModel& model, UnknownFields& 
   static const std::vector<std::string> known = {"model", "tokens"};
   const nlohmann::json object = parse_body(body);
   unknown.note(object, known, "/detokenize");
+  check_model(object, model);
   const nlohmann::json* const tokens = find_field(object, "tokens");
   if (tokens == nullptr) throw ApiError::bad_field("no `tokens`", "tokens");
+  const std::vector<std::int32_t> ids = read_ids(*tokens, "tokens");
+  for (const std::int32_t id : ids) {
+    if (id < model.options().vocabulary) continue;
+    throw ApiError::bad_field(fmt::format("token id {} is out of range: the model has ids 0 to {}",
+                                          id, model.options().vocabulary - 1),
+                              "tokens");
+  }
   // With special tokens, so that tokenizing the text gives the tokens again.
-  return Json{{"prompt", model.tokenizer().decode(read_ids(*tokens, "tokens"), true)}};
+  return Json{{"prompt", model.tokenizer().decode(ids, true)}};
 }
 
 Json tokenizer_info(const ServedModel& model) {

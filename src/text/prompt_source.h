@@ -29,7 +29,7 @@ class PromptSource {
   /// How many prompts there are in all, lines that cannot be used included, where that is known:
   /// flags and files of up to 1 GiB; not pipes. Reads the file when first called.
   virtual std::optional<std::uint64_t> total() const = 0;
-  /// Waits until one of the functions here may say something new, at most about 0.1 s.
+  /// Waits until one of the functions here may say something new, at most about 2 s.
   virtual void wait() {}
   /// Indices of prompts that were taken and whose results nobody wants any more, each told once.
   virtual std::vector<std::uint64_t> cancelled() { return {}; }

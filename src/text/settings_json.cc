@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <string>
 #include <string_view>
 
 #include "base/printable_text.h"
@@ -71,7 +73,8 @@ std::vector<std::pair<std::int32_t, float>> read_biases(const json& object) {
   for (const auto& [key, bias] : value->items()) {
     std::int32_t id = -1;
     const auto read = std::from_chars(key.data(), key.data() + key.size(), id);
-    if (read.ec != std::errc() || read.ptr != key.data() + key.size() || id < 0) {
+    const bool whole = read.ec == std::errc() && read.ptr == key.data() + key.size();
+    if (!whole || id < 0 || key != std::to_string(id)) {  // "05" would be a second "5"
       throw PromptError(fmt::format("`logit_bias`: {} is no token id", in_quotes(key)));
     }
     if (!bias.is_number() || !(std::abs(bias.get<double>()) <= 100)) {
@@ -89,7 +92,11 @@ std::optional<std::int64_t> read_count(const json& object, const char* key, std:
                                        std::int64_t most) {
   const json* const value = find(object, key);
   if (value == nullptr) return std::nullopt;
-  if (!value->is_number_integer() || *value < least || *value > most) {
+  // nlohmann::json compares numbers without a sign with others as if they had one.
+  constexpr auto kMost = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
+  const bool fits = value->is_number_integer() &&
+                    !(value->is_number_unsigned() && value->get<std::uint64_t>() > kMost);
+  if (!fits || value->get<std::int64_t>() < least || value->get<std::int64_t>() > most) {
     throw PromptError(most == kAnyCount
                           ? fmt::format("`{}` is not an integer of at least {}", key, least)
                           : fmt::format("`{}` is not an integer from {} to {}", key, least, most));

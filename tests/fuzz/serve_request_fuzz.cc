@@ -59,11 +59,12 @@ void check_prompts(const std::vector<zi::Prompt>& prompts) {
 /// Answers every prompt of the request with these bytes.
 template <typename Answer>
 void answer(const zi::GenerationRequest& request, std::string_view bytes) {
-  check(request.prompts.size() == request.prompt_texts.size() * request.shape.choices);
+  check(request.prompts.size() == request.prompt_texts.size());
   check_prompts(request.prompts);
   const auto reply = std::make_shared<zi::test::FakeReply>();
   Answer made(reply, model(), request);
-  for (std::size_t i = 0; i < request.prompts.size(); ++i) {
+  const std::size_t answers = request.prompts.size() * request.shape.choices;
+  for (std::size_t i = 0; i < answers; ++i) {
     zi::Result result;
     result.text = bytes.substr(0, 64);
     result.token_ids = {1};
@@ -74,7 +75,7 @@ void answer(const zi::GenerationRequest& request, std::string_view bytes) {
     reply->events();
     check(reply->done);
   } else {
-    check(reply->sent().at("choices").size() == request.prompts.size());
+    check(reply->sent().at("choices").size() == answers);
   }
 }
 
