@@ -21,6 +21,7 @@
 #include "engine/engine.h"
 #include "launch/job_files.h"
 #include "launch/launcher.h"
+#include "launch/same_program.h"
 #include "launch/signals.h"
 #include "launch/standard_descriptors.h"
 #include "measure/benchmark_protocol.h"
@@ -256,6 +257,7 @@ int pack(int argc, char** argv) {
 
 int run(World& world, int argc, char** argv, const ClosedDescriptors& closed,
         std::chrono::steady_clock::time_point start) {
+  check_same_program(world);
   CommandLine command;
   world.all_or_none([&] { command = parse_command_line(argc, argv); });
   const RunConfig& config = command.config;
