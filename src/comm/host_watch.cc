@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <exception>
+#include <map>
 #include <optional>
 #include <string_view>
 #include <thread>
@@ -298,24 +299,26 @@ std::string HostWatch::State::what_is_lost() const {
   if (world->rank() != 0) {
     return fmt::format("rank 0 on {} has been silent for {:.0f} s", first.host, silent_for);
   }
-  std::vector<int> silent;
-  bool whole_host = first.host != world->host();
+  std::map<std::string, std::vector<int>> silent, others;  // ranks by host
+  others[world->host()].push_back(0);
   for (const Peer& p : peers) {
-    if (p.host != first.host) continue;
-    if (p.silence.so_far() > limit / 2) {
-      silent.push_back(p.rank);
-    } else {
-      whole_host = false;
-    }
+    (p.silence.so_far() > limit / 2 ? silent : others)[p.host].push_back(p.rank);
   }
-  if (whole_host) {
-    return fmt::format(
-        "host {} ({}) has been silent for {:.0f} s: the host, its network or its processes have "
-        "stopped",
-        first.host, ranks_text(silent), silent_for);
+  std::vector<std::string> names;
+  bool whole = true;  // hosts, and not some of their ranks
+  for (const auto& [host, ranks] : silent) {
+    const bool part = others.contains(host);
+    names.push_back(part ? fmt::format("{} on {}", ranks_text(ranks), host)
+                         : fmt::format("host {} ({})", host, ranks_text(ranks)));
+    whole = whole && !part;
   }
-  return fmt::format("{} on {} ha{} been silent for {:.0f} s, and others there have not",
-                     ranks_text(silent), first.host, silent.size() == 1 ? "s" : "ve", silent_for);
+  const bool alone = whole && silent.size() > 1 && others.size() == 1;
+  return fmt::format(
+      "{} ha{} been silent for {:.0f} s{}", fmt::join(names, " and "),
+      names.size() == 1 && (whole || silent.begin()->second.size() == 1) ? "s" : "ve", silent_for,
+      alone   ? fmt::format(": the network of {} may be down", world->host())
+      : whole ? ": the host, its network or its processes have stopped"
+              : ", and other ranks there have not");
 }
 
 void HostWatch::State::end_job() {
