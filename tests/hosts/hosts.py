@@ -170,7 +170,7 @@ class Host:
 
     def limit_rate(self, megabits: int) -> None:
         """Of what it sends. A token bucket: netem is not in every kernel."""
-        self.run(*f"tc qdisc replace dev eth0 root tbf rate {megabits}mbit burst 64kb latency 200ms".split())
+        self.run(*f"tc qdisc replace dev eth0 root tbf rate {megabits}mbit burst 256kb latency 20ms".split())
 
     def received_bytes(self) -> int:
         link = json.loads(self.run("ip", "-json", "-stats", "link", "show", "eth0"))  # /sys is the machine's
