@@ -66,12 +66,13 @@ _SHARED = _shared_folder()
 
 
 def shared(path: str | Path) -> Path:
-    """The file or folder under a name that it has on every host: a host's /tmp is its own, and may hide it."""
+    """The file or folder under a name that it has on every host: a host's /tmp is its own, and may hide it.
+    For hosts that are made later."""
     path = Path(path).resolve()
     folder = path if path.is_dir() else path.parent
     place = _SHARED / "machine" / folder.relative_to("/")
-    if not place.exists():
-        place.mkdir(parents=True)
+    if not place.is_mount():
+        place.mkdir(parents=True, exist_ok=True)
         _run("mount", "--bind", folder, place)
     return place if path.is_dir() else place / path.name
 
