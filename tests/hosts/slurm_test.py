@@ -15,7 +15,7 @@ from pathlib import Path
 from hosts import ENVIRONMENT, MODEL, ROOT, Hosts, enter_sandbox, shared
 from slurm import PROGRAMS, Slurm
 
-PROMPTS = 150
+PROMPTS = 100
 
 
 def lines_of(path: Path) -> list[dict]:
@@ -116,6 +116,18 @@ class Jobs:
         ended = self.slurm.wait_for_state(job, "COMPLETED", "FAILED", "CANCELLED")
         assert ended["ExitCode"] == "0:0", self.slurm.log()
 
+    def check_vanishing(self) -> None:
+        """A node is cut off: the step ends with its name, and no rank stays. Last: Slurm waits for the node for longer."""
+        job, results = self.start_long("vanishing", "--batch-size", "1", "--host-timeout", "2")
+        hosts = self.slurm.hosts
+        hosts[1].cut_off()
+        end = time.monotonic() + 20
+        while any(host.ranks() for host in hosts.hosts):
+            assert time.monotonic() < end, self.slurm.log()
+            time.sleep(0.1)
+        assert "error: host host1 (rank 1) has been silent for 2 s" in self.log(job), self.log(job)
+        assert 0 < len(lines_of(results)) < PROMPTS
+
 
 def main() -> None:
     enter_sandbox(*PROGRAMS)
@@ -130,6 +142,7 @@ def main() -> None:
         "a signal": jobs.check_signal,
         "preemption and requeue": jobs.check_preemption,
         "a server": jobs.check_server,
+        "a node that vanishes": jobs.check_vanishing,
     }
     for name, step in steps.items():
         begin = time.monotonic()
