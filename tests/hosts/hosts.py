@@ -200,6 +200,9 @@ class Job:
             self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
                                             env={**os.environ, **ENVIRONMENT})  # fmt: skip
 
+    def out(self) -> str:
+        return Path(f"{self.log}.out").read_text(errors="replace")
+
     def err(self) -> str:
         return Path(f"{self.log}.err").read_text(errors="replace")
 
@@ -209,8 +212,7 @@ class Job:
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise AssertionError(f"does not end in {seconds} s: {self.command}\n{self.err()}") from None
-        out = Path(f"{self.log}.out").read_text(errors="replace")
-        return Ended(code, out, self.err(), time.monotonic() - self.begin)
+        return Ended(code, self.out(), self.err(), time.monotonic() - self.begin)
 
 
 class Hosts:

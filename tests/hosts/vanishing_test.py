@@ -139,6 +139,38 @@ def part_of_host(binary: str) -> None:
     print("part: a rank that is stopped alone is named", flush=True)
 
 
+def server(binary: str) -> None:
+    """A host of a server is frozen: who waits for an answer gets an error instead, and the server ends."""
+    hosts = Hosts(2, "server")
+    job = hosts.start(hosts.mpirun(1, binary, "serve", "--model", MODEL, "--port", 8000, "--host-timeout", LIMIT))
+    end = time.monotonic() + 60
+    while " at port " not in job.err():
+        assert job.process.poll() is None and time.monotonic() < end, job.err()
+        time.sleep(0.05)
+    body = {"model": str(MODEL), "prompt": "Jesus wept.", "max_tokens": 1500, "ignore_eos": True, "stream": True}
+    client = hosts.start(hosts[0].enter(sys.executable, "-c", CLIENT, json.dumps(body)))
+    while client.out().count("data: {") < 3:
+        assert client.process.poll() is None and time.monotonic() < end, client.err()
+        time.sleep(0.05)
+    hosts[1].freeze()
+    said = client.wait(LIMIT + END).out
+    assert "rank 1 of the server is gone" in said, said[-1000:]
+    ended = job.wait(END)
+    assert ended.code != 0 and "error: host host1 (rank 1) has been silent for" in ended.err, ended.err
+    hosts[0].wait_until_empty(5)
+    print("server: a stream ends with an error when a host is frozen", flush=True)
+
+
+#: Prints what the server streams.
+CLIENT = """
+import sys, urllib.request
+request = urllib.request.Request("http://127.0.0.1:8000/v1/completions", sys.argv[1].encode(),
+                                 {"Content-Type": "application/json"})
+for line in urllib.request.urlopen(request):
+    print(line.decode(), end="", flush=True)
+"""
+
+
 def main() -> None:
     enter_sandbox()
     binary = str(shared(sys.argv[1]))
@@ -150,6 +182,7 @@ def main() -> None:
         lambda: first_host(binary),
         lambda: part_of_host(binary),
         lambda: slow_host(binary),
+        lambda: server(binary),
     ]
     # Side by side: most of the time they wait.
     with ThreadPoolExecutor(max_workers=len(cases)) as pool:
