@@ -42,15 +42,16 @@ def enter_sandbox(*programs: str) -> None:
     if os.environ.get(_INSIDE) != "1":
         if os.geteuid() != 0:
             skip("only root can make namespaces")
-        for program in ("unshare", "nsenter", "ip", "tc", "mpirun", *programs):
+        for program in ("unshare", "nsenter", "setpriv", "ip", "tc", "mpirun", *programs):
             if not shutil.which(program):
                 skip(f"{program} is not installed (launch/install_packages.sh --tests)")
         tried = subprocess.run([*_SANDBOX, "ip", "link", "add", "type", "bridge"], capture_output=True, text=True)
         if tried.returncode != 0:
             skip(f"no namespaces or bridges here: {tried.stderr.strip()}")
         os.environ[_INSIDE] = "1"
-        os.execvp(_SANDBOX[0], [*_SANDBOX, sys.executable, *sys.argv])
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the first process has no default
+        # unshare ignores SIGTERM; it dies with this process, and its child with it.
+        raise SystemExit(subprocess.run(["setpriv", "--pdeathsig", "KILL", *_SANDBOX, sys.executable, *sys.argv]).returncode)
+    signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))  # of a terminal; nothing is to be cleared away
     _run("mount", "--make-rprivate", "/")
     _run("mount", "-t", "tmpfs", "shared", _SHARED)
     _run("ip", "link", "set", "lo", "up")
