@@ -18,7 +18,7 @@ from pathlib import Path
 from hosts import MODEL, Host, Hosts, Job, enter_sandbox, shared
 
 PROMPTS = 48
-LIMIT = 3  # seconds of silence; where it is not given, 15
+LIMIT = 4  # seconds of silence; where it is not given, 15
 #: From the limit on: others of the host are waited for (1 s), MPI_Abort (2 s), mpirun (4 s).
 END = 10
 START = ["In the beginning", "Jesus wept.", "Thou shalt not", "And it came to pass, when"]
@@ -117,13 +117,13 @@ def slow_host(binary: str) -> None:
     job = run.start_and_wait_for_results()
     for _ in range(2):
         run.hosts[1].freeze()
-        time.sleep(LIMIT - 1.5)
+        time.sleep(LIMIT / 2)
         run.hosts[1].thaw()
         time.sleep(1)
     ended = job.wait(60)
     assert ended.code == 0, ended.err
     assert sorted(line["id"] for line in lines_of(run.results)) == list(range(PROMPTS))
-    print(f"slow: a host that pauses for {LIMIT - 1.5} s is waited for", flush=True)
+    print(f"slow: a host that pauses for {LIMIT / 2} s is waited for", flush=True)
 
 
 def part_of_host(binary: str) -> None:
