@@ -139,6 +139,19 @@ def part_of_host(binary: str) -> None:
     print("part: a rank that is stopped alone is named", flush=True)
 
 
+def firewall(binary: str) -> None:
+    """Where ranks cannot reach rank 0 by TCP, a warning names them, and the job runs."""
+    hosts = Hosts(2, "firewall")
+    # Of the ports that connections of MPI and mpirun do not use.
+    hosts[0].run("sysctl", "-w", "net.ipv4.ip_local_port_range=50000 50100")
+    hosts[1].run(*"ip rule add ipproto tcp dport 50000-50100 prohibit".split())
+    ended = hosts.run(1, "--mca", "oob_tcp_dynamic_ipv4_ports", "40000-40100", binary, "--model", MODEL, "--prompt",
+                      "Jesus wept.", "--max-new-tokens", 2)  # fmt: skip
+    assert ended.code == 0, ended.err
+    assert "warning: rank 1 on host1 cannot reach rank 0 on host0 by TCP" in ended.err, ended.err
+    print("firewall: a rank that cannot be watched is named", flush=True)
+
+
 def server(binary: str) -> None:
     """A host of a server is frozen: who waits for an answer gets an error instead, and the server ends."""
     hosts = Hosts(2, "server")
@@ -183,6 +196,7 @@ def main() -> None:
         lambda: part_of_host(binary),
         lambda: slow_host(binary),
         lambda: server(binary),
+        lambda: firewall(binary),
     ]
     # Side by side: most of the time they wait.
     with ThreadPoolExecutor(max_workers=len(cases)) as pool:
