@@ -50,8 +50,10 @@ def enter_sandbox(*programs: str) -> None:
             skip(f"no namespaces or bridges here: {tried.stderr.strip()}")
         os.environ[_INSIDE] = "1"
         # unshare ignores SIGTERM; it dies with this process, and its child with it.
-        raise SystemExit(subprocess.run(["setpriv", "--pdeathsig", "KILL", *_SANDBOX, sys.executable, *sys.argv]).returncode)
-    signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))  # of a terminal; nothing is to be cleared away
+        command = ["setpriv", "--pdeathsig", "KILL", *_SANDBOX, sys.executable, *sys.argv]
+        raise SystemExit(subprocess.run(command).returncode)
+    # Of a terminal; nothing is to be cleared away.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
     _run("mount", "--make-rprivate", "/")
     _run("mount", "-t", "tmpfs", "shared", _SHARED)
     _run("ip", "link", "set", "lo", "up")
@@ -59,8 +61,8 @@ def enter_sandbox(*programs: str) -> None:
 
 def _shared_folder() -> Path:
     """A folder that every machine has and that holds nothing of ours: the sandbox mounts one of its own there."""
-    here = [ROOT, Path(sys.executable)]
-    return next(p for p in map(Path, ("/mnt", "/media", "/srv")) if p.is_dir() and not any(p in h.parents for h in here))
+    ours = [*ROOT.parents, *Path(sys.executable).parents]
+    return next(p for p in map(Path, ("/mnt", "/media", "/srv")) if p.is_dir() and p not in ours)
 
 
 _SHARED = _shared_folder()

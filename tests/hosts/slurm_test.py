@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""launch/slurm.sbatch and launch/serve.sbatch under a real Slurm of two nodes: started by srun and by mpirun, stopped by
-a signal, preempted and requeued.
+"""launch/slurm.sbatch and launch/serve.sbatch under a real Slurm of two nodes: started by srun and by mpirun, stopped
+by a signal, preempted and requeued.
 
     tests/hosts/slurm_test.py BINARY
 """
@@ -33,7 +33,9 @@ class Jobs:
     def file(self, name: str) -> Path:
         return self.slurm.directory / name
 
-    def submit(self, *arguments: object, script: str = "slurm.sbatch", flags: tuple = (), tasks: int = 1, **more) -> int:
+    def submit(
+        self, *arguments: object, script: str = "slurm.sbatch", flags: tuple = (), tasks: int = 1, **more: str
+    ) -> int:
         """Two nodes; so many tasks each, where the script asks for four."""
         return self.slurm.submit(f"--ntasks-per-node={tasks}", "--cpus-per-task=1", *flags,
                                  self.source / "launch" / script, "--model", MODEL, *arguments,
@@ -50,7 +52,8 @@ class Jobs:
 
     def check_answers(self, launcher: str, tasks: int, **more: str) -> None:
         prompts, results = self.file("golden.jsonl"), self.file(f"{launcher}.jsonl")
-        prompts.write_text("".join(json.dumps({"id": i, "prompt": g["prompt"]}) + "\n" for i, g in enumerate(self.golden)))
+        lines = [json.dumps({"id": i, "prompt": g["prompt"]}) for i, g in enumerate(self.golden)]
+        prompts.write_text("\n".join(lines) + "\n")
         job = self.submit("--prompts", prompts.name, "--output", results.name, "--compute-dtype", "float32",
                           "--max-new-tokens", "10", tasks=tasks, **more)  # fmt: skip
         ended = self.slurm.wait_for_state(job, "COMPLETED", "FAILED")
@@ -63,7 +66,9 @@ class Jobs:
     def start_long(self, name: str, *arguments: object, **more) -> tuple[int, Path]:
         """A job that runs until it is stopped."""
         prompts, results = self.file(f"{name}-prompts.jsonl"), self.file(f"{name}.jsonl")
-        lines = [json.dumps({"id": i, "prompt": "In the beginning", "max_new_tokens": 5 + i % 40}) for i in range(PROMPTS)]
+        lines = [
+            json.dumps({"id": i, "prompt": "In the beginning", "max_new_tokens": 5 + i % 40}) for i in range(PROMPTS)
+        ]
         prompts.write_text("\n".join(lines) + "\n")
         job = self.submit("--prompts", prompts.name, "--output", results.name, "--ignore-eos", *arguments, **more)
         self.wait_for_results(results)
@@ -117,7 +122,8 @@ class Jobs:
         assert ended["ExitCode"] == "0:0", self.slurm.log()
 
     def check_vanishing(self) -> None:
-        """A node is cut off: the step ends with its name, and no rank stays. Last: Slurm waits for the node for longer."""
+        """A node is cut off: the step ends with its name, and no rank stays. The last test: Slurm waits for the node
+        for longer."""
         job, results = self.start_long("vanishing", "--batch-size", "1", "--host-timeout", "2")
         hosts = self.slurm.hosts
         hosts[1].cut_off()
