@@ -8,6 +8,8 @@ by a signal, preempted and requeued.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -121,6 +123,21 @@ class Jobs:
         ended = self.slurm.wait_for_state(job, "COMPLETED", "FAILED", "CANCELLED")
         assert ended["ExitCode"] == "0:0", self.slurm.log()
 
+    def check_killed(self) -> None:
+        """A rank is killed under an srun that does not end a step for that: rank 0 does."""
+        prompts, results = self.file("signal-prompts.jsonl"), self.file("killed.jsonl")
+        environment = [f"{name}={value}" for name, value in self.slurm.environment.items()]
+        host = self.slurm.hosts[1]
+        job = self.slurm.hosts.start(self.slurm.hosts[0].enter(
+            "env", *environment, "srun", "--nodes=2", "--ntasks=2", "--mpi=pmix", "--kill-on-bad-exit=0",
+            self.environment["ZERO_INFER"], "--model", MODEL, "--prompts", prompts, "--output", results,
+            "--batch-size", "1", "--ignore-eos"))  # fmt: skip
+        self.wait_for_results(results)
+        os.kill(host.ranks()[0], signal.SIGKILL)
+        ended = job.wait(20)
+        assert ended.code != 0 and "error: rank 1 on host1 has ended without a word" in ended.err, ended.err
+        assert 0 < len(lines_of(results)) < PROMPTS
+
     def check_vanishing(self) -> None:
         """A node is cut off: the step ends with its name, and no rank stays. The last test: Slurm waits for the node
         for longer."""
@@ -148,6 +165,7 @@ def main() -> None:
         "a signal": jobs.check_signal,
         "preemption and requeue": jobs.check_preemption,
         "a server": jobs.check_server,
+        "a rank that is killed": jobs.check_killed,
         "a node that vanishes": jobs.check_vanishing,
     }
     for name, step in steps.items():
