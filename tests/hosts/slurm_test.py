@@ -87,7 +87,7 @@ class Jobs:
 
     def check_preemption(self) -> None:
         """A job of a better queue takes the nodes; afterwards the first one goes on where it was."""
-        job, results = self.start_long("preempted", "--resume", flags=("--partition=low", "--requeue"))
+        job, results = self.start_long("preempted", "--resume", "--batch-size", "4", flags=("--partition=low", "--requeue"))
         urgent = self.submit("--prompt", "Jesus wept.", "--max-new-tokens", "3", flags=("--partition=urgent",))
         self.slurm.wait_for_state(urgent, "COMPLETED")
         kept = lines_of(results)
