@@ -87,11 +87,15 @@ class Jobs:
 
     def check_preemption(self) -> None:
         """A job of a better queue takes the nodes; afterwards the first one goes on where it was."""
-        job, results = self.start_long("preempted", "--resume", "--batch-size", "4", flags=("--partition=low", "--requeue"))
+        config = self.file("preempted.yaml")
+        config.write_text("batch_size: 1\n")
+        job, results = self.start_long("preempted", "--resume", "--config", config.name,
+                                       flags=("--partition=low", "--requeue"))  # fmt: skip
         urgent = self.submit("--prompt", "Jesus wept.", "--max-new-tokens", "3", flags=("--partition=urgent",))
         self.slurm.wait_for_state(urgent, "COMPLETED")
         kept = lines_of(results)
         self.slurm.wait_for_state(job, "PENDING")
+        config.write_text("batch_size: 32\n")  # the rest in a hurry
         self.slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now")  # else it waits for two minutes
         ended = self.slurm.wait_for_state(job, "COMPLETED", "FAILED", "PREEMPTED", "CANCELLED")
         assert ended["JobState"] == "COMPLETED" and ended["Restarts"] == "1", self.slurm.log()
