@@ -7,7 +7,12 @@ packages=(g++ cmake ninja-build pkg-config openmpi-bin libopenmpi-dev liburing-d
   libdnnl-dev libonig-dev nlohmann-json3-dev libcli11-dev libspdlog-dev libfmt-dev libxxhash-dev
   libhwloc-dev libicu-dev libboost-dev libssl-dev)
 if [ "${1:-}" = --tests ]; then
-  packages+=(libgtest-dev libgmock-dev libbenchmark-dev clang libclang-rt-dev libomp-dev python3 python3-venv)
+  packages+=(libgtest-dev libgmock-dev libbenchmark-dev clang libclang-rt-dev libomp-dev python3 python3-venv
+    iproute2 binutils)
+  # Slurm's daemons, for a test that starts them itself; not where systemd would start them, too.
+  if [ ! -d /run/systemd/system ]; then
+    packages+=(slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge)
+  fi
   # Ubuntu has the sanitizers' runtime under the compiler's version only.
   apt-cache show libclang-rt-dev >/dev/null 2>&1 || packages=("${packages[@]/libclang-rt-dev/}")
 fi
@@ -35,5 +40,10 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 echo "packages: installing ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive
+policy=/usr/sbin/policy-rc.d  # says whether a package may start its daemon
+if [ ! -d /run/systemd/system ] && [ ! -e $policy ]; then
+  printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" install -m 755 /dev/stdin $policy
+  trap '"${sudo[@]}" rm -f $policy' EXIT
+fi
 "${sudo[@]}" apt-get update -qq
 "${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null

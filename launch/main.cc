@@ -21,6 +21,7 @@
 #include "engine/engine.h"
 #include "launch/job_files.h"
 #include "launch/launcher.h"
+#include "launch/same_program.h"
 #include "launch/signals.h"
 #include "launch/standard_descriptors.h"
 #include "measure/benchmark_protocol.h"
@@ -35,6 +36,7 @@
 #include "serve/terminal_chat.h"
 #include "zero_infer/checkpoint.h"
 #include "zero_infer/error.h"
+#include "zero_infer/host_watch.h"
 #include "zero_infer/log.h"
 #include "zero_infer/world.h"
 
@@ -140,7 +142,7 @@ std::chrono::milliseconds drain_time(int signal, const ServeOptions& options) {
   return std::min(wanted, std::max(*patience - kMargin, std::chrono::milliseconds(0)));
 }
 
-int serve(World& world, const CommandLine& command) {
+int serve(World& world, const HostWatch& watch, const CommandLine& command) {
   std::unique_ptr<Server> server;  // before the model is loaded: it says how far that is
   world.all_or_none([&] {
     if (world.rank() == 0) server = std::make_unique<Server>(command);
@@ -158,7 +160,7 @@ int serve(World& world, const CommandLine& command) {
     log_info("mpirun kills its ranks soon after SIGTERM; after SIGUSR1 running requests end first");
   }
   return serve_requests(
-      world, engine, server.get(), limits,
+      world, watch, engine, server.get(), limits,
       {.count = stop_signal_count, .last = stop_signal, .drain = [&command](int signal) {
          return drain_time(signal, command.serve);
        }});
@@ -255,6 +257,7 @@ int pack(int argc, char** argv) {
 
 int run(World& world, int argc, char** argv, const ClosedDescriptors& closed,
         std::chrono::steady_clock::time_point start) {
+  check_same_program(world);
   CommandLine command;
   world.all_or_none([&] { command = parse_command_line(argc, argv); });
   const RunConfig& config = command.config;
@@ -269,6 +272,10 @@ int run(World& world, int argc, char** argv, const ClosedDescriptors& closed,
     if (world.rank() == 0) print(command.text);
     return 0;
   }
+  const bool resumable = command.command == Command::kRun && config.output && *config.output != "-";
+  const HostWatch watch(
+      world, {.limit = std::chrono::seconds(config.host_timeout),
+              .advice = resumable ? "; finished sequences are kept, continue with --resume" : ""});
   if (command.command == Command::kLimits) {
     world.all_or_none([&] {
       if (world.rank() == 0 && closed.output) {
@@ -277,7 +284,7 @@ int run(World& world, int argc, char** argv, const ClosedDescriptors& closed,
     });
     return run_limits_command(world, command.limits);
   }
-  if (command.command == Command::kServe) return serve(world, command);
+  if (command.command == Command::kServe) return serve(world, watch, command);
   if (command.command == Command::kChat) return chat(world, command);
   JobFiles files;
   world.all_or_none([&] {

@@ -146,8 +146,7 @@ TEST(DifferentRanks, AreRefusedByTheNameOfWhatDiffers) {
   const std::vector<Case> cases = {
       {"the model's weights",
        [](const std::string& model) { edit_tensor(model + kFirstFile, kQkv, merge_lora); }},
-      {"`eos_token_id` of the model's config must be the same on every rank: rank 0 has `[2]`, "
-       "rank 1",
+      {"`eos_token_id` of the model's config must be the same on every rank: rank 0 on ",
        [](const std::string& model) {
          edit_json(model + "/generation_config.json", [](nlohmann::json& c) {
            c["eos_token_id"] = {2, 17};

@@ -74,6 +74,8 @@ TEST(CommandLine, ReadsEveryFlag) {
                                   "1GB",
                                   "--kv-budget",
                                   "2MiB",
+                                  "--host-timeout",
+                                  "90",
                                   "--benchmark",
                                   "--quiet"})
                                .config;
@@ -104,6 +106,8 @@ TEST(CommandLine, ReadsEveryFlag) {
   EXPECT_EQ(config.gpu_weight_budget, std::size_t{24} << 30);
   EXPECT_EQ(config.cpu_weight_budget, 1000000000u);
   EXPECT_EQ(config.kv_budget, std::size_t{2} << 20);
+  EXPECT_EQ(config.host_timeout, 90);
+  EXPECT_EQ(parse({"--model", "m", "--prompt", "p"}).config.host_timeout, 15);
   EXPECT_TRUE(config.benchmark);
   EXPECT_TRUE(config.quiet);
   EXPECT_FALSE(config.verbose);
@@ -159,6 +163,7 @@ TEST(CommandLine, ShowsEveryFlagWithItsDefaultUnderItsGroup) {
                            "--gpu-weight-budget",
                            "--cpu-weight-budget",
                            "--kv-budget",
+                           "--host-timeout",
                            "--benchmark",
                            "--quiet",
                            "--verbose",

@@ -82,6 +82,7 @@ nvme_offload_path: /nvme
 gpu_weight_budget: 24GiB
 cpu_weight_budget: 1.5GB
 kv_budget: 0
+host_timeout: 90
 benchmark: true
 verbose: true
 )");
@@ -114,6 +115,7 @@ verbose: true
   EXPECT_EQ(config.gpu_weight_budget, std::size_t{24} << 30);
   EXPECT_EQ(config.cpu_weight_budget, 1500000000u);
   EXPECT_EQ(config.kv_budget, 0u);
+  EXPECT_EQ(config.host_timeout, 90);
   EXPECT_TRUE(config.benchmark);
   EXPECT_FALSE(config.quiet);
   EXPECT_TRUE(config.verbose);

@@ -3,15 +3,20 @@
 //   leave     an exception destroys one rank's World while the others wait: the job must not hang,
 //             status 1
 //   together  all_or_none throws on every rank and destroys every World: all finalise, status 0
-//   stuck     a step of run_together throws on one rank while the others never leave it: status 1
+//   stopped   one rank is stopped by SIGSTOP while the others wait for it: a HostWatch ends the
+//   job, status 1 stuck     a step of run_together throws on one rank while the others never leave
+//   it: status 1
 
+#include <signal.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <cstring>
+#include <optional>
 
 #include "comm/together.h"
 #include "zero_infer/error.h"
+#include "zero_infer/host_watch.h"
 #include "zero_infer/world.h"
 
 namespace {
@@ -22,6 +27,11 @@ void run(zi::World& world, const char* mode) {
     world.all_or_none([&] {
       if (last) throw zi::ConfigError("as asked");
     });
+  }
+  std::optional<zi::HostWatch> watch;
+  if (std::strcmp(mode, "stopped") == 0) {
+    watch.emplace(world, zi::HostWatch::Options{.limit = std::chrono::seconds(1), .advice = {}});
+    if (last) raise(SIGSTOP);
   }
   if (std::strcmp(mode, "stuck") == 0) {
     zi::run_together(

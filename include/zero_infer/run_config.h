@@ -72,6 +72,7 @@ struct RunConfig {
   std::optional<std::size_t> gpu_weight_budget;  // bytes a rank of block shards on the device
   std::optional<std::size_t> cpu_weight_budget;  // bytes a rank of block shards in pinned memory
   std::optional<std::size_t> kv_budget;          // bytes a rank
+  std::int64_t host_timeout = 15;                // seconds of silence of a host; 0: any
   bool benchmark = false;
   bool quiet = false;
   bool verbose = false;

@@ -349,8 +349,20 @@ std::vector<Option> output_options() {
   };
 }
 
+/// Most seconds that a host may be silent: a day.
+constexpr std::int64_t kLongestHostTimeout = 86400;
+
+Option host_timeout() {
+  Option made = count("host-timeout", &RunConfig::host_timeout, 0, kLongestHostTimeout,
+                      "a host that is silent for longer, because it or its network has\n"
+                      "stopped, ends the job; 0: wait for ever");
+  made.value_name = "SECONDS";
+  return made;
+}
+
 std::vector<Option> other_options() {
-  return {job_only(toggle("benchmark", &RunConfig::benchmark,
+  return {host_timeout(),
+          job_only(toggle("benchmark", &RunConfig::benchmark,
                           "measure time per token: fills the batch with prompts, built-in\n"
                           "ones when none is given"))};
 }

@@ -30,15 +30,17 @@ void check_agreement(World& world, const std::vector<Agreed>& mine) {
   WireWriter values(kValues);  // exact: a stop text may hold any bytes
   for (const Agreed& a : mine) values.put(a.value);
   const std::string theirs = world.broadcast(values.take(), 0);
+  const std::string their_host = world.broadcast(world.host(), 0);
   world.all_or_none([&] {
     WireReader reader(kValues, theirs);
     for (const Agreed& a : mine) {
       const std::string there = reader.text();
       if (there == a.value) continue;
       throw ConfigError(fmt::format(
-          "{} must be the same on every rank: rank 0 has {}, rank {} on {} has {}; give all ranks "
+          "{} must be the same on every rank: rank 0 on {} has {}, rank {} on {} has {}; give all "
+          "ranks "
           "the same flags, config file and checkpoint",
-          a.name, in_quotes(there), world.rank(), world.host(), in_quotes(a.value)));
+          a.name, their_host, in_quotes(there), world.rank(), world.host(), in_quotes(a.value)));
     }
     reader.finish();
   });

@@ -5,7 +5,6 @@
 #include <chrono>
 #include <exception>
 
-#include "serve/peer_watch.h"
 #include "zero_infer/log.h"
 
 namespace zi {
@@ -18,9 +17,8 @@ int exit_code(int signal) { return signal == 0 ? 0 : 128 + signal; }
 
 }  // namespace
 
-int serve_requests(World& world, Engine& engine, Server* server, const PerLink<double>& limits,
-                   const StopSignals& signals) {
-  const PeerWatch peers(world);
+int serve_requests(World& world, const HostWatch& watch, Engine& engine, Server* server,
+                   const PerLink<double>& limits, const StopSignals& signals) {
   Engine::Job job{.lanes = engine.config().batch_size.front(),
                   .options = engine.generation_options()};
   if (server == nullptr) {
@@ -34,7 +32,7 @@ int serve_requests(World& world, Engine& engine, Server* server, const PerLink<d
   try {
     int signal = 0;
     {
-      Shutdown shutdown(world, *server, peers, signals);
+      Shutdown shutdown(world, *server, watch, signals);
       job.stop_signal = [&shutdown] { return shutdown.leave(); };
       signal = engine.generate(job).signal;
     }

@@ -13,7 +13,7 @@ namespace zi {
 /// else 128 + the signal. `server` is rank 0's, null elsewhere; `limits` are what each link can do,
 /// in bytes per second, for GET /metrics. What the engine throws goes on after open requests have
 /// got an error.
-int serve_requests(World& world, Engine& engine, Server* server, const PerLink<double>& limits,
-                   const StopSignals& signals);
+int serve_requests(World& world, const HostWatch& watch, Engine& engine, Server* server,
+                   const PerLink<double>& limits, const StopSignals& signals);
 
 }  // namespace zi

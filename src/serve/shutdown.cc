@@ -24,10 +24,10 @@ const char* name_of_stop(int signal) {
 
 }  // namespace
 
-Shutdown::Shutdown(World& world, Server& server, const PeerWatch& peers, StopSignals signals)
+Shutdown::Shutdown(World& world, Server& server, const HostWatch& watch, StopSignals signals)
     : world_(&world),
       server_(&server),
-      peers_(&peers),
+      watch_(&watch),
       signals_(std::move(signals)),
       thread_([this] { run(); }) {}
 
@@ -48,21 +48,21 @@ bool Shutdown::wait_until(Clock::time_point end) {
 bool Shutdown::wait_a_little() { return wait_until(Clock::now() + kPoll); }
 
 void Shutdown::run() {
-  while (signals_.count() == 0 && peers_->gone() < 0) {
+  while (signals_.count() == 0 && watch_->gone() < 0) {
     if (wait_a_little()) return;
   }
   server_->drain();
-  if (peers_->gone() < 0) {
+  if (watch_->gone() < 0) {
     const std::chrono::milliseconds drain = signals_.drain(signals_.last());
     log_info(fmt::format("{}: no new requests; the {} that are open have {:.1f} s to end",
                          name_of_stop(signals_.last()), server_->open(),
                          std::chrono::duration<double>(drain).count()));
     const Clock::time_point end = Clock::now() + drain;
-    while (signals_.count() < 2 && Clock::now() < end && peers_->gone() < 0) {
+    while (signals_.count() < 2 && Clock::now() < end && watch_->gone() < 0) {
       if (wait_a_little()) return;
     }
   }
-  const int gone = peers_->gone();
+  const int gone = watch_->gone();
   const std::size_t open = server_->open();
   server_->abandon(gone >= 0 ? ApiError::failed(fmt::format("rank {} of the server is gone", gone))
                              : ApiError::stopped());

@@ -7,8 +7,8 @@
 #include <mutex>
 #include <thread>
 
-#include "serve/peer_watch.h"
 #include "serve/server.h"
+#include "zero_infer/host_watch.h"
 #include "zero_infer/world.h"
 
 namespace zi {
@@ -24,12 +24,11 @@ struct StopSignals {
 /// Ends rank 0's server in order, on a thread of its own, also while the pass loop is in a long
 /// pass or waits for a rank that is gone. After the first signal no request is taken and those that
 /// run go on; after the second, or when their time is over, they get an error, and all ranks leave.
-/// So they do when a rank of this host ends; where a pass does not come back then, the job is
-/// ended.
+/// So they do when another rank is gone; where a pass does not come back then, the job is ended.
 class Shutdown {
  public:
   /// All that is given outlives it.
-  Shutdown(World& world, Server& server, const PeerWatch& peers, StopSignals signals);
+  Shutdown(World& world, Server& server, const HostWatch& watch, StopSignals signals);
   /// The pass loop has ended: nothing more is done.
   ~Shutdown();
   Shutdown(const Shutdown&) = delete;
@@ -47,7 +46,7 @@ class Shutdown {
 
   World* world_;
   Server* server_;
-  const PeerWatch* peers_;
+  const HostWatch* watch_;
   StopSignals signals_;
   std::atomic<int> leave_{0};
   std::mutex mutex_;
