@@ -127,10 +127,9 @@ void Answer::fail() {
 void Answer::abandon() {
   const Hold hold(*this);
   if (state_ == State::kEnded) return;
-  if (!left_) {
-    log_error(state_ == State::kWaiting ? "HTTP server: a request was dropped without an answer"
-                                        : "HTTP server: a stream was dropped before its end");
-  }
+  if (left_) return finish_with(End::kCutOff);  // that is why
+  log_error(state_ == State::kWaiting ? "HTTP server: a request was dropped without an answer"
+                                      : "HTTP server: a stream was dropped before its end");
   give_up();
 }
 

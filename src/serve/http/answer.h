@@ -32,7 +32,8 @@ class Answer {
   /// Its handler failed: a 500 where nothing was sent yet, else it is cut off. Others that work for
   /// it are told that the client has left.
   void fail();
-  /// Nobody will end it: as `fail`, with a line in the log.
+  /// Nobody will end it: as `fail`, with a line in the log; cut off without a word where the client
+  /// has left.
   void abandon();
 
   // For the connection.

@@ -12,7 +12,7 @@ namespace zi {
 /// thread may use it, at any time: no function waits for the client, and all of them do nothing
 /// once the answer has ended, the client has left or the server is gone. Destroyed unanswered it
 /// becomes a 500; destroyed in the middle of a stream, the connection is cut off, so that the
-/// client sees that the answer is not whole.
+/// client sees that the answer is not whole. Of a client that has left it may be destroyed.
 class HttpReply {
  public:
   virtual ~HttpReply() = default;
