@@ -41,7 +41,8 @@ Server::Server(const CommandLine& command)
           http_options(command.serve),
           [this](HttpRequest request, std::shared_ptr<HttpReply> reply) {
             api_.handle(request, reply);
-          })) {}
+          },
+          [this](const HttpRequest& head) { return api_.admit(head); })) {}
 
 Server::~Server() = default;
 

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "serve/http/error_response.h"
+#include "serve/http/handler_call.h"
 #include "serve/http/options_response.h"
 #include "zero_infer/log.h"
 
@@ -23,27 +24,20 @@ constexpr std::size_t kLeastBodyBytesPerSecond = std::size_t{64} << 10;
 constexpr seconds kLinger(2);
 constexpr std::size_t kMostIgnoredBytes = std::size_t{1} << 20;
 constexpr seconds kLookInterval(1);
+/// Of an OPTIONS request, which nobody reads.
+constexpr std::size_t kMostUnreadBody = std::size_t{64} << 10;
+
+RequestError too_long(std::size_t most) {
+  return {413, fmt::format("the body is longer than {} bytes", most)};
+}
+
+RequestError too_many_bodies() {
+  return {503, "the server is reading too many long requests; try again later"};
+}
 
 template <typename Duration>
 std::string in_seconds(Duration time) {
   return fmt::format("{:.3g} s", std::chrono::duration<double>(time).count());
-}
-
-/// A task of a worker.
-void call_handler(const HttpHandler& handler, HttpRequest& request, Answer& answer,
-                  const std::shared_ptr<HttpReply>& reply) {
-  const std::string what = fmt::format("{} {} of {}", request.method, request.path, request.peer);
-  const auto fail = [&](const char* reason) {
-    log_error(fmt::format("HTTP server: {}: {}", what, reason));
-    answer.fail();
-  };
-  try {
-    handler(std::move(request), reply);
-  } catch (const std::exception& error) {
-    fail(error.what());
-  } catch (...) {
-    fail("an exception of an unknown kind");
-  }
 }
 
 }  // namespace
@@ -164,13 +158,8 @@ void Connection::take_in() {
       deadline_ = steady_clock::now() + host_.options.header_timeout;
     }
     if (before < Stage::kBody && stage >= Stage::kBody) on_head();
-    if (body_share_ != nullptr && !body_share_->grow_to(reader_->body_bytes())) {
-      throw RequestError(503, "the server is reading too many long requests; try again later");
-    }
-    if (stage == Stage::kBody) {
-      deadline_ = body_began_ + host_.options.body_timeout +
-                  seconds(reader_->body_bytes() / kLeastBodyBytesPerSecond);
-    }
+    if (phase_ != Phase::kReading) return;  // refused by its head
+    if (body_share_ != nullptr) on_body();
     if (stage == Stage::kWhole) return on_request();
     if (used == 0) {
       if (!buffer_.full()) return;
@@ -185,18 +174,40 @@ void Connection::take_in() {
 void Connection::on_head() {
   ++host_.open_requests;
   counted_ = true;
-  if (reader_->stage() == RequestReader::Stage::kWhole) return;
+  admission_ = HttpAdmission();
+  if (reader_->request().method == "OPTIONS") {
+    admission_.max_body = kMostUnreadBody;
+  } else if (host_.admit != nullptr) {
+    admission_ = host_.admit(reader_->request());
+  }
+  const bool whole = reader_->stage() == RequestReader::Stage::kWhole;
+  if (admission_.refusal) {
+    begin_answer();
+    if (!whole) answer_->close_behind();
+    answer_->send(std::move(*admission_.refusal));
+    return;
+  }
+  if (whole) return;
+  const RequestReader::Head& head = reader_->head();
+  if (head.content_length > admission_.max_body) throw too_long(admission_.max_body);
+  if (head.content_length && !host_.bodies.has(*head.content_length)) throw too_many_bodies();
   body_began_ = steady_clock::now();
   body_share_ = std::make_shared<BodyBudget::Share>(host_.bodies);
-  const RequestReader::Head& head = reader_->head();
-  if (head.content_length && !body_share_->grow_to(*head.content_length)) {
-    throw RequestError(503, "the server is reading too many long requests; try again later");
-  }
   if (head.expects_continue && buffer_.bytes().empty()) {
     out_ = "HTTP/1.1 100 Continue\r\n\r\n";  // behind the answer before it, which was sent whole
     out_is_answer_ = false;
     send();
   }
+}
+
+/// Some more of the body has come.
+void Connection::on_body() {
+  const std::size_t bytes = reader_->body_bytes();
+  if (bytes > admission_.max_body) throw too_long(admission_.max_body);
+  if (!body_share_->grow_to(bytes)) throw too_many_bodies();
+  const TimePoint latest =
+      body_began_ + host_.options.body_timeout + seconds(bytes / kLeastBodyBytesPerSecond);
+  deadline_ = std::min(latest, steady_clock::now() + host_.options.body_timeout);
 }
 
 void Connection::on_request() {
@@ -208,8 +219,9 @@ void Connection::on_request() {
     answer_->send(options_response(request, !host_.options.cors_origin.empty()));
     return;
   }
-  host_.workers.post([&handler = host_.handler, request = std::move(request), answer = answer_,
-                      reply = reply_to(answer_), share = std::move(body_share_)]() mutable {
+  TaskPool& threads = admission_.quick ? host_.quick_workers : host_.workers;
+  threads.post([&handler = host_.handler, request = std::move(request), answer = answer_,
+                reply = reply_to(answer_), share = std::move(body_share_)]() mutable {
     call_handler(handler, request, *answer, reply);
   });
 }

@@ -27,8 +27,10 @@ class Connection;
 struct ConnectionHost {
   const HttpOptions& options;
   const HttpHandler& handler;
+  const HttpAdmit& admit;
   std::shared_ptr<TaskPool> io;
   TaskPool& workers;
+  TaskPool& quick_workers;
   BodyBudget& bodies;
   std::atomic<int>& open_requests;
   const std::atomic<bool>& draining;        // connections close behind the request that they are at
@@ -69,6 +71,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void parse();
   void take_in();
   void on_head();
+  void on_body();
   void on_request();
 
   // Answering.
@@ -107,6 +110,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::size_t ignored_bytes_ = 0;  // in kEnding
 
   std::unique_ptr<RequestReader> reader_;  // in kReading
+  HttpAdmission admission_;                // of its request
   std::shared_ptr<BodyBudget::Share> body_share_;
   TimePoint body_began_{};
   bool counted_ = false;  // in open_requests

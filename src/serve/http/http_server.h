@@ -16,8 +16,9 @@ class HttpServer {
  public:
   /// Listens, and answers from here on. Raises the limit of open files to what `max_connections`
   /// needs, or says in the log that it cannot. Throws ConfigError that names the address and port
-  /// which cannot be had, or what is wrong with the certificate.
-  HttpServer(HttpOptions options, HttpHandler handler);
+  /// which cannot be had, or what is wrong with the certificate. Without `admit` every request is
+  /// admitted, and none is quick.
+  HttpServer(HttpOptions options, HttpHandler handler, HttpAdmit admit = {});
   /// Closes every connection, waits for handlers that run, and joins all threads. Nothing is called
   /// back afterwards; replies may live longer. Not to be called on a thread of the server.
   ~HttpServer();
