@@ -203,6 +203,16 @@ TEST_F(ApiTest, ListsItsModel) {
   EXPECT_EQ(status(ask("POST", "/v1/models/bytes")), 405);
 }
 
+TEST_F(ApiTest, BeginsAStreamWhenTheQueueTakesItAndRefusesItWithAStatus) {
+  const json body = {{"prompt", {"a", "b", "c"}}, {"stream", true}};
+  const auto taken_one = post("/v1/completions", body);
+  EXPECT_TRUE(taken_one->streamed) << "its prompts wait";
+  EXPECT_EQ(taken_one->body, "");
+  const auto full = post("/v1/completions", body);
+  EXPECT_FALSE(full->streamed);
+  EXPECT_EQ(status(full), 429);
+}
+
 TEST_F(ApiTest, AnswersACompletionOnceItsPromptsAreDone) {
   const auto reply = post("/v1/completions", {{"prompt", {"a", "b"}}, {"max_tokens", 3}});
   EXPECT_EQ(reply->answers, 0);

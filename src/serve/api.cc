@@ -171,8 +171,9 @@ void Api::route(const HttpRequest& request, const std::shared_ptr<HttpReply>& re
 
 void Api::submit(const Call& call, std::vector<Prompt> prompts,
                  std::shared_ptr<PendingAnswer> answer) {
-  const RequestQueue::Ticket ticket = queue_->submit(std::move(prompts), std::move(answer));
+  const RequestQueue::Ticket ticket = queue_->submit(std::move(prompts), answer);
   call.reply->on_left([queue = queue_, ticket] { queue->cancel(ticket); });
+  answer->accepted();
 }
 
 void Api::health(const Call& call) {

@@ -23,7 +23,6 @@ constexpr std::size_t kLeastBodyBytesPerSecond = std::size_t{64} << 10;
 /// resets the connection, which may destroy the answer on its way (RFC 9112, 9.6).
 constexpr seconds kLinger(2);
 constexpr std::size_t kMostIgnoredBytes = std::size_t{1} << 20;
-constexpr seconds kLookInterval(1);
 /// Of an OPTIONS request, which nobody reads.
 constexpr std::size_t kMostUnreadBody = std::size_t{64} << 10;
 
@@ -35,25 +34,7 @@ RequestError too_many_bodies() {
   return {503, "the server is reading too many long requests; try again later"};
 }
 
-template <typename Duration>
-std::string in_seconds(Duration time) {
-  return fmt::format("{:.3g} s", std::chrono::duration<double>(time).count());
-}
-
 }  // namespace
-
-template <typename Task>
-auto Connection::guarded(Task task) {
-  return [self = shared_from_this(), task = std::move(task)](auto... arguments) {
-    try {
-      task(arguments...);
-    } catch (const std::exception& error) {
-      log_error(
-          fmt::format("HTTP server: connection of {}: {}", self->stream_->peer(), error.what()));
-      self->drop("");
-    }
-  };
-}
 
 Connection::Connection(ConnectionHost& host, std::unique_ptr<ByteStream> stream)
     : host_(host), stream_(std::move(stream)) {}
@@ -243,6 +224,7 @@ void Connection::begin_answer() {
                                      std::move(wake));
   phase_ = Phase::kAnswering;
   look_time_ = steady_clock::now() + kLookInterval;
+  fill_time_ = TimePoint::max();
   if (peer_ended_) answer_->leave();
 }
 
@@ -264,9 +246,10 @@ void Connection::send() {
     out_sent_ = 0;
     out_is_answer_ = true;
     if (out_.empty()) {
-      if (portion.end == Answer::End::kWhole) on_answered(portion.keep_alive);
-      if (portion.end == Answer::End::kCutOff) drop("its answer was cut off");
-      return;
+      if (portion.end == Answer::End::kWhole) return on_answered(portion.keep_alive);
+      if (portion.end == Answer::End::kCutOff) return drop("its answer was cut off");
+      if (portion.fills) fill_time_ = steady_clock::now() + host_.options.filler_interval;
+      return set_timer();
     }
   }
   sending_ = true;
@@ -321,6 +304,11 @@ void Connection::drop(std::string_view reason) {
   host_.closed(this);
 }
 
+void Connection::fail(const std::exception& error) {
+  log_error(fmt::format("HTTP server: connection of {}: {}", stream_->peer(), error.what()));
+  drop("");
+}
+
 void Connection::forget_request() {
   if (answer_ != nullptr) {
     answer_->leave();  // nothing where it has ended
@@ -330,60 +318,6 @@ void Connection::forget_request() {
   reader_.reset();
   body_share_.reset();
   if (std::exchange(counted_, false)) --host_.open_requests;
-}
-
-// Time.
-
-Connection::TimePoint Connection::deadline() const {
-  if (phase_ == Phase::kClosed) return TimePoint::max();
-  if (phase_ != Phase::kAnswering) return deadline_;
-  return std::min(sending_ ? send_deadline_ : TimePoint::max(),
-                  buffer_.full() && !peer_ended_ ? look_time_ : TimePoint::max());
-}
-
-/// The timer may wake too early, and is then set again: so it need not be set for each deadline
-/// that comes closer and goes away again.
-void Connection::set_timer() {
-  const TimePoint time = deadline();
-  if (time >= timer_) return;
-  timer_ = time;
-  stream_->wake_at(time, guarded([this] {
-                     timer_ = TimePoint::max();
-                     on_timer();
-                   }));
-}
-
-void Connection::on_timer() {
-  const TimePoint now = steady_clock::now();
-  if (now >= deadline()) {
-    switch (phase_) {
-      case Phase::kHandshake:
-        drop("no TLS handshake came");
-        break;
-      case Phase::kReading:
-        if (reader_->stage() == RequestReader::Stage::kNothing) {
-          end();
-        } else {
-          answer_error(RequestError(408, "the request did not come in time"));
-        }
-        break;
-      case Phase::kAnswering:
-        if (sending_ && now >= send_deadline_) {
-          drop(fmt::format("it took nothing for {}", in_seconds(host_.options.send_timeout)));
-        } else if (stream_->peer_has_ended()) {
-          on_peer_ended();
-        } else {
-          look_time_ = now + kLookInterval;
-        }
-        break;
-      case Phase::kEnding:
-        drop("");
-        break;
-      case Phase::kClosed:
-        break;
-    }
-  }
-  set_timer();
 }
 
 }  // namespace zi

@@ -3,11 +3,13 @@
 #include <atomic>
 #include <chrono>
 #include <cstddef>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "serve/http/answer.h"
 #include "serve/http/body_budget.h"
@@ -90,11 +92,22 @@ class Connection : public std::enable_shared_from_this<Connection> {
   TimePoint deadline() const;
   void set_timer();
   void on_timer();
+  void on_answer_timer(TimePoint now);
+  static constexpr std::chrono::seconds kLookInterval{1};
 
   /// `task` as a callback of the stream: keeps this connection alive, and drops it when `task`
   /// throws (no memory, say).
   template <typename Task>
-  auto guarded(Task task);
+  auto guarded(Task task) {
+    return [self = shared_from_this(), task = std::move(task)](auto... arguments) {
+      try {
+        task(arguments...);
+      } catch (const std::exception& error) {
+        self->fail(error);
+      }
+    };
+  }
+  void fail(const std::exception& error);
 
   ConnectionHost& host_;
   const std::unique_ptr<ByteStream> stream_;
@@ -102,6 +115,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   TimePoint deadline_{};                // of all phases but kAnswering
   TimePoint send_deadline_{};           // while sending_
   TimePoint look_time_{};               // while the buffer is full in kAnswering
+  TimePoint fill_time_{};               // while a stream is silent
   TimePoint timer_ = TimePoint::max();  // what the stream's timer is set to
 
   ReadBuffer buffer_;

@@ -23,7 +23,7 @@ class HttpReply {
   /// and a line in the log.
   virtual void send(HttpResponse response) = 0;
   /// The head of a stream, in chunks (until the connection closes, for HTTP/1.0); `head.body` is
-  /// ignored. Refuses as `send`.
+  /// ignored. Goes out at once. Refuses as `send`.
   virtual void begin_stream(HttpResponse head) = 0;
   /// Bytes of a stream, queued. A client that leaves more than HttpOptions::max_unsent of them
   /// unread has left.
