@@ -70,6 +70,16 @@ void Connection::drain() {
   }));
 }
 
+void Connection::abandon(HttpResponse response) {
+  drain();
+  stream_->post(guarded([this, response = std::move(response)] {
+    if (phase_ == Phase::kReading) begin_answer();
+    if (phase_ != Phase::kAnswering) return;
+    answer_->close_behind();
+    answer_->send(response);
+  }));
+}
+
 void Connection::close() {
   stream_->post(guarded([this] { drop(""); }));
 }

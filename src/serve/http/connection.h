@@ -52,6 +52,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void refuse(HttpResponse response);
   /// Closes it now, or behind the request that it is at.
   void drain();
+  /// The same, and a request without an answer gets this one.
+  void abandon(HttpResponse response);
   void close();
 
  private:

@@ -103,6 +103,11 @@ void Connections::drain() {
   for_each([](Connection& connection) { connection.drain(); });
 }
 
+void Connections::abandon(const HttpResponse& response) {
+  draining_ = true;
+  for_each([&response](Connection& connection) { connection.abandon(response); });
+}
+
 void Connections::for_each(const std::function<void(Connection&)>& tell) {
   const std::lock_guard lock(mutex_);
   for (const auto& [key, connection] : all_) tell(*connection);

@@ -35,6 +35,7 @@ class Connections {
   /// Serves a connected socket, or tells it that there are too many.
   void add(FileDescriptor socket);
   void drain();
+  void abandon(const HttpResponse& response);
 
  private:
   void for_each(const std::function<void(Connection&)>& tell);

@@ -29,6 +29,11 @@ void HttpServer::stop_accepting() {
   connections_->drain();
 }
 
+void HttpServer::abandon(const HttpResponse& response) {
+  listener_->stop();
+  connections_->abandon(response);
+}
+
 int HttpServer::open_requests() const { return connections_->open_requests(); }
 
 }  // namespace zi

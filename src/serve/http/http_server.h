@@ -30,6 +30,9 @@ class HttpServer {
   /// For a server that is about to end: the port is closed when this returns, requests that were
   /// begun get their answers, and connections close behind these. Any thread.
   void stop_accepting();
+  /// The same, and every request that was begun and has no answer yet gets this one, also while its
+  /// handler runs. Any thread.
+  void abandon(const HttpResponse& response);
   /// Requests whose head has been read and whose answer has not been handed to the network whole,
   /// of clients that are there. Any thread.
   int open_requests() const;
