@@ -119,7 +119,8 @@ std::vector<CommandOption> serve_options() {
              "of a request, up to 1GiB; more are answered with 413\n(default: 16MiB)",
              [](CommandLine& l, const std::string& v) { l.serve.max_body = body_size_of(v); }),
       valued("drain-seconds", "N",
-             "that running requests have to end after the first SIGTERM,\nSIGINT or SIGHUP (default: 30)",
+             "that running requests have to end after the first SIGTERM,\nSIGINT or SIGHUP "
+             "(default: 30)",
              [](CommandLine& l, const std::string& v) { l.serve.drain_seconds = seconds_of(v); }),
   };
 }
