@@ -48,7 +48,8 @@ constexpr int kFailed = 1;         // while running: the job was ended
 constexpr int kBadInput = 2;       // nothing ran
 constexpr int kPromptsFailed = 3;  // all others ran
 
-const char* name_of_signal(int signal) { return signal == SIGINT ? "SIGINT" : "SIGTERM"; }
+/// "SIGTERM".
+std::string name_of_signal(int signal) { return fmt::format("SIG{}", ::sigabbrev_np(signal)); }
 
 std::unique_ptr<OutputSink> make_sink(const RunConfig& config, JobFiles& files) {
   if (!files.results) return std::make_unique<ConsoleSink>(reaches_terminal(STDOUT_FILENO));
@@ -129,6 +130,9 @@ int generate(World& world, Engine& engine, JobFiles& files, Trace* trace) {
 }
 
 int generate_all(World& world, const RunConfig& config, JobFiles& files, Trace* trace) {
+  // The results are in a file then: a job does not end for its log. Where they are printed, it does
+  // not go on when nobody reads them.
+  if (config.output && *config.output != "-") ignore_closed_pipes();
   Engine engine(world, make_backend(world, config), config);
   return generate(world, engine, files, trace);
 }
@@ -143,6 +147,7 @@ std::chrono::milliseconds drain_time(int signal, const ServeOptions& options) {
 }
 
 int serve(World& world, const HostWatch& watch, const CommandLine& command) {
+  ignore_closed_pipes();           // the log may go to a program that ends before the server
   std::unique_ptr<Server> server;  // before the model is loaded: it says how far that is
   world.all_or_none([&] {
     if (world.rank() == 0) server = std::make_unique<Server>(command);

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Serves a model on this host, with a rank for each GPU, or with one on the CPU where there is none:
 #   launch/serve.sh [RANKS] --model /models/bloom-7b1 --cpu-offload --port 8000
-# RANKS, also as a variable, is another number. After the first SIGTERM or Ctrl-C running requests end
+# RANKS, also as a variable, is another number. After the first SIGTERM, SIGHUP or Ctrl-C running requests end
 # (--drain-seconds), after the second the server leaves at once. (mpirun by itself kills its ranks a second after either;
 # SIGUSR1 it only hands on.) ZERO_INFER and MPIRUN_ARGS: see run_local.sh.
 set -uo pipefail
@@ -40,7 +40,7 @@ hand_on() {
   signals=$((signals + 1))
   kill "-$([[ $signals -lt 3 ]] && echo USR1 || echo TERM)" "$job" 2>/dev/null
 }
-trap hand_on INT TERM
+trap hand_on INT TERM HUP
 while :; do
   wait "$job"
   status=$?

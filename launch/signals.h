@@ -2,18 +2,21 @@
 
 namespace zi {
 
-/// From now on, the first SIGINT or SIGTERM is remembered instead of ending the process; a second
-/// one ends it.
+/// From now on, the first SIGINT, SIGTERM or SIGHUP (of a terminal that is closed; not under nohup)
+/// is remembered instead of ending the process; a second one ends it.
 void catch_stop_signals();
 
-/// From now on, SIGINT, SIGTERM and SIGUSR1 (which mpirun hands on to its ranks without ending
-/// them) are remembered and counted; the third one ends the process.
+/// From now on, SIGINT, SIGTERM, SIGHUP (as above) and SIGUSR1 (which mpirun hands on to its ranks
+/// without ending them) are remembered and counted; the third one ends the process.
 void count_stop_signals();
 
 /// From now on, SIGINT and SIGTERM are remembered; take_stop_signal says which came last since it
 /// was asked, or 0.
 void remember_stop_signals();
 int take_stop_signal();
+
+/// From now on, who writes to a pipe that nobody reads gets an error, and the process goes on.
+void ignore_closed_pipes();
 
 /// The last signal that was received, or 0. Any thread.
 int stop_signal();

@@ -2,14 +2,12 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <signal.h>
 
-#include <chrono>
 #include <map>
-#include <optional>
 #include <thread>
 
 #include "cli_harness.h"
+#include "cli_server_job.h"
 #include "http_client.h"
 
 namespace zi::test {
@@ -18,74 +16,6 @@ namespace {
 using nlohmann::json;
 using testing::AllOf;
 using testing::HasSubstr;
-
-/// A server that is ready, on a port of its own.
-class ServerJob {
- public:
-  explicit ServerJob(int ranks, std::vector<std::string> more = {})
-      : job_(ranks, arguments(std::move(more))) {
-    constexpr std::string_view kSaid = " at port ";
-    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
-    while (port_ == 0) {
-      const std::string err = job_.err();
-      const auto at = err.find(kSaid);
-      if (at != std::string::npos && err.find('\n', at) != std::string::npos) {
-        port_ = static_cast<std::uint16_t>(std::stoi(err.substr(at + kSaid.size())));
-      } else if (std::chrono::steady_clock::now() > end) {
-        throw std::runtime_error("the server does not come: " + err);
-      } else {
-        std::this_thread::sleep_for(std::chrono::milliseconds(20));
-      }
-    }
-  }
-
-  Job& job() { return job_; }
-  HttpClient client() const { return HttpClient(port_); }
-
-  ReceivedResponse get(const std::string& path) const {
-    HttpClient client(port_);
-    client.get(path);
-    return client.read_response();
-  }
-  ReceivedResponse post(const std::string& path, const json& body) const {
-    HttpClient client(port_);
-    client.post(path, body.dump());
-    return client.read_response();
-  }
-  json complete(const json& body) const {
-    const ReceivedResponse response = post("/v1/completions", body);
-    EXPECT_EQ(response.status, 200) << response.body;
-    return json::parse(response.body);
-  }
-  /// A value of /metrics; the line begins with `name`.
-  double metric(const std::string& name) const {
-    const std::string text = get("/metrics").body;
-    const auto at = text.find("\n" + name);
-    if (at == std::string::npos) return -1;
-    const auto end = text.find('\n', at + 1);
-    return std::stod(text.substr(text.rfind(' ', end)));
-  }
-  /// Waits until the metric has the value.
-  bool comes_to(const std::string& name, double value) const {
-    for (int i = 0; i < 500; ++i) {
-      if (metric(name) == value) return true;
-      std::this_thread::sleep_for(std::chrono::milliseconds(20));
-    }
-    return false;
-  }
-
- private:
-  static std::vector<std::string> arguments(std::vector<std::string> more) {
-    // Room for answers that no machine finishes within a test.
-    std::vector<std::string> all = {"serve", "--model",     model(), "--port",
-                                    "0",     "--kv-budget", "512MiB"};
-    all.insert(all.end(), more.begin(), more.end());
-    return all;
-  }
-
-  Job job_;
-  std::uint16_t port_ = 0;
-};
 
 /// The data of server-sent events.
 std::vector<std::string> events_of(const std::string& body) {
@@ -114,14 +44,6 @@ std::string streamed_text(const ReceivedResponse& response) {
     text += json::parse(events[i]).at("choices").at(0).at("text");
   }
   return text;
-}
-
-/// A request that goes on until something ends it.
-json endless(bool stream) {
-  return {{"prompt", "In the beginning"},
-          {"max_tokens", 50000},
-          {"ignore_eos", true},
-          {"stream", stream}};
 }
 
 /// What a job without a server makes of the prompts: results by id.
@@ -230,80 +152,6 @@ TEST(CliServeQueue, MoreThanItHoldsAreToldToComeAgainAndTheOthersAreAnswered) {
   }
   running.close();
   for (HttpClient& client : accepted) EXPECT_EQ(client.read_response().status, 200);
-}
-
-TEST(CliServeEnd, TheFirstSignalLetsRunningRequestsEndAndTakesNoOthers) {
-  for (const int ranks : {0, 2}) {
-    ServerJob server(ranks);
-    HttpClient running = server.client();
-    json body = endless(true);
-    body["max_tokens"] = 600;
-    body["temperature"] = 0;
-    running.post("/v1/completions", body.dump());
-    running.read_to("\"text\"");
-    HttpClient kept = server.client();
-    kept.get("/health");
-    EXPECT_EQ(kept.read_response().status, 200);
-    // mpirun would kill the ranks soon after SIGTERM.
-    server.job().signal(ranks == 0 ? SIGTERM : SIGUSR1);
-    int health = 200;
-    for (int i = 0; i < 200 && health == 200; ++i) {
-      health = server.get("/health").status;
-      std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    }
-    EXPECT_EQ(health, 503);
-    kept.post("/v1/completions", R"({"prompt": "a"})");
-    EXPECT_EQ(kept.read_response().status, 503);
-    EXPECT_THAT(running.read_to("[DONE]\n\n"), HasSubstr("\"finish_reason\":\"length\""));
-    const Ended ended = server.job().wait();
-    EXPECT_EQ(ended.code, 0) << ended.err;
-    EXPECT_THAT(ended.err, HasSubstr("no new requests"));
-  }
-}
-
-TEST(CliServeEnd, ASecondSignalAndAnEndOfPatienceGiveClientsAnError) {
-  for (const bool patience : {false, true}) {
-    ServerJob server(0, {"--drain-seconds", patience ? "1" : "600"});
-    HttpClient running = server.client();
-    running.post("/v1/completions", endless(true).dump());
-    running.read_to("\"text\"");
-    HttpClient waiting = server.client();
-    waiting.post("/v1/completions", endless(false).dump());
-    EXPECT_TRUE(server.comes_to("vllm:num_requests_running", 2));
-    server.job().signal(SIGTERM);
-    if (!patience) {
-      while (server.get("/health").status == 200) {
-      }
-      server.job().signal(SIGTERM);
-    }
-    EXPECT_THAT(running.read_to_end(), HasSubstr(R"({"error":{"message":"the server was stopped)"));
-    EXPECT_EQ(waiting.read_response().status, 503);
-    const Ended ended = server.job().wait();
-    EXPECT_EQ(ended.code, 128 + SIGTERM) << ended.err;
-  }
-}
-
-TEST(CliServeEnd, AKilledRankEndsTheServerWithItsNameAndClientsGetAnError) {
-  ServerJob server(2);
-  std::vector<HttpClient> clients;
-  for (int i = 0; i < 4; ++i) {
-    clients.push_back(server.client());
-    clients.back().post("/v1/completions", endless(true).dump());
-  }
-  for (HttpClient& client : clients) client.read_to("\"text\"");
-  HttpClient waiting = server.client();
-  waiting.post("/v1/completions", endless(false).dump());
-  ASSERT_TRUE(server.comes_to("vllm:num_requests_running", 5));
-  const std::vector<int> pids = server.job().rank_pids();
-  ASSERT_EQ(pids.size(), 2U);
-  kill(*std::ranges::max_element(pids), SIGKILL);  // rank 1 was started last
-  for (HttpClient& client : clients) {
-    EXPECT_THAT(client.read_to_end(), HasSubstr("\"error\":{\"message\":\""));
-  }
-  EXPECT_GE(waiting.read_response().status, 500);
-  const Ended ended = server.job().wait();
-  EXPECT_NE(ended.code, 0);
-  EXPECT_THAT(ended.err, HasSubstr("rank 1"));
 }
 
 TEST(CliServeClients, BadOnesGetAnErrorEachAndTheServerServesOn) {

@@ -316,7 +316,7 @@ TEST_P(StopSignal, EndsCleanlyWithFinishedSequencesKept) {
   EXPECT_LT(lines.size(), 5000u);
 }
 
-INSTANTIATE_TEST_SUITE_P(Both, StopSignal, testing::Values(SIGINT, SIGTERM));
+INSTANTIATE_TEST_SUITE_P(Each, StopSignal, testing::Values(SIGINT, SIGTERM, SIGHUP));
 
 }  // namespace
 }  // namespace zi::test

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <functional>
+#include <future>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -121,6 +122,49 @@ TEST(HttpHandler, AnAnswerThatHttpCannotCarryBecomesA500) {
     }
   });
   EXPECT_EQ(std::count(log.begin(), log.end(), '\n'), 6);
+}
+
+TEST(HttpHandler, ARequestMayBeAnsweredForItWhileItRuns) {
+  HttpOptions options = on_any_port();
+  options.threads = 1;
+  std::promise<void> end;
+  std::atomic<int> calls{0};
+  HttpServer server(options, [&, ended = end.get_future().share()](
+                                 HttpRequest request, std::shared_ptr<HttpReply> reply) {
+    ++calls;
+    if (request.path == "/stream") {
+      reply->begin_stream(text_response(""));
+      reply->write("begun");
+    }
+    ended.wait();
+    reply->write(", and ended");
+    reply->end();
+    reply->send(text_response("too late"));
+  });
+  HttpClient streaming(server.port());
+  streaming.get("/stream");
+  EXPECT_EQ(streaming.read_to("begun").substr(0, 15), "HTTP/1.1 200 OK");
+  HttpClient waiting(server.port());
+  waiting.get("/");  // for the one thread
+  HttpClient sending(server.port());
+  sending.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf");
+  HttpClient idle(server.port());
+  ASSERT_TRUE(test::wait_until([&] { return server.open_requests() == 3; }));
+  HttpResponse leaving = text_response("the server is leaving");
+  leaving.status = 503;
+  server.abandon(leaving);
+  for (HttpClient* const client : {&waiting, &sending}) {
+    const ReceivedResponse response = client->read_response();
+    EXPECT_EQ(response.status, 503);
+    EXPECT_EQ(response.body, "the server is leaving");
+    EXPECT_EQ(response.header("Connection"), "close");
+  }
+  EXPECT_TRUE(idle.ended());
+  EXPECT_TRUE(test::wait_until([&] { return server.open_requests() == 1; }));
+  EXPECT_FALSE(HttpClient(server.port()).connected());
+  EXPECT_EQ(calls, 1);
+  end.set_value();
+  EXPECT_THAT(streaming.read_to_end(), HasSubstr(", and ended"));  // what had begun is not spoiled
 }
 
 TEST(HttpHandler, ASecondAnswerChangesNothing) {

@@ -106,6 +106,27 @@ TEST(HttpLeaving, AClientThatOnlyEndsItsDirectionGetsItsAnswers) {
   EXPECT_TRUE(client.ended());
 }
 
+TEST(HttpLeaving, ARequestThatIsDroppedBecauseItsClientLeftIsClosedWithoutAWord) {
+  ::testing::internal::CaptureStderr();
+  {
+    HeldReplies held;
+    for (const bool in_stream : {false, true}) {
+      HttpClient client(held.port());
+      client.get("/");
+      auto reply = held.next();
+      if (in_stream) {
+        reply->begin_stream(event_stream());
+        EXPECT_THAT(client.read_to("\r\n\r\n"), HasSubstr("200 OK"));
+      }
+      client.shut_down_sending();
+      EXPECT_TRUE(wait_until([&] { return reply->left(); }));
+      reply.reset();
+      EXPECT_TRUE(client.ended());
+    }
+  }
+  EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
+}
+
 TEST(HttpLeaving, LeavingIsNoticedBehindMoreBytesThanAreReadAhead) {
   HeldReplies held;
   HttpClient client(held.port());

@@ -158,8 +158,12 @@ TEST(HttpLimits, BodiesOfAllRequestsTogetherAreBounded) {
   HttpServer server(options, echo);
   const std::string sized = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n";
   HttpClient first(server.port());
-  first.send(sized);
-  ASSERT_TRUE(wait_until([&] { return server.open_requests() == 1; }));
+  first.send(sized + std::string(999, 'a'));
+  ASSERT_TRUE(wait_until([&] {  // until these have come
+    HttpClient second(server.port());
+    second.post("/", std::string(600, 'a'));
+    return second.read_response().status == 503;
+  }));
   for (const std::string& request :
        {sized, "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n258\r\n" +
                    std::string(600, 'a')}) {
@@ -169,7 +173,7 @@ TEST(HttpLimits, BodiesOfAllRequestsTogetherAreBounded) {
     EXPECT_EQ(response.status, 503);
     EXPECT_TRUE(response.header("Retry-After"));
   }
-  first.send(std::string(1000, 'a'));
+  first.send("a");
   EXPECT_EQ(first.read_response().status, 200);
   // What it took is there again.
   EXPECT_TRUE(wait_until([&] {
@@ -177,6 +181,32 @@ TEST(HttpLimits, BodiesOfAllRequestsTogetherAreBounded) {
     next.post("/", std::string(1000, 'a'));
     return next.read_response().status == 200;
   }));
+}
+
+TEST(HttpLimits, BodiesThatAreOnlyAnnouncedKeepNobodyOut) {
+  HttpOptions options = on_any_port();
+  options.max_body = 1000;
+  options.max_bodies = 2000;
+  HttpServer server(options, echo);
+  std::vector<std::unique_ptr<HttpClient>> silent;
+  for (int i = 0; i < 64; ++i) {
+    silent.push_back(std::make_unique<HttpClient>(server.port()));
+    silent.back()->send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\na");
+  }
+  ASSERT_TRUE(wait_until([&] { return server.open_requests() == 64; }));
+  HttpClient client(server.port());
+  client.post("/", std::string(900, 'a'));
+  EXPECT_EQ(client.read_response().status, 200);
+}
+
+TEST(HttpLimits, ABodyOfWhichMuchCameFastMayNotStopForLong) {
+  HttpServer server(impatient(&HttpOptions::body_timeout), echo);
+  HttpClient client(server.port());
+  const auto begin = std::chrono::steady_clock::now();
+  client.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n" +
+              std::string(1'900'000, 'a'));  // which would be worth 29 seconds
+  EXPECT_EQ(client.read_response().status, 408);
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(15));
 }
 
 TEST(HttpLimits, ConnectionsBeyondTheLimitAreToldToComeBack) {

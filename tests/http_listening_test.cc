@@ -72,6 +72,11 @@ TEST(HttpListening, OptionsThatCannotWorkAreRefused) {
   options.threads = 0;
   EXPECT_THAT(refusal_of(options), HasSubstr("0 threads"));
   options = on_any_port();
+  options.max_body = std::size_t{3} << 30;
+  EXPECT_THAT(refusal_of(options), HasSubstr("allowed 3.00 GiB, all together only 1.00 GiB"));
+  options.max_body = 0;
+  EXPECT_THAT(refusal_of(options), HasSubstr("1 byte at least"));
+  options = on_any_port();
   options.cors_origin = "a\r\nb";
   EXPECT_THAT(refusal_of(options), HasSubstr("CORS"));
   options = on_any_port();
@@ -256,7 +261,7 @@ TEST(HttpListening, ThreadsOfTheServerBlockSignals) {
     EXPECT_TRUE((blocked >> (SIGINT - 1)) & 1) << name;
     EXPECT_TRUE((blocked >> (SIGTERM - 1)) & 1) << name;
   }
-  EXPECT_EQ(threads, HttpOptions().threads + HttpOptions().io_threads);
+  EXPECT_EQ(threads, HttpOptions().threads + HttpOptions().io_threads + 1);
   sigset_t mine;
   ::pthread_sigmask(SIG_SETMASK, nullptr, &mine);
   EXPECT_FALSE(sigismember(&mine, SIGTERM));

@@ -26,6 +26,7 @@ using test::ReceivedResponse;
 using test::text_response;
 using test::wait_until;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 TEST(HttpStream, ReachesTheClientAsItIsWritten) {
   HeldReplies held;
@@ -47,6 +48,64 @@ TEST(HttpStream, ReachesTheClientAsItIsWritten) {
   EXPECT_FALSE(reply->left());
   client.get("/echo");
   EXPECT_EQ(client.read_response().body, "GET /echo ");
+}
+
+TEST(HttpStream, IsFilledWhileNothingIsWritten) {
+  HttpOptions options = on_any_port();
+  options.filler_interval = std::chrono::milliseconds(100);
+  HeldReplies held(options);
+  HttpResponse head = event_stream();
+  head.filler = ": still here\n\n";
+  for (const bool chunked : {true, false}) {
+    HttpClient client(held.port());
+    client.send(chunked ? "GET / HTTP/1.1\r\nHost: x\r\n\r\n" : "GET / HTTP/1.0\r\n\r\n");
+    const auto reply = held.next();
+    reply->begin_stream(head);
+    EXPECT_THAT(client.read_to("\r\n\r\n"), HasSubstr("200 OK"));
+    const auto next = [&] { return chunked ? *client.read_chunk() : client.read_to("\n\n"); };
+    EXPECT_EQ(next(), head.filler);
+    EXPECT_EQ(next(), head.filler);
+    reply->write("data: 1\n\n");
+    EXPECT_EQ(next(), "data: 1\n\n");
+    EXPECT_EQ(next(), head.filler);
+    reply->end();
+  }
+}
+
+TEST(HttpStream, IsNotFilledWhileSomethingIsWrittenNorWithoutAFiller) {
+  HttpOptions options = on_any_port();
+  options.filler_interval = std::chrono::milliseconds(400);
+  HeldReplies held(options);
+  HttpResponse head = event_stream();
+  for (const std::string filler : {": still here\n\n", ""}) {
+    head.filler = filler;
+    HttpClient client(held.port());
+    client.get("/");
+    const auto reply = held.next();
+    reply->begin_stream(head);
+    for (int i = 0; i < 40; ++i) {
+      if (!filler.empty()) reply->write("data: 1\n\n");
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+    reply->end();
+    EXPECT_THAT(client.read_response().body, Not(HasSubstr("here")));
+  }
+}
+
+TEST(HttpStream, AFillerDoesNotComeBehindWhatAClientHasNotRead) {
+  HttpOptions options = on_any_port();
+  options.filler_interval = std::chrono::milliseconds(50);
+  HeldReplies held(options);
+  HttpClient slow(held.port(), 4096);
+  slow.get("/");
+  const auto reply = held.next();
+  HttpResponse head = event_stream();
+  head.filler = ": still here\n\n";
+  reply->begin_stream(head);
+  reply->write(std::string(7'000'000, 'a'));  // more than the system buffers
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  reply->end();
+  EXPECT_THAT(slow.read_response().body.substr(6'000'000), Not(HasSubstr("still")));
 }
 
 TEST(HttpStream, EndsWithTheConnectionForHttp10) {

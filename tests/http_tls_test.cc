@@ -207,8 +207,13 @@ TEST_F(HttpTls, FilesThatCannotBeUsedAreNamed) {
   };
   HttpOptions wrong = options();
   wrong.tls_certificate = directory_.path() / "missing.pem";
-  EXPECT_THAT(refusal(wrong), AllOf(HasSubstr("certificate"), HasSubstr("missing.pem")));
+  EXPECT_THAT(refusal(wrong), AllOf(HasSubstr("certificate"), HasSubstr("missing.pem"),
+                                    HasSubstr("No such file or directory")));
+  wrong.tls_certificate = directory_.path();
+  EXPECT_THAT(refusal(wrong), HasSubstr("Is a directory"));
   wrong = options();
+  wrong.tls_key = directory_.path() / "missing.pem";
+  EXPECT_THAT(refusal(wrong), AllOf(HasSubstr("key"), HasSubstr("No such file or directory")));
   wrong.tls_key = certificate_;
   EXPECT_THAT(refusal(wrong), AllOf(HasSubstr("key"), HasSubstr("certificate.pem")));
   const std::filesystem::path other = directory_.path() / "other.pem";

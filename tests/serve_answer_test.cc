@@ -200,10 +200,15 @@ TEST(CompletionAnswerTest, GivesPromptLogprobsAsVllmDoes) {
 
 TEST(CompletionStream, IsEventsOfNewTextAndTheEnd) {
   Completion c(request_for({"ab"}, {.stream = true}));
+  EXPECT_FALSE(c.reply->streamed);
+  c.answer->accepted();
+  EXPECT_TRUE(c.reply->streamed) << "however long it waits";
   c.answer->started(0);
-  EXPECT_FALSE(c.reply->streamed) << "nothing to say before there is text";
+  EXPECT_EQ(c.reply->body, "") << "nothing to say before there is text";
   c.answer->told(0, delta("x"));
-  EXPECT_TRUE(c.reply->streamed);
+  EXPECT_EQ(c.reply->answers, 1) << "one head";
+  EXPECT_TRUE(c.reply->head.filler.starts_with(":") && c.reply->head.filler.ends_with("\n\n"))
+      << "a comment";
   EXPECT_THAT(c.reply->head.content_type, StartsWith("text/event-stream"));
   c.answer->told(0, delta(""));  // half a character
   c.answer->told(0, delta("yz"));
@@ -319,8 +324,10 @@ TEST(FailedAnswer, IsAnErrorWithItsStatusOrAnEventOfAStreamThatBegan) {
   EXPECT_EQ(whole.reply->sent()["error"]["message"], "the logits are NaN");
 
   Completion early(request_for({"ab"}, {.stream = true}));
+  early.answer->accepted();  // with which the status is said
   early.answer->failed(error);
-  EXPECT_EQ(early.reply->head.status, 500) << "nothing was said yet";
+  EXPECT_EQ(early.reply->events().at(0)["error"]["message"], "the logits are NaN");
+  EXPECT_TRUE(early.reply->ended);
 
   Completion late(request_for({"ab"}, {.stream = true}));
   late.answer->told(0, delta("x"));

@@ -47,7 +47,12 @@ class ApiTest : public testing::Test {
     request.body = body;
     if (!key.empty()) request.headers.emplace_back("authorization", key);
     auto reply = std::make_shared<FakeReply>();
-    api->handle(request, reply);
+    const HttpAdmission admission = api->admit(request);
+    if (admission.refusal) {
+      reply->send(*admission.refusal);
+    } else {
+      api->handle(request, reply);
+    }
     return reply;
   }
   std::shared_ptr<FakeReply> post(const std::string& path, const json& body) {
@@ -148,15 +153,43 @@ TEST_F(ApiTest, AsksForTheKeyEverywhereButForHealthAndThePage) {
   serve("secret");
   EXPECT_EQ(status(ask("GET", "/health")), 200);
   EXPECT_EQ(status(ask("GET", "/")), 200);
-  for (const std::string key : {"", "secret", "Bearer ", "Bearer secre", "Bearer secrets",
-                                "Bearer Secret", "Basic secret", "Bearer secretsecret"}) {
+  for (const std::string key :
+       {"", "secret", "Bearer ", "Bearer secre", "Bearer secrets", "Bearer Secret", "Basic secret",
+        "Bearer secretsecret", "Bearersecret", "Bearer", "Bearer   "}) {
     for (const std::string path : {"/v1/models", "/metrics", "/version", "/nowhere"}) {
       const auto reply = ask("GET", path, "", key);
       EXPECT_EQ(status(reply), 401) << key << path;
+      EXPECT_EQ(reply->header("WWW-Authenticate"), "Bearer");
       EXPECT_EQ(reply->sent()["error"]["code"], "invalid_api_key");
     }
   }
-  EXPECT_EQ(status(ask("GET", "/v1/models", "", "Bearer secret")), 200);
+  for (const std::string key : {"Bearer secret", "bearer secret", "BEARER   secret"}) {
+    EXPECT_EQ(status(ask("GET", "/v1/models", "", key)), 200) << key;
+  }
+}
+
+TEST_F(ApiTest, ReadsBodiesForItsOwnEndpointsAloneAndMakesNobodyWaitWhoOnlyLooks) {
+  serve("secret");
+  const auto admission = [&](const std::string& method, const std::string& path) {
+    HttpRequest head;
+    head.method = method;
+    head.path = path;
+    head.headers.emplace_back("authorization", "Bearer secret");
+    return api->admit(head);
+  };
+  for (const std::string path :
+       {"/", "/health", "/version", "/metrics", "/v1/models", "/v1/models/bytes", "/nowhere"}) {
+    EXPECT_TRUE(admission("GET", path).quick) << path;
+    EXPECT_LT(admission("GET", path).max_body, 1U << 20) << path;
+  }
+  for (const std::string path : {"/v1/completions", "/v1/chat/completions", "/tokenize"}) {
+    EXPECT_FALSE(admission("POST", path).quick) << path;
+    EXPECT_GT(admission("POST", path).max_body, std::size_t{1} << 40) << path;
+  }
+  for (const std::string path : {"/", "/health", "/nowhere"}) {  // the first two need no key
+    EXPECT_LT(admission("POST", path).max_body, 1U << 20) << path;
+  }
+  EXPECT_FALSE(admission("GET", "/tokenizer_info").quick) << "reads files";
 }
 
 TEST_F(ApiTest, ListsItsModel) {
@@ -168,6 +201,16 @@ TEST_F(ApiTest, ListsItsModel) {
   EXPECT_EQ(ask("GET", "/v1/models/bytes")->sent(), list["data"][0]);
   EXPECT_EQ(status(ask("GET", "/v1/models/other")), 404);
   EXPECT_EQ(status(ask("POST", "/v1/models/bytes")), 405);
+}
+
+TEST_F(ApiTest, BeginsAStreamWhenTheQueueTakesItAndRefusesItWithAStatus) {
+  const json body = {{"prompt", {"a", "b", "c"}}, {"stream", true}};
+  const auto taken_one = post("/v1/completions", body);
+  EXPECT_TRUE(taken_one->streamed) << "its prompts wait";
+  EXPECT_EQ(taken_one->body, "");
+  const auto full = post("/v1/completions", body);
+  EXPECT_FALSE(full->streamed);
+  EXPECT_EQ(status(full), 429);
 }
 
 TEST_F(ApiTest, AnswersACompletionOnceItsPromptsAreDone) {

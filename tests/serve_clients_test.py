@@ -8,10 +8,12 @@ Run it by serve_clients_test.sh, with the Python in which `openai` is installed.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import json
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 from pathlib import Path
 
@@ -40,12 +42,14 @@ TOLERANCE = 1e-4
 class OnAServer(unittest.TestCase):
     """All tests share one server; each leaves it without requests."""
 
+    FLAGS: tuple[str, ...] = ()
+
     @classmethod
     def setUpClass(cls) -> None:
         cls.folder = tempfile.TemporaryDirectory()
         cls.model = chat_model(Path(cls.folder.name) / "bloom-kjv-chat")
         cls.server = Server(
-            BINARY, "--batch-size", str(LANES), "--served-model-name", "kjv",
+            BINARY, "--batch-size", str(LANES), "--served-model-name", "kjv", *cls.FLAGS,
             model=cls.model, ranks=RANKS, key=KEY,
         )  # fmt: skip
         cls.client = openai.OpenAI(base_url=f"{cls.server.base}/v1", api_key=KEY, max_retries=0)
@@ -252,6 +256,35 @@ class Leaving(OnAServer):
         self.server.wait_for_metric("vllm:num_requests_running", 0, seconds=2)
         used = self.server.metric("vllm:generation_tokens_total") - before
         self.assertLess(used, 2000 * LANES * RANKS)
+
+
+class Waiting(OnAServer):
+    FLAGS = ("--kv-budget", "512MiB")  # for answers that no machine finishes meanwhile
+    BUSY_SECONDS = 22
+    #: More than the 15 seconds after which a silent stream gets a comment.
+    PATIENCE = 18
+
+    def test_a_stream_that_waits_for_a_lane_outlasts_the_patience_of_its_client(self) -> None:
+        def keep_a_lane_busy(_: int) -> None:
+            with self.assertRaises(openai.APITimeoutError):
+                self.client.with_options(timeout=self.BUSY_SECONDS).completions.create(
+                    model="kjv", prompt=PROMPT, max_tokens=50_000, extra_body={"ignore_eos": True}
+                )
+
+        wanted = self.complete().choices[0].text
+        lanes = LANES * RANKS
+        with concurrent.futures.ThreadPoolExecutor(lanes) as threads:
+            busy = [threads.submit(keep_a_lane_busy, lane) for lane in range(lanes)]
+            self.server.wait_for_metric("vllm:num_requests_running", lanes)
+            begin = time.monotonic()
+            stream = self.client.with_options(timeout=self.PATIENCE).completions.create(
+                model="kjv", prompt=PROMPT, max_tokens=24, temperature=0, stream=True
+            )
+            self.assertLess(time.monotonic() - begin, 10, "its head came at once")
+            self.assertEqual("".join(chunk.choices[0].text for chunk in stream), wanted)
+            self.assertGreater(time.monotonic() - begin, self.PATIENCE)
+            for lane in busy:
+                lane.result()
 
 
 class Errors(OnAServer):

@@ -59,6 +59,13 @@ TEST(ServeOptionsTest, ReadsEveryFlag) {
   EXPECT_EQ(options.drain_seconds, 0);
 }
 
+TEST(ServeOptionsTest, TakesOriginsOfPages) {
+  for (const std::string origin : {"*", "https://page", "http://localhost:3000", "http://[::1]:80",
+                                   "https://a-b.example.org:8443", "app+x.y://host"}) {
+    EXPECT_EQ(serve({"--cors-origin", origin}).serve.cors_origin, origin);
+  }
+}
+
 TEST(ServeOptionsTest, NeedsNoPromptsAndTakesTheFlagsOfARun) {
   const CommandLine line = serve({"--batch-size", "32", "--cpu-offload", "--temperature", "0.5"});
   EXPECT_EQ(line.command, Command::kServe);
@@ -83,7 +90,14 @@ TEST(ServeOptionsTest, RefusesWhatIsForAJobAndWhatCannotBe) {
   EXPECT_THAT(serve_refusal({"--drain-seconds", "-1"}), HasSubstr("--drain-seconds"));
   EXPECT_THAT(serve_refusal({"--host", ""}), HasSubstr("must not be empty"));
   EXPECT_THAT(serve_refusal({"--api-key", "a b"}), HasSubstr("printable ASCII"));
-  EXPECT_THAT(serve_refusal({"--cors-origin", "a\nb"}), HasSubstr("printable ASCII"));
+  for (const std::string origin :
+       {"", "notanurl", "a\nb", "https://", "https://page/", "https://page/x", "https://page?x",
+        "**", "//page", "https://a b", "https://Page", "https://page:", "https://page:port",
+        "https://me@page", "null", "https://[::1", "https://a,https://b"}) {
+    EXPECT_THAT(serve_refusal({"--cors-origin", origin}), HasSubstr("scheme://host[:port]"))
+        << origin;
+  }
+  EXPECT_THAT(serve_refusal({"--max-body", "0"}), HasSubstr("--max-body: must not be 0"));
   EXPECT_THAT(serve_refusal({"--tls-key", "k.pem"}), HasSubstr("--tls-certificate"));
   EXPECT_THAT(serve_refusal({"--prot", "80"}), HasSubstr("did you mean `--port`?"));
   EXPECT_THAT(refusal([] { parse({"serve"}); }), HasSubstr("no model"));

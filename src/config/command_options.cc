@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <limits>
+#include <regex>
 
 #include "config/written_values.h"
 #include "zero_infer/bytes.h"
@@ -72,6 +73,26 @@ const std::string& header_value(const std::string& text) {
   return text;
 }
 
+/// `*`, or an origin as browsers write it, with which it is compared byte by byte.
+const std::string& origin_of(const std::string& text) {
+  if (text == "*") return text;
+  static const std::regex origin(
+      R"([a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?)");
+  if (!std::regex_match(text, origin)) {
+    throw ConfigError(
+        fmt::format("`{}` is neither `*` nor scheme://host[:port] in lower case, "
+                    "without a path",
+                    text));
+  }
+  return text;
+}
+
+std::size_t body_size_of(const std::string& text) {
+  const std::size_t bytes = parse_size(text);
+  if (bytes == 0) throw ConfigError("must not be 0: no request could say anything");
+  return bytes;
+}
+
 std::vector<CommandOption> serve_options() {
   return {
       valued("host", "NAME", "listen at this address; 0.0.0.0: at all (default: 127.0.0.1)",
@@ -82,8 +103,9 @@ std::vector<CommandOption> serve_options() {
              "requests must bring this key, all but GET / and GET /health\n"
              "(default: $ZERO_INFER_API_KEY, which other users cannot see)",
              [](CommandLine& l, const std::string& v) { l.serve.api_key = header_value(v); }),
-      valued("cors-origin", "URL|*", "pages from there may use the server (default: none)",
-             [](CommandLine& l, const std::string& v) { l.serve.cors_origin = header_value(v); }),
+      valued("cors-origin", "URL|*",
+             "pages from there (https://host[:port]) may use the server\n(default: none)",
+             [](CommandLine& l, const std::string& v) { l.serve.cors_origin = origin_of(v); }),
       valued("tls-certificate", "FILE.pem", "serve HTTPS with this certificate and its chain",
              [](CommandLine& l, const std::string& v) { l.serve.tls_certificate = some(v); }),
       valued("tls-key", "FILE.pem", "and its private key",
@@ -93,10 +115,12 @@ std::vector<CommandOption> serve_options() {
       valued("max-queue", "N",
              "prompts that may wait for a lane; more are answered with 429\n(default: 2048)",
              [](CommandLine& l, const std::string& v) { l.serve.max_queue = count_of(v); }),
-      valued("max-body", "SIZE", "of a request; more are answered with 413 (default: 16MiB)",
-             [](CommandLine& l, const std::string& v) { l.serve.max_body = parse_size(v); }),
+      valued("max-body", "SIZE",
+             "of a request, up to 1GiB; more are answered with 413\n(default: 16MiB)",
+             [](CommandLine& l, const std::string& v) { l.serve.max_body = body_size_of(v); }),
       valued("drain-seconds", "N",
-             "that running requests have to end after the first SIGTERM or\nSIGINT (default: 30)",
+             "that running requests have to end after the first SIGTERM,\nSIGINT or SIGHUP "
+             "(default: 30)",
              [](CommandLine& l, const std::string& v) { l.serve.drain_seconds = seconds_of(v); }),
   };
 }

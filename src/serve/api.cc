@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cctype>
 #include <chrono>
 #include <exception>
 #include <utility>
@@ -37,26 +38,46 @@ bool same_key(std::string_view given, std::string_view key) {
   return different == 0;
 }
 
+/// What the header holds behind `Bearer`, in whatever case that is written (RFC 9110, 11.1); empty
+/// for another scheme.
+std::string_view bearer_token(std::string_view header) {
+  constexpr std::string_view kScheme = "bearer";
+  const bool bearer =
+      header.size() > kScheme.size() && header[kScheme.size()] == ' ' &&
+      std::equal(kScheme.begin(), kScheme.end(), header.begin(),
+                 [](char s, char c) { return s == std::tolower(static_cast<unsigned char>(c)); });
+  if (!bearer) return {};
+  return header.substr(std::min(header.find_first_not_of(' ', kScheme.size()), header.size()));
+}
+
 constexpr std::string_view kModelPath = "/v1/models/";
+
+/// The endpoint that a path stands for: those of the models are one.
+std::string_view endpoint_path(std::string_view path) {
+  return path.starts_with(kModelPath) ? "/v1/models" : path;
+}
+
+/// Of a request whose body nobody reads.
+constexpr std::size_t kMostUnreadBody = std::size_t{64} << 10;
 
 }  // namespace
 
 const std::vector<Api::Endpoint>& Api::endpoints() {
   static const std::vector<Endpoint> all = {
-      {"GET", "/", false, &Api::page},
-      {"GET", "/health", false, &Api::health},
-      {"GET", "/version", false, &Api::version},
-      {"GET", "/metrics", false, &Api::metrics},
-      {"GET", "/v1/models", true, &Api::models},
-      {"POST", "/v1/completions", true, &Api::completions},
-      {"POST", "/v1/chat/completions", true, &Api::chat_completions},
-      {"POST", "/tokenize", true, &Api::tokenize_text},
-      {"POST", "/detokenize", true, &Api::detokenize_ids},
-      {"GET", "/tokenizer_info", true, &Api::tokenizer},
-      {"GET", "/query_id/", false, &Api::query_ids},
-      {"POST", "/generate/", true, &Api::bloom_generate},
-      {"POST", "/tokenize/", true, &Api::bloom_tokenize},
-      {"POST", "/forward/", true, &Api::bloom_forward},
+      {"GET", "/", false, true, &Api::page},
+      {"GET", "/health", false, true, &Api::health},
+      {"GET", "/version", false, true, &Api::version},
+      {"GET", "/metrics", false, true, &Api::metrics},
+      {"GET", "/v1/models", true, true, &Api::models},
+      {"POST", "/v1/completions", true, false, &Api::completions},
+      {"POST", "/v1/chat/completions", true, false, &Api::chat_completions},
+      {"POST", "/tokenize", true, false, &Api::tokenize_text},
+      {"POST", "/detokenize", true, false, &Api::detokenize_ids},
+      {"GET", "/tokenizer_info", true, false, &Api::tokenizer},
+      {"GET", "/query_id/", false, true, &Api::query_ids},
+      {"POST", "/generate/", true, false, &Api::bloom_generate},
+      {"POST", "/tokenize/", true, false, &Api::bloom_tokenize},
+      {"POST", "/forward/", true, false, &Api::bloom_forward},
   };
   return all;
 }
@@ -96,23 +117,33 @@ void Api::handle(const HttpRequest& request, const std::shared_ptr<HttpReply>& r
   }
 }
 
-void Api::check_key(const HttpRequest& request) const {
+const char* Api::key_fault(const HttpRequest& request) const {
   // The page is the same for everyone, and asks for the key itself.
-  if (api_key_.empty() || request.path == "/health" || request.path == "/") return;
-  constexpr std::string_view kBearer = "Bearer ";
+  if (api_key_.empty() || request.path == "/health" || request.path == "/") return nullptr;
   const std::string_view header = request.header("authorization");
-  const bool good =
-      header.starts_with(kBearer) && same_key(header.substr(kBearer.size()), api_key_);
-  if (good) return;
-  throw ApiError(
-      401, header.empty() ? "no API key: send `Authorization: Bearer KEY`" : "the API key is wrong",
-      {.type = "authentication_error", .code = "invalid_api_key"});
+  if (header.empty()) return "no API key: send `Authorization: Bearer KEY`";
+  return same_key(bearer_token(header), api_key_) ? nullptr : "the API key is wrong";
+}
+
+HttpAdmission Api::admit(const HttpRequest& head) const {
+  if (const char* const fault = key_fault(head)) {
+    log_verbose(fmt::format("{} {}: {}", head.method, in_quotes(head.path), fault));
+    HttpResponse refusal =
+        ApiError(401, fault, {.type = "authentication_error", .code = "invalid_api_key"})
+            .response();
+    refusal.headers.emplace_back("WWW-Authenticate", "Bearer");
+    return {.refusal = std::move(refusal)};
+  }
+  const std::vector<Endpoint>& all = endpoints();
+  const auto found = std::ranges::find_if(all, [&](const Endpoint& endpoint) {
+    return endpoint.path == endpoint_path(head.path) && endpoint.method == head.method;
+  });
+  if (found != all.end() && found->method == "POST") return {};
+  return {.quick = found == all.end() || found->quick, .max_body = kMostUnreadBody};
 }
 
 void Api::route(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply) {
-  check_key(request);
-  const bool one_model = request.path.starts_with(kModelPath);
-  const std::string_view path = one_model ? "/v1/models" : std::string_view(request.path);
+  const std::string_view path = endpoint_path(request.path);
   std::string allowed;
   for (const Endpoint& endpoint : endpoints()) {
     if (endpoint.path != path) continue;
@@ -140,9 +171,9 @@ void Api::route(const HttpRequest& request, const std::shared_ptr<HttpReply>& re
 
 void Api::submit(const Call& call, std::vector<Prompt> prompts,
                  std::shared_ptr<PendingAnswer> answer, std::size_t choices) {
-  const RequestQueue::Ticket ticket =
-      queue_->submit(std::move(prompts), std::move(answer), choices);
+  const RequestQueue::Ticket ticket = queue_->submit(std::move(prompts), answer, choices);
   call.reply->on_left([queue = queue_, ticket] { queue->cancel(ticket); });
+  answer->accepted();
 }
 
 void Api::health(const Call& call) {

@@ -37,7 +37,9 @@ class Api {
   Api(const Api&) = delete;
   Api& operator=(const Api&) = delete;
 
-  /// Answers the request, now or when its prompts are done.
+  /// What the head of a request decides: without the key nothing of it is read. Waits for nothing.
+  HttpAdmission admit(const HttpRequest& head) const;
+  /// Answers a request that was admitted, now or when its prompts are done.
   void handle(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply);
 
   /// The model is loaded: requests that need it are taken from here on. `limits`: what each link
@@ -56,13 +58,15 @@ class Api {
     std::string_view method;
     std::string_view path;
     bool needs_model;
+    bool quick;  // neither parses nor reads files
     void (Api::*answer)(const Call&);
   };
   static const std::vector<Endpoint>& endpoints();
 
   /// Throws ApiError.
   void route(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply);
-  void check_key(const HttpRequest& request) const;
+  /// Why the request must not be answered; null where it may be.
+  const char* key_fault(const HttpRequest& request) const;
   void submit(const Call& call, std::vector<Prompt> prompts, std::shared_ptr<PendingAnswer> answer,
               std::size_t choices = 1);
   std::shared_ptr<const ServedModel> model() const;

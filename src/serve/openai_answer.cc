@@ -55,13 +55,19 @@ std::string OpenAiAnswer::begin() const {
   return text += "\"choices\":[";
 }
 
+void OpenAiAnswer::accepted() {
+  if (shape_.stream) begin_stream();
+}
+
 void OpenAiAnswer::begin_stream() {
-  if (std::exchange(streaming_, true)) return;
-  HttpResponse response;
-  response.content_type = "text/event-stream; charset=utf-8";
-  // Neither a cache nor a proxy may hold events back.
-  response.headers = {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}};
-  reply_->begin_stream(std::move(response));
+  std::call_once(begun_, [this] {
+    HttpResponse response;
+    response.content_type = "text/event-stream; charset=utf-8";
+    // Neither a cache nor a proxy may hold events back.
+    response.headers = {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}};
+    response.filler = ": keep-alive\n\n";  // a comment
+    reply_->begin_stream(std::move(response));
+  });
 }
 
 void OpenAiAnswer::send_event(std::string_view data) {
@@ -124,7 +130,7 @@ void OpenAiAnswer::end_stream() {
 }
 
 void OpenAiAnswer::failed(const ApiError& error) {
-  if (!streaming_) {
+  if (!shape_.stream) {
     reply_->send(error.response());
     return;
   }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -23,6 +24,9 @@ class OpenAiAnswer : public PendingAnswer {
   OpenAiAnswer(std::shared_ptr<HttpReply> reply, std::shared_ptr<const ServedModel> model,
                AnswerShape shape, const std::vector<Prompt>& prompts);
 
+  /// The head of a stream goes out at once, however long its prompts wait: clients and proxies give
+  /// up where nothing comes.
+  void accepted() override;
   void started(std::size_t number) override;
   void told(std::size_t number, const Delta& delta) override;
   void finished(std::size_t number, Result result) override;
@@ -71,7 +75,7 @@ class OpenAiAnswer : public PendingAnswer {
   std::string chunk_begin_;  // begin(), written once: a stream has as many chunks as tokens
   std::size_t unfinished_;
   std::int64_t new_tokens_ = 0;
-  bool streaming_ = false;
+  std::once_flag begun_;  // of a stream
 };
 
 }  // namespace zi

@@ -13,6 +13,9 @@ namespace zi {
 class PendingAnswer {
  public:
   virtual ~PendingAnswer() = default;
+  /// The queue has taken its prompts. Told once by who put them there, on a thread of its own,
+  /// maybe at the same time as the others.
+  virtual void accepted() {}
   /// It has a lane, and is told as it comes.
   virtual void started(std::size_t /*number*/) {}
   virtual void told(std::size_t /*number*/, const Delta& /*delta*/) {}

@@ -2,16 +2,12 @@
 
 #include <fmt/format.h>
 
-#include <chrono>
 #include <exception>
 
 #include "zero_infer/log.h"
 
 namespace zi {
 namespace {
-
-constexpr std::chrono::milliseconds kLastFlush(5000);   // for clients that read slowly
-constexpr std::chrono::milliseconds kFailedFlush(500);  // the job is ending
 
 int exit_code(int signal) { return signal == 0 ? 0 : 128 + signal; }
 
@@ -29,19 +25,15 @@ int serve_requests(World& world, const HostWatch& watch, Engine& engine, Server*
   log_info(fmt::format("serving {} at port {}", server->name(), server->port()));
   job.source = &server->source();
   job.sink = &server->sink();
+  Shutdown shutdown(world, *server, watch, signals);
+  job.stop_signal = [&shutdown] { return shutdown.leave(); };
   try {
-    int signal = 0;
-    {
-      Shutdown shutdown(world, *server, watch, signals);
-      job.stop_signal = [&shutdown] { return shutdown.leave(); };
-      signal = engine.generate(job).signal;
-    }
-    if (signal != 0) server->abandon(ApiError::stopped());  // another rank may have had it first
-    server->stop(signal == 0 ? kLastFlush : kFailedFlush);
+    const int signal = shutdown.end(engine.generate(job).signal);
+    server->stop();
     return exit_code(signal);
   } catch (const std::exception&) {
-    server->abandon(ApiError::failed("the server failed; its log says why"));
-    server->stop(kFailedFlush);
+    shutdown.fail(ApiError::failed("the server failed; its log says why"));
+    server->stop();
     throw;
   }
 }

@@ -42,12 +42,12 @@ Server::Server(const CommandLine& command)
           http_options(command.serve),
           [this](HttpRequest request, std::shared_ptr<HttpReply> reply) {
             api_.handle(request, reply);
-          })) {}
+          },
+          [this](const HttpRequest& head) { return api_.admit(head); })) {}
 
 Server::~Server() = default;
 
-void Server::stop(std::chrono::milliseconds most) {
-  flush(most);
+void Server::stop() {
   http_.reset();
   answers_.stop();
 }
@@ -71,13 +71,32 @@ void Server::drain() {
   queue_.close();
 }
 
-void Server::flush(std::chrono::milliseconds most) {
+bool Server::flush(std::chrono::milliseconds most) {
   const auto end = std::chrono::steady_clock::now() + most;
-  if (!answers_.flush(most)) return;
-  http_->stop_accepting();
-  while (http_->open_requests() > 0 && std::chrono::steady_clock::now() < end) {
+  if (!answers_.flush(most)) return false;
+  close_port();
+  return wait_for_clients(end);
+}
+
+void Server::abandon(const ApiError& error, std::chrono::milliseconds most) {
+  const auto end = std::chrono::steady_clock::now() + most;
+  queue_.abandon(error);
+  answers_.flush(most);  // what was answered before, first
+  close_port();
+  http_->abandon(error.response());
+  wait_for_clients(end);
+}
+
+void Server::close_port() {
+  if (!port_is_closed_.exchange(true)) http_->stop_accepting();
+}
+
+bool Server::wait_for_clients(std::chrono::steady_clock::time_point end) const {
+  while (http_->open_requests() > 0) {
+    if (std::chrono::steady_clock::now() >= end) return false;
     std::this_thread::sleep_for(kFlushPoll);
   }
+  return true;
 }
 
 }  // namespace zi

@@ -43,16 +43,22 @@ class Server {
   /// No new requests; those that are open go on, and the source is exhausted behind them. Any
   /// thread.
   void drain();
-  /// Every open request gets the error for an answer. Any thread.
-  void abandon(const ApiError& error) { queue_.abandon(error); }
   /// Requests that are open. Any thread.
   std::size_t open() const { return queue_.open(); }
-  /// Waits until clients have what was answered, at most so long. Any thread.
-  void flush(std::chrono::milliseconds most);
-  /// The same, and cuts off what is still open: nothing asks the engine any more.
-  void stop(std::chrono::milliseconds most);
+  /// For a server whose requests have ended. Closes the port, and waits until clients have what was
+  /// answered and no request is left, at most so long; whether it came to that. Any thread.
+  bool flush(std::chrono::milliseconds most);
+  /// Every open request gets the error for an answer, also where a handler is still at it. Waits at
+  /// most so long until clients have it. Any thread.
+  void abandon(const ApiError& error, std::chrono::milliseconds most);
+  /// Cuts off what is still open, and waits for handlers that run: nothing asks the engine any
+  /// more. Nothing else may be called any more.
+  void stop();
 
  private:
+  void close_port();
+  bool wait_for_clients(std::chrono::steady_clock::time_point end) const;
+
   std::string name_;
   RequestDefaults defaults_;
   LoadingProgress loading_;
@@ -61,6 +67,7 @@ class Server {
   Metrics metrics_;
   RequestSink sink_;
   Api api_;
+  std::atomic<bool> port_is_closed_{false};
   std::unique_ptr<HttpServer> http_;  // last: it calls all of the above
 };
 

@@ -120,6 +120,8 @@ def _read_events(answer: Answer, connection: _Connection, received: bytes, at: i
         for event in events:
             if event == b"data: [DONE]":
                 return
+            if event.startswith(b":"):
+                continue  # a comment, of a server that has nothing to say for long
             if not event.startswith(b"data: "):
                 raise BrokenAnswer(f"no data: {event!r}")
             message = json.loads(event[6:])

@@ -72,6 +72,7 @@ void Answer::begin_stream(HttpResponse head) {
   pending_ = response_head(head, terms_, std::nullopt);
   unsent_ = pending_.size();
   state_ = State::kStreaming;
+  if (has_body_) filler_ = std::move(head.filler);
   woken();
 }
 
@@ -85,14 +86,7 @@ void Answer::write(std::string_view bytes) {
     finish_with(End::kCutOff);
     return;
   }
-  const std::size_t before = pending_.size();
-  if (terms_.http_1_0) {
-    pending_ += bytes;
-  } else {
-    append_chunk(bytes, pending_);
-  }
-  unsent_ += pending_.size() - before;
-  woken();
+  put(bytes);
 }
 
 void Answer::end() {
@@ -127,17 +121,17 @@ void Answer::fail() {
 void Answer::abandon() {
   const Hold hold(*this);
   if (state_ == State::kEnded) return;
-  if (!left_) {
-    log_error(state_ == State::kWaiting ? "HTTP server: a request was dropped without an answer"
-                                        : "HTTP server: a stream was dropped before its end");
-  }
+  if (left_) return finish_with(End::kCutOff);  // that is why
+  log_error(state_ == State::kWaiting ? "HTTP server: a request was dropped without an answer"
+                                      : "HTTP server: a stream was dropped before its end");
   give_up();
 }
 
 Answer::Portion Answer::take() {
   const std::lock_guard lock(mutex_);
   wake_is_due_ = false;
-  return {std::exchange(pending_, {}), end_, terms_.keep_alive};
+  const bool fills = state_ == State::kStreaming && !filler_.empty();
+  return {std::exchange(pending_, {}), end_, terms_.keep_alive, fills};
 }
 
 bool Answer::overflowed() const {
@@ -148,6 +142,11 @@ bool Answer::overflowed() const {
 void Answer::sent(std::size_t count) {
   const std::lock_guard lock(mutex_);
   unsent_ -= count;
+}
+
+void Answer::fill() {
+  const std::lock_guard lock(mutex_);
+  if (state_ == State::kStreaming && unsent_ == 0 && !filler_.empty()) put(filler_);
 }
 
 void Answer::close_behind() {
@@ -179,6 +178,17 @@ void Answer::put_whole(const HttpResponse& response) {
   pending_ = response_head(response, terms_, response.body.size());
   if (!terms_.head_only && may_have_body(response.status)) pending_ += response.body;
   unsent_ = pending_.size();
+}
+
+void Answer::put(std::string_view bytes) {
+  const std::size_t before = pending_.size();
+  if (terms_.http_1_0) {
+    pending_ += bytes;
+  } else {
+    append_chunk(bytes, pending_);
+  }
+  unsent_ += pending_.size() - before;
+  woken();
 }
 
 void Answer::give_up() {

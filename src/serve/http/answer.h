@@ -32,7 +32,8 @@ class Answer {
   /// Its handler failed: a 500 where nothing was sent yet, else it is cut off. Others that work for
   /// it are told that the client has left.
   void fail();
-  /// Nobody will end it: as `fail`, with a line in the log.
+  /// Nobody will end it: as `fail`, with a line in the log; cut off without a word where the client
+  /// has left.
   void abandon();
 
   // For the connection.
@@ -41,6 +42,7 @@ class Answer {
     std::string bytes;
     End end = End::kNotYet;  // what comes behind `bytes`
     bool keep_alive = false;
+    bool fills = false;  // a stream that `fill` keeps alive
   };
   /// What was not taken yet.
   Portion take();
@@ -48,6 +50,8 @@ class Answer {
   bool overflowed() const;
   /// Of the bytes that were taken, `count` are on their way.
   void sent(std::size_t count);
+  /// Nothing was written for long: writes the filler, if there is one and nothing is on its way.
+  void fill();
   /// The connection closes behind this answer; said to the client if its head is not made yet.
   void close_behind();
   /// The client has left; what comes may still reach it.
@@ -62,6 +66,7 @@ class Answer {
   // Under the lock.
   bool refuse_head(const HttpResponse& response);
   void put_whole(const HttpResponse& response);
+  void put(std::string_view bytes);
   void finish_with(End end);
   void give_up();
   void woken();
@@ -82,6 +87,7 @@ class Answer {
   bool overflowed_ = false;
   bool left_ = false;
   bool has_body_ = true;  // of a stream
+  std::string filler_;    // of a stream
   std::function<void()> on_left_;
   std::function<void()> dropped_;  // a callback that is not needed any more
 };

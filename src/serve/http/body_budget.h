@@ -5,10 +5,17 @@
 
 namespace zi {
 
-/// Memory that the bodies of all requests may take together. Any thread.
+/// Memory that the bodies of all requests may take together. It is taken as they come: a body that
+/// is only announced keeps no other one out. Any thread.
 class BodyBudget {
  public:
   explicit BodyBudget(std::size_t most) : left_(most) {}
+
+  /// Whether so much is left at the moment.
+  bool has(std::size_t bytes) const {
+    const std::lock_guard lock(mutex_);
+    return bytes <= left_;
+  }
 
   /// What one request takes of it, given back at the end.
   class Share {
@@ -43,7 +50,7 @@ class BodyBudget {
     left_ += bytes;
   }
 
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::size_t left_;
 };
 

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "serve/http/error_response.h"
+#include "serve/http/handler_call.h"
 #include "serve/http/options_response.h"
 #include "zero_infer/log.h"
 
@@ -22,44 +23,18 @@ constexpr std::size_t kLeastBodyBytesPerSecond = std::size_t{64} << 10;
 /// resets the connection, which may destroy the answer on its way (RFC 9112, 9.6).
 constexpr seconds kLinger(2);
 constexpr std::size_t kMostIgnoredBytes = std::size_t{1} << 20;
-constexpr seconds kLookInterval(1);
+/// Of an OPTIONS request, which nobody reads.
+constexpr std::size_t kMostUnreadBody = std::size_t{64} << 10;
 
-template <typename Duration>
-std::string in_seconds(Duration time) {
-  return fmt::format("{:.3g} s", std::chrono::duration<double>(time).count());
+RequestError too_long(std::size_t most) {
+  return {413, fmt::format("the body is longer than {} bytes", most)};
 }
 
-/// A task of a worker.
-void call_handler(const HttpHandler& handler, HttpRequest& request, Answer& answer,
-                  const std::shared_ptr<HttpReply>& reply) {
-  const std::string what = fmt::format("{} {} of {}", request.method, request.path, request.peer);
-  const auto fail = [&](const char* reason) {
-    log_error(fmt::format("HTTP server: {}: {}", what, reason));
-    answer.fail();
-  };
-  try {
-    handler(std::move(request), reply);
-  } catch (const std::exception& error) {
-    fail(error.what());
-  } catch (...) {
-    fail("an exception of an unknown kind");
-  }
+RequestError too_many_bodies() {
+  return {503, "the server is reading too many long requests; try again later"};
 }
 
 }  // namespace
-
-template <typename Task>
-auto Connection::guarded(Task task) {
-  return [self = shared_from_this(), task = std::move(task)](auto... arguments) {
-    try {
-      task(arguments...);
-    } catch (const std::exception& error) {
-      log_error(
-          fmt::format("HTTP server: connection of {}: {}", self->stream_->peer(), error.what()));
-      self->drop("");
-    }
-  };
-}
 
 Connection::Connection(ConnectionHost& host, std::unique_ptr<ByteStream> stream)
     : host_(host), stream_(std::move(stream)) {}
@@ -92,6 +67,16 @@ void Connection::drain() {
     if (phase_ == Phase::kHandshake) return drop("");
     if (phase_ == Phase::kReading && reader_->stage() == RequestReader::Stage::kNothing) end();
     if (answer_ != nullptr) answer_->close_behind();
+  }));
+}
+
+void Connection::abandon(HttpResponse response) {
+  drain();
+  stream_->post(guarded([this, response = std::move(response)] {
+    if (phase_ == Phase::kReading) begin_answer();
+    if (phase_ != Phase::kAnswering) return;
+    answer_->close_behind();
+    answer_->send(response);
   }));
 }
 
@@ -164,13 +149,8 @@ void Connection::take_in() {
       deadline_ = steady_clock::now() + host_.options.header_timeout;
     }
     if (before < Stage::kBody && stage >= Stage::kBody) on_head();
-    if (body_share_ != nullptr && !body_share_->grow_to(reader_->body_bytes())) {
-      throw RequestError(503, "the server is reading too many long requests; try again later");
-    }
-    if (stage == Stage::kBody) {
-      deadline_ = body_began_ + host_.options.body_timeout +
-                  seconds(reader_->body_bytes() / kLeastBodyBytesPerSecond);
-    }
+    if (phase_ != Phase::kReading) return;  // refused by its head
+    if (body_share_ != nullptr) on_body();
     if (stage == Stage::kWhole) return on_request();
     if (used == 0) {
       if (!buffer_.full()) return;
@@ -185,18 +165,40 @@ void Connection::take_in() {
 void Connection::on_head() {
   ++host_.open_requests;
   counted_ = true;
-  if (reader_->stage() == RequestReader::Stage::kWhole) return;
+  admission_ = HttpAdmission();
+  if (reader_->request().method == "OPTIONS") {
+    admission_.max_body = kMostUnreadBody;
+  } else if (host_.admit != nullptr) {
+    admission_ = host_.admit(reader_->request());
+  }
+  const bool whole = reader_->stage() == RequestReader::Stage::kWhole;
+  if (admission_.refusal) {
+    begin_answer();
+    if (!whole) answer_->close_behind();
+    answer_->send(std::move(*admission_.refusal));
+    return;
+  }
+  if (whole) return;
+  const RequestReader::Head& head = reader_->head();
+  if (head.content_length > admission_.max_body) throw too_long(admission_.max_body);
+  if (head.content_length && !host_.bodies.has(*head.content_length)) throw too_many_bodies();
   body_began_ = steady_clock::now();
   body_share_ = std::make_shared<BodyBudget::Share>(host_.bodies);
-  const RequestReader::Head& head = reader_->head();
-  if (head.content_length && !body_share_->grow_to(*head.content_length)) {
-    throw RequestError(503, "the server is reading too many long requests; try again later");
-  }
   if (head.expects_continue && buffer_.bytes().empty()) {
     out_ = "HTTP/1.1 100 Continue\r\n\r\n";  // behind the answer before it, which was sent whole
     out_is_answer_ = false;
     send();
   }
+}
+
+/// Some more of the body has come.
+void Connection::on_body() {
+  const std::size_t bytes = reader_->body_bytes();
+  if (bytes > admission_.max_body) throw too_long(admission_.max_body);
+  if (!body_share_->grow_to(bytes)) throw too_many_bodies();
+  const TimePoint latest =
+      body_began_ + host_.options.body_timeout + seconds(bytes / kLeastBodyBytesPerSecond);
+  deadline_ = std::min(latest, steady_clock::now() + host_.options.body_timeout);
 }
 
 void Connection::on_request() {
@@ -208,8 +210,9 @@ void Connection::on_request() {
     answer_->send(options_response(request, !host_.options.cors_origin.empty()));
     return;
   }
-  host_.workers.post([&handler = host_.handler, request = std::move(request), answer = answer_,
-                      reply = reply_to(answer_), share = std::move(body_share_)]() mutable {
+  TaskPool& threads = admission_.quick ? host_.quick_workers : host_.workers;
+  threads.post([&handler = host_.handler, request = std::move(request), answer = answer_,
+                reply = reply_to(answer_), share = std::move(body_share_)]() mutable {
     call_handler(handler, request, *answer, reply);
   });
 }
@@ -231,6 +234,7 @@ void Connection::begin_answer() {
                                      std::move(wake));
   phase_ = Phase::kAnswering;
   look_time_ = steady_clock::now() + kLookInterval;
+  fill_time_ = TimePoint::max();
   if (peer_ended_) answer_->leave();
 }
 
@@ -252,9 +256,10 @@ void Connection::send() {
     out_sent_ = 0;
     out_is_answer_ = true;
     if (out_.empty()) {
-      if (portion.end == Answer::End::kWhole) on_answered(portion.keep_alive);
-      if (portion.end == Answer::End::kCutOff) drop("its answer was cut off");
-      return;
+      if (portion.end == Answer::End::kWhole) return on_answered(portion.keep_alive);
+      if (portion.end == Answer::End::kCutOff) return drop("its answer was cut off");
+      if (portion.fills) fill_time_ = steady_clock::now() + host_.options.filler_interval;
+      return set_timer();
     }
   }
   sending_ = true;
@@ -309,6 +314,11 @@ void Connection::drop(std::string_view reason) {
   host_.closed(this);
 }
 
+void Connection::fail(const std::exception& error) {
+  log_error(fmt::format("HTTP server: connection of {}: {}", stream_->peer(), error.what()));
+  drop("");
+}
+
 void Connection::forget_request() {
   if (answer_ != nullptr) {
     answer_->leave();  // nothing where it has ended
@@ -318,60 +328,6 @@ void Connection::forget_request() {
   reader_.reset();
   body_share_.reset();
   if (std::exchange(counted_, false)) --host_.open_requests;
-}
-
-// Time.
-
-Connection::TimePoint Connection::deadline() const {
-  if (phase_ == Phase::kClosed) return TimePoint::max();
-  if (phase_ != Phase::kAnswering) return deadline_;
-  return std::min(sending_ ? send_deadline_ : TimePoint::max(),
-                  buffer_.full() && !peer_ended_ ? look_time_ : TimePoint::max());
-}
-
-/// The timer may wake too early, and is then set again: so it need not be set for each deadline
-/// that comes closer and goes away again.
-void Connection::set_timer() {
-  const TimePoint time = deadline();
-  if (time >= timer_) return;
-  timer_ = time;
-  stream_->wake_at(time, guarded([this] {
-                     timer_ = TimePoint::max();
-                     on_timer();
-                   }));
-}
-
-void Connection::on_timer() {
-  const TimePoint now = steady_clock::now();
-  if (now >= deadline()) {
-    switch (phase_) {
-      case Phase::kHandshake:
-        drop("no TLS handshake came");
-        break;
-      case Phase::kReading:
-        if (reader_->stage() == RequestReader::Stage::kNothing) {
-          end();
-        } else {
-          answer_error(RequestError(408, "the request did not come in time"));
-        }
-        break;
-      case Phase::kAnswering:
-        if (sending_ && now >= send_deadline_) {
-          drop(fmt::format("it took nothing for {}", in_seconds(host_.options.send_timeout)));
-        } else if (stream_->peer_has_ended()) {
-          on_peer_ended();
-        } else {
-          look_time_ = now + kLookInterval;
-        }
-        break;
-      case Phase::kEnding:
-        drop("");
-        break;
-      case Phase::kClosed:
-        break;
-    }
-  }
-  set_timer();
 }
 
 }  // namespace zi

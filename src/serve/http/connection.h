@@ -3,11 +3,13 @@
 #include <atomic>
 #include <chrono>
 #include <cstddef>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "serve/http/answer.h"
 #include "serve/http/body_budget.h"
@@ -27,8 +29,10 @@ class Connection;
 struct ConnectionHost {
   const HttpOptions& options;
   const HttpHandler& handler;
+  const HttpAdmit& admit;
   std::shared_ptr<TaskPool> io;
   TaskPool& workers;
+  TaskPool& quick_workers;
   BodyBudget& bodies;
   std::atomic<int>& open_requests;
   const std::atomic<bool>& draining;        // connections close behind the request that they are at
@@ -48,6 +52,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void refuse(HttpResponse response);
   /// Closes it now, or behind the request that it is at.
   void drain();
+  /// The same, and a request without an answer gets this one.
+  void abandon(HttpResponse response);
   void close();
 
  private:
@@ -69,6 +75,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void parse();
   void take_in();
   void on_head();
+  void on_body();
   void on_request();
 
   // Answering.
@@ -87,11 +94,22 @@ class Connection : public std::enable_shared_from_this<Connection> {
   TimePoint deadline() const;
   void set_timer();
   void on_timer();
+  void on_answer_timer(TimePoint now);
+  static constexpr std::chrono::seconds kLookInterval{1};
 
   /// `task` as a callback of the stream: keeps this connection alive, and drops it when `task`
   /// throws (no memory, say).
   template <typename Task>
-  auto guarded(Task task);
+  auto guarded(Task task) {
+    return [self = shared_from_this(), task = std::move(task)](auto... arguments) {
+      try {
+        task(arguments...);
+      } catch (const std::exception& error) {
+        self->fail(error);
+      }
+    };
+  }
+  void fail(const std::exception& error);
 
   ConnectionHost& host_;
   const std::unique_ptr<ByteStream> stream_;
@@ -99,6 +117,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   TimePoint deadline_{};                // of all phases but kAnswering
   TimePoint send_deadline_{};           // while sending_
   TimePoint look_time_{};               // while the buffer is full in kAnswering
+  TimePoint fill_time_{};               // while a stream is silent
   TimePoint timer_ = TimePoint::max();  // what the stream's timer is set to
 
   ReadBuffer buffer_;
@@ -107,6 +126,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::size_t ignored_bytes_ = 0;  // in kEnding
 
   std::unique_ptr<RequestReader> reader_;  // in kReading
+  HttpAdmission admission_;                // of its request
   std::shared_ptr<BodyBudget::Share> body_share_;
   TimePoint body_began_{};
   bool counted_ = false;  // in open_requests

@@ -8,6 +8,7 @@
 #include "serve/http/error_response.h"
 #include "serve/http/open_files_limit.h"
 #include "serve/http/response_head.h"
+#include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
 
 namespace zi {
@@ -22,6 +23,12 @@ HttpOptions checked(HttpOptions options) {
         fmt::format("an HTTP server needs threads and connections: {} threads, {} for "
                     "input and output, {} connections",
                     options.threads, options.io_threads, options.max_connections));
+  }
+  if (options.max_body < 1) throw ConfigError("the body of a request needs 1 byte at least");
+  if (options.max_body > options.max_bodies) {
+    throw ConfigError(fmt::format("the body of one request is allowed {}, all together only {}",
+                                  format_memory(static_cast<double>(options.max_body)),
+                                  format_memory(static_cast<double>(options.max_bodies))));
   }
   if (options.tls_certificate.empty() != options.tls_key.empty()) {
     throw ConfigError("TLS needs both a certificate and its key");
@@ -41,15 +48,20 @@ std::unique_ptr<TlsContext> tls_of(const HttpOptions& options) {
 
 }  // namespace
 
-Connections::Connections(HttpOptions options, HttpHandler handler)
+Connections::Connections(HttpOptions options, HttpHandler handler, HttpAdmit admit)
     : options_(checked(std::move(options))),
       handler_(std::move(handler)),
+      admit_(std::move(admit)),
       tls_(tls_of(options_)),
       bodies_(options_.max_bodies),
       io_(std::make_shared<TaskPool>(options_.io_threads, "http-io")),
       workers_(options_.threads, "http-worker"),
-      host_{options_, handler_,       io_,       workers_,
-            bodies_,  open_requests_, draining_, [this](Connection* c) { remove(c); }} {
+      quick_workers_(1, "http-quick"),
+      host_{options_,  handler_,
+            admit_,    io_,
+            workers_,  quick_workers_,
+            bodies_,   open_requests_,
+            draining_, [this](Connection* c) { remove(c); }} {
   allow_open_files(static_cast<std::size_t>(options_.max_connections) + kMostRefused);
 }
 
@@ -62,6 +74,7 @@ Connections::~Connections() {
   }
   // Handlers that run see that their clients have left.
   workers_.stop();
+  quick_workers_.stop();
   io_->finish();
 }
 
@@ -88,6 +101,11 @@ void Connections::add(FileDescriptor socket) {
 void Connections::drain() {
   draining_ = true;
   for_each([](Connection& connection) { connection.drain(); });
+}
+
+void Connections::abandon(const HttpResponse& response) {
+  draining_ = true;
+  for_each([&response](Connection& connection) { connection.abandon(response); });
 }
 
 void Connections::for_each(const std::function<void(Connection&)>& tell) {

@@ -21,7 +21,7 @@ namespace zi {
 class Connections {
  public:
   /// Throws ConfigError for options that cannot work.
-  Connections(HttpOptions options, HttpHandler handler);
+  Connections(HttpOptions options, HttpHandler handler, HttpAdmit admit);
   /// As HttpServer's. Nothing may come in any more.
   ~Connections();
   Connections(const Connections&) = delete;
@@ -35,6 +35,7 @@ class Connections {
   /// Serves a connected socket, or tells it that there are too many.
   void add(FileDescriptor socket);
   void drain();
+  void abandon(const HttpResponse& response);
 
  private:
   void for_each(const std::function<void(Connection&)>& tell);
@@ -42,6 +43,7 @@ class Connections {
 
   const HttpOptions options_;
   const HttpHandler handler_;
+  const HttpAdmit admit_;
   const std::unique_ptr<TlsContext> tls_;  // null without TLS
   BodyBudget bodies_;
   std::atomic<int> open_requests_{0};
@@ -54,6 +56,7 @@ class Connections {
   // Answers that outlive the server post there, in vain.
   const std::shared_ptr<TaskPool> io_;
   TaskPool workers_;
+  TaskPool quick_workers_;  // for handlers that are done at once
   ConnectionHost host_;
 };
 

@@ -28,6 +28,9 @@ struct HttpResponse {
   std::string content_type = "application/json";
   std::string body;
   std::vector<std::pair<std::string, std::string>> headers;
+  /// Of a stream: what is written when nothing else was for HttpOptions::filler_interval, so that
+  /// proxies and clients do not take it for dead. Comes between two `write`s. Empty: nothing.
+  std::string filler{};
 };
 
 }  // namespace zi

@@ -1,7 +1,10 @@
 #pragma once
 
+#include <cstddef>
 #include <functional>
+#include <limits>
 #include <memory>
+#include <optional>
 #include <string_view>
 
 #include "serve/http/http_message.h"
@@ -12,7 +15,7 @@ namespace zi {
 /// thread may use it, at any time: no function waits for the client, and all of them do nothing
 /// once the answer has ended, the client has left or the server is gone. Destroyed unanswered it
 /// becomes a 500; destroyed in the middle of a stream, the connection is cut off, so that the
-/// client sees that the answer is not whole.
+/// client sees that the answer is not whole. Of a client that has left it may be destroyed.
 class HttpReply {
  public:
   virtual ~HttpReply() = default;
@@ -20,7 +23,7 @@ class HttpReply {
   /// and a line in the log.
   virtual void send(HttpResponse response) = 0;
   /// The head of a stream, in chunks (until the connection closes, for HTTP/1.0); `head.body` is
-  /// ignored. Refuses as `send`.
+  /// ignored. Goes out at once. Refuses as `send`.
   virtual void begin_stream(HttpResponse head) = 0;
   /// Bytes of a stream, queued. A client that leaves more than HttpOptions::max_unsent of them
   /// unread has left.
@@ -40,5 +43,19 @@ class HttpReply {
 /// Called on a worker thread of the server for each request; may take long, and may hand the reply
 /// on to another thread. What it throws becomes a 500 and a line in the log.
 using HttpHandler = std::function<void(HttpRequest, std::shared_ptr<HttpReply>)>;
+
+/// What the head of a request decides.
+struct HttpAdmission {
+  /// The answer without the handler's. Where a body is announced, it is not read, and the
+  /// connection closes.
+  std::optional<HttpResponse> refusal{};
+  /// Its handler takes next to no time: it does not wait for those that may take long.
+  bool quick = false;
+  /// Of its body, beside HttpOptions::max_body; longer ones get a 413.
+  std::size_t max_body = std::numeric_limits<std::size_t>::max();
+};
+/// Called with the head of each request but OPTIONS, before its body is read, on a thread that all
+/// connections wait for: must wait for nothing.
+using HttpAdmit = std::function<HttpAdmission(const HttpRequest& head)>;
 
 }  // namespace zi

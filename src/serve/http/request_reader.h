@@ -38,6 +38,8 @@ class RequestReader {
 
   /// From kBody on; until then, what an error is answered with.
   const Head& head() const { return head_; }
+  /// From kBody on, without the body.
+  const HttpRequest& request() const { return request_; }
   /// Of the body, so far.
   std::size_t body_bytes() const { return body_bytes_; }
   /// At kWhole, once.
