@@ -33,7 +33,9 @@ void Backoff::pause() {
       std::min<std::chrono::steady_clock::duration>(waited / 8, microseconds(200)));
 }
 
-void wait_for(MPI_Request& request) {
+void wait_for(MPI_Request& request) { wait_for_all({&request, 1}); }
+
+void wait_for_all(std::span<MPI_Request> requests) {
   // A call that finds nothing to do takes less than a microsecond. A longer one has moved bytes,
   // and where MPI moves them fragment by fragment (no single-copy access between processes, as in
   // many containers) more will follow soon: sleeping between them would cost most of the speed.
@@ -42,7 +44,8 @@ void wait_for(MPI_Request& request) {
   for (;;) {
     int done = 0;
     const auto before = std::chrono::steady_clock::now();
-    ZI_MPI(MPI_Test, &request, &done, MPI_STATUS_IGNORE);
+    ZI_MPI(MPI_Testall, static_cast<int>(requests.size()), requests.data(), &done,
+           MPI_STATUSES_IGNORE);
     if (done != 0) return;
     if (std::chrono::steady_clock::now() - before > kMovedBytes) backoff = Backoff();
     backoff.pause();
