@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -10,7 +11,6 @@
 #include "mpi_world.h"
 #include "zero_infer/cpu_stream.h"
 #include "zero_infer/error.h"
-#include "zero_infer/random.h"
 #include "zero_infer/rank_hosts.h"
 
 namespace zi::test {
@@ -24,11 +24,14 @@ std::vector<std::vector<int>> ways() {
   std::vector<std::vector<int>> all = {{0, 0, 1, 1}, {0, 0, 0, 1}, {5, 7, 7, 7},
                                        {0, 1, 0, 1}, {0, 1, 2, 3}, {0, 0, 0, 0}};
   for (auto& way : all) way.resize(ranks());
+  std::ranges::sort(all);
+  const auto again = std::ranges::unique(all);  // for fewer ranks some are the same
+  all.erase(again.begin(), again.end());
   return all;
 }
 
 std::byte value_at(std::size_t rank, std::size_t i) {
-  return static_cast<std::byte>(random_bits(11, rank, i));
+  return static_cast<std::byte>(rank * 37 + i * 101 + (i >> 8) * 7);
 }
 
 /// (ranks, bytes), with guards before and after, and this rank's block in its place.
@@ -41,14 +44,13 @@ class Blocks {
   std::byte* data() { return memory_.data() + kGuard; }
   std::byte* own() { return data() + own_rank() * bytes_; }
   void expect_gathered() {
-    for (std::size_t i = 0; i < kGuard; ++i) {
-      ASSERT_EQ(memory_[i], std::byte{0xA5}) << "before the blocks";
-      ASSERT_EQ(memory_[memory_.size() - 1 - i], std::byte{0xA5}) << "after the blocks";
-    }
+    const auto guard = [](std::byte b) { return b == std::byte{0xA5}; };
+    ASSERT_TRUE(std::all_of(memory_.begin(), memory_.begin() + kGuard, guard));
+    ASSERT_TRUE(std::all_of(memory_.end() - kGuard, memory_.end(), guard));
+    std::vector<std::byte> wanted(bytes_);
     for (std::size_t r = 0; r < ranks(); ++r) {
-      for (std::size_t i = 0; i < bytes_; ++i) {
-        ASSERT_EQ(data()[r * bytes_ + i], value_at(r, i)) << "byte " << i << " of rank " << r;
-      }
+      for (std::size_t i = 0; i < bytes_; ++i) wanted[i] = value_at(r, i);
+      ASSERT_TRUE(std::equal(wanted.begin(), wanted.end(), data() + r * bytes_)) << "rank " << r;
     }
   }
   bool operator==(const Blocks& other) const { return memory_ == other.memory_; }
@@ -95,10 +97,8 @@ TEST(MpiCommunicator, TakesEachBlockIntoAHostOnceWhateverTheSizeOfBlockAndPiece)
   };
   // None is a multiple of all slices, and some are smaller than one for each rank of a host.
   const std::vector<Shape> shapes = {
-      {0, 100},        {1, 100},      {63, 7},
-      {64, 1000},      {129, 1000},   {4097, 1 << 20},
-      {100003, 999},   {65536, 4096}, {3000001, MpiCommunicator::kPieceBytes},
-      {300001, 100000}};
+      {0, 100},     {1, 100},      {63, 7},          {129, 1000},
+      {4097, 9999}, {20003, 2999}, {200001, 100000}, {700001, MpiCommunicator::kPieceBytes}};
   CpuStream stream("gathers");
   MpiCommunicator flat(world(), RankHosts::one(world().size()));
   for (const std::vector<int>& way : ways()) {
@@ -145,7 +145,7 @@ TEST(MpiCommunicator, SharesTheNetworkAmongTheRanksOfAHost) {
 
 TEST(MpiCommunicator, ManyGathersAndExchangesOverHostsKeepTheirOrder) {
   constexpr std::size_t kBytes = 5001;
-  constexpr int kRounds = 20;
+  constexpr int kRounds = 8;
   for (const std::vector<int>& way : ways()) {
     CpuStream stream("gathers");
     const RankHosts hosts(way);

@@ -26,11 +26,11 @@ std::vector<Agreed> model_agreement(const OpenModel& open, const Tokenizer& toke
   return agreed;
 }
 
-void check_agreement(World& world, const std::vector<Agreed>& mine) {
+void check_agreement(RankGroup& ranks, const std::vector<Agreed>& mine) {
   WireWriter values(kValues);  // exact: a stop text may hold any bytes
   for (const Agreed& a : mine) values.put(a.value);
-  const std::string theirs = world.broadcast(values.take(), 0);
-  world.all_or_none([&] {
+  const std::string theirs = ranks.broadcast(values.take(), 0);
+  ranks.all_or_none([&] {
     WireReader reader(kValues, theirs);
     for (const Agreed& a : mine) {
       const std::string there = reader.text();
@@ -38,7 +38,7 @@ void check_agreement(World& world, const std::vector<Agreed>& mine) {
       throw ConfigError(fmt::format(
           "{} must be the same on every rank: rank 0 has {}, rank {} on {} has {}; give all ranks "
           "the same flags, config file and checkpoint",
-          a.name, in_quotes(there), world.rank(), world.host(), in_quotes(a.value)));
+          a.name, in_quotes(there), ranks.rank(), ranks.host(), in_quotes(a.value)));
     }
     reader.finish();
   });
