@@ -59,7 +59,7 @@ Backend make_cpu_backend(World& world, const RunConfig& config) {
     backend.device = make_cpu_device(copiers);
     backend.ops = make_cpu_ops(products);
   });
-  if (ranks > 1) backend.communicator = backend.partition->make_cpu_communicator();
+  backend.communicator = make_communicator(world, *backend.partition, backend, config);
   return backend;
 }
 
@@ -130,17 +130,7 @@ Backend make_cuda_backend(World& world, const RunConfig& config, int gpu) {
     const std::string note = cuda_build_note();
     if (world.rank() == 0 && !note.empty()) log_warning(note);
   });
-  if (RankGroup& partition = *backend.partition; partition.size() > 1) {
-    // This runs on the communicator's own thread: nobody else may be awake to report it.
-    const auto end_job = [&world](const std::string& message) {
-      log_error(message);
-      world.abort(1);
-    };
-    const std::size_t bytes = typical_shard_bytes(partition, config);
-    backend.communicator =
-        make_nccl_communicator(partition, *backend.device, bytes, end_job,
-                               bytes < kLeastTrialBytes ? Gather::kPlain : Gather::kFastest);
-  }
+  backend.communicator = make_communicator(world, *backend.partition, backend, config);
   return backend;
 }
 
@@ -163,6 +153,25 @@ DeviceSurvey survey_gpus(int ranks, int gpus) {
 #endif
 
 }  // namespace
+
+std::unique_ptr<Communicator> make_communicator([[maybe_unused]] World& world, RankGroup& ranks,
+                                                [[maybe_unused]] const Backend& backend,
+                                                [[maybe_unused]] const RunConfig& config) {
+  if (ranks.size() == 1) return nullptr;
+#ifdef ZI_HAVE_CUDA
+  if (!backend.device->is_host()) {
+    // This runs on the communicator's own thread: nobody else may be awake to report it.
+    const auto end_job = [&world](const std::string& message) {
+      log_error(message);
+      world.abort(1);
+    };
+    const std::size_t bytes = typical_shard_bytes(ranks, config);
+    return make_nccl_communicator(ranks, *backend.device, bytes, end_job,
+                                  bytes < kLeastTrialBytes ? Gather::kPlain : Gather::kFastest);
+  }
+#endif
+  return ranks.make_cpu_communicator();
+}
 
 Backend make_backend(World& world, const RunConfig& config) {
 #ifdef ZI_HAVE_CUDA

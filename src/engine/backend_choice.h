@@ -28,6 +28,11 @@ struct Backend {
 /// one of them alone is to end the job.
 Backend make_backend(World& world, const RunConfig& config);
 
+/// Collective over `ranks`: a communicator between their devices, of the backend's kind; null for
+/// one rank. Throws on all of them or none. World, ranks and backend outlive it.
+std::unique_ptr<Communicator> make_communicator(World& world, RankGroup& ranks,
+                                                const Backend& backend, const RunConfig& config);
+
 /// The devices that ranks on this host would get, looked at without a job.
 struct DeviceSurvey {
   std::string backend;          // `cuda` or `cpu`
