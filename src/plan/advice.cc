@@ -47,8 +47,12 @@ class Adviser {
     more_ranks();
     fewer_ranks();
     bits();
-    if (lines_.empty())
-      lines_.push_back("nothing but a faster machine: matrix products bound a pass");
+    if (lines_.empty()) {
+      lines_.push_back(fmt::format("nothing but a faster machine: {} bound{} a pass",
+                                   is_compute_bound() ? "matrix products"
+                                                      : name_of(base_.bottleneck().link),
+                                   is_compute_bound() ? "" : "s"));
+    }
     return std::move(lines_);
   }
 
