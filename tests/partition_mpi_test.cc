@@ -71,7 +71,8 @@ TEST_P(PartitionTest, EachHostAloneGivesTheAnswersOfTheWholeJob) {
   // A block comes into a host once: not once for each of its ranks.
   const std::size_t gathered = base.outcome.fetched.bytes[Link::kGather];
   const auto once = static_cast<double>(gathered / (ranks - 1) * (ranks - here));
-  const auto over_network = static_cast<double>(of_host(base.outcome.network_bytes));
+  const auto over_network =
+      static_cast<double>(of_host(base.outcome.fetched.bytes[Link::kNetwork]));
   EXPECT_GE(over_network, once);
   EXPECT_LE(over_network, 1.3 * once) << "what head and embedding exchange besides";
 
@@ -83,7 +84,7 @@ TEST_P(PartitionTest, EachHostAloneGivesTheAnswersOfTheWholeJob) {
                                       {Travel::kWeights, on_nvme}}) {
     const Played alone = play(within_host(placed(config(travel), place, folder_.path())), all);
     expect_same_answers(base, alone, place.name + ", " + std::string(name_of(travel)));
-    EXPECT_EQ(alone.outcome.network_bytes, 0u);
+    EXPECT_EQ(alone.outcome.fetched.bytes[Link::kNetwork], 0u);
     if (travel == Travel::kAuto) continue;
     EXPECT_EQ(alone.outcome.fetched.bytes[Link::kGather] > 0,
               here > 1 && travel == Travel::kWeights);

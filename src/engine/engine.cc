@@ -297,7 +297,6 @@ Engine::Outcome Engine::generate(const Job& job) {
                       job.options, job.stop_signal);
   runner_->take_fetch_stats();
   runner_->take_exchanged();
-  runner_->take_network_bytes();
   if (job.on_pass) runner_->observe(job.on_pass);
   Outcome outcome;
   outcome.signal = generator.run();
@@ -306,7 +305,6 @@ Engine::Outcome Engine::generate(const Job& job) {
   outcome.stats = generator.stats();
   outcome.fetched = runner_->take_fetch_stats();
   outcome.exchanged = runner_->take_exchanged();
-  outcome.network_bytes = runner_->take_network_bytes();
   return outcome;
 }
 

@@ -53,8 +53,6 @@ class Engine {
     GenerationStats stats;  // of this rank
     FetchStats fetched;     // of this rank
     Exchanged exchanged;    // by this rank
-    /// What this rank received from other hosts in gathers and exchanges.
-    std::uint64_t network_bytes = 0;
   };
   Outcome generate(const Job& job);
 

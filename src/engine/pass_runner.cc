@@ -252,12 +252,12 @@ void PassRunner::observe(PassObserver observer) { timer_->observe(std::move(obse
 
 Exchanged PassRunner::take_exchanged() { return std::exchange(exchanged_, {}); }
 
-std::uint64_t PassRunner::take_network_bytes() {
+FetchStats PassRunner::take_fetch_stats() {
+  FetchStats stats = fetcher_->take_stats();
   const std::uint64_t now = network_bytes();
-  return now - std::exchange(network_taken_, now);
+  stats.bytes[Link::kNetwork] = now - std::exchange(network_taken_, now);
+  return stats;
 }
-
-FetchStats PassRunner::take_fetch_stats() { return fetcher_->take_stats(); }
 
 PerLink<std::uint64_t> PassRunner::moved() const {
   PerLink<std::uint64_t> bytes;

@@ -83,15 +83,13 @@ class PassRunner {
   /// Replaces Parts::host_shares, from the next pass on.
   void share_with_host(HostShares shares) { host_shares_ = std::move(shares); }
 
-  /// What moved since the last call.
+  /// What moved since the last call; over the network, all that came from other hosts, with what
+  /// was exchanged.
   FetchStats take_fetch_stats();
-  /// Bytes that moved over each link since the last calls of take_fetch_stats, take_exchanged and
-  /// take_network_bytes.
+  /// Bytes that moved over each link since the last calls of take_fetch_stats and take_exchanged.
   PerLink<std::uint64_t> moved() const;
   /// What it received for products with weights that stay, since the last call.
   Exchanged take_exchanged();
-  /// Bytes that it received from other hosts since the last call.
-  std::uint64_t take_network_bytes();
 
   /// From the next pass on, `observer` is called for each pass, while the one after it runs or when
   /// `observe` is called again; empty: for none. This records some events, and marks ranges of the
@@ -153,7 +151,7 @@ class PassRunner {
   std::int64_t most_rows_ = 0;  // of any rank, in the pass that runs
   bool stays_ = false;          // weights do
   Exchanged exchanged_;
-  std::uint64_t network_taken_ = 0;                 // bytes, at the last take_network_bytes
+  std::uint64_t network_taken_ = 0;                 // bytes, at the last take_fetch_stats
   std::uint64_t network_passed_ = 0;                // at the end of the last pass
   std::map<Shape, std::unique_ptr<Graph>> graphs_;  // null: seen once
   bool graphs_failed_ = false;

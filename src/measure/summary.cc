@@ -18,7 +18,6 @@ namespace {
 struct RankNumbers {
   GenerationStats generation;
   FetchStats fetched;
-  std::uint64_t network_bytes;
   std::size_t peak_bytes;
   double load_seconds;
 };
@@ -33,7 +32,7 @@ std::string network_lines(const RankHosts& hosts, const std::vector<RankNumbers>
   std::vector<std::uint64_t> received(static_cast<std::size_t>(hosts.count()));
   for (std::size_t r = 0; r < ranks.size(); ++r) {
     received[static_cast<std::size_t>(hosts.host_of(static_cast<int>(r)))] +=
-        ranks[r].network_bytes;
+        ranks[r].fetched.bytes[Link::kNetwork];
   }
   const auto line = [&](std::string_view whose, std::uint64_t bytes) {
     return fmt::format("  {} received {} a pass over the network, {} bytes in all\n", whose,
@@ -58,7 +57,7 @@ std::size_t peak_memory_bytes() {
 }
 
 std::string summarize(World& world, Engine& engine, const Engine::Outcome& outcome) {
-  const RankNumbers mine{outcome.stats, outcome.fetched, outcome.network_bytes, peak_memory_bytes(),
+  const RankNumbers mine{outcome.stats, outcome.fetched, peak_memory_bytes(),
                          engine.load_seconds()};
   const std::vector<RankNumbers> all = world.all_gather(mine);
   const RunLimits limits = measure_run_limits(engine);
