@@ -54,10 +54,11 @@ std::exception_ptr as_error() {
   }
 }
 
-/// What ZERO_INFER_PRETEND_HOSTS says of each rank, where it is set.
+constexpr const char* kPretendHosts = "ZERO_INFER_PRETEND_HOSTS";
+
+/// What it says of each rank, where it is set.
 std::optional<std::vector<int>> pretended_hosts(int ranks) {
-  constexpr const char* kVariable = "ZERO_INFER_PRETEND_HOSTS";
-  const char* const text = std::getenv(kVariable);
+  const char* const text = std::getenv(kPretendHosts);
   if (text == nullptr) return std::nullopt;
   std::vector<int> hosts;
   const char* const end = text + std::strlen(text);
@@ -74,7 +75,7 @@ std::optional<std::vector<int>> pretended_hosts(int ranks) {
   if (std::ssize(hosts) != ranks) {
     throw ConfigError(fmt::format(
         "{} is `{}`, which is not one number for each of {} ranks, such as 0,0,1; unset it",
-        kVariable, text, ranks));
+        kPretendHosts, text, ranks));
   }
   return hosts;
 }
@@ -134,6 +135,10 @@ World::World(int* argc, char*** argv)
     if (auto pretended = pretended_hosts(s.size)) host_numbers = std::move(*pretended);
   });
   s.hosts = RankHosts(host_numbers);
+  if (s.rank == 0 && std::getenv(kPretendHosts) != nullptr) {
+    log_warning(fmt::format("{} is set: ranks are taken to be on {} hosts", kPretendHosts,
+                            s.hosts.count()));
+  }
 }
 
 World::~World() {
