@@ -24,9 +24,8 @@ std::vector<std::vector<int>> ways() {
   std::vector<std::vector<int>> all = {{0, 0, 1, 1}, {0, 0, 0, 1}, {5, 7, 7, 7},
                                        {0, 1, 0, 1}, {0, 1, 2, 3}, {0, 0, 0, 0}};
   for (auto& way : all) way.resize(ranks());
-  std::ranges::sort(all);
-  const auto again = std::ranges::unique(all);  // for fewer ranks some are the same
-  all.erase(again.begin(), again.end());
+  std::sort(all.begin(), all.end());
+  all.erase(std::unique(all.begin(), all.end()), all.end());  // for fewer ranks some are the same
   return all;
 }
 
