@@ -48,10 +48,10 @@ class Adviser {
     fewer_ranks();
     bits();
     if (lines_.empty()) {
-      lines_.push_back(fmt::format("nothing but a faster machine: {} bound{} a pass",
-                                   is_compute_bound() ? "matrix products"
-                                                      : name_of(base_.bottleneck().link),
-                                   is_compute_bound() ? "" : "s"));
+      lines_.push_back(
+          fmt::format("nothing but a faster machine: {} bound{} a pass",
+                      is_compute_bound() ? "matrix products" : name_of(base_.bottleneck().link),
+                      is_compute_bound() ? "" : "s"));
     }
     return std::move(lines_);
   }
