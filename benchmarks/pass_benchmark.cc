@@ -360,7 +360,7 @@ int run(World& world, const Options& o) {
   const std::size_t peak_device =
       engine.backend().device->is_host() ? 0 : device.total_bytes - device.free_bytes;
   const std::size_t peak_host = peak_memory_bytes();
-  const RunLimits limits = measure_run_limits(world, engine);
+  const RunLimits limits = measure_run_limits(engine);
   for (std::size_t i = 0; i < measured.size(); ++i) {
     const Bound bound = bound_of(world, engine, o, measured[i], limits);
     if (world.rank() != 0) continue;

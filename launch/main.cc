@@ -158,7 +158,7 @@ int serve(World& world, const HostWatch& watch, const CommandLine& command) {
   }
   Engine engine(world, std::make_shared<Backend>(make_backend(world, command.config)),
                 command.config, server != nullptr ? server->load_observer() : LoadObserver());
-  const RunLimits limits = measure_travel_limits(world, engine);
+  const RunLimits limits = measure_travel_limits(engine);
   engine.begin_passes();
   count_stop_signals();  // before this there is no request to answer: a signal ends the process
   if (server != nullptr && launcher_patience()) {

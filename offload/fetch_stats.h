@@ -12,7 +12,8 @@ struct FetchStats {
   std::size_t staying = 0;  // of them
   /// - read: storage -> staging;
   /// - copy: host or staging -> slot, this rank's shards;
-  /// - gather: received from the other ranks.
+  /// - gather: received from the other ranks;
+  /// - network: not counted here, see PassRunner.
   PerLink<std::size_t> bytes;
   std::size_t host_bytes = 0;  // multiplied by the host's cores where they rest, in use of units
   /// The time of gathers, from events. Complete if the caller waits for the device between passes;

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <exception>
 #include <memory>
@@ -35,6 +36,7 @@ namespace {
 
 constexpr std::size_t kMostMemoryBytes = std::size_t{32} << 20;  // of extents being written
 constexpr std::size_t kMostThreads = 8;  // each one reads, hashes and writes
+constexpr std::chrono::milliseconds kLockPoll(50);
 
 struct Free {
   void operator()(std::byte* memory) const { std::free(memory); }
@@ -196,7 +198,7 @@ std::filesystem::path prepare_shard_file(const std::filesystem::path& directory,
                                          const ShardFileKey& key, const std::vector<int>& units,
                                          const std::vector<const ShardReader*>& readers,
                                          const std::function<void(std::size_t)>& progress,
-                                         std::size_t extent_bytes) {
+                                         std::size_t extent_bytes, OtherWriter other) {
   if (units.empty() || units.size() != readers.size()) {
     throw Error(fmt::format("a shard file of {} units with {} readers cannot be made", units.size(),
                             readers.size()));
@@ -221,7 +223,11 @@ std::filesystem::path prepare_shard_file(const std::filesystem::path& directory,
 
   const ShardFolder folder = ShardFolder::make(path.parent_path());
   warn_of_directory(folder);
-  const std::optional<FileDescriptor> lock = folder.lock(lock_name(name));
+  std::optional<FileDescriptor> lock = folder.lock(lock_name(name));
+  while (!lock && other == OtherWriter::kWait) {
+    std::this_thread::sleep_for(kLockPoll);
+    lock = folder.lock(lock_name(name));
+  }
   if (!lock) {
     throw IoError(
         fmt::format("shard file {} is being written by another job, which holds {}; wait for it "

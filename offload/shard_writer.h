@@ -10,6 +10,12 @@
 
 namespace zi {
 
+/// What to do while another process writes the same file.
+enum class OtherWriter {
+  kRefuse,
+  kWait,  // it is of this job as well: the file will be this process's too
+};
+
 /// Makes sure that `directory` holds this rank's shard file (shard_file_path) with the shards of
 /// `units`.
 ///
@@ -18,8 +24,8 @@ namespace zi {
 /// key under this name, a shard of another size and a file or folder that others can change
 /// (ShardFolder) are refused.
 ///
-/// Writing: a second writer is refused (flock on <file>.lock), free space is checked and reserved,
-/// every extent gets a checksum, and the file gets its name when all of it is on the disk
+/// Writing: a second writer is refused or waits (flock on <file>.lock), free space is checked and
+/// reserved, every extent gets a checksum, and the file gets its name when all of it is on the disk
 /// (TemporaryFile). Rank 0 says which other shard files of the model lie in the directory; a full
 /// disk's message names them too.
 ///
@@ -31,6 +37,7 @@ std::filesystem::path prepare_shard_file(const std::filesystem::path& directory,
                                          const ShardFileKey& key, const std::vector<int>& units,
                                          const std::vector<const ShardReader*>& readers,
                                          const std::function<void(std::size_t)>& progress,
-                                         std::size_t extent_bytes = kShardExtentBytes);
+                                         std::size_t extent_bytes = kShardExtentBytes,
+                                         OtherWriter other = OtherWriter::kRefuse);
 
 }  // namespace zi

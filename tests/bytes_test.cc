@@ -17,6 +17,18 @@ TEST(ParseSize, ReadsBinaryUnitsAsPowersOf1024) {
   EXPECT_EQ(parse_size("0.5GiB"), std::size_t{1} << 29);
 }
 
+TEST(ParseRate, ReadsBytesAndBitsASecond) {
+  EXPECT_EQ(parse_rate("25GB/s"), 25e9);
+  EXPECT_EQ(parse_rate("1.5 GiB/s"), 1.5 * (1 << 30));
+  EXPECT_EQ(parse_rate("200Gbit/s"), 25e9);
+  EXPECT_EQ(parse_rate("200 Gbit/s "), 25e9);
+  EXPECT_EQ(parse_rate("100Mbit/s"), 12.5e6);
+  for (const char* text : {"", "abc", "0", "0GB/s", "25", "25GB", "25 GB/", "GB/s", "-1GB/s",
+                           "25GB/h", "25GB/s/s", "200Gbit", "200GiBbit/s", "inf/s"}) {
+    EXPECT_THROW(parse_rate(text), ConfigError) << text;
+  }
+}
+
 TEST(ParseSize, ReadsABareLetterAsABinaryUnit) {
   EXPECT_EQ(parse_size("1K"), 1024u);
   EXPECT_EQ(parse_size("1k"), 1024u);

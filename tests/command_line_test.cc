@@ -63,6 +63,10 @@ TEST(CommandLine, ReadsEveryFlag) {
                                   "fp16",
                                   "--backend",
                                   "cuda",
+                                  "--partition-within",
+                                  "host",
+                                  "--network",
+                                  "200Gbit/s",
                                   "--cpu-offload",
                                   "--cpu-share",
                                   "auto",
@@ -99,6 +103,8 @@ TEST(CommandLine, ReadsEveryFlag) {
   EXPECT_EQ(config.logprobs, 5);
   EXPECT_EQ(config.compute_dtype, DType::kFloat16);
   EXPECT_EQ(config.backend, BackendChoice::kCuda);
+  EXPECT_EQ(config.partition_within, PartitionWithin::kHost);
+  EXPECT_EQ(config.network, 25e9);
   EXPECT_TRUE(config.cpu_offload);
   EXPECT_EQ(config.cpu_share, std::nullopt);
   EXPECT_EQ(parse({"--model", "m", "--prompt", "p"}).config.cpu_share, 0.0);
@@ -112,6 +118,14 @@ TEST(CommandLine, ReadsEveryFlag) {
   EXPECT_TRUE(config.quiet);
   EXPECT_FALSE(config.verbose);
   EXPECT_TRUE(parse({"--model", "m", "--prompt", "p", "--score", "--verbose"}).config.score);
+}
+
+TEST(CommandLine, RefusesWhatIsNoRateOfANetworkAndNoPartition) {
+  for (const char* rate : {"0", "0GB/s", "abc", "25GB", "-1GB/s", ""}) {
+    EXPECT_THAT(refusal_with({"--network", rate}),
+                AllOf(HasSubstr("--network"), HasSubstr("25GB/s")));
+  }
+  EXPECT_THAT(refusal_with({"--partition-within", "rack"}), HasSubstr("job|host"));
 }
 
 TEST(CommandLine, TakesPromptTextsAsTheyAre) {

@@ -151,7 +151,7 @@ class EmbeddingRowsMpi : public testing::Test {
   void expect_rows(const Table& table, const std::function<std::uint64_t(std::uint64_t)>& draw,
                    const std::string& what) {
     Lookup lookup(table, backend_);
-    WorkExchange exchange(world(), nullptr, nullptr, 0);
+    WorkExchange exchange(world(), world(), nullptr, nullptr, 0);
     for (int pass = 0; pass < 5; ++pass) {
       std::vector<std::int32_t> own;
       for (std::int64_t t = 0; t < tokens_of(world().rank(), pass); ++t) {
@@ -198,7 +198,7 @@ TEST_F(EmbeddingRowsMpi, ComeInRoundsWhereAllAtOnceWouldTakeTooMuchMemory) {
 }
 
 TEST(ShareRows, GivesEveryRankTheIdsOfAllFilledUpToTheMost) {
-  WorkExchange exchange(world(), nullptr, nullptr, 0);
+  WorkExchange exchange(world(), world(), nullptr, nullptr, 0);
   const auto ranks = static_cast<std::size_t>(world().size());
   for (const std::int64_t expected : {0, 1, 3, 50}) {
     for (std::size_t longest : {0u, 1u, 3u, 9u}) {

@@ -24,6 +24,7 @@ MachineLimits four_gpus() {
   limits.copy_alone = 55.2e9;
   limits.copy_together = 43e9;
   limits.gather = {{16 * kMiB, 273e9}, {4096 * kMiB, 351e9}};
+  limits.network = {{16 * kMiB, 5.5e9}, {4096 * kMiB, 49.5e9}};
   limits.device_memory = 4.28e12;
   limits.host_memory = 0;  // not measured
   limits.storage_path = "/mnt/nvme";
@@ -56,13 +57,15 @@ TEST(LimitsText, SaysEveryRateWithItsUnit) {
           "each device",
           "measured on node7, 2026-01-31, in 41.3 s; rates of one rank while all ranks work, "
           "unless a line says otherwise",
-          "", "memory GB/s",                                       //
-          "pinned memory to device, one rank alone 55.2",          //
-          "pinned memory to device, all ranks at once 43.0",       //
-          "device memory, read and written by a copy 4280",        //
-          "host memory, read and written, all ranks of a host -",  //
-          "", "all-gather: received from the other ranks GB/s",    //
-          "16 MiB gathered 273", "4 GiB gathered 351",             //
+          "", "memory GB/s",                                               //
+          "pinned memory to device, one rank alone 55.2",                  //
+          "pinned memory to device, all ranks at once 43.0",               //
+          "device memory, read and written by a copy 4280",                //
+          "host memory, read and written, all ranks of a host -",          //
+          "", "all-gather in a host: received from its other ranks GB/s",  //
+          "16 MiB gathered 273", "4 GiB gathered 351",                     //
+          "", "all-gather of all: received by a host from the others GB/s", "16 MiB gathered 5.50",
+          "4 GiB gathered 49.5",  //
           "", "io_uring + O_DIRECT on /mnt/nvme: GB/s of a host, by blocks in flight", "read 1 32",
           "blocks of 128 KiB 0.310 1.70", "blocks of 4 MiB 1.25 -",  //
           "written 1", "blocks of 128 KiB 0.200",                    //
@@ -75,6 +78,7 @@ TEST(LimitsText, LeavesOutWhatWasNotMeasured) {
   limits.world = limits.ranks_per_host = 1;
   limits.device_bytes = 0;
   limits.gather.clear();
+  limits.network.clear();
   limits.reads.clear();
   const std::string text = limits_text(limits);
   EXPECT_THAT(text, testing::StartsWith("1 rank on 1 host, "));

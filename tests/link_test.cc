@@ -15,9 +15,9 @@ TEST(Link, HasANameAndAKeyOfItsOwn) {
     names.insert(name_of(link));
     keys.insert(key_of(link));
   }
-  EXPECT_EQ(names, (std::set<std::string_view>{"gather", "copy", "nvme read", "device memory",
-                                               "host memory", "products"}));
-  EXPECT_EQ(keys, (std::set<std::string_view>{"gather", "copy", "read", "device_memory",
+  EXPECT_EQ(names, (std::set<std::string_view>{"gather", "network", "copy", "nvme read",
+                                               "device memory", "host memory", "products"}));
+  EXPECT_EQ(keys, (std::set<std::string_view>{"gather", "network", "copy", "read", "device_memory",
                                               "host_memory", "weights"}));
 }
 
@@ -27,8 +27,8 @@ TEST(PerLink, HoldsAValueForEachLinkZeroAtFirst) {
   double value = 1;
   for (const Link link : kLinks) seconds[link] = value++;
   EXPECT_EQ(seconds[kLinks.front()], 1);
-  EXPECT_EQ(seconds[kLinks.back()], 6);
-  EXPECT_EQ(seconds.sum(), 21);
+  EXPECT_EQ(seconds[kLinks.back()], 7);
+  EXPECT_EQ(seconds.sum(), 28);
 }
 
 TEST(PerLink, AddsAndScalesLinkByLink) {

@@ -411,6 +411,7 @@ TEST_F(Plan, TheJsonHoldsTheDocumentedFields) {
                                          "compute_dtype",
                                          "ranks",
                                          "ranks_per_host",
+                                         "partition",
                                          "batch",
                                          "tokens",
                                          "notes",

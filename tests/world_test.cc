@@ -237,7 +237,7 @@ const std::vector<Shape> kShapes = {
 TEST(MpiCommunicator, AllGathersInPlaceAndOutOfPlaceInPiecesOfAnySize) {
   CpuStream stream("gathers");
   for (const Shape& shape : kShapes) {
-    MpiCommunicator communicator(shape.piece_bytes);
+    MpiCommunicator communicator(world(), world().hosts(), shape.piece_bytes);
     for (bool in_place : {true, false}) {
       constexpr std::size_t kGuard = 32;
       std::vector<std::byte> recv(shape.bytes * ranks() + kGuard, std::byte{0xA5});
@@ -259,7 +259,7 @@ TEST(MpiCommunicator, AllGathersInPlaceAndOutOfPlaceInPiecesOfAnySize) {
 TEST(MpiCommunicator, AllToAllSendsBlockRToRankR) {
   CpuStream stream("exchange");
   for (const Shape& shape : kShapes) {
-    MpiCommunicator communicator(shape.piece_bytes);
+    MpiCommunicator communicator(world(), world().hosts(), shape.piece_bytes);
     std::vector<std::byte> send(shape.bytes * ranks() + 1);
     std::vector<std::byte> recv(shape.bytes * ranks() + 1);
     for (std::size_t r = 0; r < ranks(); ++r)
@@ -354,14 +354,14 @@ TEST(MpiCommunicator, RefusesForeignStreamsBadPiecesAndAllToAllInPlace) {
   };
   ForeignStream foreign;
   CpuStream stream("stream");
-  MpiCommunicator communicator;
+  MpiCommunicator communicator(world(), world().hosts());
   int value = 0;
   std::vector<int> values(ranks());
   EXPECT_THROW(communicator.all_gather(&value, values.data(), sizeof(int), foreign), Error);
   EXPECT_THROW(communicator.all_to_all(&value, values.data(), sizeof(int), foreign), Error);
   EXPECT_THROW(communicator.all_to_all(values.data(), values.data(), sizeof(int), stream), Error);
-  EXPECT_THROW(MpiCommunicator(0), Error);
-  EXPECT_THROW(MpiCommunicator(std::size_t{INT_MAX} + 1), Error);
+  EXPECT_THROW(MpiCommunicator(world(), world().hosts(), 0), Error);
+  EXPECT_THROW(MpiCommunicator(world(), world().hosts(), std::size_t{INT_MAX} + 1), Error);
 }
 
 }  // namespace

@@ -23,6 +23,10 @@ constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b 
 /// units. Throws ConfigError for anything else, negative or above 2^62.
 std::size_t parse_size(std::string_view text);
 
+/// Reads a rate, such as `25GB/s`, `1.5 GiB/s` or `200Gbit/s`, as bytes a second. Throws
+/// ConfigError for anything else.
+double parse_rate(std::string_view text);
+
 /// `4.9 GB`, `512 B`: decimal units, three significant digits.
 std::string format_bytes(double bytes);
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "zero_infer/device.h"
 
@@ -26,6 +27,10 @@ class Communicator {
   /// refused what the others get. Release it before the communicator, when no enqueued work uses
   /// it, in the same order on all ranks.
   virtual Buffer allocate(Device& device, std::size_t bytes) { return device.allocate(bytes); }
+
+  /// Bytes that this rank has received from ranks of other hosts in these calls, since the start.
+  /// Complete for calls whose stream was waited for. Any thread.
+  virtual std::uint64_t network_bytes() const { return 0; }
 
   /// Throws CommError if a failure has been noticed. Any thread, at any time.
   virtual void check() {}

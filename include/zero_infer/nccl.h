@@ -5,7 +5,7 @@
 #include <memory>
 #include <string>
 
-#include "zero_infer/world.h"
+#include "zero_infer/rank_group.h"
 
 namespace zi {
 
@@ -20,7 +20,7 @@ enum class Gather {
 
 /// Called once when the communicator is lost, with the reason. Usually on a thread of the
 /// communicator, since the main thread may be waiting for a stream that never ends. Should end the
-/// job (World::abort).
+/// job (RankGroup::abort).
 using CommFailure = std::function<void(const std::string&)>;
 
 /// Collective, main thread; a failure on any rank is thrown on all (`Gather::kCopyEngine` falls
@@ -30,7 +30,7 @@ using CommFailure = std::function<void(const std::string&)>;
 /// same on all ranks. All lazy set-up is done when this returns: the device's free memory is what
 /// is left for others. World and Device must outlive it. Destroying it is collective, unless an
 /// exception or a lost peer is the reason.
-std::unique_ptr<Communicator> make_nccl_communicator(World& world, Device& device,
+std::unique_ptr<Communicator> make_nccl_communicator(RankGroup& ranks, Device& device,
                                                      std::size_t typical_bytes,
                                                      CommFailure on_failure,
                                                      Gather gather = Gather::kFastest);

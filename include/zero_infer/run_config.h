@@ -32,6 +32,13 @@ constexpr std::string_view name_of(Travel travel) {
   }
   return "";
 }
+/// Which ranks hold a copy of the weights together: those of the whole job, or those of each host.
+enum class PartitionWithin { kJob, kHost };
+
+/// `job`, `host`.
+constexpr std::string_view name_of(PartitionWithin within) {
+  return within == PartitionWithin::kHost ? "host" : "job";
+}
 enum class BackendChoice { kAuto, kCpu, kCuda };
 
 /// All settings of a run, from YAML keys and from flags (flags win). A key is a flag's name with
@@ -63,6 +70,8 @@ struct RunConfig {
   bool score = false;
   bool no_prefix_sharing = false;  // each prompt is computed from its first token on
   Travel travel = Travel::kWeights;
+  PartitionWithin partition_within = PartitionWithin::kJob;
+  std::optional<double> network;  // for plans: bytes a second that a host receives from others
   BackendChoice backend = BackendChoice::kAuto;
   bool cpu_offload = false;
   /// Of the rows of matrices in pinned memory, those that the host's cores multiply, from 0 to 1;

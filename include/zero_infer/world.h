@@ -1,14 +1,8 @@
 #pragma once
 
-#include <cstddef>
-#include <functional>
 #include <memory>
-#include <string>
-#include <string_view>
-#include <type_traits>
-#include <vector>
 
-#include "zero_infer/communicator.h"
+#include "zero_infer/rank_group.h"
 
 namespace zi {
 
@@ -17,75 +11,25 @@ namespace zi {
 /// alone, it aborts the job instead, because finalising would wait for peers that wait for this
 /// rank. So `main` catches exceptions while the World lives, and calls `abort`. After all_or_none
 /// has thrown everywhere, finalising is safe. A program started without mpirun is a world of one.
-/// Errors are CommError; strings are up to 2 GiB. All calls below except `abort` are for the main
-/// thread, on host memory, and collective where said. Waiting ranks sleep instead of spinning on a
-/// core that a peer needs.
-class World {
+///
+/// For tests of what several hosts do on one: the environment's ZERO_INFER_PRETEND_HOSTS is a
+/// number for each rank (`0,0,1`), and ranks with different ones are taken to be on different hosts
+/// by `hosts`. Memory, cores and GPUs are still shared as `local_size` says. Throws ConfigError
+/// where it is no such list.
+class World : public RankGroup {
  public:
   World(int* argc, char*** argv);
-  ~World();
-  World(const World&) = delete;
-  World& operator=(const World&) = delete;
+  ~World() override;
 
-  int rank() const;
-  int size() const;
-  int local_rank() const;  // among the ranks of this host
+  int local_rank() const;  // among the ranks of this machine
   int local_size() const;
-  const std::string& host() const;
-
-  /// Collective: every rank's value, by rank. For control: values are small (a block of weights
-  /// goes through a Communicator), and an enumeration or an integer takes the place of a bool,
-  /// because a list of bool has no memory to receive into.
-  template <typename T>
-  requires(std::is_trivially_copyable_v<T> && !std::is_same_v<T, bool> && !std::is_pointer_v<T> &&
-           sizeof(T) <= 65536) std::vector<T> all_gather(const T& mine) {
-    std::vector<T> all(static_cast<std::size_t>(size()));
-    all_gather_bytes(&mine, all.data(), sizeof(T));
-    return all;
-  }
-  /// Collective: every rank's list, one after the other; all are equally long.
-  template <typename T>
-  requires std::is_trivially_copyable_v<T> std::vector<T> all_gather(const std::vector<T>& mine) {
-    std::vector<T> all(static_cast<std::size_t>(size()) * mine.size());
-    all_gather_bytes(mine.data(), all.data(), mine.size() * sizeof(T));
-    return all;
-  }
-  /// The next all_gather may wait for minutes, as for a request to a server: this rank sleeps
-  /// longer meanwhile, and may notice some milliseconds late that the others are there.
-  void expect_long_wait();
-  /// Collective: the root's string on every rank.
-  std::string broadcast(std::string bytes, int root);
-  /// Collective: on the root every rank's string, elsewhere empty.
-  std::vector<std::string> gather(std::string_view bytes, int root);
-  /// Collective: item r of the root's list arrives at rank r (the list is ignored elsewhere).
-  std::string scatter(const std::vector<std::string>& items, int root);
-  void barrier();
-
-  /// Collective: runs `step` on every rank and returns when all succeeded. Where ranks throw, the
-  /// lowest of them throws its exception again (turned into a zi::Error if it is none) and all
-  /// others throw PeerError: one line is printed and all leave together, without an abort. `step`
-  /// itself must not be collective, apart from all_or_none inside it: a rank that fails before a
-  /// collective call would leave the others in it.
-  void all_or_none(const std::function<void()>& step);
-
-  /// Whether the last thing that happened here is that all_or_none threw on every rank: all are on
-  /// their way out, and none waits for another.
-  bool leaving_together() const;
-
-  /// Ends the whole job at once with this exit code; for failures in mid-pass. Any thread may call
-  /// it, whatever the others are doing.
-  [[noreturn]] void abort(int exit_code);
-
-  /// Collectives between the ranks' devices for the CPU backend (device memory is host memory), on
-  /// a communicator of its own. Collective. The World must outlive it.
-  std::unique_ptr<Communicator> make_cpu_communicator();
 
  private:
-  /// recv (size, bytes).
-  void all_gather_bytes(const void* send, void* recv, std::size_t bytes);
-
-  struct State;
-  std::unique_ptr<State> state_;
+  class Session;
+  std::unique_ptr<Session> session_;
+  int local_rank_ = 0;
+  int local_size_ = 1;
+  int exceptions_at_start_ = 0;
 };
 
 }  // namespace zi

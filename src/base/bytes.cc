@@ -66,6 +66,25 @@ std::size_t parse_size(std::string_view text) {
   return static_cast<std::size_t>(std::llround(bytes));
 }
 
+double parse_rate(std::string_view text) {
+  constexpr std::string_view kEach = "/s", kBit = "bit";
+  std::string_view amount = text;
+  while (amount.ends_with(' ')) amount.remove_suffix(1);
+  const bool has_time = amount.ends_with(kEach);
+  if (has_time) amount.remove_suffix(kEach.size());
+  const bool bits = amount.ends_with(kBit);
+  if (bits) amount.remove_suffix(kBit.size());
+  double bytes = 0;
+  try {
+    if (has_time) bytes = static_cast<double>(parse_size(std::string(amount) + (bits ? "B" : "")));
+  } catch (const ConfigError&) {
+  }
+  if (bytes > 0) return bits ? bytes / 8 : bytes;
+  throw ConfigError(fmt::format(
+      "`{}` is not a rate above 0; write a number, a unit and /s, for example 25GB/s or 200Gbit/s",
+      text));
+}
+
 std::string format_bytes(double bytes) {
   return with_unit(bytes, 1000, {"B", "kB", "MB", "GB", "TB"});
 }

@@ -12,6 +12,8 @@ Words words_of(Link link) {
   switch (link) {
     case Link::kGather:
       return {"gather", "gather"};
+    case Link::kNetwork:
+      return {"network", "network"};
     case Link::kCopy:
       return {"copy", "copy"};
     case Link::kRead:

@@ -11,6 +11,7 @@ namespace zi {
 /// at their end. They all work at the same time, so the slowest one bounds the pass.
 enum class Link : std::uint8_t {
   kGather,        // from the other ranks
+  kNetwork,       // from other hosts, a part of what is gathered
   kCopy,          // from host memory to the device
   kRead,          // from storage to host memory
   kDeviceMemory,  // read and written
@@ -19,15 +20,16 @@ enum class Link : std::uint8_t {
 };
 
 /// All of them, in the order of tables.
-inline constexpr std::array kLinks = {Link::kGather,       Link::kCopy,       Link::kRead,
-                                      Link::kDeviceMemory, Link::kHostMemory, Link::kProducts};
+inline constexpr std::array kLinks = {Link::kGather,  Link::kNetwork,      Link::kCopy,
+                                      Link::kRead,    Link::kDeviceMemory, Link::kHostMemory,
+                                      Link::kProducts};
 /// Those that a unit's shards travel over, in the order of their way.
 inline constexpr std::array kTravelLinks = {Link::kRead, Link::kCopy, Link::kGather};
 
-/// For people and in plans: `gather`, `copy`, `nvme read`, `device memory`, `host memory`,
-/// `products`.
+/// For people and in plans: `gather`, `network`, `copy`, `nvme read`, `device memory`, `host
+/// memory`, `products`.
 std::string_view name_of(Link link);
-/// In results of measurements and in traces: `gather`, `copy`, `read`, `device_memory`,
+/// In results of measurements and in traces: `gather`, `network`, `copy`, `read`, `device_memory`,
 /// `host_memory`, `weights` (the products, which read them).
 std::string_view key_of(Link link);
 

@@ -3,10 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <climits>
 #include <cstring>
 
+#include "comm/host_gather.h"
 #include "comm/mpi_support.h"
+#include "comm/rank_group_state.h"
 #include "zero_infer/cpu_stream.h"
 #include "zero_infer/error.h"
 
@@ -18,10 +21,26 @@ namespace zi {
 const std::size_t MpiCommunicator::kPieceBytes = std::size_t{16} << 20;
 
 struct MpiCommunicator::State {
+  State(MPI_Comm parent, const RankHosts& of, std::size_t piece)
+      : comm(MpiComm::duplicate(parent)),
+        rank(static_cast<std::size_t>(comm.rank())),
+        size(static_cast<std::size_t>(comm.size())),
+        away(size - of.beside(comm.rank()).size()),
+        piece_bytes(piece),
+        shares_hosts(of.count() > 1 && of.most_on_a_host() > 1),
+        host_gather(comm.get(), of) {}
+
+  /// A block came from each rank of another host.
+  void count_blocks(std::size_t bytes) { network_bytes += away * bytes; }
+
   MpiComm comm;
-  std::size_t rank = 0;
-  std::size_t size = 1;
-  std::size_t piece_bytes = 0;
+  std::size_t rank;
+  std::size_t size;
+  std::size_t away;  // ranks on other hosts
+  std::size_t piece_bytes;
+  bool shares_hosts;  // there are several hosts, and several ranks on one
+  HostGather host_gather;
+  std::atomic<std::uint64_t> network_bytes = 0;
 };
 
 namespace {
@@ -73,15 +92,16 @@ void for_each_piece(std::size_t block_bytes, std::size_t piece_bytes, const Star
 
 }  // namespace
 
-MpiCommunicator::MpiCommunicator(std::size_t piece_bytes) : state_(std::make_shared<State>()) {
+MpiCommunicator::MpiCommunicator(RankGroup& ranks, const RankHosts& hosts,
+                                 std::size_t piece_bytes) {
   if (piece_bytes == 0 || piece_bytes > INT_MAX) {
     throw Error(
         fmt::format("pieces of {} bytes cannot be sent; use 1 to {}", piece_bytes, INT_MAX));
   }
-  state_->comm = MpiComm::duplicate(MPI_COMM_WORLD);
-  state_->rank = static_cast<std::size_t>(state_->comm.rank());
-  state_->size = static_cast<std::size_t>(state_->comm.size());
-  state_->piece_bytes = piece_bytes;
+  if (hosts.ranks() != ranks.size()) {
+    throw Error(fmt::format("{} ranks cannot be on the hosts of {}", ranks.size(), hosts.ranks()));
+  }
+  state_ = std::make_shared<State>(ranks.state_->comm(), hosts, piece_bytes);
 }
 
 MpiCommunicator::~MpiCommunicator() = default;
@@ -96,11 +116,17 @@ void MpiCommunicator::all_gather(const void* send, void* recv, std::size_t bytes
       std::memcpy(blocks, own, bytes);
       return;
     }
+    if (state->shares_hosts) {
+      if (!in_place) std::memcpy(blocks + state->rank * bytes, own, bytes);
+      state->network_bytes += state->host_gather.run(blocks, bytes, state->piece_bytes);
+      return;
+    }
     for_each_piece(bytes, state->piece_bytes,
                    [&](std::size_t offset, MPI_Datatype type, MPI_Request* request) {
                      ZI_MPI(MPI_Iallgather, in_place ? MPI_IN_PLACE : own + offset, 1, type,
                             blocks + offset, 1, type, state->comm.get(), request);
                    });
+    state->count_blocks(bytes);
   });
 }
 
@@ -119,7 +145,10 @@ void MpiCommunicator::all_to_all(const void* send, void* recv, std::size_t bytes
                      ZI_MPI(MPI_Ialltoall, from + offset, 1, type, to + offset, 1, type,
                             state->comm.get(), request);
                    });
+    state->count_blocks(bytes);
   });
 }
+
+std::uint64_t MpiCommunicator::network_bytes() const { return state_->network_bytes; }
 
 }  // namespace zi

@@ -33,7 +33,9 @@ void Backoff::pause() {
   std::this_thread::sleep_for(std::min<std::chrono::steady_clock::duration>(waited / 8, longest_));
 }
 
-void wait_for(MPI_Request& request, microseconds longest) {
+void wait_for(MPI_Request& request, microseconds longest) { wait_for_all({&request, 1}, longest); }
+
+void wait_for_all(std::span<MPI_Request> requests, microseconds longest) {
   // A call that finds nothing to do takes less than a microsecond. Longer ones have moved bytes,
   // and where MPI moves them fragment by fragment (no single-copy access between processes, as in
   // many containers) more will follow soon: sleeping between them would cost most of the speed. But
@@ -45,7 +47,8 @@ void wait_for(MPI_Request& request, microseconds longest) {
   for (;;) {
     int done = 0;
     const auto before = std::chrono::steady_clock::now();
-    ZI_MPI(MPI_Test, &request, &done, MPI_STATUS_IGNORE);
+    ZI_MPI(MPI_Testall, static_cast<int>(requests.size()), requests.data(), &done,
+           MPI_STATUSES_IGNORE);
     if (done != 0) return;
     const bool longer = std::chrono::steady_clock::now() - before > kMovedBytes;
     moved = (moved << 1 | (longer ? 1U : 0U)) & kLastCalls;

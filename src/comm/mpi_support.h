@@ -6,6 +6,7 @@
 #include <mpi.h>
 
 #include <chrono>
+#include <span>
 #include <utility>
 
 namespace zi {
@@ -32,6 +33,9 @@ class Backoff {
 
 /// Blocks until the request is done, with Backoff. MPI_Test drives the transfer.
 void wait_for(MPI_Request& request, std::chrono::microseconds longest = Backoff::kLongest);
+/// The same of several.
+void wait_for_all(std::span<MPI_Request> requests,
+                  std::chrono::microseconds longest = Backoff::kLongest);
 
 /// Move-only owner of a communicator.
 class MpiComm {

@@ -78,27 +78,27 @@ std::string nccl_environment() {
 }
 
 /// Collective. NCCL itself would fail with an unclear error on some ranks, or hang.
-void check_gpus_differ(World& world, int gpu) {
+void check_gpus_differ(RankGroup& ranks, int gpu) {
   struct Gpu {
     std::array<char, 16> uuid;
     std::array<char, 32> bus;
   };
   Gpu mine{};
-  world.all_or_none([&] {
+  ranks.all_or_none([&] {
     cudaDeviceProp properties{};
     ZI_CUDA(cudaGetDeviceProperties(&properties, gpu));
     std::memcpy(mine.uuid.data(), properties.uuid.bytes, mine.uuid.size());
     ZI_CUDA(cudaDeviceGetPCIBusId(mine.bus.data(), static_cast<int>(mine.bus.size()), gpu));
   });
-  const std::vector<Gpu> all = world.all_gather(mine);
-  world.all_or_none([&] {
-    const auto own = static_cast<std::size_t>(world.rank());
+  const std::vector<Gpu> all = ranks.all_gather(mine);
+  ranks.all_or_none([&] {
+    const auto own = static_cast<std::size_t>(ranks.rank());
     for (std::size_t other = own + 1; other < all.size(); ++other) {
       if (all[other].uuid != mine.uuid) continue;
       throw ConfigError(
           fmt::format("ranks {} and {} share GPU {} of {}: every rank needs one of its own; run at "
                       "most -np {} on this host",
-                      own, other, mine.bus.data(), world.host(), cuda_device_count()));
+                      own, other, mine.bus.data(), ranks.host(), cuda_device_count()));
     }
   });
 }
@@ -160,16 +160,20 @@ void release_window(const Handle& handle, ncclWindow_t window, void* data) {
 }  // namespace
 
 struct NcclCommunicator::State {
-  State(World& all, Device& dev, CommFailure handler)
-      : world(all), device(dev), on_failure(std::move(handler)) {}
+  State(RankGroup& all, Device& dev, CommFailure handler)
+      : ranks(all), device(dev), on_failure(std::move(handler)) {}
   ~State();
 
-  World& world;
+  /// Ranks on other hosts.
+  std::size_t away() const { return size - ranks.hosts().beside(ranks.rank()).size(); }
+
+  RankGroup& ranks;
   Device& device;
   CommFailure on_failure;
   int gpu = 0;
   std::size_t rank = 0;
   std::size_t size = 1;
+  std::atomic<std::uint64_t> network_bytes = 0;
   bool copy_engine = false;
   bool broken = false;  // a call has failed, or is on its way
   int exceptions_at_start = std::uncaught_exceptions();
@@ -195,45 +199,45 @@ NcclCommunicator::State::~State() {
   report_nccl(ncclCommAbort(comm), "ncclCommAbort");
 }
 
-std::string NcclCommunicator::copy_engine_obstacle(const World& world) {
+std::string NcclCommunicator::copy_engine_obstacle(const RankGroup& ranks) {
   constexpr int kNeeded = 22800;
   const int version = std::min(library_version(), NCCL_VERSION_CODE);
   if (version < kNeeded) {
     return fmt::format("they need NCCL {}, this is {}", version_text(kNeeded),
                        version_text(version));
   }
-  if (world.local_size() != world.size()) return "the ranks are on several hosts";
+  if (ranks.hosts().count() > 1) return "the ranks are on several hosts";
   return {};
 }
 
-NcclCommunicator::NcclCommunicator(World& world, Device& device, Options options)
-    : state_(std::make_unique<State>(world, device, std::move(options.on_failure))) {
+NcclCommunicator::NcclCommunicator(RankGroup& ranks, Device& device, Options options)
+    : state_(std::make_unique<State>(ranks, device, std::move(options.on_failure))) {
   State& s = *state_;
-  s.rank = static_cast<std::size_t>(world.rank());
-  s.size = static_cast<std::size_t>(world.size());
+  s.rank = static_cast<std::size_t>(ranks.rank());
+  s.size = static_cast<std::size_t>(ranks.size());
   if (s.size == 1) return;
-  world.all_or_none([&] {
-    s.copy_engine = options.copy_engine && copy_engine_obstacle(world).empty();
+  ranks.all_or_none([&] {
+    s.copy_engine = options.copy_engine && copy_engine_obstacle(ranks).empty();
     ZI_CUDA(cudaGetDevice(&s.gpu));
   });
-  check_gpus_differ(world, s.gpu);
-  connect(world);
-  warm_up(world);
+  check_gpus_differ(ranks, s.gpu);
+  connect(ranks);
+  warm_up(ranks);
 }
 
 NcclCommunicator::~NcclCommunicator() = default;
 
-void NcclCommunicator::connect(World& world) {
+void NcclCommunicator::connect(RankGroup& ranks) {
   State& s = *state_;
   ncclUniqueId id{};
-  world.all_or_none([&] {
-    if (world.rank() == 0) ZI_NCCL(ncclGetUniqueId, &id);
+  ranks.all_or_none([&] {
+    if (ranks.rank() == 0) ZI_NCCL(ncclGetUniqueId, &id);
   });
-  const std::string bytes = world.broadcast(std::string(id.internal, sizeof(id.internal)), 0);
+  const std::string bytes = ranks.broadcast(std::string(id.internal, sizeof(id.internal)), 0);
   std::memcpy(id.internal, bytes.data(), sizeof(id.internal));
 
   run_together(
-      world,
+      ranks,
       [&] {
         ZI_CUDA(cudaSetDevice(s.gpu));
         ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
@@ -242,34 +246,34 @@ void NcclCommunicator::connect(World& world) {
 #endif
         // What a failed call leaves here is not to be used, not even to be aborted.
         ncclComm_t made = nullptr;
-        ZI_NCCL(ncclCommInitRankConfig, &made, world.size(), id, world.rank(), &config);
+        ZI_NCCL(ncclCommInitRankConfig, &made, ranks.size(), id, ranks.rank(), &config);
         s.handle->comm = made;
       },
       s.on_failure)
-      .check(world);
+      .check(ranks);
   s.watcher = std::make_unique<Watcher>(s.handle->comm, s.on_failure);
-  if (world.rank() == 0) {
+  if (ranks.rank() == 0) {
     log_verbose(fmt::format("NCCL {} (built with {}), {} ranks, {}; its environment:{}",
                             version_text(library_version()), version_text(NCCL_VERSION_CODE),
-                            world.size(), s.copy_engine ? "zero-CTA policy" : "default policy",
+                            ranks.size(), s.copy_engine ? "zero-CTA policy" : "default policy",
                             nccl_environment()));
   }
 }
 
 /// NCCL connects in the first call of each kind, and then waits for its peers and takes memory.
 /// After this, enqueueing waits for nobody, and the device's free memory stays free.
-void NcclCommunicator::warm_up(World& world) {
+void NcclCommunicator::warm_up(RankGroup& ranks) {
   State& s = *state_;
   const std::size_t bytes = s.size * kWarmUpBytes;
   Buffer memory, window;
   std::unique_ptr<Stream> stream;
-  world.all_or_none([&] {
+  ranks.all_or_none([&] {
     memory = s.device.allocate(2 * bytes);
     stream = s.device.make_stream("nccl");
   });
   if (s.copy_engine) window = allocate(s.device, 2 * bytes);
   run_together(
-      world,
+      ranks,
       [&] {
         ZI_CUDA(cudaSetDevice(s.gpu));
         for (const Buffer* buffer : {&memory, &window}) {
@@ -281,7 +285,7 @@ void NcclCommunicator::warm_up(World& world) {
         stream->synchronize();
       },
       s.on_failure)
-      .check(world);
+      .check(ranks);
 }
 
 void NcclCommunicator::all_gather(const void* send, void* recv, std::size_t bytes, Stream& stream) {
@@ -295,6 +299,9 @@ void NcclCommunicator::all_gather(const void* send, void* recv, std::size_t byte
   check();
   s.broken = true;  // until the end is reached
   ZI_NCCL(ncclAllGather, send, recv, bytes, ncclUint8, s.handle->comm, queue);
+  // A ring enters a host once, with all blocks but the one of the rank where it does. The GPUs of
+  // the host have rings, and with them network cards, in turn.
+  if (s.away() > 0) s.network_bytes += (s.size - 1) * bytes / (s.size - s.away());
   s.broken = false;
 }
 
@@ -326,33 +333,36 @@ void NcclCommunicator::all_to_all(const void* send, void* recv, std::size_t byte
   check_nccl(result, "ncclSend or ncclRecv");
   check_nccl(ended, "ncclGroupEnd");
 #endif
+  s.network_bytes += s.away() * bytes;
   s.broken = false;
 }
+
+std::uint64_t NcclCommunicator::network_bytes() const { return state_->network_bytes; }
 
 Buffer NcclCommunicator::allocate(Device& device, std::size_t bytes) {
   State& s = *state_;
   Buffer buffer;
-  if (s.copy_engine && bytes > 0) buffer = allocate_window(s.world, bytes);
+  if (s.copy_engine && bytes > 0) buffer = allocate_window(s.ranks, bytes);
   if (buffer.data() != nullptr) return buffer;
-  s.world.all_or_none([&] { buffer = device.allocate(bytes); });
+  s.ranks.all_or_none([&] { buffer = device.allocate(bytes); });
   return buffer;
 }
 
 /// Empty where it is not available, on all ranks or none.
-Buffer NcclCommunicator::allocate_window([[maybe_unused]] World& world,
+Buffer NcclCommunicator::allocate_window([[maybe_unused]] RankGroup& ranks,
                                          [[maybe_unused]] std::size_t bytes) {
 #if ZI_NCCL_HAS_2_28
   State& s = *state_;
   void* data = nullptr;
   const char taken = ncclMemAlloc(&data, bytes) == ncclSuccess ? 1 : 0;
-  const std::vector<char> all = world.all_gather(taken);
+  const std::vector<char> all = ranks.all_gather(taken);
   if (std::ranges::find(all, 0) != all.end()) {  // the device says with numbers what is missing
     if (taken != 0) report_nccl(ncclMemFree(data), "ncclMemFree");
     return {};
   }
   ncclWindow_t window = nullptr;
   const Together registered = run_together(
-      world,
+      ranks,
       [&] {
         ZI_CUDA(cudaSetDevice(s.gpu));
         ZI_NCCL(ncclCommWindowRegister, s.handle->comm, data, bytes, &window,
@@ -365,7 +375,7 @@ Buffer NcclCommunicator::allocate_window([[maybe_unused]] World& world,
   });
   if (registered.ok()) return buffer;
   s.copy_engine = false;
-  if (world.rank() == 0) {
+  if (ranks.rank() == 0) {
     log_warning(fmt::format("NCCL's copy engines cannot be used, kernels do the gathers: {}",
                             registered.text));
   }

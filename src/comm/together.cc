@@ -22,14 +22,14 @@ constexpr std::chrono::milliseconds kRound{2};
 
 }  // namespace
 
-void Together::check(World& world) const {
+void Together::check(RankGroup& ranks) const {
   if (ok()) return;
-  world.all_or_none([&] {
-    if (world.rank() == failed_rank) throw CommError(text);
+  ranks.all_or_none([&] {
+    if (ranks.rank() == failed_rank) throw CommError(text);
   });
 }
 
-Together run_together(World& world, const std::function<void()>& step,
+Together run_together(RankGroup& ranks, const std::function<void()>& step,
                       const std::function<void(const std::string&)>& on_failure,
                       std::chrono::milliseconds grace) {
   std::string text;  // read here once `own` says kFailed
@@ -51,20 +51,20 @@ Together run_together(World& world, const std::function<void()>& step,
   std::optional<Clock::time_point> failed_since;
   for (;;) {
     const Progress mine = own.load(std::memory_order_acquire);
-    const std::vector<Progress> all = world.all_gather(mine);
+    const std::vector<Progress> all = ranks.all_gather(mine);
     // All ranks see the same list, so all leave this loop in the same round.
     const auto failed = std::ranges::find(all, Progress::kFailed);
     const int failed_rank = failed == all.end() ? -1 : static_cast<int>(failed - all.begin());
     if (std::ranges::find(all, Progress::kRunning) == all.end()) {
       thread.join();
       if (failed_rank < 0) return {};
-      return {failed_rank, world.broadcast(std::move(text), failed_rank)};
+      return {failed_rank, ranks.broadcast(std::move(text), failed_rank)};
     }
     if (failed_rank >= 0) {
       if (!failed_since) failed_since = Clock::now();
-      if (world.rank() == failed_rank && Clock::now() - *failed_since > grace) {
+      if (ranks.rank() == failed_rank && Clock::now() - *failed_since > grace) {
         if (on_failure) on_failure(text);
-        world.abort(1);
+        ranks.abort(1);
       }
     }
     std::this_thread::sleep_for(kRound);

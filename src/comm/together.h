@@ -4,7 +4,7 @@
 #include <functional>
 #include <string>
 
-#include "zero_infer/world.h"
+#include "zero_infer/rank_group.h"
 
 namespace zi {
 
@@ -15,8 +15,8 @@ struct Together {
 
   bool ok() const { return failed_rank < 0; }
   /// Collective: throws CommError with the text on the rank that failed and PeerError on all others
-  /// (World::all_or_none); returns when nothing failed.
-  void check(World& world) const;
+  /// (RankGroup::all_or_none); returns when nothing failed.
+  void check(RankGroup& ranks) const;
 };
 
 /// Collective, main thread. Runs a step of a foreign collective library that may block until all
@@ -24,7 +24,7 @@ struct Together {
 /// others may stay inside forever: after `grace` the lowest rank that failed calls `on_failure` and
 /// aborts the job. The step runs on a thread of its own (its current GPU is to be set there) and
 /// must not use the World.
-Together run_together(World& world, const std::function<void()>& step,
+Together run_together(RankGroup& ranks, const std::function<void()>& step,
                       const std::function<void(const std::string&)>& on_failure,
                       std::chrono::milliseconds grace = std::chrono::seconds(10));
 

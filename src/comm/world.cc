@@ -3,16 +3,22 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <charconv>
 #include <climits>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <iostream>
 #include <new>
+#include <optional>
+#include <utility>
+#include <vector>
 
 #include "comm/mpi_communicator.h"
 #include "comm/mpi_support.h"
+#include "comm/rank_group_state.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
 
@@ -21,36 +27,6 @@ namespace {
 
 constexpr int kStringTag = 1;
 constexpr std::chrono::milliseconds kLongWaitSleep(5);
-
-/// MPI between its initialisation and its end.
-class MpiSession {
- public:
-  MpiSession(int* argc, char*** argv) {
-    int initialized = 0;
-    ZI_MPI(MPI_Initialized, &initialized);
-    if (initialized != 0) throw CommError("MPI is already initialised; a process has one World");
-    int provided = MPI_THREAD_SINGLE;
-    ZI_MPI(MPI_Init_thread, argc, argv, MPI_THREAD_MULTIPLE, &provided);
-    open_ = true;
-    if (provided < MPI_THREAD_MULTIPLE) {
-      finish();  // every rank has the same library and comes here
-      throw CommError(
-          "this MPI library does not offer the thread level MPI_THREAD_MULTIPLE, which the streams "
-          "need; use one that was built with it (the Open MPI of Linux distributions is)");
-    }
-    ZI_MPI(MPI_Comm_set_errhandler, MPI_COMM_WORLD, MPI_ERRORS_RETURN);
-  }
-  ~MpiSession() { finish(); }
-  MpiSession(const MpiSession&) = delete;
-  MpiSession& operator=(const MpiSession&) = delete;
-
- private:
-  void finish() {
-    if (open_) MPI_Finalize();
-    open_ = false;
-  }
-  bool open_ = false;
-};
 
 int checked_count(std::size_t bytes, const char* what) {
   if (bytes > INT_MAX) {
@@ -79,53 +55,96 @@ std::exception_ptr as_error() {
   }
 }
 
+constexpr const char* kPretendHosts = "ZERO_INFER_PRETEND_HOSTS";
+
+/// What it says of each rank, where it is set.
+std::optional<std::vector<int>> pretended_hosts(int ranks) {
+  const char* const text = std::getenv(kPretendHosts);
+  if (text == nullptr) return std::nullopt;
+  std::vector<int> hosts;
+  const char* const end = text + std::strlen(text);
+  for (const char* at = text; at <= end; ++at) {  // past each number and its comma
+    int host = 0;
+    const auto [rest, error] = std::from_chars(at, end, host);
+    if (error != std::errc() || (rest != end && *rest != ',')) {
+      hosts.clear();
+      break;
+    }
+    hosts.push_back(host);
+    at = rest;
+  }
+  if (std::ssize(hosts) != ranks) {
+    throw ConfigError(fmt::format(
+        "{} is `{}`, which is not one number for each of {} ranks, such as 0,0,1; unset it",
+        kPretendHosts, text, ranks));
+  }
+  return hosts;
+}
+
 }  // namespace
 
-struct World::State {
-  State(int* argc, char*** argv) : session(argc, argv) {}
-
-  MPI_Comm comm() const { return control.get(); }
-  bool on_root(int root) const {
-    if (root < 0 || root >= size) {
-      throw CommError(fmt::format("rank {} cannot be the root in a world of {}", root, size));
+/// MPI between its initialisation and its end.
+class World::Session {
+ public:
+  Session(int* argc, char*** argv) {
+    int initialized = 0;
+    ZI_MPI(MPI_Initialized, &initialized);
+    if (initialized != 0) throw CommError("MPI is already initialised; a process has one World");
+    int provided = MPI_THREAD_SINGLE;
+    ZI_MPI(MPI_Init_thread, argc, argv, MPI_THREAD_MULTIPLE, &provided);
+    open_ = true;
+    if (provided < MPI_THREAD_MULTIPLE) {
+      finish();  // every rank has the same library and comes here
+      throw CommError(
+          "this MPI library does not offer the thread level MPI_THREAD_MULTIPLE, which the streams "
+          "need; use one that was built with it (the Open MPI of Linux distributions is)");
     }
-    return rank == root;
+    ZI_MPI(MPI_Comm_set_errhandler, MPI_COMM_WORLD, MPI_ERRORS_RETURN);
   }
+  ~Session() { finish(); }
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
 
-  MpiSession session;  // first: finalised last
-  bool long_wait = false;
-  MpiComm control;
-  int rank = 0;
-  int size = 1;
-  int local_rank = 0;
-  int local_size = 1;
-  std::string host;
-  int exceptions_at_start = std::uncaught_exceptions();
-  bool leaving_together =
-      false;  // the last thing that happened here is that all_or_none threw on every rank
+ private:
+  void finish() {
+    if (open_) MPI_Finalize();
+    open_ = false;
+  }
+  bool open_ = false;
 };
 
-World::World(int* argc, char*** argv) : state_(std::make_unique<State>(argc, argv)) {
+World::World(int* argc, char*** argv)
+    : session_(std::make_unique<Session>(argc, argv)),
+      exceptions_at_start_(std::uncaught_exceptions()) {
+  state_ = std::make_unique<State>(MpiComm::duplicate(MPI_COMM_WORLD));
   State& s = *state_;
-  s.control = MpiComm::duplicate(MPI_COMM_WORLD);
-  s.rank = s.control.rank();
-  s.size = s.control.size();
 
   MPI_Comm shared = MPI_COMM_NULL;
   ZI_MPI(MPI_Comm_split_type, s.comm(), MPI_COMM_TYPE_SHARED, s.rank, MPI_INFO_NULL, &shared);
   const MpiComm local(shared);
-  s.local_rank = local.rank();
-  s.local_size = local.size();
+  local_rank_ = local.rank();
+  local_size_ = local.size();
+  int first = s.rank;
+  ZI_MPI(MPI_Bcast, &first, 1, MPI_INT, 0, local.get());
 
   std::array<char, MPI_MAX_PROCESSOR_NAME> host{};
   int length = 0;
   ZI_MPI(MPI_Get_processor_name, host.data(), &length);
   s.host.assign(host.data(), static_cast<std::size_t>(length));
+  std::vector<int> host_numbers = all_gather(first);
+  all_or_none([&] {
+    if (auto pretended = pretended_hosts(s.size)) host_numbers = std::move(*pretended);
+  });
+  s.hosts = RankHosts(host_numbers);
+  if (s.rank == 0 && std::getenv(kPretendHosts) != nullptr) {
+    log_warning(fmt::format("{} is set: ranks are taken to be on {} hosts", kPretendHosts,
+                            s.hosts.count()));
+  }
 }
 
 World::~World() {
   State& s = *state_;
-  const bool unwinding = std::uncaught_exceptions() > s.exceptions_at_start;
+  const bool unwinding = std::uncaught_exceptions() > exceptions_at_start_;
   if (unwinding && s.size > 1 && !s.leaving_together) {
     // This rank leaves alone: MPI_Finalize would wait for peers that wait for this rank in some
     // collective. Only an abort ends them.
@@ -137,15 +156,22 @@ World::~World() {
   } catch (const std::exception& e) {
     log_warning(fmt::format("the ranks could not end together: {}", e.what()));
   }
+  state_.reset();
 }
 
-int World::rank() const { return state_->rank; }
-int World::size() const { return state_->size; }
-int World::local_rank() const { return state_->local_rank; }
-int World::local_size() const { return state_->local_size; }
-const std::string& World::host() const { return state_->host; }
+int World::local_rank() const { return local_rank_; }
+int World::local_size() const { return local_size_; }
 
-void World::all_gather_bytes(const void* send, void* recv, std::size_t bytes) {
+RankGroup::RankGroup() = default;
+RankGroup::RankGroup(std::unique_ptr<State> state) : state_(std::move(state)) {}
+RankGroup::~RankGroup() = default;
+
+int RankGroup::rank() const { return state_->rank; }
+int RankGroup::size() const { return state_->size; }
+const std::string& RankGroup::host() const { return state_->host; }
+const RankHosts& RankGroup::hosts() const { return state_->hosts; }
+
+void RankGroup::all_gather_bytes(const void* send, void* recv, std::size_t bytes) {
   state_->leaving_together = false;
   // Some MPI libraries compute rank * count in an int.
   checked_count(bytes * static_cast<std::size_t>(state_->size), "an all-gather");
@@ -156,9 +182,9 @@ void World::all_gather_bytes(const void* send, void* recv, std::size_t bytes) {
   wait_for(request, long_wait ? kLongWaitSleep : Backoff::kLongest);
 }
 
-void World::expect_long_wait() { state_->long_wait = true; }
+void RankGroup::expect_long_wait() { state_->long_wait = true; }
 
-std::string World::broadcast(std::string bytes, int root) {
+std::string RankGroup::broadcast(std::string bytes, int root) {
   state_->leaving_together = false;
   const bool sends = state_->on_root(root);
   if (sends) checked_count(bytes.size(), "a string");
@@ -174,7 +200,7 @@ std::string World::broadcast(std::string bytes, int root) {
   return bytes;
 }
 
-std::vector<std::string> World::gather(std::string_view bytes, int root) {
+std::vector<std::string> RankGroup::gather(std::string_view bytes, int root) {
   State& s = *state_;
   s.leaving_together = false;
   const bool receives = s.on_root(root);
@@ -204,7 +230,7 @@ std::vector<std::string> World::gather(std::string_view bytes, int root) {
   return all;
 }
 
-std::string World::scatter(const std::vector<std::string>& items, int root) {
+std::string RankGroup::scatter(const std::vector<std::string>& items, int root) {
   State& s = *state_;
   s.leaving_together = false;
   const bool sends = s.on_root(root);
@@ -237,14 +263,14 @@ std::string World::scatter(const std::vector<std::string>& items, int root) {
   return item;
 }
 
-void World::barrier() {
+void RankGroup::barrier() {
   state_->leaving_together = false;
   MPI_Request request = MPI_REQUEST_NULL;
   ZI_MPI(MPI_Ibarrier, state_->comm(), &request);
   wait_for(request);
 }
 
-void World::all_or_none(const std::function<void()>& step) {
+void RankGroup::all_or_none(const std::function<void()>& step) {
   Outcome mine = Outcome::kDone;
   std::exception_ptr error;
   try {
@@ -270,9 +296,9 @@ void World::all_or_none(const std::function<void()>& step) {
   throw PeerError(fmt::format("rank {} failed", failed >= 0 ? failed : followed));
 }
 
-bool World::leaving_together() const { return state_->leaving_together; }
+bool RankGroup::leaving_together() const { return state_->leaving_together; }
 
-void World::abort(int exit_code) {
+void RankGroup::abort(int exit_code) {
   std::cout.flush();
   std::cerr.flush();
   // Not fflush(nullptr): it waits for the lock of every FILE, also of one that another thread is
@@ -283,9 +309,25 @@ void World::abort(int exit_code) {
   std::_Exit(exit_code);  // in case the library returns
 }
 
-std::unique_ptr<Communicator> World::make_cpu_communicator() {
+std::unique_ptr<Communicator> RankGroup::make_cpu_communicator() {
   state_->leaving_together = false;
-  return std::make_unique<MpiCommunicator>();
+  return std::make_unique<MpiCommunicator>(*this, hosts());
+}
+
+std::unique_ptr<RankGroup> RankGroup::split(int number) {
+  State& s = *state_;
+  s.leaving_together = false;
+  MPI_Comm part = MPI_COMM_NULL;
+  ZI_MPI(MPI_Comm_split, s.comm(), number, s.rank, &part);
+  auto made = std::make_unique<State>(MpiComm(part));
+  made->host = s.host;
+  std::vector<int> host_numbers;
+  const std::vector<int> numbers = all_gather(number);
+  for (int r = 0; r < s.size; ++r) {
+    if (numbers[static_cast<std::size_t>(r)] == number) host_numbers.push_back(s.hosts.host_of(r));
+  }
+  made->hosts = RankHosts(host_numbers);
+  return std::unique_ptr<RankGroup>(new RankGroup(std::move(made)));
 }
 
 }  // namespace zi

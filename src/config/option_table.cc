@@ -97,11 +97,18 @@ Option real(std::string flag, double RunConfig::*member, Valid valid, std::strin
   return made;
 }
 
-Option size(std::string flag, std::optional<std::size_t> RunConfig::*member, std::string help) {
+/// A number with its unit.
+template <typename T, typename Parse>
+Option quantity(std::string flag, std::optional<T> RunConfig::*member, std::string value_name,
+                std::string help, Parse parse) {
   return option(
-      std::move(flag), member, Arity::kSingle, "SIZE", std::move(help),
-      [](const Values& values) { return std::optional(parse_size(values.at(0))); },
-      [](const std::optional<std::size_t>&) {});
+      std::move(flag), member, Arity::kSingle, std::move(value_name), std::move(help),
+      [parse](const Values& values) { return std::optional<T>(parse(values.at(0))); },
+      [](const std::optional<T>&) {});
+}
+
+Option size(std::string flag, std::optional<std::size_t> RunConfig::*member, std::string help) {
+  return quantity(std::move(flag), member, "SIZE", std::move(help), parse_size);
 }
 
 /// One of a few words, such as `auto|dummy`; the first is the default.
@@ -121,16 +128,6 @@ Option choice(std::string flag, T RunConfig::*member,
       },
       [](T) {});
   made.default_text = default_text;
-  return made;
-}
-
-Option compute_dtype() {
-  Option made = option(
-      "compute-dtype", &RunConfig::compute_dtype, Arity::kSingle, "TYPE",
-      "type of the matrix products: bfloat16, float16 or float32",
-      [](const Values& values) { return std::optional(parse_dtype(values.at(0))); },
-      [](const std::optional<DType>&) {});
-  made.default_text = "the weights' own 16-bit type, else bfloat16";
   return made;
 }
 
@@ -220,7 +217,10 @@ std::vector<Option> model_options() {
       choice<LoadFormat>("load-format", &RunConfig::load_format,
                          {{"auto", LoadFormat::kAuto}, {"dummy", LoadFormat::kDummy}},
                          "dummy: seeded random weights, only config.json is read"),
-      compute_dtype(),
+      with_default(
+          quantity("compute-dtype", &RunConfig::compute_dtype, "TYPE",
+                   "type of the matrix products: bfloat16, float16 or float32", parse_dtype),
+          "the weights' own 16-bit type, else bfloat16"),
       choice<WeightChoice>("weight-format", &RunConfig::weight_format,
                            {{"stored", WeightChoice::kStored},
                             {"int8", WeightChoice::kInt8},
@@ -311,6 +311,15 @@ std::vector<Option> memory_options() {
                      "what goes from rank to rank: weights, each block just before it\n"
                      "runs, or the inputs and results of products with weights that\n"
                      "stay; auto: in each pass what was measured to be faster"),
+      choice<PartitionWithin>(
+          "partition-within", &RunConfig::partition_within,
+          {{"job", PartitionWithin::kJob}, {"host", PartitionWithin::kHost}},
+          "which ranks hold all weights together: those of the job, or those\nof each host: no "
+          "weights are on the network"),
+      with_default(
+          quantity("network", &RunConfig::network, "RATE",
+                   "for plans: what a host receives from others, such as 25GB/s", parse_rate),
+          "as zero-infer limits has measured"),
       toggle("cpu-offload", &RunConfig::cpu_offload,
              "weights beyond the device's budget rest in pinned memory"),
       cpu_share(),

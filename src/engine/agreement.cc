@@ -26,12 +26,12 @@ std::vector<Agreed> model_agreement(const OpenModel& open, const Tokenizer& toke
   return agreed;
 }
 
-void check_agreement(World& world, const std::vector<Agreed>& mine) {
+void check_agreement(RankGroup& ranks, const std::vector<Agreed>& mine) {
   WireWriter values(kValues);  // exact: a stop text may hold any bytes
   for (const Agreed& a : mine) values.put(a.value);
-  const std::string theirs = world.broadcast(values.take(), 0);
-  const std::string their_host = world.broadcast(world.host(), 0);
-  world.all_or_none([&] {
+  const std::string theirs = ranks.broadcast(values.take(), 0);
+  const std::string their_host = ranks.broadcast(ranks.host(), 0);
+  ranks.all_or_none([&] {
     WireReader reader(kValues, theirs);
     for (const Agreed& a : mine) {
       const std::string there = reader.text();
@@ -40,7 +40,7 @@ void check_agreement(World& world, const std::vector<Agreed>& mine) {
           "{} must be the same on every rank: rank 0 on {} has {}, rank {} on {} has {}; give all "
           "ranks "
           "the same flags, config file and checkpoint",
-          a.name, their_host, in_quotes(there), world.rank(), world.host(), in_quotes(a.value)));
+          a.name, their_host, in_quotes(there), ranks.rank(), ranks.host(), in_quotes(a.value)));
     }
     reader.finish();
   });

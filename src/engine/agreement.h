@@ -5,7 +5,7 @@
 
 #include "engine/open_model.h"
 #include "text/tokenizer.h"
-#include "zero_infer/world.h"
+#include "zero_infer/rank_group.h"
 
 namespace zi {
 
@@ -20,8 +20,9 @@ struct Agreed {
 /// files. Where they lie and when they were written may differ. Throws IoError.
 std::vector<Agreed> model_agreement(const OpenModel& open, const Tokenizer& tokenizer);
 
-/// Collective. Throws ConfigError (on the first rank that differs; PeerError elsewhere) with the
-/// first name whose value differs from rank 0's. Every rank gives the same names.
-void check_agreement(World& world, const std::vector<Agreed>& mine);
+/// Collective over the group. Throws ConfigError (on the first rank that differs; PeerError
+/// elsewhere) with the first name whose value differs from rank 0's. Every rank gives the same
+/// names.
+void check_agreement(RankGroup& ranks, const std::vector<Agreed>& mine);
 
 }  // namespace zi

@@ -28,11 +28,30 @@ namespace {
 constexpr int kCoresOfCopier = 4;
 constexpr int kMostCopiers = 4;
 
+/// Collective.
+std::shared_ptr<RankGroup> make_partition(World& world, const RunConfig& config) {
+  // Else some ranks would be in other collective calls than the rest.
+  const std::vector<PartitionWithin> all = world.all_gather(config.partition_within);
+  world.all_or_none([&] {
+    if (config.partition_within == all.front()) return;
+    throw ConfigError(fmt::format(
+        "--partition-within must be the same on every rank: rank 0 has {}, rank {} on {} has {}",
+        name_of(all.front()), world.rank(), world.host(), name_of(config.partition_within)));
+  });
+  const RankHosts& hosts = world.hosts();
+  if (config.partition_within == PartitionWithin::kJob || hosts.count() == 1) {
+    return {std::shared_ptr<RankGroup>(), &world};  // its owner's
+  }
+  return world.split(hosts.host_of(world.rank()));
+}
+
 Backend make_cpu_backend(World& world, const RunConfig& config) {
   Backend backend;
+  backend.partition = make_partition(world, config);
+  const int ranks = backend.partition->size();
   world.all_or_none([&] {
     const int threads = threads_per_rank(world.local_size());
-    const bool travels = config.cpu_offload || config.nvme_offload_path || world.size() > 1;
+    const bool travels = config.cpu_offload || config.nvme_offload_path || ranks > 1;
     const int copiers = travels ? std::clamp(threads / kCoresOfCopier, 1, kMostCopiers) : 1;
     // With few cores none can be set aside: copies and products share them.
     const int products = travels && threads >= kCoresOfCopier ? threads - copiers : threads;
@@ -40,7 +59,7 @@ Backend make_cpu_backend(World& world, const RunConfig& config) {
     backend.device = make_cpu_device(copiers);
     backend.ops = make_cpu_ops(products);
   });
-  if (world.size() > 1) backend.communicator = world.make_cpu_communicator();
+  backend.communicator = make_communicator(world, *backend.partition, backend, config);
   return backend;
 }
 
@@ -54,18 +73,18 @@ constexpr std::size_t kLeastTrialBytes = std::size_t{4} << 20;
 
 /// Collective. A rank's shard of a block of the model, the same on every rank. If something is
 /// wrong with the model, the engine will say so.
-std::size_t typical_shard_bytes(World& world, const RunConfig& config) {
+std::size_t typical_shard_bytes(RankGroup& partition, const RunConfig& config) {
   std::size_t bytes = kTypicalShardBytes;
-  if (world.rank() == 0) {
+  if (partition.rank() == 0) {
     try {
       const auto model = make_model(ModelConfig::load(resolve_model(config.model)), false);
-      bytes = PartitionLayout(model->spec().blocks.front(), DType::kBFloat16, world.size())
+      bytes = PartitionLayout(model->spec().blocks.front(), DType::kBFloat16, partition.size())
                   .shard_bytes();
     } catch (const Error&) {
     }
   }
   const std::string wire =
-      world.broadcast(std::string(reinterpret_cast<const char*>(&bytes), sizeof(bytes)), 0);
+      partition.broadcast(std::string(reinterpret_cast<const char*>(&bytes), sizeof(bytes)), 0);
   std::memcpy(&bytes, wire.data(), sizeof(bytes));
   return bytes;
 }
@@ -103,6 +122,7 @@ std::optional<int> choose_gpu(World& world, std::string& why, bool& loud) {
 
 Backend make_cuda_backend(World& world, const RunConfig& config, int gpu) {
   Backend backend;
+  backend.partition = make_partition(world, config);
   world.all_or_none([&] {
     backend.name = "cuda";
     backend.device = make_cuda_device(gpu);
@@ -110,17 +130,7 @@ Backend make_cuda_backend(World& world, const RunConfig& config, int gpu) {
     const std::string note = cuda_build_note();
     if (world.rank() == 0 && !note.empty()) log_warning(note);
   });
-  if (world.size() > 1) {
-    // This runs on the communicator's own thread: nobody else may be awake to report it.
-    const auto end_job = [&world](const std::string& message) {
-      log_error(message);
-      world.abort(1);
-    };
-    const std::size_t bytes = typical_shard_bytes(world, config);
-    backend.communicator =
-        make_nccl_communicator(world, *backend.device, bytes, end_job,
-                               bytes < kLeastTrialBytes ? Gather::kPlain : Gather::kFastest);
-  }
+  backend.communicator = make_communicator(world, *backend.partition, backend, config);
   return backend;
 }
 
@@ -143,6 +153,25 @@ DeviceSurvey survey_gpus(int ranks, int gpus) {
 #endif
 
 }  // namespace
+
+std::unique_ptr<Communicator> make_communicator([[maybe_unused]] World& world, RankGroup& ranks,
+                                                [[maybe_unused]] const Backend& backend,
+                                                [[maybe_unused]] const RunConfig& config) {
+  if (ranks.size() == 1) return nullptr;
+#ifdef ZI_HAVE_CUDA
+  if (!backend.device->is_host()) {
+    // This runs on the communicator's own thread: nobody else may be awake to report it.
+    const auto end_job = [&world](const std::string& message) {
+      log_error(message);
+      world.abort(1);
+    };
+    const std::size_t bytes = typical_shard_bytes(ranks, config);
+    return make_nccl_communicator(ranks, *backend.device, bytes, end_job,
+                                  bytes < kLeastTrialBytes ? Gather::kPlain : Gather::kFastest);
+  }
+#endif
+  return ranks.make_cpu_communicator();
+}
 
 Backend make_backend(World& world, const RunConfig& config) {
 #ifdef ZI_HAVE_CUDA

@@ -12,17 +12,26 @@
 
 namespace zi {
 
-/// A backend's parts for one rank. `communicator` is null for a world of one.
+/// A backend's parts for one rank.
 struct Backend {
   std::string name;
   std::unique_ptr<Device> device;
   std::unique_ptr<Ops> ops;
-  std::unique_ptr<Communicator> communicator;
+  /// The ranks that hold a copy of the weights together, this one among them: the job's, which the
+  /// World numbers, or those of its host. What a pass exchanges stays among them.
+  std::shared_ptr<RankGroup> partition;
+  std::unique_ptr<Communicator> communicator;  // of the partition's devices; null for one of one
 };
 
-/// Collective. The backend that the config asks for, or the best there is. Throws on all ranks or
-/// none.
+/// Collective. The backend that the config asks for, or the best there is, and the partition that
+/// it asks for. Throws on all ranks or none; where a partition is not the whole job, what fails in
+/// one of them alone is to end the job.
 Backend make_backend(World& world, const RunConfig& config);
+
+/// Collective over `ranks`: a communicator between their devices, of the backend's kind; null for
+/// one rank. Throws on all of them or none. World, ranks and backend outlive it.
+std::unique_ptr<Communicator> make_communicator(World& world, RankGroup& ranks,
+                                                const Backend& backend, const RunConfig& config);
 
 /// The devices that ranks on this host would get, looked at without a job.
 struct DeviceSurvey {

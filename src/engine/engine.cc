@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "base/printable_text.h"
-#include "engine/memory_planner.h"
 #include "engine/needless_offload.h"
 #include "engine/share_trial.h"
 #include "engine/travel_trial.h"
@@ -57,6 +56,7 @@ Engine::Engine(World& world, std::shared_ptr<Backend> backend, RunConfig config,
   make_memory_plan();
   world.all_or_none([&] { mine = agreement(); });
   check_agreement(world, mine);
+  world.all_or_none([&] { check_agreement(partition(), plan_agreement()); });
   if (world.rank() == 0) {
     log_info(fmt::format("{}, {}; memory of a rank: {}", backend_->name, backend_->device->name(),
                          format_memory(static_cast<double>(plan_->rank_bytes()))));
@@ -66,13 +66,14 @@ Engine::Engine(World& world, std::shared_ptr<Backend> backend, RunConfig config,
   Buffer slots = allocate_slots();
   world.all_or_none([&] {
     const LoadOptions options{
-        .rank = world.rank(),
-        .world = world.size(),
+        .rank = partition().rank(),
+        .world = partition().size(),
         .threads = std::clamp(threads_per_rank(world.local_size()), kFewestReads, kMostReads),
         .show_progress = world.rank() == 0 && !config_.quiet,
         .observer = observer_,
         .model_name = open_.directory.filename().string(),
-        .nvme_path = config_.nvme_offload_path};
+        .nvme_path = config_.nvme_offload_path,
+        .others_write_alike = partition().size() < world.size()};
     weights_ = std::make_unique<ModelWeights>(*backend_->device, *backend_->ops, *open_.source,
                                               open_.model->spec(), *plan_, options);
   });
@@ -87,8 +88,8 @@ void Engine::begin_passes() { make_runner(allocate_slots()); }
 /// device's.
 Buffer Engine::allocate_slots() {
   Buffer slots;
-  if (world_->size() > 1 && plan_->slots > 0) {
-    world_->all_or_none(
+  if (partition().size() > 1 && plan_->slots > 0) {
+    partition().all_or_none(
         [&] { slots = backend_->communicator->allocate(*backend_->device, plan_->slots); });
   }
   return slots;
@@ -97,7 +98,7 @@ Buffer Engine::allocate_slots() {
 std::int64_t Engine::measure_stay_rows(Buffer& slots) {
   if (plan_->travel != Travel::kAuto) return plan_->all_stay() ? plan_->pass_tokens : 0;
   const std::vector<TravelTimes> times =
-      measure_travel(*world_, *backend_, *open_.model, *plan_, *weights_, slots);
+      measure_travel(partition(), *backend_, *open_.model, *plan_, *weights_, slots);
   const std::int64_t rows = rows_to_stay(times, plan_->pass_tokens);
   if (world_->rank() == 0) {
     log_info(fmt::format(
@@ -131,7 +132,7 @@ void Engine::prepare_host_products(Buffer& slots) {
   std::vector<ShareTime> times;
   world_->all_or_none([&] {
     times = measure_host_shares(*backend_, *host_products_, *open_.model, *plan_, *weights_,
-                                world_->rank(), slots);
+                                partition().rank(), slots);
   });
   std::vector<HostShares::Point> points;
   for (const ShareTime& t : times) points.push_back({t.rows, t.share});
@@ -156,8 +157,8 @@ void Engine::make_runner(Buffer slots) {
                           .model = *open_.model,
                           .weights = *weights_,
                           .plan = *plan_,
-                          .rank = world_->rank(),
-                          .world = world_->size(),
+                          .rank = partition().rank(),
+                          .world = partition().size(),
                           .vocabulary = vocabulary,
                           .drawable = std::min<std::int64_t>(tokenizer_->size(), vocabulary),
                           .stay_rows = *stay_rows_,
@@ -224,23 +225,42 @@ void Engine::make_memory_plan() {
   input.block_format = open_.block_formats();
   input.head_format = open_.head_format;
   input.compute_dtype = open_.compute_dtype;
-  input.world = world_->size();
+  input.world = partition().size();
   input.device_is_host = backend_->device->is_host();
   input.device_free = std::ranges::min_element(all, {}, &Memory::device_free)->device_free;
   input.host_free = std::ranges::min_element(all, {}, &Memory::host_free)->host_free;
   input.local_size =
       static_cast<int>(std::ranges::max_element(all, {}, &Memory::local_size)->local_size);
+  world_->all_or_none([&] { plan_ = make_plan(input, config_); });
+  if (partition().size() < world_->size()) equalize_kv_pages(input);
   world_->all_or_none([&] {
-    plan_ = make_plan(input, config_);
     if (auto note = needless_offload(*plan_, input, config_)) {
       plan_->notes.push_back(std::move(*note));
     }
   });
 }
 
-std::vector<Agreed> Engine::agreement() const {
+void Engine::equalize_kv_pages(const PlanInput& input) {
+  const std::int64_t fewest = std::ranges::min(world_->all_gather(plan_->kv_pages));
+  world_->all_or_none([&] {
+    if (plan_->kv_pages == fewest) return;
+    RunConfig config = config_;
+    config.kv_budget =
+        plan_->kv / static_cast<std::size_t>(plan_->kv_pages) * static_cast<std::size_t>(fewest);
+    plan_ = make_plan(input, config);
+  });
+}
+
+std::vector<Agreed> Engine::plan_agreement() const {
   std::string tiers;
   for (Tier tier : plan_->tiers) tiers += name_of(tier).front();
+  return {{"the tiers of the blocks", tiers},
+          {"the plan",
+           fmt::format("{} rows a pass, {} of logits, {} KV pages, {} slots", plan_->pass_tokens,
+                       plan_->head_rows, plan_->kv_pages, plan_->slot_count)}};
+}
+
+std::vector<Agreed> Engine::agreement() const {
   std::string stops;  // each with its length: `a|b` is not `a` and `b`
   for (const std::string& stop : config_.stop) stops += fmt::format("{}:{} ", stop.size(), stop);
   const GenerationSettings s = GenerationOptions::from(config_).settings;
@@ -248,13 +268,10 @@ std::vector<Agreed> Engine::agreement() const {
       {"--compute-dtype", std::string(name_of(plan_->compute_dtype))},
       {"--weight-format", name_of(plan_->block_format)},
       {"--head-format", name_of(plan_->head_format)},
-      {"the tiers of the blocks", tiers},
+      {"--partition-within", std::string(name_of(config_.partition_within))},
       {"--travel", std::string(name_of(config_.travel))},
       {"--cpu-share", config_.cpu_share ? fmt::format("{}", *config_.cpu_share) : "auto"},
       {"--batch-size", fmt::format("{}", fmt::join(config_.batch_size, ","))},
-      {"the plan",
-       fmt::format("{} rows a pass, {} of logits, {} KV pages, {} slots", plan_->pass_tokens,
-                   plan_->head_rows, plan_->kv_pages, plan_->slot_count)},
       {"--score, --benchmark, --logprobs, --chat",
        fmt::format("{} {} {} {}", config_.score, config_.benchmark, config_.logprobs,
                    config_.chat)},
@@ -275,7 +292,7 @@ GenerationOptions Engine::generation_options() const {
 
 Engine::Outcome Engine::generate(const Job& job) {
   const bool shares = job.options.share_prefixes && !job.options.score;
-  WorkExchange exchange(*world_, job.source, job.sink, shares ? plan_->kv_pages : 0);
+  WorkExchange exchange(*world_, partition(), job.source, job.sink, shares ? plan_->kv_pages : 0);
   Generator generator(*runner_, exchange, *tokenizer_, *plan_, job.lanes, world_->rank(),
                       job.options, job.stop_signal);
   runner_->take_fetch_stats();

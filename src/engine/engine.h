@@ -13,6 +13,7 @@
 #include "engine/generator.h"
 #include "engine/host_shares.h"
 #include "engine/memory_plan.h"
+#include "engine/memory_planner.h"
 #include "engine/model_weights.h"
 #include "engine/open_model.h"
 #include "engine/output.h"
@@ -26,7 +27,8 @@
 namespace zi {
 
 /// A model that is loaded and ready to generate, on all ranks of a world. Every public call is
-/// collective.
+/// collective. Prompts, results and stopping are the world's; weights, and all that a pass
+/// exchanges, are the partition's, of which the world has one or several.
 class Engine {
  public:
   /// Resolves the model, plans the memory, loads. A failure on any rank leaves all of them, with
@@ -72,6 +74,8 @@ class Engine {
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   const Model& model() const { return *open_.model; }
   const Backend& backend() const { return *backend_; }
+  /// The ranks that hold a copy of the weights together, by which plan and weights number them.
+  RankGroup& partition() const { return *backend_->partition; }
   const ModelWeights& weights() const { return *weights_; }
   /// Of this rank's host, as given or measured.
   const HostShares& host_shares() const { return *host_shares_; }
@@ -88,6 +92,9 @@ class Engine {
   /// Says what of the checkpoint is loaded in another format.
   void log_conversions() const;
   void make_memory_plan();
+  /// Collective. Where partitions differ in ranks, and with them in memory: as many pages of the KV
+  /// cache as the one with the fewest has, so that a prompt is refused by all or none.
+  void equalize_kv_pages(const PlanInput& input);
   Buffer allocate_slots();
   void make_runner(Buffer slots);
   /// Collective. The largest row count of any rank for which weights stay.
@@ -96,6 +103,8 @@ class Engine {
   void prepare_host_products(Buffer& slots);
   /// What must be the same on every rank, or the job would hang or give nonsense.
   std::vector<Agreed> agreement() const;
+  /// The same of the ranks of a partition.
+  std::vector<Agreed> plan_agreement() const;
 
   World* world_;
   std::shared_ptr<Backend> backend_;

@@ -159,8 +159,9 @@ void Generator::run_pass(const WorkExchange::Turn& turn) {
   // Unless prompts are being computed, every busy lane has one row.
   const WorkExchange::Rows rows = exchange_->share_rows(
       std::move(ids_), static_cast<std::int64_t>(samples_.size()), turn.most_active);
-  runner_->run({chunks, rows.ids, logits_rows_, samples_, rows.most_samples, turn.last});
   ++stats_.passes;
+  if (rows.most == 0) return;  // the pass is another partition's
+  runner_->run({chunks, rows.ids, logits_rows_, samples_, rows.most_samples, turn.last});
 
   for (const Chunk& c : chunks) {
     scheduler_.advance(c);

@@ -215,14 +215,17 @@ TierBudgets budgets_of(const MemoryPlan& plan, const Room& room, const PlanInput
 void check_fit(MemoryPlan& plan, const PlanInput& in, const RunConfig& config, const Room& room) {
   const std::size_t device = plan.device_bytes();
   const std::size_t host = plan.process_bytes();
-  const std::string fewer_bits =
+  std::string otherwise =
       plan.block_format.packed() ? "" : ", or give --weight-format int8 or int4";
+  if (config.partition_within == PartitionWithin::kHost) {
+    otherwise += ", or --partition-within job, for the memory of all hosts";
+  }
   const auto refuse = [&](std::string_view where, std::size_t needed, std::size_t free,
                           std::string_view advice) {
     throw MemoryError(fmt::format(
         "the plan does not fit: a rank needs {} of {} memory, {} are available; {}{}\n{}",
         format_memory(static_cast<double>(needed)), where, format_memory(static_cast<double>(free)),
-        advice, fewer_bits, plan.table()));
+        advice, otherwise, plan.table()));
   };
   if (!in.device_is_host && device > room.device) {
     refuse("device", device, room.device,

@@ -167,7 +167,9 @@ void ModelWeights::load_shards(Device& device, Ops& ops, const WeightSource& sou
     for (const ShardReader& reader : readers) pointers.push_back(&reader);
     std::vector<ShardSize> sizes;
     for (int u : on_nvme) sizes.push_back({u, layout(u).shard_bytes()});
-    shard_file_ = prepare_shard_file(*options.nvme_path, key, on_nvme, pointers, tell);
+    shard_file_ =
+        prepare_shard_file(*options.nvme_path, key, on_nvme, pointers, tell, kShardExtentBytes,
+                           options.others_write_alike ? OtherWriter::kWait : OtherWriter::kRefuse);
     nvme_ = std::make_unique<NvmeStore>(device, shard_file_, key, sizes, NvmeOptions{});
   }
   loader.finish();

@@ -31,6 +31,8 @@ struct LoadOptions {
   LoadObserver observer = {};
   std::string model_name;  // for shard files
   std::optional<std::filesystem::path> nvme_path;
+  /// Ranks of other partitions may be writing the same shard file to the same disk: wait for them.
+  bool others_write_alike = false;
 };
 
 /// This rank's weights in their tiers: shards of the blocks, of the head and of the embedding, and

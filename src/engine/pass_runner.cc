@@ -21,6 +21,7 @@ constexpr std::size_t kMostGraphs = 64;
 PassRunner::PassRunner(const Parts& parts, Buffer slots)
     : device_(&parts.device),
       ops_(&parts.ops),
+      communicator_(parts.communicator),
       model_(&parts.model),
       weights_(&parts.weights),
       plan_(&parts.plan),
@@ -37,6 +38,7 @@ PassRunner::PassRunner(const Parts& parts, Buffer slots)
       compute_(device_->make_stream("compute")),
       exchange_(device_->make_stream("gather", StreamPriority::kFirst)) {
   allocate_results();
+  network_taken_ = network_passed_ = network_bytes();  // of trials
   embedding_ =
       std::make_unique<EmbeddingRows>(*device_, *ops_, parts.communicator, *plan_, model_->config(),
                                       parts.rank, weights_->embedding_shard(), *exchange_);
@@ -241,7 +243,8 @@ void PassRunner::run(const Request& request) {
   compute_->synchronize();
   if (split_ops_) split_ops_->check();
   const Exchanged moved = row_exchange_ ? row_exchange_->take_exchanged() : Exchanged{};
-  timer_->end_pass(moved);
+  const std::uint64_t network = network_bytes();
+  timer_->end_pass(moved, network - std::exchange(network_passed_, network));
   exchanged_ += moved;
 }
 
@@ -249,12 +252,18 @@ void PassRunner::observe(PassObserver observer) { timer_->observe(std::move(obse
 
 Exchanged PassRunner::take_exchanged() { return std::exchange(exchanged_, {}); }
 
-FetchStats PassRunner::take_fetch_stats() { return fetcher_->take_stats(); }
+FetchStats PassRunner::take_fetch_stats() {
+  FetchStats stats = fetcher_->take_stats();
+  const std::uint64_t now = network_bytes();
+  stats.bytes[Link::kNetwork] = now - std::exchange(network_taken_, now);
+  return stats;
+}
 
 PerLink<std::uint64_t> PassRunner::moved() const {
   PerLink<std::uint64_t> bytes;
   for (const Link link : kTravelLinks) bytes[link] = fetcher_->moved()[link];
   bytes[Link::kGather] += exchanged_.bytes;
+  bytes[Link::kNetwork] = network_bytes() - network_taken_;
   return bytes;
 }
 

@@ -42,8 +42,8 @@ class PassRunner {
   /// all take part in the same exchanges; an idle rank has no chunks.
   struct Request {
     std::span<const Chunk> chunks;
-    /// (world, most): the token ids of every rank's rows, this rank's being those of its chunks,
-    /// filled up with kNoId; the same on every rank.
+    /// (world, most): the token ids of the rows of each rank of the partition, this rank's being
+    /// those of its chunks, filled up with kNoId; the same on every rank.
     std::span<const std::int32_t> ids;
     std::span<const std::int32_t> logits_rows;  // rows of the pass, ascending, each once
     std::span<const SampleRow> samples;         // one for each of them
@@ -55,7 +55,7 @@ class PassRunner {
   struct Parts {
     Device& device;
     Ops& ops;
-    Communicator* communicator;  // null for a world of one
+    Communicator* communicator;  // null for a partition of one
     Model& model;
     const ModelWeights& weights;
     const MemoryPlan& plan;
@@ -83,7 +83,8 @@ class PassRunner {
   /// Replaces Parts::host_shares, from the next pass on.
   void share_with_host(HostShares shares) { host_shares_ = std::move(shares); }
 
-  /// What moved since the last call.
+  /// What moved since the last call; over the network, all that came from other hosts, with what
+  /// was exchanged.
   FetchStats take_fetch_stats();
   /// Bytes that moved over each link since the last calls of take_fetch_stats and take_exchanged.
   PerLink<std::uint64_t> moved() const;
@@ -115,8 +116,13 @@ class PassRunner {
   /// Null, with a warning, where the device cannot: passes then run as always.
   std::unique_ptr<Graph> record(const std::function<void()>& work);
 
+  std::uint64_t network_bytes() const {
+    return communicator_ == nullptr ? 0 : communicator_->network_bytes();
+  }
+
   Device* device_;
   Ops* ops_;
+  Communicator* communicator_;
   Model* model_;
   const ModelWeights* weights_;
   const MemoryPlan* plan_;
@@ -145,6 +151,8 @@ class PassRunner {
   std::int64_t most_rows_ = 0;  // of any rank, in the pass that runs
   bool stays_ = false;          // weights do
   Exchanged exchanged_;
+  std::uint64_t network_taken_ = 0;                 // bytes, at the last take_fetch_stats
+  std::uint64_t network_passed_ = 0;                // at the end of the last pass
   std::map<Shape, std::unique_ptr<Graph>> graphs_;  // null: seen once
   bool graphs_failed_ = false;
   std::vector<RowBlockMatrix> matrices_;

@@ -38,10 +38,11 @@ void PassTimer::deliver_earlier() {
   if (begun_ > delivered_ + 1) deliver(delivered_);
 }
 
-void PassTimer::end_pass(const Exchanged& exchanged) {
+void PassTimer::end_pass(const Exchanged& exchanged, std::uint64_t network_bytes) {
   if (!observer_) return;
   running().times.host.end = host_seconds();
   running().times.exchanged = exchanged;
+  running().times.network_bytes = network_bytes;
   device_->mark_end();
 }
 

@@ -40,7 +40,7 @@ class PassTimer {
   }
   /// Tells the observer of the pass before, while the device works.
   void deliver_earlier();
-  void end_pass(const Exchanged& exchanged);
+  void end_pass(const Exchanged& exchanged, std::uint64_t network_bytes);
 
   /// Around what the host enqueues for a unit.
   void begin_unit(int unit);

@@ -16,8 +16,11 @@ struct PassTimes {
   std::int64_t rows = 0;   // tokens
   bool stays = false;      // weights did, and activations travelled
   Exchanged exchanged;     // by this rank, for the head as well
-  Interval host;           // the host was in it, the wait at its end included
-  Interval embed;          // embedding rows looked up, exchanged and normed, up to the first block
+  /// From other hosts, by this rank, since the pass before it ended: gathers for it and for the
+  /// next one.
+  std::uint64_t network_bytes = 0;
+  Interval host;   // the host was in it, the wait at its end included
+  Interval embed;  // embedding rows looked up, exchanged and normed, up to the first block
   std::vector<UnitTimes> units;
   Interval graph;  // instead of units: all blocks and the logits in one replayed graph
   Interval head;   // after the blocks: logits, their exchange, samples

@@ -40,10 +40,14 @@ class TrialStore final : public ShardStore {
 
 class TravelTrial {
  public:
-  TravelTrial(World& world, Backend& backend, const Model& model, const MemoryPlan& plan,
+  TravelTrial(RankGroup& partition, Backend& backend, const Model& model, const MemoryPlan& plan,
               const ModelWeights& weights, Buffer& slots)
-      : world_(&world), backend_(&backend), model_(&model), plan_(&plan), store_(*backend.device) {
-    world.all_or_none([&] { prepare(weights, slots); });  // no collective call in it
+      : partition_(&partition),
+        backend_(&backend),
+        model_(&model),
+        plan_(&plan),
+        store_(*backend.device) {
+    partition.all_or_none([&] { prepare(weights, slots); });  // no collective call in it
   }
 
   /// Of a block, when the passes before and after are of the same kind.
@@ -61,7 +65,7 @@ class TravelTrial {
       compute_->record(*end_);
       compute_->synchronize();
       const double mine = backend_->device->elapsed_seconds(*start_, *end_);
-      const double slowest = std::ranges::max(world_->all_gather(mine));
+      const double slowest = std::ranges::max(partition_->all_gather(mine));
       if (i == 1 || (i > 1 && slowest < least)) least = slowest;
     }
     return least / static_cast<double>(layouts_.size());
@@ -77,7 +81,7 @@ class TravelTrial {
     start_ = device.make_event();
     end_ = device.make_event();
     row_exchange_ = std::make_unique<RowExchange>(device, *backend_->ops, *backend_->communicator,
-                                                  world_->size(), exchange_memory_.data(),
+                                                  partition_->size(), exchange_memory_.data(),
                                                   exchange_memory_.bytes(), *exchange_);
     ops_ = std::make_unique<ExchangeOps>(
         std::shared_ptr<Ops>(std::shared_ptr<Ops>(), backend_->ops.get()), *row_exchange_);
@@ -101,11 +105,11 @@ class TravelTrial {
     const std::vector<ShardStore*> stores(layouts_.size(), &store_);
     Buffer own_slots(slots.data(), slots.bytes(), [](void*) {});  // they stay the caller's
     fetcher_ =
-        std::make_unique<LayerFetcher>(device, backend_->communicator.get(), world_->rank(),
+        std::make_unique<LayerFetcher>(device, backend_->communicator.get(), partition_->rank(),
                                        layouts_, stores, kSlots, *exchange_, std::move(own_slots));
   }
 
-  World* world_;
+  RankGroup* partition_;
   Backend* backend_;
   const Model* model_;
   const MemoryPlan* plan_;
@@ -141,10 +145,10 @@ std::int64_t rows_to_stay(std::span<const TravelTimes> times, std::int64_t most)
   return before == nullptr ? 0 : most;
 }
 
-std::vector<TravelTimes> measure_travel(World& world, Backend& backend, const Model& model,
+std::vector<TravelTimes> measure_travel(RankGroup& partition, Backend& backend, const Model& model,
                                         const MemoryPlan& plan, const ModelWeights& weights,
                                         Buffer& slots) {
-  TravelTrial trial(world, backend, model, plan, weights, slots);
+  TravelTrial trial(partition, backend, model, plan, weights, slots);
   std::vector<TravelTimes> times;
   for (std::int64_t rows = 1;; rows = std::min(plan.pass_tokens, rows * kRowsFactor)) {
     times.push_back({.rows = rows,

@@ -8,7 +8,7 @@
 #include "engine/memory_plan.h"
 #include "engine/model_weights.h"
 #include "zero_infer/model.h"
-#include "zero_infer/world.h"
+#include "zero_infer/rank_group.h"
 
 namespace zi {
 
@@ -23,11 +23,12 @@ struct TravelTimes {
 /// none. Between two measured row counts, times are on a straight line. `times`: by ascending rows.
 std::int64_t rows_to_stay(std::span<const TravelTimes> times, std::int64_t most);
 
-/// Collective, the same on every rank: passes over a few blocks both ways, by a layer fetcher, with
-/// more and more rows until weights are better gathered. `slots` is the communicator's memory of
-/// plan.slots; what it holds is lost. Takes some of the memory that passes take, and gives it back.
-/// Attention is left out, which is the same either way, and so are reads and copies of shards.
-std::vector<TravelTimes> measure_travel(World& world, Backend& backend, const Model& model,
+/// Collective over the partition, the same on every rank: passes over a few blocks both ways, by a
+/// layer fetcher, with more and more rows until weights are better gathered. `slots` is the
+/// communicator's memory of plan.slots; what it holds is lost. Takes some of the memory that passes
+/// take, and gives it back. Attention is left out, which is the same either way, and so are reads
+/// and copies of shards.
+std::vector<TravelTimes> measure_travel(RankGroup& partition, Backend& backend, const Model& model,
                                         const MemoryPlan& plan, const ModelWeights& weights,
                                         Buffer& slots);
 

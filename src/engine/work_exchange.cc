@@ -153,7 +153,10 @@ WorkExchange::Turn WorkExchange::take_turn(const Report& report, std::string_vie
 
 WorkExchange::Rows WorkExchange::share_rows(std::vector<std::int32_t> ids, std::int64_t samples,
                                             std::int64_t expected) {
-  if (world_->size() == 1) return {std::move(ids), samples};
+  if (partition_->size() == 1) {
+    const auto rows = static_cast<std::int64_t>(ids.size());
+    return {std::move(ids), samples, rows};
+  }
   // The counts go in front of the ids: ranks that decode need no exchange for them alone.
   std::vector<std::int32_t> sent = {static_cast<std::int32_t>(ids.size()),
                                     static_cast<std::int32_t>(samples)};
@@ -162,17 +165,16 @@ WorkExchange::Rows WorkExchange::share_rows(std::vector<std::int32_t> ids, std::
     ids.resize(std::max(ids.size(), most), kNoId);
     sent.resize(counts);
     sent.insert(sent.end(), ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(most));
-    const std::vector<std::int32_t> all = world_->all_gather(sent);
+    const std::vector<std::int32_t> all = partition_->all_gather(sent);
     Rows rows;
-    std::int32_t most_rows = 0;
     for (auto part = all.begin(); part != all.end(); part += std::ssize(sent)) {
-      most_rows = std::max(most_rows, part[0]);
+      rows.most = std::max<std::int64_t>(rows.most, part[0]);
       rows.most_samples = std::max<std::int64_t>(rows.most_samples, part[1]);
       rows.ids.insert(rows.ids.end(), part + std::ssize(sent) - static_cast<std::ptrdiff_t>(most),
                       part + std::ssize(sent));
     }
-    if (static_cast<std::size_t>(most_rows) <= most) return rows;
-    most = static_cast<std::size_t>(most_rows);
+    if (static_cast<std::size_t>(rows.most) <= most) return rows;
+    most = static_cast<std::size_t>(rows.most);
   }
 }
 

@@ -18,9 +18,9 @@ struct FailedPrompts {
   std::int64_t all() const { return refused + not_finite; }
 };
 
-/// The once-a-pass control exchange: who still works, who wants prompts, what was finished, and
-/// whether to stop. Because every rank sees the same reports, all leave together and nobody waits
-/// in a gather for a rank that is gone.
+/// The once-a-pass control exchange, over the whole job: who still works, who wants prompts, what
+/// was finished, and whether to stop. Because every rank sees the same reports, all leave together
+/// and nobody waits in a gather for a rank that is gone.
 class WorkExchange {
  public:
   struct Report {
@@ -43,8 +43,10 @@ class WorkExchange {
 
   /// `source` and `sink` are used on rank 0 and may be null elsewhere; `remembered_blocks` is for
   /// its PrefixRouter.
-  WorkExchange(World& world, PromptSource* source, OutputSink* sink, std::int64_t remembered_blocks)
+  WorkExchange(World& world, RankGroup& partition, PromptSource* source, OutputSink* sink,
+               std::int64_t remembered_blocks)
       : world_(&world),
+        partition_(&partition),
         source_(source),
         sink_(sink),
         router_(static_cast<std::size_t>(world.size()), remembered_blocks) {}
@@ -52,13 +54,14 @@ class WorkExchange {
   /// Collective. Sends `outbox` (events) to rank 0's sink and fetches work from its source.
   Turn take_turn(const Report& report, std::string_view outbox);
 
-  /// What ranks tell each other of the pass that they are about to run.
+  /// What the ranks of a partition tell each other of the pass that they are about to run.
   struct Rows {
-    std::vector<std::int32_t> ids;  // (world, most): of every rank's rows, filled up with kNoId
+    std::vector<std::int32_t> ids;  // (ranks, most): of each one's rows, filled up with kNoId
     std::int64_t most_samples = 0;  // the largest number of samples of any rank
+    std::int64_t most = 0;          // and of rows; 0: none of them has any
   };
-  /// Collective. `ids`: of this rank's rows. It takes one exchange if no rank has more rows than
-  /// `expected`, which is the same on every rank, else two.
+  /// Collective over the partition. `ids`: of this rank's rows. It takes one exchange if no rank
+  /// has more rows than `expected`, which is the same on every rank, else two.
   Rows share_rows(std::vector<std::int32_t> ids, std::int64_t samples, std::int64_t expected);
 
  private:
@@ -75,6 +78,7 @@ class WorkExchange {
   std::vector<std::string> deal(const std::vector<Wire>& ranks);
 
   World* world_;
+  RankGroup* partition_;
   PromptSource* source_;
   OutputSink* sink_;
   PrefixRouter router_;

@@ -113,7 +113,7 @@ class Benchmark {
   }
 
   void measure_limits() {
-    limits_ = measure_run_limits(*world_, *engine_);
+    limits_ = measure_run_limits(*engine_);
     engine_->begin_passes();
   }
 

@@ -81,8 +81,18 @@ std::string limits_text(const MachineLimits& limits) {
   text += link_row("host memory, read and written, all ranks of a host", limits.host_memory);
 
   if (!limits.gather.empty()) {
-    text += fmt::format("\n{:<58} {:>8}\n", "all-gather: received from the other ranks", "GB/s");
+    text += fmt::format("\n{:<58} {:>8}\n",
+                        hosts > 1 ? "all-gather in a host: received from its other ranks"
+                                  : "all-gather: received from the other ranks",
+                        "GB/s");
     for (const SizedRate& r : limits.gather) {
+      text += link_row(size_name(r.bytes) + " gathered", r.rate);
+    }
+  }
+  if (!limits.network.empty()) {
+    text += fmt::format("\n{:<58} {:>8}\n", "all-gather of all: received by a host from the others",
+                        "GB/s");
+    for (const SizedRate& r : limits.network) {
       text += link_row(size_name(r.bytes) + " gathered", r.rate);
     }
   }

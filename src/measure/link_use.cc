@@ -34,6 +34,7 @@ std::vector<LinkUse> link_uses(const Engine& engine, const FetchStats& fetched, 
   std::vector<LinkUse> uses = {
       {Link::kGather, "gathered from the other ranks", a_pass(fetched.bytes[Link::kGather]),
        a_pass(fetched.gather_seconds)},
+      {Link::kNetwork, "received from other hosts", a_pass(fetched.bytes[Link::kNetwork])},
       {Link::kCopy, "copied from host memory", a_pass(copied - std::min(copied, read))},
       {Link::kRead, fmt::format("read from NVMe ({})", engine.nvme_method()), a_pass(read)},
       {Link::kProducts, weights_text(plan), weights}};

@@ -56,12 +56,13 @@ class MachineProbe {
       : world_(world),
         device_(*backend.device),
         ops_(*backend.ops),
-        communicator_(backend.communicator.get()),
+        backend_(backend),
         effort_(effort) {}
 
   /// What is known without measuring. First: the other parts take what is free.
   MachineLimits survey(const std::string& backend_name);
   void copies(MachineLimits& limits);
+  /// Inside each host, and over all of them.
   void gathers(MachineLimits& limits);
   void memories(MachineLimits& limits);
   void products(MachineLimits& limits);
@@ -77,6 +78,12 @@ class MachineProbe {
   Repeats repeats(double share) const {
     return {kLeastRepeats, kMostRepeats, effort_.seconds * share};
   }
+  /// Gathers of `most_ranks` ranks, those of `ranks`, by ascending sizes while there is time: the
+  /// slowest rank's rates, the same on all ranks of the world. A null communicator: this rank is
+  /// alone on its host and waits for the others.
+  std::vector<SizedRate> gathers_of(RankGroup& ranks, Communicator* communicator, int most_ranks);
+  /// What a gather of `shard` bytes of each rank brings into the host that gets most.
+  double into_a_host(std::size_t shard);
   std::size_t at_most(std::size_t bytes, std::size_t room) const {
     return std::min({bytes, effort_.most_bytes, room}) / kPageBytes * kPageBytes;
   }
@@ -84,7 +91,7 @@ class MachineProbe {
   World& world_;
   Device& device_;
   Ops& ops_;
-  Communicator* communicator_;
+  const Backend& backend_;
   const ProbeEffort& effort_;
   Room room_;
 };
@@ -97,7 +104,7 @@ MachineLimits MachineProbe::survey(const std::string& backend_name) {
   limits.backend = backend_name;
   limits.device = world_.broadcast(device_.name(), 0);
   limits.world = world_.size();
-  limits.ranks_per_host = static_cast<int>(largest_of(world_, world_.local_size()));
+  limits.ranks_per_host = world_.hosts().most_on_a_host();
   const auto sharers = static_cast<std::size_t>(world_.local_size());
   const std::size_t device_free = device_.memory().free_bytes;
   const std::size_t host_free = device_.host_memory().free_bytes;
@@ -134,8 +141,9 @@ void MachineProbe::copies(MachineLimits& limits) {
     });
   };
   // One rank of each host after the other, while the rest wait.
-  for (int turn = 0; turn < limits.ranks_per_host; ++turn) {
-    const double alone = bare_rate(world_, amount, repeats(0.5 / limits.ranks_per_host), [&] {
+  const int turns = static_cast<int>(largest_of(world_, world_.local_size()));
+  for (int turn = 0; turn < turns; ++turn) {
+    const double alone = bare_rate(world_, amount, repeats(0.5 / turns), [&] {
                            return world_.local_rank() == turn ? copy() : 0.0;
                          }).slowest;
     limits.copy_alone = turn == 0 ? alone : std::min(limits.copy_alone, alone);
@@ -143,37 +151,92 @@ void MachineProbe::copies(MachineLimits& limits) {
   limits.copy_together = bare_rate(world_, amount, repeats(0.5), copy).slowest;
 }
 
-void MachineProbe::gathers(MachineLimits& limits) {
-  if (communicator_ == nullptr) return;
+std::vector<SizedRate> MachineProbe::gathers_of(RankGroup& ranks, Communicator* communicator,
+                                                int most_ranks) {
   std::vector<std::size_t> sizes = effort_.gathers;
   const std::size_t most =
       std::min(room_.device / 3, device_.is_host() ? kMostHostGatherBytes : room_.device);
   std::erase_if(sizes, [most](std::size_t bytes) { return bytes > most; });
-  if (sizes.empty()) return;
-  say("all-gathers over the ranks ..");
-  const auto ranks = static_cast<std::size_t>(world_.size());
+  if (sizes.empty()) return {};
+  const auto count_of_ranks = static_cast<std::size_t>(most_ranks);
+  const auto shard_of = [&](std::size_t size) {
+    return std::max(size / count_of_ranks / kPageBytes, std::size_t{1}) * kPageBytes;
+  };
   Buffer slot;
   std::unique_ptr<Stream> stream;
   world_.all_or_none([&] { stream = device_.make_stream("gather", StreamPriority::kFirst); });
-  world_.all_or_none([&] { slot = communicator_->allocate(device_, sizes.back()); });
-  device_.zero(slot.data(), slot.bytes(), *stream);
+  world_.all_or_none([&] {
+    if (communicator == nullptr) return;
+    slot = communicator->allocate(device_,
+                                  shard_of(sizes.back()) * static_cast<std::size_t>(ranks.size()));
+    device_.zero(slot.data(), slot.bytes(), *stream);
+  });
+  std::vector<SizedRate> rates;
   const auto begin = std::chrono::steady_clock::now();
   for (const std::size_t size : sizes) {
-    const std::size_t shard = std::max(size / ranks / kPageBytes, std::size_t{1}) * kPageBytes;
-    const std::size_t gathered = shard * ranks;
-    if (!limits.gather.empty()) {
+    const std::size_t shard = shard_of(size);
+    const std::size_t gathered = shard * count_of_ranks;
+    if (!rates.empty()) {
       // Each repeat gathers twice, the first time untimed.
-      const double next = static_cast<double>(gathered - shard) / limits.gather.back().rate * 2 *
-                          (1 + kLeastRepeats);
+      const double next =
+          static_cast<double>(gathered - shard) / rates.back().rate * 2 * (1 + kLeastRepeats);
       const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - begin;
       if (largest_of(world_, spent.count()) + next > 2 * effort_.seconds) break;
     }
     const std::size_t count =
         std::max(std::min(kGatherBytes, effort_.most_bytes) / gathered, std::size_t{1});
-    const double rate = gather_rate(world_, device_, *communicator_, slot.span(), shard, count,
-                                    *stream, repeats(1.0 / static_cast<double>(sizes.size())))
-                            .slowest;
-    limits.gather.push_back({gathered, rate});
+    double mine = std::numeric_limits<double>::infinity();
+    if (communicator != nullptr) {
+      mine = gather_rate(ranks, device_, *communicator, slot.span(), shard, count, *stream,
+                         repeats(1.0 / static_cast<double>(sizes.size())))
+                 .slowest;
+    }
+    rates.push_back({gathered, -largest_of(world_, -mine)});
+  }
+  return rates;
+}
+
+double MachineProbe::into_a_host(std::size_t shard) {
+  Communicator& all = *backend_.communicator;
+  const std::uint64_t before = all.network_bytes();
+  const auto ranks = static_cast<std::size_t>(world_.size());
+  Buffer blocks;
+  std::unique_ptr<Stream> stream;
+  world_.all_or_none([&] { stream = device_.make_stream("gather"); });
+  world_.all_or_none([&] { blocks = all.allocate(device_, ranks * shard); });
+  all.all_gather(blocks.data() + static_cast<std::size_t>(world_.rank()) * shard, blocks.data(),
+                 shard, *stream);
+  stream->synchronize();
+  const std::vector<std::uint64_t> received = world_.all_gather(all.network_bytes() - before);
+  std::uint64_t most = 0;
+  for (int host = 0; host < world_.hosts().count(); ++host) {
+    std::uint64_t here = 0;
+    for (const int r : world_.hosts().ranks_of(host)) here += received[static_cast<std::size_t>(r)];
+    most = std::max(most, here);
+  }
+  return static_cast<double>(most);
+}
+
+void MachineProbe::gathers(MachineLimits& limits) {
+  const RankHosts& hosts = world_.hosts();
+  if (world_.size() == 1) return;
+  if (hosts.count() == 1) {
+    say("all-gathers over the ranks ..");
+    limits.gather = gathers_of(world_, backend_.communicator.get(), world_.size());
+    return;
+  }
+  if (hosts.most_on_a_host() > 1) {
+    say("all-gathers over the ranks of each host ..");
+    const auto here = world_.split(hosts.host_of(world_.rank()));
+    const auto communicator = make_communicator(world_, *here, backend_, {});
+    limits.gather = gathers_of(*here, communicator.get(), hosts.most_on_a_host());
+  }
+  say("all-gathers over the hosts ..");
+  limits.network = gathers_of(world_, backend_.communicator.get(), world_.size());
+  const auto peers = static_cast<double>(world_.size() - 1);
+  for (SizedRate& r : limits.network) {  // received by a rank, as yet
+    const std::size_t shard = r.bytes / static_cast<std::size_t>(world_.size());
+    r.rate *= into_a_host(shard) / (peers * static_cast<double>(shard));
   }
 }
 

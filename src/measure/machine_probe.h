@@ -26,9 +26,10 @@ struct ProbeEffort {
 
 /// Collective. Measures everything but the storage, bare, through the same parts as a run with
 /// `--cpu-offload` uses: the device's copies, the communicator's gathers (in memory of its own, in
-/// place), the products. Progress goes to the log of rank 0. Sizes that do not fit into a share of
-/// the free memory, or would take too long, are left out of the lists. Throws ConfigError when a
-/// rank has too little free memory to measure anything. `seconds` stays 0.
+/// place; where there are several hosts, inside each and over all of them), the products. Progress
+/// goes to the log of rank 0. Sizes that do not fit into a share of the free memory, or would take
+/// too long, are left out of the lists. Throws ConfigError when a rank has too little free memory
+/// to measure anything. `seconds` stays 0.
 MachineLimits probe_machine(World& world, const Backend& backend, const ProbeEffort& effort);
 
 /// Collective. Adds the storage: the first rank of each host has a probe (null elsewhere) and

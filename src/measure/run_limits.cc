@@ -17,18 +17,18 @@ constexpr std::size_t kRunGatherBytes = std::size_t{2} << 30;
 
 /// Bare products of one row with everything that rests on the device, in the order of a pass: as
 /// much memory is read as a pass reads there, so that caches help neither more nor less.
-double resident_product_rate(World& world, Device& device, Ops& ops, const MemoryPlan& plan,
+double resident_product_rate(RankGroup& ranks, Device& device, Ops& ops, const MemoryPlan& plan,
                              const ModelWeights& weights, Stream& stream) {
   std::vector<RowBlockMatrix> matrices = {
-      plan.head.front().own(0, weights.head_shard(), world.rank())};
+      plan.head.front().own(0, weights.head_shard(), ranks.rank())};
   for (std::size_t b = 0; b < plan.blocks.size(); ++b) {
     const std::byte* const shard = weights.stores()[b]->resident(static_cast<int>(b));
     if (shard == nullptr) continue;
     for (std::size_t i = 0; i < plan.blocks[b].matrices().size(); ++i) {
-      matrices.push_back(plan.blocks[b].own(i, shard, world.rank()));
+      matrices.push_back(plan.blocks[b].own(i, shard, ranks.rank()));
     }
   }
-  return product_rate(world, device, ops, matrices, plan.compute_dtype, 1, stream, {}).own;
+  return product_rate(ranks, device, ops, matrices, plan.compute_dtype, 1, stream, {}).own;
 }
 
 /// Bytes of a buffer for bare copies within device memory, far beyond any cache.
@@ -36,17 +36,19 @@ constexpr std::size_t kMemoryCopyBytes = std::size_t{512} << 20;
 /// A smaller one would measure caches.
 constexpr std::size_t kLeastMemoryCopyBytes = std::size_t{128} << 20;
 
-double resident_memory_rate(World& world, Device& device, const MemoryPlan& plan, Stream& stream) {
+double resident_memory_rate(RankGroup& ranks, Device& device, const MemoryPlan& plan,
+                            Stream& stream) {
   // In memory that the pass runner has given back, so that measuring adds nothing to the plan.
   const std::size_t room = plan.kv + plan.workspace + plan.head_workspace;
   const std::size_t bytes = std::min(kMemoryCopyBytes, room / 3 / kPageBytes * kPageBytes);
   if (bytes < kLeastMemoryCopyBytes) return 0;
-  return memory_copy_rate(world, device, bytes, stream, {}).own;
+  return memory_copy_rate(ranks, device, bytes, stream, {}).own;
 }
 
 }  // namespace
 
-RunLimits measure_travel_limits(World& world, Engine& engine) {
+RunLimits measure_travel_limits(Engine& engine) {
+  RankGroup& ranks = engine.partition();
   engine.end_passes();
   Device& device = *engine.backend().device;
   Communicator* const communicator = engine.backend().communicator.get();
@@ -78,7 +80,7 @@ RunLimits measure_travel_limits(World& world, Engine& engine) {
         weights.stores()[static_cast<std::size_t>(u)]->finish_read(u, slot.data(), *stream);
       }
     };
-    limits[Link::kCopy] = bare_rate(world, static_cast<double>(units.size() * shard), {}, [&] {
+    limits[Link::kCopy] = bare_rate(ranks, static_cast<double>(units.size() * shard), {}, [&] {
                             return stream_seconds(device, *stream, copy_all);
                           }).own;
   }
@@ -86,23 +88,24 @@ RunLimits measure_travel_limits(World& world, Engine& engine) {
     const std::size_t count =
         std::clamp<std::size_t>(kRunGatherBytes / slot_bytes, 1, plan.blocks.size());
     limits[Link::kGather] =
-        gather_rate(world, device, *communicator, slot.span(), shard, count, *stream, {}).own;
+        gather_rate(ranks, device, *communicator, slot.span(), shard, count, *stream, {}).own;
   }
   if (plan.nvme_shards > 0) {
-    world.barrier();
+    ranks.barrier();
     limits[Link::kRead] = measure_bare_read(device, weights.shard_file(), NvmeOptions{},
                                             std::min(plan.nvme_shards, kRunReadBytes));
   }
   return limits;
 }
 
-RunLimits measure_run_limits(World& world, Engine& engine) {
-  RunLimits limits = measure_travel_limits(world, engine);
+RunLimits measure_run_limits(Engine& engine) {
+  RankGroup& ranks = engine.partition();
+  RunLimits limits = measure_travel_limits(engine);
   Device& device = *engine.backend().device;
   const auto stream = device.make_stream("limits");
-  limits[Link::kProducts] = resident_product_rate(world, device, *engine.backend().ops,
+  limits[Link::kProducts] = resident_product_rate(ranks, device, *engine.backend().ops,
                                                   engine.plan(), engine.weights(), *stream);
-  limits[Link::kDeviceMemory] = resident_memory_rate(world, device, engine.plan(), *stream);
+  limits[Link::kDeviceMemory] = resident_memory_rate(ranks, device, engine.plan(), *stream);
   return limits;
 }
 

@@ -2,7 +2,6 @@
 
 #include "base/link.h"
 #include "engine/engine.h"
-#include "zero_infer/world.h"
 
 namespace zi {
 
@@ -16,10 +15,11 @@ namespace zi {
 using RunLimits = PerLink<double>;
 
 /// Collective. Measures the links that the engine's plan uses, with the plan's own sizes, in well
-/// under a second each. Ends the engine's passes and measures in their memory.
-RunLimits measure_run_limits(World& world, Engine& engine);
+/// under a second each. Ends the engine's passes and measures in their memory. Each partition
+/// measures by itself.
+RunLimits measure_run_limits(Engine& engine);
 
 /// The same of gather, copy and read alone.
-RunLimits measure_travel_limits(World& world, Engine& engine);
+RunLimits measure_travel_limits(Engine& engine);
 
 }  // namespace zi

@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <string_view>
 #include <vector>
 
 #include "measure/link_use.h"
@@ -21,6 +22,32 @@ struct RankNumbers {
   double load_seconds;
 };
 
+/// More hosts than this are not listed one by one.
+constexpr int kMostHostLines = 4;
+
+/// What hosts received from each other: exact numbers, for counters of network cards.
+std::string network_lines(const RankHosts& hosts, const std::vector<RankNumbers>& ranks,
+                          double passes) {
+  if (hosts.count() == 1) return "";
+  std::vector<std::uint64_t> received(static_cast<std::size_t>(hosts.count()));
+  for (std::size_t r = 0; r < ranks.size(); ++r) {
+    received[static_cast<std::size_t>(hosts.host_of(static_cast<int>(r)))] +=
+        ranks[r].fetched.bytes[Link::kNetwork];
+  }
+  const auto line = [&](std::string_view whose, std::uint64_t bytes) {
+    return fmt::format("  {} received {} a pass over the network, {} bytes in all\n", whose,
+                       format_bytes(static_cast<double>(bytes) / passes), bytes);
+  };
+  std::string lines;
+  for (int h = 0; hosts.count() <= kMostHostLines && h < hosts.count(); ++h) {
+    lines += line(fmt::format("the host of rank {}", hosts.ranks_of(h).front()),
+                  received[static_cast<std::size_t>(h)]);
+  }
+  if (!lines.empty()) return lines;
+  return line(fmt::format("of {} hosts the one that got most", hosts.count()),
+              std::ranges::max(received));
+}
+
 }  // namespace
 
 std::size_t peak_memory_bytes() {
@@ -33,7 +60,7 @@ std::string summarize(World& world, Engine& engine, const Engine::Outcome& outco
   const RankNumbers mine{outcome.stats, outcome.fetched, peak_memory_bytes(),
                          engine.load_seconds()};
   const std::vector<RankNumbers> all = world.all_gather(mine);
-  const RunLimits limits = measure_run_limits(world, engine);
+  const RunLimits limits = measure_run_limits(engine);
   if (world.rank() != 0) return "";
 
   GenerationStats total;
@@ -79,7 +106,8 @@ std::string summarize(World& world, Engine& engine, const Engine::Outcome& outco
   for (const LinkUse& use : link_uses(engine, mine.fetched, passes, limits)) {
     out += link_row(use, pass_seconds, RowOf::kSummary);
   }
-  if (world.size() > 1 && plan.travel != Travel::kWeights) {
+  out += network_lines(world.hosts(), all, passes);
+  if (engine.partition().size() > 1 && plan.travel != Travel::kWeights) {
     out += fmt::format(
         "weights stayed in {} of {} passes; rank 0 received {} of activations a "
         "pass, in {:.0f} exchanges\n",

@@ -33,7 +33,7 @@ bool Trace::add(const PassTimes& t) {
     return false;
   }
   keep(kHostLane, kPass, t.host, t.pass);
-  if (t.exchanged.trips > 0) travels_[t.pass] = {t.stays, t.exchanged};
+  if (t.exchanged.trips > 0) travels_[t.pass] = {t.stays, t.exchanged, t.network_bytes};
   keep(kComputeLane, kEmbed, t.embed, t.pass);
   keep(kComputeLane, kGraph, t.graph, t.pass);
   for (const UnitTimes& unit : t.units) {
@@ -79,8 +79,12 @@ std::string Trace::arguments(const Mark& mark) const {
   const auto found = travels_.find(mark.pass);
   if (mark.unit != kPass || found == travels_.end()) return text;
   const Travel& travel = found->second;
-  return text + fmt::format(R"(,"weights_stay":{},"exchanges":{},"exchanged_bytes":{})",
-                            travel.stays, travel.exchanged.trips, travel.exchanged.bytes);
+  text += fmt::format(R"(,"weights_stay":{},"exchanges":{},"exchanged_bytes":{})", travel.stays,
+                      travel.exchanged.trips, travel.exchanged.bytes);
+  if (travel.network_bytes > 0) {
+    text += fmt::format(R"(,"network_bytes":{})", travel.network_bytes);
+  }
+  return text;
 }
 
 std::string Trace::events(int rank, double zero) const {

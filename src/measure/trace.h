@@ -53,6 +53,7 @@ class Trace {
   struct Travel {
     bool stays;
     Exchanged exchanged;
+    std::uint64_t network_bytes;  // of this rank, from other hosts; 0: there are none
   };
   std::string arguments(const Mark& mark) const;
 

@@ -43,11 +43,16 @@ class Adviser {
     kv_budget();
     tiers();
     travel();
+    partition();
     more_ranks();
     fewer_ranks();
     bits();
-    if (lines_.empty())
-      lines_.push_back("nothing but a faster machine: matrix products bound a pass");
+    if (lines_.empty()) {
+      lines_.push_back(
+          fmt::format("nothing but a faster machine: {} bound{} a pass",
+                      is_compute_bound() ? "matrix products" : name_of(base_.bottleneck().link),
+                      is_compute_bound() ? "" : "s"));
+    }
     return std::move(lines_);
   }
 
@@ -157,7 +162,7 @@ class Adviser {
   void travel() {
     RunConfig other = config_;
     other.travel = base_.stays ? Travel::kWeights : Travel::kActivations;
-    if (base_.ranks == 1) return;
+    if (plan_.blocks.front().world() == 1) return;
     const std::optional<PassLimit> limit = at(other);
     if (!faster(limit, base_.tokens_per_second())) return;
     lines_.push_back(fmt::format("{}: --travel {}, a pass takes {} instead of {}",
@@ -165,6 +170,27 @@ class Adviser {
                                  limit->stays ? "activations" : "weights",
                                  format_seconds(limit->seconds()),
                                  format_seconds(base_.seconds())));
+  }
+
+  /// Hosts that need no network, or the memory of all of them.
+  void partition() {
+    if (planner_.machine().hosts() == 1) return;
+    RunConfig other = config_;
+    const bool job = config_.partition_within == PartitionWithin::kJob;
+    other.partition_within = job ? PartitionWithin::kHost : PartitionWithin::kJob;
+    std::string flags = fmt::format("--partition-within {}", name_of(other.partition_within));
+    std::optional<PassLimit> limit = at(other);
+    if (!limit && !config_.cpu_offload && !plan_.device_is_host) {
+      other.cpu_offload = true;
+      flags += " --cpu-offload";
+      limit = at(other);
+    }
+    if (!faster(limit, base_.tokens_per_second())) return;
+    lines_.push_back(fmt::format(
+        "{}: {}, a pass takes {} instead of {}, {}",
+        job ? "no weights on the network, each host holds all" : "the memory of all hosts together",
+        flags, format_seconds(limit->seconds()), format_seconds(base_.seconds()),
+        tokens_text(limit->tokens_per_second())));
   }
 
   void more_ranks() {

@@ -28,6 +28,12 @@ double rate_of(const ordered_json& object, const char* key, double scale) {
   return value;
 }
 
+ordered_json sized_json(const std::vector<SizedRate>& rates) {
+  ordered_json list = ordered_json::array();
+  for (const SizedRate& r : rates) list.push_back({{"bytes", r.bytes}, {"gb_s", r.rate / kGiga}});
+  return list;
+}
+
 std::vector<StorageRate> storage_of(const ordered_json& list) {
   std::vector<StorageRate> rates;
   for (const ordered_json& r : list) {
@@ -54,6 +60,24 @@ int ranks_of(const ordered_json& object, const char* key) {
   return value.get<int>();
 }
 
+std::vector<SizedRate> sized_of(const ordered_json& list) {
+  std::vector<SizedRate> rates;
+  for (const ordered_json& r : list) {
+    rates.push_back({bytes_of(r, "bytes"), rate_of(r, "gb_s", kGiga)});
+  }
+  return rates;
+}
+
+void check_sized(const std::vector<SizedRate>& rates, const char* key) {
+  std::size_t before = 0;
+  for (const SizedRate& r : rates) {
+    if (r.bytes <= before || r.rate <= 0) {
+      throw ConfigError(fmt::format("`{}` must be in order of bytes, with rates above 0", key));
+    }
+    before = r.bytes;
+  }
+}
+
 /// What a plan needs, and what it relies on.
 void check(const MachineLimits& limits) {
   if (limits.backend != "cpu" && limits.backend != "cuda") {
@@ -71,12 +95,8 @@ void check(const MachineLimits& limits) {
       throw ConfigError("`products` must be in order of rows, with rates above 0");
     }
   }
-  for (std::size_t i = 0; i < limits.gather.size(); ++i) {
-    const bool ascends = limits.gather[i].bytes > (i == 0 ? 0 : limits.gather[i - 1].bytes);
-    if (!ascends || limits.gather[i].rate <= 0) {
-      throw ConfigError("`gather` must be in order of bytes, with rates above 0");
-    }
-  }
+  check_sized(limits.gather, "gather");
+  check_sized(limits.network, "network");
 }
 
 MachineLimits parse(const std::string& text) {
@@ -92,9 +112,8 @@ MachineLimits parse(const std::string& text) {
   limits.host_bytes = bytes_of(object, "host_bytes");
   limits.copy_alone = rate_of(object, "copy_alone_gb_s", kGiga);
   limits.copy_together = rate_of(object, "copy_together_gb_s", kGiga);
-  for (const ordered_json& r : object.at("gather")) {
-    limits.gather.push_back({bytes_of(r, "bytes"), rate_of(r, "gb_s", kGiga)});
-  }
+  limits.gather = sized_of(object.at("gather"));
+  limits.network = sized_of(object.value("network", ordered_json::array()));
   limits.device_memory = rate_of(object, "device_memory_gb_s", kGiga);
   limits.host_memory = rate_of(object, "host_memory_gb_s", kGiga);
   limits.storage_path = object.at("storage_path").get<std::string>();
@@ -110,6 +129,20 @@ MachineLimits parse(const std::string& text) {
   return limits;
 }
 
+/// Between two sizes by interpolation over the logarithm; 0 where nothing is known.
+double rate_at(const std::vector<SizedRate>& rates, std::size_t gathered_bytes) {
+  if (rates.empty()) return 0;
+  const auto above = std::ranges::find_if(
+      rates, [gathered_bytes](const SizedRate& r) { return r.bytes >= gathered_bytes; });
+  if (above == rates.begin()) return above->rate;
+  if (above == rates.end()) return rates.back().rate;
+  const SizedRate& below = *(above - 1);
+  const auto log = [](std::size_t bytes) { return std::log(static_cast<double>(bytes)); };
+  const double share =
+      (log(gathered_bytes) - log(below.bytes)) / (log(above->bytes) - log(below.bytes));
+  return below.rate + share * (above->rate - below.rate);
+}
+
 }  // namespace
 
 double MachineLimits::best_read() const {
@@ -119,22 +152,14 @@ double MachineLimits::best_read() const {
 }
 
 double MachineLimits::gather_rate(std::size_t gathered_bytes) const {
-  if (gather.empty()) return 0;
-  const auto above = std::ranges::find_if(
-      gather, [gathered_bytes](const SizedRate& r) { return r.bytes >= gathered_bytes; });
-  if (above == gather.begin()) return above->rate;
-  if (above == gather.end()) return gather.back().rate;
-  const SizedRate& below = *(above - 1);
-  const auto log = [](std::size_t bytes) { return std::log(static_cast<double>(bytes)); };
-  const double share =
-      (log(gathered_bytes) - log(below.bytes)) / (log(above->bytes) - log(below.bytes));
-  return below.rate + share * (above->rate - below.rate);
+  return rate_at(gather, gathered_bytes);
+}
+
+double MachineLimits::network_rate(std::size_t gathered_bytes) const {
+  return rate_at(network, gathered_bytes);
 }
 
 std::string MachineLimits::to_json() const {
-  ordered_json gathers = ordered_json::array();
-  for (const SizedRate& r : gather)
-    gathers.push_back({{"bytes", r.bytes}, {"gb_s", r.rate / kGiga}});
   ordered_json rows = ordered_json::array();
   for (const ProductRate& r : products) {
     rows.push_back({{"rows", r.rows},
@@ -151,7 +176,8 @@ std::string MachineLimits::to_json() const {
                                {"host_bytes", host_bytes},
                                {"copy_alone_gb_s", copy_alone / kGiga},
                                {"copy_together_gb_s", copy_together / kGiga},
-                               {"gather", gathers},
+                               {"gather", sized_json(gather)},
+                               {"network", sized_json(network)},
                                {"device_memory_gb_s", device_memory / kGiga},
                                {"host_memory_gb_s", host_memory / kGiga},
                                {"storage_path", storage_path},

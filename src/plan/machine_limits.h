@@ -46,9 +46,12 @@ struct MachineLimits {
 
   double copy_alone = 0;     // pinned memory to device, one rank at a time: the slowest of them
   double copy_together = 0;  // all ranks of a host at once: of each
-  std::vector<SizedRate> gather;  // received by a rank from all others, by gathered bytes
-  double device_memory = 0;       // read and written by a copy: the sum of both
-  double host_memory = 0;         // the same of the host's memory, all its cores
+  /// Received by a rank from all others of its host, by gathered bytes.
+  std::vector<SizedRate> gather;
+  /// Received by a host from the others, all of its ranks together, by gathered bytes.
+  std::vector<SizedRate> network;
+  double device_memory = 0;  // read and written by a copy: the sum of both
+  double host_memory = 0;    // the same of the host's memory, all its cores
   std::string storage_path;
   std::string storage_method;      // `io_uring + O_DIRECT`: what was really used
   std::vector<StorageRate> reads;  // all ranks of a host together
@@ -61,6 +64,7 @@ struct MachineLimits {
   /// The rate of gathers of about this many bytes: between two sizes, by interpolation over the
   /// logarithm.
   double gather_rate(std::size_t gathered_bytes) const;
+  double network_rate(std::size_t gathered_bytes) const;
 
   /// One JSON object (rates in GB/s and TFLOP/s, names as above), and back. `from_json` throws
   /// ConfigError with `where` for anything that is no such object.

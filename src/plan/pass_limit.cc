@@ -11,6 +11,28 @@ namespace {
 /// Of a collective call that moves next to nothing: NCCL's take 5 to 8 us between four H200, and a
 /// few more without a graph.
 constexpr double kCallSeconds = 10e-6;
+/// The same over several hosts. An assumption: some times the few us of a message over InfiniBand,
+/// with what NCCL's proxy threads add.
+constexpr double kNetworkCallSeconds = 30e-6;
+
+/// Bytes that collective calls bring into a host from the others, for all of its ranks together.
+class HostTraffic {
+ public:
+  HostTraffic(const MemoryPlan& plan, const PassShape& shape)
+      : here_(shape.ranks_per_host), away_(std::max(0, shape.partition - shape.ranks_per_host)) {
+    // NCCL's rings bring all blocks but one, see NcclCommunicator; MPI those of other hosts.
+    blocks_ = plan.device_is_host || away_ == 0 ? away_ : shape.partition - 1;
+  }
+  /// An all-gather, of so many bytes of each rank.
+  double gathered(double bytes) const { return blocks_ * bytes; }
+  /// An exchange in which each rank has so many bytes for each other one.
+  double exchanged(double bytes) const { return static_cast<double>(here_) * away_ * bytes; }
+
+ private:
+  int here_;
+  int away_;
+  int blocks_;
+};
 
 /// What the links give a rank in such a pass, a second; of host memory, all ranks of a host.
 PerLink<double> rates_of(const MemoryPlan& plan, const MachineLimits& limits,
@@ -19,6 +41,7 @@ PerLink<double> rates_of(const MemoryPlan& plan, const MachineLimits& limits,
   const bool alone = shape.ranks_per_host == 1 || limits.copy_together == 0;
   PerLink<double> rates;
   rates[Link::kGather] = limits.gather_rate(plan.blocks.front().gathered_bytes());
+  rates[Link::kNetwork] = limits.network_rate(plan.blocks.front().gathered_bytes());
   rates[Link::kCopy] = alone ? limits.copy_alone : limits.copy_together;
   rates[Link::kRead] = limits.best_read() / sharers;
   rates[Link::kDeviceMemory] = limits.device_memory;
@@ -31,7 +54,7 @@ PerLink<double> rates_of(const MemoryPlan& plan, const MachineLimits& limits,
 /// Of the weights in host memory, what its cores multiply. The link and the cores read that memory
 /// side by side: the best they can do is all of its rate.
 double host_share(const MemoryPlan& plan, const MachineLimits& limits, const PassShape& shape) {
-  if (!plan.splits() || (shape.ranks > 1 && !plan.all_stay())) return 0;
+  if (!plan.splits() || (shape.partition > 1 && !plan.all_stay())) return 0;
   if (plan.cpu_share) return *plan.cpu_share;
   const PerLink<double> rates = rates_of(plan, limits, shape);
   const double memory = rates[Link::kHostMemory] / static_cast<double>(shape.ranks_per_host);
@@ -42,9 +65,9 @@ double host_share(const MemoryPlan& plan, const MachineLimits& limits, const Pas
 /// host's, and the bytes there are those of all ranks that share it.
 PerLink<double> traffic_of(const MemoryPlan& plan, const ModelConfig& model, const PassShape& shape,
                            double host_share) {
-  const auto peers = static_cast<double>(shape.ranks - 1);
+  const auto peers = static_cast<double>(shape.partition - 1);
   const auto rows = static_cast<double>(shape.batch);
-  const bool gathers = shape.ranks > 1 && !plan.all_stay();
+  const bool gathers = shape.partition > 1 && !plan.all_stay();
   double gathered = 0;      // shards of each rank
   double slots_filled = 0;  // bytes of the blocks that travel
   for (std::size_t b = 0; b < plan.blocks.size(); ++b) {
@@ -59,14 +82,16 @@ PerLink<double> traffic_of(const MemoryPlan& plan, const ModelConfig& model, con
   const auto hidden = static_cast<double>(model.hidden);
   // Hidden states and logits of the head; embedding rows, in float32, of which each rank has its
   // part.
-  const double exchange =
-      rows * (hidden * static_cast<double>(size_of(plan.compute_dtype)) + slice * sizeof(float) +
-              hidden * sizeof(float) / static_cast<double>(shape.ranks));
+  const double inputs = rows * hidden * static_cast<double>(size_of(plan.compute_dtype));
+  const double results =
+      rows * sizeof(float) * (slice + hidden / static_cast<double>(shape.partition));
   const double kv = rows * static_cast<double>(shape.tokens) *
                     static_cast<double>(kv_token_bytes(model, plan.compute_dtype));
 
   PerLink<double> traffic;
-  traffic[Link::kGather] = peers * (gathered + exchange);
+  traffic[Link::kGather] = peers * (gathered + inputs + results);
+  const HostTraffic host(plan, shape);
+  traffic[Link::kNetwork] = host.gathered(gathered + inputs) + host.exchanged(results);
   const double multiplied = host_share * static_cast<double>(plan.host_shards);
   slots_filled -= multiplied;
   traffic[Link::kCopy] = static_cast<double>(plan.host_shards + plan.nvme_shards) - multiplied;
@@ -139,7 +164,7 @@ LinkLoad products_of(const MemoryPlan& plan, const MachineLimits& limits, const 
     // Of weights that stay, a rank multiplies its part, with the rows of all.
     const bool stay = plan.all_stay() && layouts == &plan.blocks;
     const double rate =
-        std::min(best, product_rate(limits.products, stay ? batch * shape.ranks : batch) *
+        std::min(best, product_rate(limits.products, stay ? batch * shape.partition : batch) *
                            std::max(1.0, work.operations / work.bytes));
     load.amount += operations;
     seconds += rate > 0 ? operations / rate : 0;
@@ -151,28 +176,40 @@ LinkLoad products_of(const MemoryPlan& plan, const MachineLimits& limits, const 
 /// Adds what blocks exchange whose weights stay: at the rate of gathers of that size, and the time
 /// of a call besides.
 void add_exchanges(const MemoryPlan& plan, const Model& model, const MachineLimits& limits,
-                   PassLimit& limit, PerLink<double>& amounts, PerLink<double>& rates) {
-  const double head = amounts[Link::kGather];
-  double bytes = head;
-  double seconds = rates[Link::kGather] > 0 ? head / rates[Link::kGather] : 0;
+                   const PassShape& shape, PassLimit& limit, PerLink<double>& amounts,
+                   PerLink<double>& rates) {
+  const auto time_of = [](double bytes, double rate) { return rate > 0 ? bytes / rate : 0; };
+  PerLink<double> seconds;
+  for (const Link link : {Link::kGather, Link::kNetwork}) {
+    seconds[link] = time_of(amounts[link], rates[link]);  // the head's
+  }
+  const HostTraffic host(plan, shape);
   for (const PartitionLayout& block : plan.blocks) {
     const auto ranks = static_cast<std::size_t>(block.world());
     for (const RowExchange::Row& row : staying_rows(model, block, plan.compute_dtype)) {
       const auto rows = static_cast<std::size_t>(limit.batch);
       const auto round = static_cast<std::size_t>(std::min(
           limit.batch, RowExchange::round_rows(row, plan.product_exchange, block.world())));
-      for (const std::size_t of_row : {row.input, row.result}) {
-        const auto moved = static_cast<double>((ranks - 1) * rows * of_row);
-        const double rate = limits.gather_rate(ranks * round * of_row);
-        bytes += moved;
-        seconds += rate > 0 ? moved / rate : 0;
+      for (const bool results : {false, true}) {
+        const std::size_t of_row = results ? row.result : row.input;
+        const auto of_rank = static_cast<double>(rows * of_row);
+        const double moved = static_cast<double>(ranks - 1) * of_rank;
+        const double crossed = results ? host.exchanged(of_rank) : host.gathered(of_rank);
+        const std::size_t gathered = ranks * round * of_row;
+        amounts[Link::kGather] += moved;
+        amounts[Link::kNetwork] += crossed;
+        seconds[Link::kGather] += time_of(moved, limits.gather_rate(gathered));
+        seconds[Link::kNetwork] += time_of(crossed, limits.network_rate(gathered));
       }
     }
   }
   limit.exchanges = staying_cost(plan, model, limit.batch).trips;
-  seconds += static_cast<double>(limit.exchanges) * kCallSeconds;
-  amounts[Link::kGather] = bytes;
-  rates[Link::kGather] = seconds > 0 ? bytes / seconds : 0;
+  const auto calls = static_cast<double>(limit.exchanges);
+  seconds[Link::kGather] += calls * kCallSeconds;
+  if (rates[Link::kNetwork] > 0) seconds[Link::kNetwork] += calls * kNetworkCallSeconds;
+  for (const Link link : {Link::kGather, Link::kNetwork}) {
+    rates[link] = seconds[link] > 0 ? amounts[link] / seconds[link] : 0;
+  }
 }
 
 }  // namespace
@@ -182,13 +219,14 @@ const LinkLoad& PassLimit::bottleneck() const {
 }
 
 double PassLimit::seconds() const {
-  const LinkLoad* const exchange = stays ? find(Link::kGather) : nullptr;
-  if (exchange == nullptr) return bottleneck().seconds();
-  double others = 0;
+  if (!stays) return bottleneck().seconds();
+  double exchanges = 0, others = 0;  // inside a host and between hosts there are exchanges at once
   for (const LinkLoad& load : links) {
-    if (&load != exchange) others = std::max(others, load.seconds());
+    const bool exchange = load.link == Link::kGather || load.link == Link::kNetwork;
+    double& slowest = exchange ? exchanges : others;
+    slowest = std::max(slowest, load.seconds());
   }
-  return exchange->seconds() + others;
+  return exchanges + others;
 }
 
 double PassLimit::tokens_per_second() const {
@@ -222,7 +260,9 @@ PassLimit pass_limit(const MemoryPlan& plan, const Model& model, const MachineLi
   limit.ranks = shape.ranks;
   limit.stays = plan.all_stay();
   limit.host_share = share;
-  if (limit.stays) add_exchanges(plan, model, limits, limit, amounts, rates);
+  if (limit.stays) add_exchanges(plan, model, limits, shape, limit, amounts, rates);
+  // With one rank a host, all that it gathers comes over the network.
+  if (shape.ranks_per_host == 1 && rates[Link::kNetwork] > 0) amounts[Link::kGather] = 0;
   for (const Link link : kLinks) {
     if (amounts[link] > 0) limit.links.push_back({link, amounts[link], rates[link]});
   }

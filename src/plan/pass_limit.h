@@ -10,7 +10,8 @@
 
 namespace zi {
 
-/// One link's part of a pass of one rank; of host memory, that of all ranks of a host.
+/// One link's part of a pass of one rank; of host memory and of the network, that of all ranks of a
+/// host.
 struct LinkLoad {
   Link link = Link::kProducts;
   double amount = 0;  // bytes; of products, operations
@@ -20,7 +21,7 @@ struct LinkLoad {
 
 /// The least time of a decoding pass: its links work side by side, so it takes at least as long as
 /// the slowest of them. Where weights stay, a product waits for its inputs and the next one for its
-/// results: exchanges are beside nothing else.
+/// results: exchanges, inside hosts and between them, are beside nothing else.
 struct PassLimit {
   std::int64_t batch = 1;  // lanes of a rank, one row each
   int ranks = 1;
@@ -41,6 +42,7 @@ struct PassLimit {
 /// Who is at work in a pass.
 struct PassShape {
   int ranks = 1;
+  int partition = 1;  // of them, those that hold all weights together
   int ranks_per_host = 1;
   std::int64_t batch = 1;   // lanes of a rank
   std::int64_t tokens = 1;  // of each sequence: its keys and values are read
@@ -49,6 +51,8 @@ struct PassShape {
 /// Divides what a pass moves by what the machine can. Bytes of one rank:
 /// - gather: the shards of all blocks from the other ranks, or where weights stay the inputs and
 ///   results of their products; and the head's exchange of hidden states and logits;
+/// - network: of these, what comes from other hosts, once for a host and not once for each of its
+///   ranks. NCCL's ring brings a host its own shards as well, but for one;
 /// - copy: its own shards of the host and NVMe tiers, less what the host's cores multiply. Where
 /// the
 ///   share is to be measured, it is the one with which both would take as long;

@@ -89,6 +89,7 @@ std::string report_json(const PlanReport& r) {
       {"compute_dtype", name_of(r.plan.compute_dtype)},
       {"ranks", r.machine.ranks},
       {"ranks_per_host", r.machine.ranks_per_host},
+      {"partition", r.plan.blocks.front().world()},
       {"batch", r.plan.lanes},
       {"tokens", r.tokens},
       {"notes", r.notes},

@@ -36,9 +36,13 @@ std::string header(const PlanReport& r) {
       r.plan.block_format == r.plan.compute_dtype
           ? ""
           : fmt::format(", computed in {}", name_of(r.plan.compute_dtype)));
-  out += fmt::format("{}{}, {} backend, {}\nrates: {}\n", plural(m.ranks, "rank"),
-                     m.hosts() > 1 ? fmt::format(" on {}", plural(m.hosts(), "host")) : "",
-                     m.limits.backend, m.limits.device, m.limits.source);
+  out += fmt::format(
+      "{}{}, {} backend, {}\nrates: {}\n", plural(m.ranks, "rank"),
+      m.hosts() > 1
+          ? fmt::format(" on {}{}", plural(m.hosts(), "host"),
+                        r.plan.blocks.front().world() < m.ranks ? ", each with all weights" : "")
+          : "",
+      m.limits.backend, m.limits.device, m.limits.source);
   for (const std::string& note : r.notes) out += fmt::format("note: {}\n", note);
   return out;
 }

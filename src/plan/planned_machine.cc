@@ -155,7 +155,7 @@ void take_file(PlannedMachine& machine, const RunConfig& config, const PlanOptio
     machine.notes.push_back(fmt::format("the limits were measured with {} rank{}, not {}",
                                         file.world, file.world == 1 ? "" : "s", machine.ranks));
   }
-  if (machine.ranks > 1 && file.gather.empty()) {
+  if (machine.ranks_per_host > 1 && file.gather.empty()) {
     throw ConfigError(one_line(fmt::format(
         "--limits {} was measured with {} rank{} and holds no gathers, which {} ranks need; "
         "measure "
@@ -192,12 +192,30 @@ void take_this_machine(PlannedMachine& machine, const RunConfig& config) {
   machine.limits.device = survey.device;
 }
 
+/// What is given wins over what was measured.
+void take_network(PlannedMachine& machine, const RunConfig& config) {
+  constexpr std::size_t kAnySize = std::size_t{1} << 30;
+  if (config.network) machine.limits.network = {{kAnySize, *config.network}};
+  if (machine.hosts() == 1) {
+    if (config.network) {
+      machine.notes.push_back(
+          "--network has no effect on a plan for one host: see --ranks-per-host");
+    }
+    machine.limits.network.clear();
+  } else if (machine.limits.network.empty()) {
+    machine.notes.push_back(
+        "gathers are taken to be as fast between hosts as within one: the network may be slower; "
+        "give --network 25GB/s, or what zero-infer limits measures on these hosts");
+  }
+}
+
 }  // namespace
 
 PlannedMachine PlannedMachine::with_ranks(int count) const {
   PlannedMachine other = *this;
   other.ranks = count;
   other.ranks_per_host = count;
+  other.limits.network.clear();
   if (!listed.empty()) other.limits = limits_of_listed_gpu(listed, count, count);
   return other;
 }
@@ -225,10 +243,7 @@ PlannedMachine choose_machine(const RunConfig& config, const PlanOptions& option
     take_this_machine(machine, config);
   }
   if (options.host_memory) machine.host_free = *options.host_memory;
-  if (machine.hosts() > 1) {
-    machine.notes.push_back(
-        "gathers are taken to be as fast between hosts as within one: the network may be slower");
-  }
+  take_network(machine, config);
   return machine;
 }
 

@@ -23,6 +23,10 @@ struct PlannedMachine {
   /// The CPU backend: device memory comes out of the host's.
   bool device_is_host() const { return limits.backend == "cpu"; }
   int hosts() const { return (ranks + ranks_per_host - 1) / ranks_per_host; }
+  /// The ranks that hold all weights together.
+  int partition(const RunConfig& config) const {
+    return config.partition_within == PartitionWithin::kHost ? ranks_per_host : ranks;
+  }
   /// The same machine with this many ranks on one host.
   PlannedMachine with_ranks(int count) const;
 };

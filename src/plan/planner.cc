@@ -33,10 +33,10 @@ PlanInput Planner::input(const RunConfig& config) const {
   input.block_format = {formats.blocks, open_->other_formats};
   input.head_format = formats.head;
   input.compute_dtype = open_->compute_dtype;
-  input.world = machine_.ranks;
+  input.world = machine_.partition(config);
   input.local_size = machine_.ranks_per_host;
   input.device_is_host = machine_.device_is_host();
-  const std::size_t peers = machine_.ranks > 1 ? machine_.peers_bytes : 0;
+  const std::size_t peers = input.world > 1 ? machine_.peers_bytes : 0;
   input.device_free = machine_.device_free - std::min(machine_.device_free, peers);
   input.host_free = machine_.host_free;
   return input;
@@ -52,6 +52,7 @@ std::optional<std::string> Planner::needless_offload(const MemoryPlan& plan,
 PassLimit Planner::limit(const MemoryPlan& plan, std::int64_t batch) const {
   return pass_limit(plan, *open_->model, machine_.limits,
                     {.ranks = machine_.ranks,
+                     .partition = plan.blocks.front().world(),
                      .ranks_per_host = machine_.ranks_per_host,
                      .batch = batch,
                      .tokens = tokens_});

@@ -3,10 +3,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <iterator>
 
 namespace zi {
 namespace {
+
+/// Links whose bytes are counted while they move; of the network those that come to a rank.
+constexpr std::array kMovingLinks = {Link::kRead, Link::kCopy, Link::kGather, Link::kNetwork};
 
 // vLLM's buckets, so that dashboards fit.
 constexpr double kFirstTokenBounds[] = {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1,
@@ -96,7 +100,7 @@ void Metrics::write_ranks(std::string& out, const Others& others,
                            auto value) {
     Metric metric(out, name, type, help);
     for (std::size_t r = 0; r < ranks.size(); ++r) {
-      for (const Link link : kTravelLinks) {
+      for (const Link link : kMovingLinks) {
         metric.line(fmt::format("rank=\"{}\",link=\"{}\"", r, key_of(link)), value(r, link));
       }
     }
