@@ -3,15 +3,26 @@
 #   launch/install_packages.sh [--tests]     --tests: what the tests need, too
 set -euo pipefail
 
+# Whether the first process starts services: not in a container.
+has_init() {
+  local first
+  read -r first </proc/1/comm || return 0  # not to be seen
+  case $first in systemd | init | openrc-init | runit | runit-init | s6-svscan | dinit) return 0 ;; esac
+  return 1
+}
+
 packages=(g++ cmake ninja-build pkg-config openmpi-bin libopenmpi-dev liburing-dev libyaml-cpp-dev
   libdnnl-dev libonig-dev nlohmann-json3-dev libcli11-dev libspdlog-dev libfmt-dev libxxhash-dev
   libhwloc-dev libicu-dev libboost-dev libssl-dev)
 if [ "${1:-}" = --tests ]; then
   packages+=(libgtest-dev libgmock-dev libbenchmark-dev clang libclang-rt-dev libomp-dev python3 python3-venv
     iproute2 binutils)
-  # Slurm's daemons, for a test that starts them itself; not where systemd would start them, too.
-  if [ ! -d /run/systemd/system ]; then
-    packages+=(slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge)
+  # Slurm's daemons, for a test that starts them itself; not where they would be started as services, too.
+  slurm=(slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge)
+  if ! has_init; then
+    packages+=("${slurm[@]}")
+  elif ! command -v slurmctld >/dev/null || ! command -v munged >/dev/null; then
+    echo "packages: without ${slurm[*]}, which would start services here; the test hosts_slurm needs them"
   fi
   # Ubuntu has the sanitizers' runtime under the compiler's version only.
   apt-cache show libclang-rt-dev >/dev/null 2>&1 || packages=("${packages[@]/libclang-rt-dev/}")
@@ -41,9 +52,12 @@ fi
 echo "packages: installing ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive
 policy=/usr/sbin/policy-rc.d  # says whether a package may start its daemon
-if [ ! -d /run/systemd/system ] && [ ! -e $policy ]; then
+if ! has_init && [ ! -e $policy ]; then
+  remove_policy() {
+    "${sudo[@]}" rm -f $policy || echo "packages: remove $policy, which keeps services from starting" >&2
+  }
+  trap remove_policy EXIT
   printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" install -m 755 /dev/stdin $policy
-  trap '"${sudo[@]}" rm -f $policy' EXIT
 fi
 "${sudo[@]}" apt-get update -qq
 "${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null

@@ -3,10 +3,15 @@
 #include <elf.h>
 #include <fmt/format.h>
 #include <link.h>
+#include <xxhash.h>
 
 #include <cstddef>
 #include <cstring>
+#include <fstream>
+#include <iterator>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "zero_infer/error.h"
 
@@ -49,11 +54,28 @@ int find_build_id(dl_phdr_info* object, std::size_t, void* out) {
   return 1;  // no other object
 }
 
+/// Of the program's file, for one without a build id (stripped of it, or linked in another way).
+std::string file_hash() {
+  std::ifstream file("/proc/self/exe", std::ios::binary);
+  const std::unique_ptr<XXH3_state_t, decltype(&::XXH3_freeState)> hash(::XXH3_createState(),
+                                                                        &::XXH3_freeState);
+  if (hash == nullptr || ::XXH3_128bits_reset(hash.get()) == XXH_ERROR) return "unknown";
+  std::vector<char> block(1 << 20);
+  while (file) {
+    file.read(block.data(), std::ssize(block));
+    ::XXH3_128bits_update(hash.get(), block.data(), static_cast<std::size_t>(file.gcount()));
+  }
+  if (!file.eof()) return "unknown";
+  const XXH128_hash_t value = ::XXH3_128bits_digest(hash.get());
+  return fmt::format("{:016x}{:016x}", value.high64, value.low64);
+}
+
 std::string this_program() {
   std::string build_id;
   ::dl_iterate_phdr(find_build_id, &build_id);
-  return fmt::format("zero-infer {} (build {})", ZI_VERSION,
-                     build_id.empty() ? "unknown" : build_id);
+  return fmt::format(
+      "zero-infer {} ({})", ZI_VERSION,
+      build_id.empty() ? "without a build id, hash " + file_hash() : "build " + build_id);
 }
 
 }  // namespace

@@ -40,7 +40,7 @@ extern "C" void count(int signal) {
 }  // namespace
 
 void catch_stop_signals() {
-  handle({SIGINT, SIGTERM, SIGHUP}, remember, SA_RESETHAND | SA_RESTART);
+  handle({SIGINT, SIGTERM, SIGHUP, SIGUSR1}, remember, SA_RESETHAND | SA_RESTART);
 }
 
 void count_stop_signals() { handle({SIGINT, SIGTERM, SIGHUP, SIGUSR1}, count, SA_RESTART); }

@@ -2,12 +2,13 @@
 
 namespace zi {
 
-/// From now on, the first SIGINT, SIGTERM or SIGHUP (of a terminal that is closed; not under nohup)
-/// is remembered instead of ending the process; a second one ends it.
+/// From now on, the first SIGINT, SIGTERM, SIGHUP (of a terminal that is closed; not under nohup)
+/// or SIGUSR1 (which mpirun hands on to its ranks without ending them) is remembered instead of
+/// ending the process; a second one of the same kind ends it.
 void catch_stop_signals();
 
-/// From now on, SIGINT, SIGTERM, SIGHUP (as above) and SIGUSR1 (which mpirun hands on to its ranks
-/// without ending them) are remembered and counted; the third one ends the process.
+/// From now on, SIGINT, SIGTERM, SIGHUP and SIGUSR1 (as above) are remembered and counted; the
+/// third one ends the process.
 void count_stop_signals();
 
 /// From now on, SIGINT and SIGTERM are remembered; take_stop_signal says which came last since it

@@ -60,7 +60,7 @@ only 'oneapi' src/backend/cpu/
 only 'hwloc' src/backend/
 only 'unicode/' src/chat/values/python_case.cc src/text/unicode.cc
 only 'boost/' 'src/serve/http/[a-z_]*\.cc$'
-only 'openssl/' src/serve/http/tls_context.cc
+only 'openssl/' src/serve/http/tls_context.cc src/comm/beat_proof.cc
 
 # Whether a build has CUDA is known where the runtime is chosen, and nowhere else.
 if grep -rl 'ZI_HAVE_CUDA' src offload launch include --include='*.cc' --include='*.h' | grep -v '^src/engine/backend_choice.cc$'; then

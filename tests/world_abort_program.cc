@@ -3,10 +3,12 @@
 //   leave     an exception destroys one rank's World while the others wait: the job must not hang,
 //             status 1
 //   together  all_or_none throws on every rank and destroys every World: all finalise, status 0
+//   stuck     a step of run_together throws on one rank while the others never leave it: status 1
 //   stopped   one rank is stopped by SIGSTOP while the others wait for it: a HostWatch ends the
-//   job, status 1 stuck     a step of run_together throws on one rank while the others never leave
-//   it: status 1
+//             job, with its name, status 1
+//   unread    the same, and nobody reads what the ranks say: the job ends all the same
 
+#include <fcntl.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -21,6 +23,16 @@
 
 namespace {
 
+/// Whoever writes to stderr from now on waits for ever.
+void fill_stderr() {
+  int ends[2];
+  if (::pipe(ends) != 0 || ::fcntl(ends[1], F_SETFL, O_NONBLOCK) != 0) ::_exit(4);
+  const char zero = 0;
+  while (::write(ends[1], &zero, 1) == 1) continue;
+  ::fcntl(ends[1], F_SETFL, 0);
+  ::dup2(ends[1], STDERR_FILENO);
+}
+
 void run(zi::World& world, const char* mode) {
   const bool last = world.rank() == world.size() - 1;
   if (std::strcmp(mode, "together") == 0) {
@@ -29,7 +41,9 @@ void run(zi::World& world, const char* mode) {
     });
   }
   std::optional<zi::HostWatch> watch;
-  if (std::strcmp(mode, "stopped") == 0) {
+  const bool unread = std::strcmp(mode, "unread") == 0;
+  if (std::strcmp(mode, "stopped") == 0 || unread) {
+    if (unread) fill_stderr();
     watch.emplace(world, zi::HostWatch::Options{.limit = std::chrono::seconds(1), .advice = {}});
     if (last) raise(SIGSTOP);
   }

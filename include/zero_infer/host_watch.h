@@ -17,10 +17,14 @@ namespace zi {
 /// watches all others, and each of them watches rank 0: no rank of a host that is cut off waits for
 /// ever either. What remains is MPI_Abort, and the end of an mpirun that waits for the daemon of a
 /// host that does not answer.
+///
+/// Not noticed: what happens while no HostWatch lives (MPI_Init, the first collectives,
+/// MPI_Finalize), and a path that is broken between two hosts which both still reach rank 0.
 class HostWatch {
  public:
   struct Options {
-    /// Of silence; 0: silence is not counted. Rank 0's counts.
+    /// Of silence; 0: silence is not counted, but a process that has ended is noticed all the same.
+    /// Rank 0's counts.
     std::chrono::seconds limit{0};
     /// Rank 0's, for the end of its message: `; finished sequences are kept`.
     std::string advice;
@@ -36,8 +40,9 @@ class HostWatch {
   HostWatch(const HostWatch&) = delete;
   HostWatch& operator=(const HostWatch&) = delete;
 
-  /// A rank that has ended or is silent for longer than the limit; -1: none is. A moment later the
-  /// watch ends the job. Ranks other than 0 know of rank 0 alone. Any thread, does not wait.
+  /// A rank that has ended, or was silent for longer than the limit; -1: none was. A moment later
+  /// the watch ends the job, also when the rank is heard of again. Ranks other than 0 know of rank
+  /// 0 alone. Any thread, does not wait.
   int gone() const;
 
  private:

@@ -28,7 +28,7 @@ class WorkExchange {
     std::int64_t free_lanes() const { return status.lanes - status.active; }
     bool ending = false;      // the next pass is the last one of all active ones
     FailedPrompts failed;     // so far on this rank
-    std::int32_t signal = 0;  // SIGINT or SIGTERM was received
+    std::int32_t signal = 0;  // a stop signal was received
   };
   struct Turn {
     std::vector<Prompt> prompts;           // for this rank's lanes

@@ -44,7 +44,7 @@ def enter_sandbox(*programs: str) -> None:
             skip("only root can make namespaces")
         for program in ("unshare", "nsenter", "setpriv", "ip", "tc", "mpirun", *programs):
             if not shutil.which(program):
-                skip(f"{program} is not installed (launch/install_packages.sh --tests)")
+                skip(f"{program} is not installed (launch/install_packages.sh --tests says more)")
         tried = subprocess.run([*_SANDBOX, "ip", "link", "add", "type", "bridge"], capture_output=True, text=True)
         if tried.returncode != 0:
             skip(f"no namespaces or bridges here: {tried.stderr.strip()}")
