@@ -37,6 +37,7 @@ namespace {
 constexpr std::size_t kMostMemoryBytes = std::size_t{32} << 20;  // of extents being written
 constexpr std::size_t kMostThreads = 8;  // each one reads, hashes and writes
 constexpr std::chrono::milliseconds kLockPoll(50);
+constexpr std::chrono::seconds kLockPatience(10);  // before a line says what is waited for
 
 struct Free {
   void operator()(std::byte* memory) const { std::free(memory); }
@@ -224,7 +225,13 @@ std::filesystem::path prepare_shard_file(const std::filesystem::path& directory,
   const ShardFolder folder = ShardFolder::make(path.parent_path());
   warn_of_directory(folder);
   std::optional<FileDescriptor> lock = folder.lock(lock_name(name));
-  while (!lock && other == OtherWriter::kWait) {
+  const auto since = std::chrono::steady_clock::now();
+  for (bool said = false; !lock && other == OtherWriter::kWait;) {
+    const bool long_ago = std::chrono::steady_clock::now() - since > kLockPatience;
+    if (long_ago && !std::exchange(said, true)) {
+      log_warning(fmt::format("waiting for who writes shard file {} and holds {}", path.string(),
+                              folder.path_of(lock_name(name))));
+    }
     std::this_thread::sleep_for(kLockPoll);
     lock = folder.lock(lock_name(name));
   }

@@ -24,7 +24,7 @@ TEST(ParseRate, ReadsBytesAndBitsASecond) {
   EXPECT_EQ(parse_rate("200 Gbit/s "), 25e9);
   EXPECT_EQ(parse_rate("100Mbit/s"), 12.5e6);
   for (const char* text : {"", "abc", "0", "0GB/s", "25", "25GB", "25 GB/", "GB/s", "-1GB/s",
-                           "25GB/h", "25GB/s/s", "200Gbit", "200GiBbit/s", "inf/s"}) {
+                           "25Gb/s", "25GB/h", "25GB/s/s", "200Gbit", "200GiBbit/s", "inf/s"}) {
     EXPECT_THROW(parse_rate(text), ConfigError) << text;
   }
 }

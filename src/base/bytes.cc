@@ -74,6 +74,11 @@ double parse_rate(std::string_view text) {
   if (has_time) amount.remove_suffix(kEach.size());
   const bool bits = amount.ends_with(kBit);
   if (bits) amount.remove_suffix(kBit.size());
+  if (!bits && amount.size() > 1 && amount.ends_with('b')) {
+    throw ConfigError(fmt::format("`{}` may mean bits or bytes: write {}B/s or {}bit/s", text,
+                                  amount.substr(0, amount.size() - 1),
+                                  amount.substr(0, amount.size() - 1)));
+  }
   double bytes = 0;
   try {
     if (has_time) bytes = static_cast<double>(parse_size(std::string(amount) + (bits ? "B" : "")));

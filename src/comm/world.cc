@@ -132,9 +132,17 @@ World::World(int* argc, char*** argv)
   ZI_MPI(MPI_Get_processor_name, host.data(), &length);
   s.host.assign(host.data(), static_cast<std::size_t>(length));
   std::vector<int> host_numbers = all_gather(first);
+  std::vector<int> mine;
   all_or_none([&] {
-    if (auto pretended = pretended_hosts(s.size)) host_numbers = std::move(*pretended);
+    if (auto pretended = pretended_hosts(s.size)) mine = std::move(*pretended);
   });
+  // Rank 0's counts: mpirun may have set another one elsewhere, or none.
+  const std::vector<int> pretended = all_gather(mine.empty() ? 0 : 1);
+  if (pretended.front() != 0) {
+    mine.resize(static_cast<std::size_t>(s.size));
+    const std::vector<int> all = all_gather(mine);
+    host_numbers.assign(all.begin(), all.begin() + s.size);
+  }
   s.hosts = RankHosts(host_numbers);
   if (s.rank == 0 && std::getenv(kPretendHosts) != nullptr) {
     log_warning(fmt::format("{} is set: ranks are taken to be on {} hosts", kPretendHosts,

@@ -117,23 +117,26 @@ void Engine::leave_weights_up_to(std::int64_t rows) {
 void Engine::prepare_host_products(Buffer& slots) {
   if (host_shares_) return;
   host_shares_.emplace();
-  if (!plan_->splits()) return;
+  // Of hosts that hold all weights each one has a plan of its own: what is collective, all do.
   world_->all_or_none([&] {
+    if (!plan_->splits()) return;
     // The thread that enqueues passes keeps a core, and on the CPU backend those that run them.
     const int cores = threads_per_rank(world_->local_size());
     const int node = backend_->device->numa_node();
     const int threads = plan_->device_is_host ? cores / 2 : cores - 1;
     host_products_ = make_host_products(host_product_threads(threads, node), node);
   });
+  std::vector<ShareTime> times;
+  world_->all_or_none([&] {
+    if (!plan_->splits() || plan_->cpu_share) return;
+    times = measure_host_shares(*backend_, *host_products_, *open_.model, *plan_, *weights_,
+                                partition().rank(), slots);
+  });
+  if (!plan_->splits()) return;
   if (plan_->cpu_share) {
     host_shares_.emplace(*plan_->cpu_share);
     return;
   }
-  std::vector<ShareTime> times;
-  world_->all_or_none([&] {
-    times = measure_host_shares(*backend_, *host_products_, *open_.model, *plan_, *weights_,
-                                partition().rank(), slots);
-  });
   std::vector<HostShares::Point> points;
   for (const ShareTime& t : times) points.push_back({t.rows, t.share});
   host_shares_.emplace(std::move(points));
@@ -219,7 +222,7 @@ void Engine::make_memory_plan() {
     mine = {backend_->device->memory().free_bytes, backend_->device->host_memory().free_bytes,
             world_->local_size()};
   });
-  const std::vector<Memory> all = world_->all_gather(mine);
+  const std::vector<Memory> all = partition().all_gather(mine);
   PlanInput input;
   input.model = open_.model.get();
   input.block_format = open_.block_formats();

@@ -13,8 +13,11 @@ import sys
 from hosts import MODEL, Hosts, enter_sandbox, shared
 
 RANKS_PER_HOST = 2
-FEW, MANY = 20, 120  # passes
-MOST_OVERHEAD = 0.1  # headers of TCP and MPI, control messages; the bare gathers of the two runs may differ
+FEW, MANY = 20, 420  # passes
+#: Headers of TCP and MPI, and control messages. And at its end each run measures bare gathers for a time, some 9 MB each:
+#: one run may have a few more of them than the other.
+MOST_OVERHEAD = 0.1
+MOST_DIFFERENCE = 0.03
 
 
 def received(binary: str, hosts: Hosts, passes: int) -> list[tuple[int, int]]:
@@ -39,7 +42,7 @@ def main() -> None:
     for host, (counted_few, said_few), (counted_many, said_many) in zip(hosts.hosts, few, many):
         counted, said = counted_many - counted_few, said_many - said_few
         print(f"{host.name}: {MANY - FEW} passes brought {said} bytes, the interface counted {counted}")
-        assert said > 0 and 1 <= counted / said <= 1 + MOST_OVERHEAD, f"{counted / said}"
+        assert said > 0 and 1 - MOST_DIFFERENCE <= counted / said <= 1 + MOST_OVERHEAD, f"{counted / said}"
 
 
 if __name__ == "__main__":
