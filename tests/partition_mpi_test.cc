@@ -91,6 +91,17 @@ TEST_P(PartitionTest, EachHostAloneGivesTheAnswersOfTheWholeJob) {
   }
 }
 
+TEST_P(PartitionTest, AHostThatSplitsItsProductsAndOneThatGathersAreOneJob) {
+  const auto all = prompts(5);
+  const Played base = play(config(Travel::kWeights), all);
+  RunConfig shared = within_host(config(Travel::kWeights));
+  shared.cpu_offload = true;
+  for (const std::optional<double> share : {std::optional(0.3), std::optional<double>()}) {
+    shared.cpu_share = share;
+    expect_same_answers(base, play(shared, all), share ? "share 0.3" : "share auto");
+  }
+}
+
 TEST_P(PartitionTest, ScoresTheSame) {
   const auto all = prompts(6);
   RunConfig score = config(Travel::kWeights);
