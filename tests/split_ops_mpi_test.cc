@@ -122,7 +122,11 @@ TEST_F(SplitOpsTest, RefuseAProductWithoutMemoryAndTellWhatFailedOnTheHost) {
   SplitOps split(unowned(), *backend.device, failing, {.device = 4096, .pinned = 4096});
   split.matmul(a.data(), DType::kBFloat16, 1, m.matrices(0.5), y.as<float>(), *stream);
   EXPECT_THROW(split.check(), IoError);
-  stream->synchronize();  // the device's part still uses what goes away here
+  // The device's part still uses what goes away here. A stream of the CPU backend has failed, too.
+  try {
+    stream->synchronize();
+  } catch (const IoError&) {
+  }
 }
 
 TEST(HostProducts, NeedAThread) {

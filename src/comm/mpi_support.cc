@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <string_view>
 #include <thread>
 
@@ -36,13 +35,13 @@ void Backoff::pause() {
 void wait_for(MPI_Request& request, microseconds longest) { wait_for_all({&request, 1}, longest); }
 
 void wait_for_all(std::span<MPI_Request> requests, microseconds longest) {
-  // A call that finds nothing to do takes less than a microsecond. Longer ones have moved bytes,
+  // A call that finds nothing to do takes less than a microsecond. A longer one has moved bytes,
   // and where MPI moves them fragment by fragment (no single-copy access between processes, as in
-  // many containers) more will follow soon: sleeping between them would cost most of the speed. But
-  // about every tenth call looks at sockets, which takes as long, so that it takes two of four.
+  // many containers) more will follow soon: sleeping between them would cost most of the speed. (It
+  // may have looked at sockets too, as every tenth call does: who waits for long has no fragments
+  // to wait for, and sleeps on.)
   constexpr auto kMovedBytes = microseconds(3);
-  constexpr unsigned kLastCalls = 0b1111;
-  unsigned moved = 0;  // a bit for each call, the last one lowest
+  const bool long_wait = longest > Backoff::kLongest;
   Backoff backoff(longest);
   for (;;) {
     int done = 0;
@@ -50,9 +49,8 @@ void wait_for_all(std::span<MPI_Request> requests, microseconds longest) {
     ZI_MPI(MPI_Testall, static_cast<int>(requests.size()), requests.data(), &done,
            MPI_STATUSES_IGNORE);
     if (done != 0) return;
-    const bool longer = std::chrono::steady_clock::now() - before > kMovedBytes;
-    moved = (moved << 1 | (longer ? 1U : 0U)) & kLastCalls;
-    if (longer && std::popcount(moved) > 1) backoff = Backoff(longest);
+    const bool moved_bytes = std::chrono::steady_clock::now() - before > kMovedBytes;
+    if (moved_bytes && !long_wait) backoff = Backoff(longest);
     backoff.pause();
   }
 }
