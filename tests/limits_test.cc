@@ -204,7 +204,7 @@ TEST(LimitsCommand, WritesWhatItMeasuredAndKeepsItForPlan) {
       }
     }
   }
-  const std::optional<MachineLimits> kept = find_kept_limits("cpu", world().size());
+  const std::optional<MachineLimits> kept = find_kept_limits("cpu", world().size(), world().size());
   ASSERT_TRUE(kept.has_value());
   EXPECT_EQ(kept->to_json() + "\n", text);
 }

@@ -89,7 +89,17 @@ TEST_F(Plan, RefusesLimitsThatLackWhatItDividesBy) {
   PlanOptions options;
   options.limits = write("limits.json", limits.to_json());
   EXPECT_THAT(refusal([&] { plan_text(run_of("560m"), options); }),
-              HasSubstr("holds no gathers, which 2 ranks need"));
+              HasSubstr("holds no gathers, which 2 ranks a host need"));
+  PlanOptions hosts = options;
+  hosts.ranks_per_host = 1;
+  RunConfig config = run_of("560m");
+  EXPECT_THAT(refusal([&] { plan_text(config, hosts); }),
+              HasSubstr("holds neither gathers nor a network, which 2 hosts need"));
+  config.network = 25e9;
+  EXPECT_NO_THROW(plan_text(config, hosts));
+  config.network.reset();
+  config.partition_within = PartitionWithin::kHost;
+  EXPECT_NO_THROW(plan_text(config, hosts)) << "no weights cross the network";
   const auto refused = [&](const std::function<void(nlohmann::json&)>& change) {
     auto object = nlohmann::json::parse(some_limits().to_json());
     change(object);

@@ -28,8 +28,9 @@ void tell(const MachineLimits& limits, bool json_alone, OutputFile* output) {
   print(json_alone ? line : limits_text(limits));
   try {
     keep_limits(limits);
-    log_info(fmt::format("kept for zero-infer plan in {}",
-                         kept_limits_path(limits.backend, limits.world).string()));
+    log_info(fmt::format(
+        "kept for zero-infer plan in {}",
+        kept_limits_path(limits.backend, limits.world, limits.ranks_per_host).string()));
   } catch (const Error& error) {
     log_warning(
         fmt::format("not kept for zero-infer plan: {}; write a file with --output and give it to "

@@ -97,6 +97,12 @@ class MachineProbe {
 };
 
 MachineLimits MachineProbe::survey(const std::string& backend_name) {
+  const RankHosts& hosts = world_.hosts();
+  world_.all_or_none([&] {
+    if (hosts.count() * hosts.most_on_a_host() == world_.size()) return;
+    throw ConfigError(
+        "hosts with different numbers of ranks cannot be planned for: start as many on each");
+  });
   MachineLimits limits;
   const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
   limits.source = fmt::format("measured on {}, {:%Y-%m-%d}", world_.broadcast(world_.host(), 0),

@@ -91,7 +91,8 @@ MachineLimits typical_limits(PlannedMachine& machine, const DeviceSurvey& survey
 /// The limits of this host that were kept for this many ranks.
 std::optional<MachineLimits> kept(PlannedMachine& machine, const DeviceSurvey& survey) {
   try {
-    std::optional<MachineLimits> limits = find_kept_limits(survey.backend, machine.ranks);
+    std::optional<MachineLimits> limits =
+        find_kept_limits(survey.backend, machine.ranks, machine.ranks_per_host);
     if (!limits) return limits;
     // Different hosts may have the same name, and homes are shared.
     if (limits->backend == survey.backend && limits->device == survey.device &&
@@ -114,7 +115,12 @@ void choose_ranks(PlannedMachine& machine, const PlanOptions& options, const Mac
   int on_host = 0;
   if (options.ranks > 0) {
     machine.ranks = static_cast<int>(options.ranks);
-    if (file != nullptr && file->world == machine.ranks) on_host = file->ranks_per_host;
+    // A file of several hosts says how many ranks such a host has, whatever their number.
+    const bool as_measured =
+        file != nullptr &&
+        (file->world == machine.ranks ||
+         (file->world > file->ranks_per_host && machine.ranks % file->ranks_per_host == 0));
+    if (as_measured) on_host = file->ranks_per_host;
   } else if (started > 0) {
     machine.ranks = started;
     on_host = from_mpirun("OMPI_COMM_WORLD_LOCAL_SIZE");
@@ -155,12 +161,24 @@ void take_file(PlannedMachine& machine, const RunConfig& config, const PlanOptio
     machine.notes.push_back(fmt::format("the limits were measured with {} rank{}, not {}",
                                         file.world, file.world == 1 ? "" : "s", machine.ranks));
   }
+  if (file.world > 1 && machine.ranks > 1 && file.ranks_per_host != machine.ranks_per_host) {
+    machine.notes.push_back(fmt::format("the limits were measured with {} rank{} a host, not {}",
+                                        file.ranks_per_host, file.ranks_per_host == 1 ? "" : "s",
+                                        machine.ranks_per_host));
+  }
   if (machine.ranks_per_host > 1 && file.gather.empty()) {
     throw ConfigError(one_line(fmt::format(
-        "--limits {} was measured with {} rank{} and holds no gathers, which {} ranks need; "
-        "measure "
-        "with mpirun -np {} zero-infer limits",
-        *options.limits, file.world, file.world == 1 ? "" : "s", machine.ranks, machine.ranks)));
+        "--limits {} was measured with {} rank{} a host and holds no gathers, which {} ranks a "
+        "host need; measure with as many: mpirun -np {} zero-infer limits",
+        *options.limits, file.ranks_per_host, file.ranks_per_host == 1 ? "" : "s",
+        machine.ranks_per_host, machine.ranks_per_host)));
+  }
+  const bool several = machine.hosts() > 1 && config.partition_within == PartitionWithin::kJob;
+  if (several && file.gather.empty() && file.network.empty() && !config.network) {
+    throw ConfigError(one_line(fmt::format(
+        "--limits {} holds neither gathers nor a network, which {} hosts need; give --network "
+        "25GB/s, or measure on these hosts",
+        *options.limits, machine.hosts())));
   }
   if (config.nvme_offload_path && file.reads.empty()) {
     throw ConfigError(one_line(fmt::format(
@@ -202,7 +220,7 @@ void take_network(PlannedMachine& machine, const RunConfig& config) {
           "--network has no effect on a plan for one host: see --ranks-per-host");
     }
     machine.limits.network.clear();
-  } else if (machine.limits.network.empty()) {
+  } else if (machine.limits.network.empty() && config.partition_within == PartitionWithin::kJob) {
     machine.notes.push_back(
         "gathers are taken to be as fast between hosts as within one: the network may be slower; "
         "give --network 25GB/s, or what zero-infer limits measures on these hosts");
