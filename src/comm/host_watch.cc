@@ -3,8 +3,6 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <poll.h>
-#include <pthread.h>
-#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 
@@ -21,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/blocked_signals.h"
 #include "base/file_descriptor.h"
 #include "base/system_error.h"
 #include "comm/beat_link.h"
@@ -72,22 +71,6 @@ enum class Loss { kNone, kSilent, kEnded, kLeft };
 
 /// What the thread is to do that ends the job.
 enum class Order { kWait, kEndJob, kNothing };
-
-/// Blocks all signals in this thread while it lives: a thread that starts now inherits that.
-class WithoutSignals {
- public:
-  WithoutSignals() {
-    sigset_t all;
-    ::sigfillset(&all);
-    ::pthread_sigmask(SIG_SETMASK, &all, &before_);
-  }
-  ~WithoutSignals() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-  WithoutSignals(const WithoutSignals&) = delete;
-  WithoutSignals& operator=(const WithoutSignals&) = delete;
-
- private:
-  sigset_t before_;
-};
 
 /// Of each rank, known on all.
 std::vector<std::string> all_hosts(World& world) {
@@ -231,7 +214,7 @@ HostWatch::HostWatch(World& world, const Options& options)
       throw IoError(fmt::format("no eventfd: {}", system_message(errno)));
     }
   });
-  const WithoutSignals blocked;
+  const BlockedSignals blocked;
   s.ender = std::thread([&s] { s.wait_and_end(); });
   s.thread = std::thread([&s] { s.run(); });
 }

@@ -1,13 +1,13 @@
 #include "serve/terminal_chat.h"
 
 #include <fmt/format.h>
-#include <signal.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <utility>
 
+#include "base/blocked_signals.h"
 #include "base/printable_text.h"
 #include "base/standard_output.h"
 #include "base/system_error.h"
@@ -42,13 +42,10 @@ TerminalChat::TerminalChat(std::shared_ptr<const CheckpointChat> chat, Options o
   if (wake_.get() < 0) throw IoError(fmt::format("eventfd: {}", system_message(errno)));
   chat_->load();
   begin_conversation(options_.system);
-  // Signals are the main thread's: a new thread inherits the mask of its parent.
-  sigset_t all;
-  sigset_t before;
-  ::sigfillset(&all);
-  ::pthread_sigmask(SIG_SETMASK, &all, &before);
-  reader_ = std::thread([this, file = std::move(input)]() mutable { read(std::move(file)); });
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  {
+    const BlockedSignals blocked;
+    reader_ = std::thread([this, file = std::move(input)]() mutable { read(std::move(file)); });
+  }
   if (options_.terminal) print("Type a message; /help says what else there is.\n");
   invite();
 }

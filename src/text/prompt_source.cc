@@ -1,7 +1,6 @@
 #include "text/prompt_source.h"
 
 #include <fmt/format.h>
-#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
 
@@ -17,6 +16,7 @@
 #include <unordered_map>
 #include <variant>
 
+#include "base/blocked_signals.h"
 #include "base/file_descriptor.h"
 #include "base/printable_text.h"
 #include "base/system_error.h"
@@ -98,13 +98,8 @@ class JsonlPrompts : public PromptSource {
         wake_(::eventfd(0, EFD_CLOEXEC)) {
     if (wake_.get() < 0) throw IoError(fmt::format("eventfd: {}", system_message(errno)));
     LineReader lines(open_for_reading(path), name_, kMostLineBytes, wake_.get());
-    // Signals are the main thread's: a new thread inherits the mask of its parent.
-    sigset_t all;
-    sigset_t before;
-    ::sigfillset(&all);
-    ::pthread_sigmask(SIG_SETMASK, &all, &before);
+    const BlockedSignals blocked;
     reader_ = std::thread([this, lines = std::move(lines)]() mutable { read(lines); });
-    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
   }
 
   ~JsonlPrompts() override {
