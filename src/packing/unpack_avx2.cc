@@ -69,12 +69,12 @@ struct Int8Avx2 {
 
 void unpack_int4_avx2(const PackedRow& row, const PackedPart& part, std::uint16_t* out,
                       std::int64_t stride) {
-  UnpackPieces<Int4Avx2>::run(row, part, out, stride);
+  UnpackPieces<Int4Avx2>::run(Int4Avx2(), row, part, out, stride);
 }
 
 void unpack_int8_avx2(const PackedRow& row, const PackedPart& part, std::uint16_t* out,
                       std::int64_t stride) {
-  UnpackPieces<Int8Avx2>::run(row, part, out, stride);
+  UnpackPieces<Int8Avx2>::run(Int8Avx2(), row, part, out, stride);
 }
 
 }  // namespace zi

@@ -23,12 +23,12 @@ struct RoundedBits {
 
 void unpack_int4_avx512(const PackedRow& row, const PackedPart& part, std::uint16_t* out,
                         std::int64_t stride) {
-  UnpackPieces<Int4Avx512>::run(row, part, out, stride);
+  UnpackPieces<Int4Avx512>::run(Int4Avx512(), row, part, out, stride);
 }
 
 void unpack_int8_avx512(const PackedRow& row, const PackedPart& part, std::uint16_t* out,
                         std::int64_t stride) {
-  UnpackPieces<Int8Avx512<RoundedBits>>::run(row, part, out, stride);
+  UnpackPieces<Int8Avx512<RoundedBits>>::run(Int8Avx512<RoundedBits>(), row, part, out, stride);
 }
 
 }  // namespace zi

@@ -15,10 +15,11 @@ struct PackedPart {
   std::int64_t rows;
   std::int64_t first;
   std::int64_t columns;
-  /// Which codes and scales are read later on, in bytes from those that are read here: memory is
-  /// asked for them early, whether they are there or not. 0: not asked.
-  std::ptrdiff_t codes_ahead = 0;
-  std::ptrdiff_t scales_ahead = 0;
+  /// What is read later on: for each line of codes that is read here, memory is asked for a line
+  /// from `ahead` on, `ahead_step` bytes after the one before, whether it is there or not. A step
+  /// of 0 asks for nothing new.
+  const std::byte* ahead = packed;
+  std::ptrdiff_t ahead_step = 0;
 };
 
 /// Writes the part's bfloat16 values, (rows, columns) with `stride` elements from row to row.

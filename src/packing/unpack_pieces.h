@@ -12,23 +12,23 @@ class UnpackPieces {
  public:
   /// Rows are taken by sixteen, and of those a piece of columns after the other: a tile of sixteen
   /// by a piece is what most callers want.
-  static void run(const PackedRow& row, const PackedPart& part, std::uint16_t* out,
-                  std::int64_t stride) {
+  static void run(const Columns& columns, const PackedRow& row, const PackedPart& part,
+                  std::uint16_t* out, std::int64_t stride) {
     constexpr std::int64_t kRows = 16;
-    const Columns columns;
     const std::int64_t block = part.first / kColumns;
     const std::byte* codes = part.packed + block * Columns::kCodeBytes;
     const std::byte* scales =
         part.packed + static_cast<std::int64_t>(row.scales_at) + block * Columns::kScales;
     const auto row_bytes = static_cast<std::int64_t>(row.bytes);
+    const std::byte* ahead = part.ahead;
     for (std::int64_t r = 0; r < part.rows; r += kRows) {
       const std::int64_t rows = part.rows - r < kRows ? part.rows - r : kRows;
       const std::byte* code = codes;
       const std::byte* scale = scales;
       std::int64_t c = 0;
       for (; c + kPiece <= part.columns; c += kPiece) {
-        piece(columns, code, scale, rows, row_bytes, part.codes_ahead, part.scales_ahead, out + c,
-              stride);
+        ahead =
+            piece(columns, code, scale, rows, row_bytes, ahead, part.ahead_step, out + c, stride);
         code += kPiece / kColumns * Columns::kCodeBytes;
         scale += kPiece / kColumns * Columns::kScales;
       }
@@ -45,27 +45,30 @@ class UnpackPieces {
     }
   }
 
- private:
+ public:
   static constexpr std::int64_t kColumns = 32;
-  static constexpr std::int64_t kPiece = 128;  // a line of codes of int4, two of int8
+  static constexpr std::int64_t kBlocks = 64 / Columns::kCodeBytes;  // of a line of codes
+  static constexpr std::int64_t kPiece = kBlocks * kColumns;
 
-  static void piece(const Columns& columns, const std::byte* code, const std::byte* scale,
-                    std::int64_t rows, std::int64_t row_bytes, std::int64_t codes_ahead,
-                    std::int64_t scales_ahead, std::uint16_t* out, std::int64_t stride) {
+  /// Returns what to ask for next.
+  static const std::byte* piece(const Columns& columns, const std::byte* code,
+                                const std::byte* scale, std::int64_t rows, std::int64_t row_bytes,
+                                const std::byte* ahead, std::int64_t ahead_step, std::uint16_t* out,
+                                std::int64_t stride) {
     constexpr std::int64_t kCode = Columns::kCodeBytes, kScale = Columns::kScales;
     for (std::int64_t r = 0; r < rows; ++r) {
-      // Without a branch: of lines that are here already it costs nothing.
-      __builtin_prefetch(code + codes_ahead, 0, 3);
-      if constexpr (4 * kCode > 64) __builtin_prefetch(code + codes_ahead + 64, 0, 3);
-      __builtin_prefetch(scale + scales_ahead, 0, 3);
-      columns.write(code, scale, out);
-      columns.write(code + kCode, scale + kScale, out + kColumns);
-      columns.write(code + 2 * kCode, scale + 2 * kScale, out + 2 * kColumns);
-      columns.write(code + 3 * kCode, scale + 3 * kScale, out + 3 * kColumns);
+      // To the second cache, without a branch: of lines that are here already it costs nothing.
+      __builtin_prefetch(ahead, 0, 2);
+      ahead += ahead_step;
+#pragma GCC unroll 4
+      for (std::int64_t b = 0; b < kBlocks; ++b) {
+        columns.write(code + b * kCode, scale + b * kScale, out + b * kColumns);
+      }
       code += row_bytes;
       scale += row_bytes;
       out += stride;
     }
+    return ahead;
   }
 
   static void some(const Columns& columns, const std::byte* code, const std::byte* scale,

@@ -24,9 +24,18 @@ void look_for(const Condition& condition, std::chrono::microseconds time) {
   }
 }
 
+constexpr std::uint64_t run_of(std::int64_t first, std::int64_t end) {
+  return static_cast<std::uint64_t>(first) << 32 | static_cast<std::uint64_t>(end);
+}
+constexpr std::int64_t first_of(std::uint64_t run) { return static_cast<std::int64_t>(run >> 32); }
+constexpr std::int64_t end_of(std::uint64_t run) {
+  return static_cast<std::int64_t>(run & 0xffffffff);
+}
+
 }  // namespace
 
-ThreadPool::ThreadPool(int threads, int numa_node, std::chrono::microseconds look) : look_(look) {
+ThreadPool::ThreadPool(int threads, int numa_node, std::chrono::microseconds look)
+    : look_(look), runs_(static_cast<std::size_t>(std::max(threads, 1))) {
   for (int thread = 1; thread < threads; ++thread) {
     workers_.emplace_back([=, this] { loop(thread, numa_node); });
     pthread_setname_np(workers_.back().native_handle(), "ops");
@@ -42,16 +51,44 @@ ThreadPool::~ThreadPool() {
   workers_.clear();  // joins
 }
 
+std::optional<std::int64_t> ThreadPool::take_next(int thread) {
+  std::atomic<std::uint64_t>& left = runs_[static_cast<std::size_t>(thread)].left;
+  std::uint64_t run = left.load(std::memory_order_relaxed);
+  while (first_of(run) < end_of(run)) {
+    const std::uint64_t rest = run_of(first_of(run) + 1, end_of(run));
+    if (left.compare_exchange_weak(run, rest, std::memory_order_relaxed)) return first_of(run);
+  }
+  return std::nullopt;
+}
+
+std::optional<std::int64_t> ThreadPool::take_from_others() {
+  while (true) {
+    std::atomic<std::uint64_t>* longest = nullptr;
+    std::uint64_t run = 0;
+    for (Run& other : runs_) {
+      const std::uint64_t left = other.left.load(std::memory_order_relaxed);
+      if (end_of(left) - first_of(left) > end_of(run) - first_of(run)) {
+        longest = &other.left;
+        run = left;
+      }
+    }
+    if (longest == nullptr) return std::nullopt;
+    const std::uint64_t rest = run_of(first_of(run), end_of(run) - 1);
+    if (longest->compare_exchange_weak(run, rest, std::memory_order_relaxed)) return end_of(rest);
+  }
+}
+
 void ThreadPool::work(Job& job, int thread) {
   while (true) {
-    const std::int64_t index = job.next.fetch_add(1, std::memory_order_relaxed);
-    if (index >= job.count) return;
+    std::optional<std::int64_t> index = take_next(thread);
+    if (!index) index = take_from_others();
+    if (!index) return;
     try {
-      job.call(job.body, index, thread);
+      job.call(job.body, *index, thread);
     } catch (...) {
       const std::lock_guard lock(mutex_);
       if (!job.failure) job.failure = std::current_exception();
-      job.next = job.count;
+      for (Run& run : runs_) run.left = 0;
     }
   }
 }
@@ -59,6 +96,10 @@ void ThreadPool::work(Job& job, int thread) {
 void ThreadPool::share(Job& job) {
   {
     const std::lock_guard lock(mutex_);
+    for (std::int64_t thread = 0; thread < threads(); ++thread) {
+      runs_[static_cast<std::size_t>(thread)].left =
+          run_of(job.count * thread / threads(), job.count * (thread + 1) / threads());
+    }
     job_ = &job;
     ++generation_;
   }

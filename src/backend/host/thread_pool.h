@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <exception>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -30,8 +31,10 @@ class ThreadPool {
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  /// Calls body(index, thread) once for each index in [0, count), in any order; `thread` <
-  /// threads() is never in two calls at a time. Returns when all are done and rethrows the first
+  /// Calls body(index, thread) once for each index in [0, count), with count < 2^32; `thread` <
+  /// threads() is never in two calls at a time. Each thread takes the next index of a run of its
+  /// own, so that what lies one after the other in memory is one stream for it; one that is done
+  /// takes from the ends of the others' runs. Returns when all are done and rethrows the first
   /// exception. One caller at a time. `parallel` false: the caller does it all.
   template <typename Body>
   void run(std::int64_t count, const Body& body, bool parallel = true) {
@@ -50,14 +53,20 @@ class ThreadPool {
 
  private:
   struct Job {
-    std::atomic<std::int64_t> next{0};
     std::int64_t count = 0;
     const void* body = nullptr;
     void (*call)(const void* body, std::int64_t index, int thread) = nullptr;
     std::exception_ptr failure;  // under mutex_
   };
 
+  /// The indices of a thread that nobody has taken: [first, end), in the upper and the lower half.
+  struct alignas(64) Run {
+    std::atomic<std::uint64_t> left{0};
+  };
+
   void share(Job& job);
+  std::optional<std::int64_t> take_next(int thread);
+  std::optional<std::int64_t> take_from_others();
   void work(Job& job, int thread);
   void loop(int thread, int numa_node);
 
@@ -65,7 +74,8 @@ class ThreadPool {
   std::mutex mutex_;
   std::condition_variable begun_;
   std::condition_variable left_;
-  Job* job_ = nullptr;  // that workers may still join
+  std::vector<Run> runs_;  // one a thread, of the job
+  Job* job_ = nullptr;     // that workers may still join
   // Both change under mutex_, and are looked at without it before a wait.
   std::atomic<std::uint64_t> generation_{0};  // of jobs: a worker joins each once
   std::atomic<int> inside_{0};                // workers in the job

@@ -1,6 +1,8 @@
 #if defined(__x86_64__)
 #include "backend/cpu/products/amx_tiles.h"
 #include "backend/cpu/products/product_kernels.h"
+#include "packing/unpack_avx512_bf16.h"
+#include "packing/unpack_pieces.h"
 
 /// Products of tiles: sixteen weight rows of a block of columns, as they lie, times as many rows of
 /// activations, packed in panels of pairs of columns:
@@ -15,9 +17,8 @@ namespace {
 constexpr std::int64_t kTile = 16;  // rows of one, of weights as of activations
 constexpr std::int64_t kTileElements = kTile * kBlockColumns;
 constexpr std::int64_t kTileBytes = kTileElements * 2;
-/// Columns that are unpacked before their products: they stay in the first cache.
-constexpr std::int64_t kPieceColumns = 128;
-constexpr std::int64_t kPieceTiles = kPieceColumns / kBlockColumns;
+/// What the second cache, of 2 MiB or more in processors with tiles, keeps of rows to come.
+constexpr std::int64_t kAheadBytes = 1 << 20;
 
 std::int64_t width_of(std::int64_t activations) {
   return activations < kTile ? activations : kTile;
@@ -61,7 +62,7 @@ bool amx_streams(std::int64_t activations, std::int64_t) { return activations <=
 constexpr std::int64_t kSumsBytes = kTile * kTile * 4;
 
 std::size_t amx_scratch_bytes(std::int64_t activations, std::int64_t padded_cols, std::int64_t) {
-  const std::int64_t columns = 2 * (activations <= kTile ? kPieceColumns : padded_cols);
+  const std::int64_t columns = 2 * (activations <= kTile ? kMostPieceColumns : padded_cols);
   return static_cast<std::size_t>(kSumsBytes + kTile * columns * 2);
 }
 
@@ -92,28 +93,6 @@ struct Weights {
   std::int64_t stride;  // of rows, in bytes
 };
 
-/// Where a packed row's columns are read that come some pieces later, in the order of a job: piece
-/// by piece along the rows of two tiles, and then the next ones.
-class Ahead {
- public:
-  explicit Ahead(const WeightReader& weights)
-      : pieces_((weights.padded_cols + kPieceColumns - 1) / kPieceColumns),
-        piece_bytes_(kPieceTiles * weights.code_bytes),
-        rows_bytes_(2 * kTile * weights.row_bytes),
-        turns_(kPieces / pieces_),
-        rest_(kPieces % pieces_) {}
-
-  void of(std::int64_t piece, PackedPart& part) const {
-    const bool next = piece + rest_ >= pieces_;
-    part.scales_ahead = (next ? turns_ + 1 : turns_) * rows_bytes_;
-    part.codes_ahead = part.scales_ahead + (next ? rest_ - pieces_ : rest_) * piece_bytes_;
-  }
-
- private:
-  static constexpr std::int64_t kPieces = 2;
-  std::int64_t pieces_, piece_bytes_, rows_bytes_, turns_, rest_;
-};
-
 /// Tiles along `columns` columns of one or two times sixteen weight rows, times a panel.
 template <bool kLower>
 void add_tiles(const Weights& w, const std::byte* panel, std::int64_t width, std::int64_t columns) {
@@ -127,9 +106,38 @@ void add_tiles(const Weights& w, const std::byte* panel, std::int64_t width, std
   }
 }
 
-template <bool kLower>
+/// While a part's pieces are read one after the other, memory brings as many rows after it, or the
+/// ones after those, line by line as they lie: each piece alone would ask for lines of many pages.
+void ask_ahead(const WeightReader& weights, PackedPart& part) {
+  const std::int64_t bytes = part.rows * weights.row_bytes;
+  if (bytes > kAheadBytes) return;
+  part.ahead = part.packed + (2 * bytes <= kAheadBytes ? 2 * bytes : bytes);
+  part.ahead_step = weights.piece_bytes;
+}
+
+/// Pieces of columns of packed rows, without a call for each.
+template <typename Columns>
+struct PackedPieces {
+  Columns columns;
+  const PackedRow& row;
+
+  void read(const WeightReader&, const PackedPart& part, std::int64_t, std::uint16_t* out,
+            std::int64_t stride) const {
+    UnpackPieces<Columns>::run(columns, row, part, out, stride);
+  }
+};
+
+/// Of any weights.
+struct AnyPieces {
+  static void read(const WeightReader& weights, const PackedPart& part, std::int64_t height,
+                   std::uint16_t* out, std::int64_t stride) {
+    weights.read(part, height, out, stride);
+  }
+};
+
+template <bool kLower, typename Pieces>
 void multiply_few_rows(const ProductJob& job, std::int64_t first, std::int64_t count,
-                       const Ahead& ahead) {
+                       const Pieces& pieces) {
   const WeightReader& weights = *job.weights;
   const std::int64_t width = job.activations;
   const std::byte* const rows = job.rows + first * weights.row_bytes;
@@ -139,18 +147,19 @@ void multiply_few_rows(const ProductJob& job, std::int64_t first, std::int64_t c
     add_tiles<kLower>({rows, rows + kTile * weights.row_bytes, weights.row_bytes}, job.packed,
                       width, weights.cols);
   } else {
+    // Pieces of columns are unpacked, and multiplied from the first cache.
+    const std::int64_t stride = weights.piece_columns * 2;
     std::byte* const unpacked = job.scratch + kSumsBytes;
-    constexpr std::int64_t kStride = kPieceColumns * 2;
-    const Weights w{unpacked, unpacked + kTile * kStride, kStride};
-    PackedPart part{rows, count, 0, kPieceColumns};
-    for (std::int64_t piece = 0; part.first < weights.cols; ++piece) {
+    const Weights w{unpacked, unpacked + kTile * stride, stride};
+    PackedPart part{rows, count, 0, weights.piece_columns};
+    ask_ahead(weights, part);
+    for (; part.first < weights.cols; part.first += part.columns) {
       const std::int64_t rest = weights.cols - part.first;
-      part.columns = rest < kPieceColumns ? rest : kPieceColumns;
-      ahead.of(piece, part);
-      weights.read(part, kLower ? 2 * kTile : kTile, reinterpret_cast<std::uint16_t*>(unpacked),
-                   kPieceColumns);
+      part.columns = rest < weights.piece_columns ? rest : weights.piece_columns;
+      pieces.read(weights, part, kLower ? 2 * kTile : kTile,
+                  reinterpret_cast<std::uint16_t*>(unpacked), weights.piece_columns);
       add_tiles<kLower>(w, job.packed + part.first * width * 2, width, part.columns);
-      part.first += kPieceColumns;
+      part.ahead += count * part.ahead_step;
     }
   }
   const auto put_sums = [&](std::int64_t from) {
@@ -165,16 +174,29 @@ void multiply_few_rows(const ProductJob& job, std::int64_t first, std::int64_t c
   }
 }
 
-/// One panel: weights go through once.
-void multiply_few(const ProductJob& job) {
-  const Ahead ahead(*job.weights);
-  for (std::int64_t first = 0; first < job.count; first += 2 * kTile) {
-    const std::int64_t left = job.count - first;
-    if (left > kTile) {
-      multiply_few_rows<true>(job, first, left < 2 * kTile ? left : 2 * kTile, ahead);
-    } else {
-      multiply_few_rows<false>(job, first, left, ahead);
+/// One panel: weights go through once, thirty-two rows at a time, or sixteen very long ones.
+template <typename Pieces>
+void multiply_few_by(const ProductJob& job, const Pieces& pieces) {
+  std::int64_t first = 0;
+  if (2 * kTile * job.weights->row_bytes <= kAheadBytes || job.weights->in_place) {
+    for (; job.count - first >= 2 * kTile; first += 2 * kTile) {
+      multiply_few_rows<true>(job, first, 2 * kTile, pieces);
     }
+  }
+  for (; job.count - first >= kTile; first += kTile) {
+    multiply_few_rows<false>(job, first, kTile, pieces);
+  }
+  if (first < job.count) multiply_few_rows<false>(job, first, job.count - first, AnyPieces());
+}
+
+void multiply_few(const ProductJob& job) {
+  const auto& packed = job.weights->packed();
+  if (packed && packed->format == kInt8Weights && packed->cols % kBlockColumns == 0) {
+    multiply_few_by(job, PackedPieces<Int8Avx512Bf16>{{}, *packed});
+  } else if (packed && packed->format == kInt4Weights && packed->cols % kBlockColumns == 0) {
+    multiply_few_by(job, PackedPieces<Int4Avx512>{{}, *packed});
+  } else {
+    multiply_few_by(job, AnyPieces());
   }
 }
 
@@ -218,7 +240,9 @@ void multiply_many(const ProductJob& job) {
     Weights w{rows, rows + kTile * weights.row_bytes, weights.row_bytes};
     if (!weights.in_place || count % kTile != 0) {
       const std::int64_t height = lower ? 2 * kTile : kTile;
-      weights.read({rows, count, 0, weights.cols}, height, unpacked, weights.padded_cols);
+      PackedPart part{rows, count, 0, weights.cols};
+      ask_ahead(weights, part);
+      weights.read(part, height, unpacked, weights.padded_cols);
       w.upper = job.scratch + kSumsBytes;
       w.stride = weights.padded_cols * 2;
       w.lower = w.upper + kTile * w.stride;

@@ -159,8 +159,10 @@ void multiply(const ProductJob& job) {
   auto* const unpacked = reinterpret_cast<std::uint16_t*>(job.scratch);
   for (std::int64_t row = 0; row < job.count; row += step) {
     const std::int64_t here = job.count - row < step ? job.count - row : step;
-    weights.read({job.rows + row * weights.row_bytes, here, 0, weights.cols, ahead, ahead}, here,
-                 unpacked, weights.padded_cols);
+    PackedPart part{job.rows + row * weights.row_bytes, here, 0, weights.cols};
+    part.ahead += ahead;
+    part.ahead_step = ahead == 0 ? 0 : weights.piece_bytes;
+    weights.read(part, here, unpacked, weights.padded_cols);
     multiply_rows<Simd>(job, {unpacked, weights.padded_cols, here}, false, job.y + row);
   }
 }

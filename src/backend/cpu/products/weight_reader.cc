@@ -1,5 +1,6 @@
 #include "backend/cpu/products/weight_reader.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "zero_infer/bytes.h"
@@ -10,9 +11,10 @@ WeightReader::WeightReader(const RowBlockMatrix& w, InstructionSet set)
     : cols(w.cols),
       padded_cols(ceil_div(w.cols, kBlockColumns) * kBlockColumns),
       row_bytes(static_cast<std::int64_t>(w.row_bytes())),
-      code_bytes(!w.format.packed()                           ? 0
-                 : w.format.kind == WeightFormat::Kind::kInt4 ? kBlockColumns / 2
-                                                              : kBlockColumns),
+      piece_columns(w.format.packed() && w.format.kind != WeightFormat::Kind::kInt4
+                        ? kMostPieceColumns / 2
+                        : kMostPieceColumns),
+      piece_bytes(row_bytes * piece_columns / std::max(w.cols, piece_columns)),
       in_place(!w.format.packed() && w.cols % kBlockColumns == 0) {
   if (!w.format.packed()) return;
   packed_.emplace(w.format, w.cols);

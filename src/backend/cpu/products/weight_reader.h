@@ -11,6 +11,7 @@ namespace zi {
 
 /// Products read weights as bfloat16, and whole blocks of so many columns.
 inline constexpr std::int64_t kBlockColumns = 32;
+inline constexpr std::int64_t kMostPieceColumns = 128;
 
 /// Rows of a matrix as bfloat16s in whole blocks of columns: where they lie, or copied or unpacked
 /// part by part.
@@ -22,8 +23,10 @@ class WeightReader {
   const std::int64_t cols;
   const std::int64_t padded_cols;  // with those that fill the last block
   const std::int64_t row_bytes;
-  /// Bytes of the codes of a block of columns; 0 for weights in bfloat16.
-  const std::int64_t code_bytes;
+  /// Columns that are best read together: of packed weights, a line of codes.
+  const std::int64_t piece_columns;
+  /// What a row takes for them, with its scales.
+  const std::int64_t piece_bytes;
   /// Whether rows can be read where they are.
   const bool in_place;
 
@@ -32,6 +35,9 @@ class WeightReader {
   /// `height`.
   void read(const PackedPart& part, std::int64_t height, std::uint16_t* out,
             std::int64_t stride) const;
+
+  /// None for weights in bfloat16.
+  const std::optional<PackedRow>& packed() const { return packed_; }
 
  private:
   std::optional<PackedRow> packed_;
