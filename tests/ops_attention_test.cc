@@ -334,55 +334,60 @@ TEST_P(AttentionTest, SplitQkvFindsRowsAmongManySequences) {
 TEST_P(AttentionTest, RowsHaveTheSameBitsInEveryBatchAndChunk) {
   if (!GetParam().exact) GTEST_SKIP() << "this backend promises equality within rounding only";
   const int heads = 2;
-  const int head_dim = 24;
-  const std::int64_t hidden = heads * head_dim;
-  const int keys = 75;
-  const KvLayer empty{nullptr, DType::kBFloat16, heads, head_dim};
-  const auto host_qkv = floats(keys * 3 * hidden);
-  const auto bias = floats(3 * hidden);
-  const Buffer device_bias = upload(bias);
-  const Buffer slopes = upload(std::vector<float>{0.5f, 0.1f});
-  const std::size_t row_bytes = static_cast<std::size_t>(hidden) * 4;
+  for (const int head_dim : {24, 64, 128}) {
+    SCOPED_TRACE(head_dim);
+    const std::int64_t hidden = heads * head_dim;
+    const int keys = 75;
+    const KvLayer empty{nullptr, DType::kBFloat16, heads, head_dim};
+    const auto host_qkv = floats(keys * 3 * hidden);
+    const auto bias = floats(3 * hidden);
+    const Buffer device_bias = upload(bias);
+    const Buffer slopes = upload(std::vector<float>{0.5f, 0.1f});
+    const std::size_t row_bytes = static_cast<std::size_t>(hidden) * 4;
 
-  // A prompt in chunks, with a decoding neighbour or without, on other pages.
-  const auto prefill = [&](const std::vector<int>& chunks, bool neighbour) {
-    Buffer pages = upload(std::vector<std::byte>(12 * empty.page_bytes(), std::byte{0xff}));
-    KvLayer kv = empty;
-    kv.data = pages.data();
-    std::vector<std::byte> result;
-    int done = 0;
-    for (const int rows : chunks) {
-      std::vector<std::pair<int, int>> lengths = {{rows, done + rows}};
-      std::vector<std::vector<std::int32_t>> tables = {{0, 1, 2, 3, 4}};
-      std::vector<float> qkv(host_qkv.begin() + done * 3 * hidden,
-                             host_qkv.begin() + (done + rows) * 3 * hidden);
-      const int skip = neighbour ? 1 : 0;
-      if (neighbour) {
-        lengths.insert(lengths.begin(), {1, 1});
-        tables = {{0}, {9, 7, 11, 2, 5}};
-        qkv.insert(qkv.begin(), static_cast<std::size_t>(3 * hidden), 1.0f);
+    // A prompt in chunks, with a decoding neighbour or without, on other pages.
+    const auto prefill = [&](const std::vector<int>& chunks, bool neighbour) {
+      Buffer pages = upload(std::vector<std::byte>(12 * empty.page_bytes(), std::byte{0xff}));
+      KvLayer kv = empty;
+      kv.data = pages.data();
+      std::vector<std::byte> result;
+      int done = 0;
+      for (const int rows : chunks) {
+        std::vector<std::pair<int, int>> lengths = {{rows, done + rows}};
+        std::vector<std::vector<std::int32_t>> tables = {{0, 1, 2, 3, 4}};
+        std::vector<float> qkv(host_qkv.begin() + done * 3 * hidden,
+                               host_qkv.begin() + (done + rows) * 3 * hidden);
+        const int skip = neighbour ? 1 : 0;
+        if (neighbour) {
+          lengths.insert(lengths.begin(), {1, 1});
+          tables = {{0}, {9, 7, 11, 2, 5}};
+          qkv.insert(qkv.begin(), static_cast<std::size_t>(3 * hidden), 1.0f);
+        }
+        const TestBatch b = batch(lengths, tables);
+        const Buffer device_qkv = upload(qkv);
+        Buffer q = device->allocate(static_cast<std::size_t>(b.host.tokens) * row_bytes);
+        const auto out =
+            run(static_cast<std::size_t>(b.host.tokens) * row_bytes, [&](std::byte* y) {
+              ops->split_qkv(device_qkv.as<float>(), 3 * hidden,
+                             interleaved(kv, device_bias.as<float>()), b.device, kv, q.as<float>(),
+                             *stream);
+              ops->attention(q.as<float>(), heads, b.device, kv, slopes.as<float>(), y,
+                             DType::kFloat32, *stream);
+            });
+        result.insert(result.end(), out.begin() + skip * static_cast<std::int64_t>(row_bytes),
+                      out.end());
+        done += rows;
       }
-      const TestBatch b = batch(lengths, tables);
-      const Buffer device_qkv = upload(qkv);
-      Buffer q = device->allocate(static_cast<std::size_t>(b.host.tokens) * row_bytes);
-      const auto out = run(static_cast<std::size_t>(b.host.tokens) * row_bytes, [&](std::byte* y) {
-        ops->split_qkv(device_qkv.as<float>(), 3 * hidden, interleaved(kv, device_bias.as<float>()),
-                       b.device, kv, q.as<float>(), *stream);
-        ops->attention(q.as<float>(), heads, b.device, kv, slopes.as<float>(), y, DType::kFloat32,
-                       *stream);
-      });
-      result.insert(result.end(), out.begin() + skip * static_cast<std::int64_t>(row_bytes),
-                    out.end());
-      done += rows;
-    }
-    return result;
-  };
-  const auto whole = prefill({keys}, false);
-  ASSERT_EQ(whole.size(), keys * row_bytes);
-  EXPECT_EQ(prefill({keys}, true), whole);
-  EXPECT_EQ(prefill({1, 31, 7, 36}, false), whole);
-  EXPECT_EQ(prefill({64, 11}, true), whole);
-  EXPECT_EQ(prefill(std::vector<int>(keys, 1), true), whole);
+      return result;
+    };
+    const auto whole = prefill({keys}, false);
+    ASSERT_EQ(whole.size(), keys * row_bytes);
+    EXPECT_EQ(prefill({keys}, true), whole);
+    EXPECT_EQ(prefill({1, 31, 7, 36}, false), whole);
+    EXPECT_EQ(prefill({64, 11}, true), whole);
+    EXPECT_EQ(prefill({17, 33, 2, 23}, true), whole);
+    EXPECT_EQ(prefill(std::vector<int>(keys, 1), true), whole);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, AttentionTest, ::testing::ValuesIn(backends()), backend_name);

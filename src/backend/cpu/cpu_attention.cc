@@ -18,6 +18,10 @@ constexpr std::int64_t kParallelWork = 1 << 16;
 constexpr std::int64_t kLanes = simd::kLanes;
 static_assert(kKvPageTokens == kLanes, "the keys of a page are the lanes of its scores");
 
+/// The places of a page's keys.
+alignas(64) constexpr float kPageKeys[kLanes] = {0, 1, 2,  3,  4,  5,  6,  7,
+                                                 8, 9, 10, 11, 12, 13, 14, 15};
+
 /// The state of a tile's rows; head dimensions are padded to whole vectors with zeros.
 struct TileState {
   alignas(64) float q[kTileRows * kMostHeadDim];
@@ -28,49 +32,126 @@ struct TileState {
   float total[kTileRows];  // of weights
 };
 
-/// One query row meets the first `keys` keys of a page whose first position is `first_key`.
-ZI_SIMD_CLONES void attend_row(const float* q, const float* k_page, const float* v_page, int keys,
-                               int vectors, float scale, float slope, int first_key, float* maximum,
-                               float* total, float* sum) {
-  alignas(64) float weights[kKvPageTokens];
-  float best = *maximum;
-  for (int key = 0; key < keys; ++key) {
-    const float* k = k_page + key * vectors * kLanes;
-    simd::Vector dot{};
-    for (int i = 0; i < vectors; ++i) {
-      simd::Vector a;
-      simd::Vector b;
-      simd::load(a, q + i * kLanes);
-      simd::load(b, k + i * kLanes);
-      dot += a * b;
+/// What a tile's rows meet: a page whose first position is `first_key`.
+struct Page {
+  float scale;
+  float bias[kKvPageTokens];  // of the keys' positions
+  int first_key;
+  int position;  // of the tile's first row
+  int vectors;   // of a head
+};
+
+/// Rows `first` and those after it meet the first `keys` keys of a page. Several at once fill the
+/// time in which each alone would wait for its own last result. A row's bits do not depend on how
+/// many they are: no sum below has two products of which a compiler could fuse either one.
+template <typename Vector, int kVectors, int kRows>
+ZI_INLINE void attend(TileState& state, const Page& page, int first, int keys) {
+  const int vectors = kVectors > 0 ? kVectors : page.vectors;
+  const std::int64_t padded = vectors * kLanes;
+  Vector key;
+  simd::load(key, kPageKeys);
+  Vector bias;
+  simd::load(bias, page.bias);
+  Vector hidden;
+  simd::fill(hidden, -std::numeric_limits<float>::infinity());
+  Vector weight[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    const float* q = state.q + (first + r) * padded;
+    Vector dots[kKvPageTokens];
+    for (int k = 0; k < kKvPageTokens; ++k) {
+      Vector dot;
+      simd::fill(dot, 0);
+      for (int i = 0; i < vectors; ++i) {
+        Vector a;
+        Vector b;
+        simd::load(a, q + i * kLanes);
+        simd::load(b, state.k_page + k * padded + i * kLanes);
+        dot += a * b;
+      }
+      dots[k] = dot;
     }
-    weights[key] = simd::sum(dot) * scale + slope * static_cast<float>(first_key + key);
-    best = std::max(best, weights[key]);
+    simd::sums(weight[r], dots);
+    weight[r] = weight[r] * page.scale + bias;
+    // Keys that the row must not see weigh e^-inf = 0; their values are not even read below.
+    weight[r] = simd::less(key, static_cast<float>(keys), weight[r], hidden);
   }
-  // Keys that the row must not see weigh e^-inf = 0; their values are not even read below.
-  for (int key = keys; key < kKvPageTokens; ++key) {
-    weights[key] = -std::numeric_limits<float>::infinity();
-  }
-  simd::Vector weight;
-  simd::load(weight, weights);
-  simd::exp(weight, weight - best);
-  simd::store(weight, weights);
-  simd::Vector fade = simd::Vector{} + (*maximum - best);  // -inf before the first page
-  simd::exp(fade, fade);
-  *total = *total * fade[0] + simd::sum(weight);
-  *maximum = best;
-  for (int i = 0; i < vectors; ++i) {
-    simd::Vector acc;
-    simd::load(acc, sum + i * kLanes);
-    acc *= fade;
-    for (int key = 0; key < keys; ++key) {
-      simd::Vector v;
-      simd::load(v, v_page + (key * vectors + i) * kLanes);
-      acc += v * weights[key];
+  float* const sum = state.sum + first * padded;
+  for (int r = 0; r < kRows; ++r) {
+    float& maximum = state.maximum[first + r];
+    const float best = std::max(maximum, simd::most(weight[r]));
+    weight[r] -= best;
+    if (best != maximum) {  // else what is there counts as before
+      Vector fade;
+      simd::fill(fade, maximum - best);  // -inf before the first page
+      simd::exp(fade, fade);
+      maximum = best;
+      state.total[first + r] *= fade.piece[0][0];
+      for (int i = 0; i < vectors; ++i) {
+        Vector faded;
+        simd::load(faded, sum + r * padded + i * kLanes);
+        faded *= fade;
+        simd::store(faded, sum + r * padded + i * kLanes);
+      }
     }
-    simd::store(acc, sum + i * kLanes);
+  }
+  alignas(64) float weights[kRows][kKvPageTokens];
+  for (int r = 0; r < kRows; ++r) simd::exp(weight[r], weight[r]);
+  for (int r = 0; r < kRows; ++r) {
+    simd::store(weight[r], weights[r]);
+    state.total[first + r] += simd::sum(weight[r]);
+  }
+  // An element's sum takes the keys one after the other, whichever loop is inside.
+  constexpr int kTogether = kVectors > 0 ? kVectors : 1;
+  for (int i = 0; i < vectors; i += kTogether) {
+    Vector acc[kRows][kTogether];
+    for (int r = 0; r < kRows; ++r) {
+      for (int j = 0; j < kTogether; ++j) {
+        simd::load(acc[r][j], sum + r * padded + (i + j) * kLanes);
+      }
+    }
+    for (int k = 0; k < keys; ++k) {
+      for (int j = 0; j < kTogether; ++j) {
+        Vector v;
+        simd::load(v, state.v_page + k * padded + (i + j) * kLanes);
+        for (int r = 0; r < kRows; ++r) acc[r][j] += v * weights[r][k];
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      for (int j = 0; j < kTogether; ++j) {
+        simd::store(acc[r][j], sum + r * padded + (i + j) * kLanes);
+      }
+    }
   }
 }
+
+template <typename Vector, int kVectors>
+ZI_INLINE void attend_each(TileState& state, const Page& page, int first, int last) {
+  constexpr int kRows = kVectors == 4 ? 4 : 2;  // whose sums stay in registers
+  int r = first;
+  // Rows that see a part of the page, and then those that see it all.
+  for (; r < last && page.position + r + 1 - page.first_key < kKvPageTokens; ++r) {
+    attend<Vector, kVectors, 1>(state, page, r, page.position + r + 1 - page.first_key);
+  }
+  for (; r + kRows <= last; r += kRows)
+    attend<Vector, kVectors, kRows>(state, page, r, kKvPageTokens);
+  for (; r < last; ++r) attend<Vector, kVectors, 1>(state, page, r, kKvPageTokens);
+}
+
+/// Rows first to last of a tile. Heads of 64 and of 128 elements keep more in registers.
+template <typename Vector>
+ZI_INLINE void attend_rows_with(TileState& state, const Page& page, int first, int last) {
+  switch (page.vectors) {
+    case 4:
+      return attend_each<Vector, 4>(state, page, first, last);
+    case 8:
+      return attend_each<Vector, 8>(state, page, first, last);
+    default:
+      return attend_each<Vector, 0>(state, page, first, last);
+  }
+}
+
+ZI_SIMD_FUNCTION(attend_rows, (TileState & state, const Page& page, int first, int last),
+                 (state, page, first, last))
 
 /// Rows (count, head_dim) to float32 rows of whole vectors.
 void widen(const std::byte* src, DType dtype, int count, int head_dim, int vectors, float* dst) {
@@ -128,6 +209,8 @@ void CpuAttention::run(const float* q, int heads, const RaggedBatch& batch, cons
       state.maximum[r] = -std::numeric_limits<float>::infinity();
       state.total[r] = 0;
     }
+    Page met{
+        .scale = scale, .bias = {}, .first_key = 0, .position = tile.position, .vectors = vectors};
     const int last = tile.position + tile.rows - 1;
     for (int first_key = 0; first_key <= last; first_key += kKvPageTokens) {
       const std::byte* page =
@@ -135,12 +218,13 @@ void CpuAttention::run(const float* q, int heads, const RaggedBatch& batch, cons
           static_cast<std::size_t>(head / group) * head_bytes;
       const int present = std::min(kKvPageTokens, last - first_key + 1);
       widen(page, kv.dtype, present, head_dim, vectors, state.k_page);
+      std::fill(state.k_page + present * padded, state.k_page + kKvPageTokens * padded, 0.0f);
       widen(page + kv.page_bytes() / 2, kv.dtype, present, head_dim, vectors, state.v_page);
-      for (int r = std::max(0, first_key - tile.position); r < tile.rows; ++r) {
-        attend_row(state.q + r * padded, state.k_page, state.v_page,
-                   std::min(kKvPageTokens, tile.position + r - first_key + 1), vectors, scale,
-                   slope, first_key, &state.maximum[r], &state.total[r], state.sum + r * padded);
+      for (int key = 0; key < kKvPageTokens; ++key) {
+        met.bias[key] = slope * static_cast<float>(first_key + key);
       }
+      met.first_key = first_key;
+      attend_rows(state, met, std::max(0, first_key - tile.position), tile.rows);
     }
     for (int r = 0; r < tile.rows; ++r) {
       float* sum = state.sum + r * padded;

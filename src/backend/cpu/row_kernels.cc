@@ -10,10 +10,10 @@ namespace zi::row {
 namespace {
 
 using simd::kLanes;
-using simd::Vector;
 
 /// 0.5 x (1 + tanh(u)) = x / (1 + e^-2u), which keeps its relative precision where the tanh nears
 /// -1.
+template <typename Vector>
 ZI_INLINE void gelu_tanh(Vector& y, const Vector& x) {
   const Vector minus_2u = x * -1.5957691216057308f * (1.0f + 0.044715f * x * x);
   Vector e;
@@ -21,23 +21,29 @@ ZI_INLINE void gelu_tanh(Vector& y, const Vector& x) {
   y = x / (1.0f + e);
 }
 
+template <typename Vector>
 ZI_INLINE void apply(Activation activation, Vector& y, const Vector& x) {
   switch (activation) {
     case Activation::kGeluTanh:
       gelu_tanh(y, x);
       break;
     case Activation::kGelu:
-      for (std::int64_t i = 0; i < kLanes; ++i) {
-        y[i] = 0.5f * x[i] * (1.0f + std::erf(x[i] * 0.70710678118654752f));
+      for (int piece = 0; piece < y.kPieces; ++piece) {
+        for (std::size_t i = 0; i < sizeof y.piece[piece] / sizeof(float); ++i) {
+          const float v = x.piece[piece][i];
+          y.piece[piece][i] = 0.5f * v * (1.0f + std::erf(v * 0.70710678118654752f));
+        }
       }
       break;
-    case Activation::kRelu:
-      // Not x > 0: NaN stays NaN.
-      y = x < Vector{} ? Vector{} : x;
+    case Activation::kRelu: {
+      Vector zero;
+      simd::fill(zero, 0);
+      y = simd::less(x, 0, zero, x);  // not x > 0: NaN stays NaN
       break;
+    }
     case Activation::kSilu: {
       Vector e;
-      simd::exp(e, -x);
+      simd::exp(e, 0.0f - x);
       y = x / (1.0f + e);
       break;
     }
@@ -45,31 +51,36 @@ ZI_INLINE void apply(Activation activation, Vector& y, const Vector& x) {
 }
 
 /// The last, partial vector of a row: zeros after its end.
+template <typename Vector>
 ZI_INLINE void load_part(Vector& v, const float* p, std::int64_t count) {
   if (count == kLanes) {
     simd::load(v, p);
     return;
   }
-  v = Vector{};
-  __builtin_memcpy(&v, p, static_cast<std::size_t>(count) * sizeof(float));
+  float part[kLanes] = {};
+  __builtin_memcpy(part, p, static_cast<std::size_t>(count) * sizeof(float));
+  simd::load(v, part);
 }
 
+template <typename Vector>
 ZI_INLINE void store_part(const Vector& v, float* p, std::int64_t count) {
   if (count == kLanes) {
     simd::store(v, p);
     return;
   }
-  __builtin_memcpy(p, &v, static_cast<std::size_t>(count) * sizeof(float));
+  float part[kLanes];
+  simd::store(v, part);
+  __builtin_memcpy(p, part, static_cast<std::size_t>(count) * sizeof(float));
 }
 
-}  // namespace
-
-ZI_SIMD_CLONES void normalize(const float* x, const Norm& norm, std::int64_t cols, float* y) {
+template <typename Vector>
+ZI_INLINE void normalize_with(const float* x, const Norm& norm, std::int64_t cols, float* y) {
   const std::int64_t whole = cols / kLanes * kLanes;
   Vector v;
   float mean = 0;
   if (norm.centred) {
-    Vector sums{};
+    Vector sums;
+    simd::fill(sums, 0);
     for (std::int64_t i = 0; i < whole; i += kLanes) {
       simd::load(v, x + i);
       sums += v;
@@ -79,7 +90,8 @@ ZI_SIMD_CLONES void normalize(const float* x, const Norm& norm, std::int64_t col
     mean = simd::sum(sums) / static_cast<float>(cols);
   }
 
-  Vector squares{};
+  Vector squares;
+  simd::fill(squares, 0);
   for (std::int64_t i = 0; i < whole; i += kLanes) {
     simd::load(v, x + i);
     v -= mean;
@@ -98,7 +110,8 @@ ZI_SIMD_CLONES void normalize(const float* x, const Norm& norm, std::int64_t col
   }
 }
 
-ZI_SIMD_CLONES void activate(const float* x, const Activate& activate, std::int64_t cols,
+template <typename Vector>
+ZI_INLINE void activate_with(const float* x, const Activate& activate, std::int64_t cols,
                              float* y) {
   const float* const up = activate.up < 0 ? nullptr : x + activate.up;
   for (std::int64_t i = 0; i < cols; i += kLanes) {
@@ -123,6 +136,13 @@ ZI_SIMD_CLONES void activate(const float* x, const Activate& activate, std::int6
     store_part(v, y + i, count);
   }
 }
+
+}  // namespace
+
+ZI_SIMD_FUNCTION(normalize, (const float* x, const Norm& norm, std::int64_t cols, float* y),
+                 (x, norm, cols, y))
+ZI_SIMD_FUNCTION(activate, (const float* x, const Activate& activate, std::int64_t cols, float* y),
+                 (x, activate, cols, y))
 
 ZI_SIMD_CLONES void bias_residual(const float* x, const float* bias, std::int64_t cols,
                                   float* residual) {
