@@ -3,20 +3,24 @@
 JSON to FILE for each number of ranks; only Python's own modules. The load generator runs on the server's machine.
 
     benchmarks/serve_benchmark.py BINARY --commit C --machine M --output FILE.jsonl [--ranks 1,2] [--lanes 32]
-        [--requests 400] [--prompt-tokens 32] [--new-tokens 100] [--rounds 3] [FLAGS..]
+        [--requests 400] [--prompt-tokens 32] [--new-tokens 100] [--rounds 3] [--loads 0.25,0.5,0.9]
+        [--apart] [FLAGS..]
 
 FLAGS go to zero-infer, for the job and for the server (--model, --dummy-weights, a tier). A round is the job, then the
 server with all requests at once up to twice its lanes, without streams and with them; the middle round counts. Then
-requests arrive at random times (exponential gaps, a fixed seed), as streams, at 25, 50 and 90% of the rate that the
-streams of a full server ended at.
+requests arrive at random times (exponential gaps, a fixed seed), as streams, at these shares (--loads) of the rate that
+the streams of a full server ended at. --apart gives the load generator the last core, and the job and the server the
+others: what is compared then is the server's own work with the job's.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import math
+import os
 import random
 import re
 import shlex
@@ -33,7 +37,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from serving.server import ENVIRONMENT, Server, ranks_command
 from serving.streams import Answer, complete, complete_all
 
-LOADS = (0.25, 0.5, 0.9)
 _WORK = re.compile(r"in ([\d.]+) s: ([\d.]+) tokens/s")
 
 
@@ -121,20 +124,34 @@ def command_of(options: argparse.Namespace, ranks: int) -> str:
     return shlex.join(
         ["serve_benchmark.py", "--model", options.model, "--ranks", str(ranks), "--lanes", str(options.lanes),
          "--requests", str(options.requests), "--prompt-tokens", str(options.prompt_tokens),
-         "--new-tokens", str(options.new_tokens), *options.more]
+         "--new-tokens", str(options.new_tokens), *(["--apart"] if options.apart else []), *options.more]
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def cores_of_the_server(options: argparse.Namespace):
+    """What is started inside has all cores but the last, where --apart gives that to the load generator."""
+    if options.apart:
+        os.sched_setaffinity(0, options.cores - {max(options.cores)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, {max(options.cores)} if options.apart else options.cores)
 
 
 def measure(options: argparse.Namespace, ranks: int, flags: list[str]) -> dict:
     rounds: dict[str, list[float]] = {"offline": [], "server": [], "streamed": []}
-    with Server(options.binary, *flags, model=Path(options.model), ranks=ranks) as server:
+    with cores_of_the_server(options):
+        started = Server(options.binary, *flags, model=Path(options.model), ranks=ranks)
+    with started as server:
         for _ in range(options.rounds):
-            rounds["offline"].append(offline_rate(options, ranks, flags))
+            with cores_of_the_server(options):
+                rounds["offline"].append(offline_rate(options, ranks, flags))
             rounds["server"].append(server_rate(options, server, ranks, stream=False))
             rounds["streamed"].append(server_rate(options, server, ranks, stream=True))
         rates = {name: statistics.median(values) for name, values in rounds.items()}
         full_rate = rates["streamed"] / options.new_tokens
-        loads = [waits(options, server, load, full_rate) for load in LOADS]
+        loads = [waits(options, server, load, full_rate) for load in options.loads]
     return {
         "name": "serve", "machine": options.machine, "commit": options.commit,
         "command": command_of(options, ranks), "world": ranks,
@@ -160,7 +177,13 @@ def parsed() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--prompt-tokens", type=int, default=32)
     parser.add_argument("--new-tokens", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
+    shares = lambda text: [float(share) for share in text.split(",") if share]  # noqa: E731
+    parser.add_argument("--loads", type=shares, default=[0.25, 0.5, 0.9])
+    parser.add_argument("--apart", action="store_true")
     options, options.more = parser.parse_known_args()
+    options.cores = os.sched_getaffinity(0)
+    if options.apart and len(options.cores) < 2:
+        parser.error("--apart needs two cores")
     flags = ["--backend", options.backend, "--batch-size", str(options.lanes),
              "--ignore-eos", "--temperature", "0", *options.more]  # fmt: skip
     return options, flags

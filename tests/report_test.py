@@ -23,6 +23,7 @@ from reporting.benchmark import benchmark_table, split_table
 from reporting.figures import digest, figures, with_digest
 from reporting.headline import Headline, headline_table
 from reporting.machine import limits_table, loading_table, scaling_rows
+from reporting.others import others_table
 from reporting.pages import PAGES, rewritten
 from reporting.passes import PASS_TABLES, pass_block
 from reporting.results import SCHEMA, ReportError, Result, load_results
@@ -57,6 +58,11 @@ SERVE = RUN | {
         {"load": 0.25, "requests_s": 33.25, "first_token_p50_ms": 3.504, "first_token_p99_ms": 15.54,
          "between_p50_ms": 1.121, "between_p99_ms": 6.355},
     ],
+}  # fmt: skip
+OTHERS = RUN | {
+    "name": "beside_others", "program": "llama.cpp", "version": "b1", "model": "config/models/bloom-560m",
+    "threads": 2, "weights": "int8", "prompt_tokens": 512,
+    "tokens_s": {"decode_1": 16.345, "decode_8": 56.65, "prompt": 255.8},
 }  # fmt: skip
 PUBLISHED = {
     "name": "published_row", "source": "somebody", "source_url": "https://example.org",
@@ -326,6 +332,13 @@ class Machine(unittest.TestCase):
         rates, waits, _ = serving_table(results_of(SERVE)).split("\n\n", 2)
         self.assertIn("| 32 | 64, 100 | 15,490 | 14,952 | 0.97 | 13,299 | 0.86 | 1 |", rates)
         self.assertIn("| 25% | 33.2 | 3.50, 15.5 | 1.12, 6.36 | 1 |", waits)
+
+    def test_other_programs_stand_below_each_other(self) -> None:
+        own = OTHERS | {"program": "zero-infer", "version": "", "tokens_s": {"decode_1": 30.1, "prompt": 900.5}}
+        text = others_table(results_of(own, OTHERS))
+        self.assertIn("| batch 1 | prompt of 512 | batch 8 | run |", text)
+        self.assertIn("| a machine | 560m | 2 | int8 | zero-infer | 30.1 | 900 | | 1 |", text)
+        self.assertIn("| | | | | llama.cpp b1 | 16.3 | 256 | 56.6 | 1 |", text)
 
     def test_loading_has_its_limit_in_its_row(self) -> None:
         self.assertIn(

@@ -33,6 +33,7 @@ LIMITS = "limits"
 ATTENTION = "attention"
 WEIGHT_FORMATS = "weight_formats"
 SERVE = "serve"
+BESIDE_OTHERS = "beside_others"
 
 #: The fields that the report needs, by the `name` of a line; a line may have more.
 SCHEMA: dict[str, dict[str, type]] = {
@@ -65,6 +66,11 @@ SCHEMA: dict[str, dict[str, type]] = {
         "model": str, "backend": str, "lanes": int, "requests": int, "prompt_tokens": int,
         "new_tokens": int, "offline_tokens_s": float, "server_tokens_s": float,
         "streamed_tokens_s": float, "ratio": float, "ratio_streamed": float, "loads": list,
+    },
+    BESIDE_OTHERS: _RUN
+    | {
+        "program": str, "version": str, "model": str, "threads": int, "weights": str,
+        "prompt_tokens": int, "tokens_s": dict,
     },
     WEIGHT_FORMATS: _RUN
     | {"model": str, "tokens": int, "perplexity": float, "ids_sha256": str, "formats": list},

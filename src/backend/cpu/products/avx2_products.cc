@@ -14,6 +14,9 @@ struct Avx2 {
   };
   static constexpr int kWeightRows = 2;
   static constexpr int kMostRows = 3;
+  static constexpr std::int64_t kWideFrom = 8;
+  static constexpr int kWideWeights = 4;
+  static constexpr std::int64_t kWideRows = 3;
 
   static __m256 even(__m256i pairs) { return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)); }
   static __m256 odd(__m256i pairs) {
@@ -50,6 +53,41 @@ struct Avx2 {
       float q[4];
       _mm_storeu_ps(q, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
       out[i] = (q[0] + q[2]) + (q[1] + q[3]);
+    }
+  }
+  static void totals(const Sum (&sums)[4], float (&out)[4]) {
+    for (int i = 0; i < 4; i += 2) {
+      const Sum two[2] = {sums[i], sums[i + 1]};
+      float of_two[2];
+      total(two, of_two);
+      out[i] = of_two[0];
+      out[i + 1] = of_two[1];
+    }
+  }
+  /// One half after the other: the registers hold one of twelve sums.
+  template <int kRows>
+  static void add(Sum (&sums)[kRows][4], const Packed* w, std::int64_t w_elements, const Packed* a,
+                  std::int64_t row_elements, std::int64_t columns) {
+    for (int half = 0; half < 2; ++half) {
+      __m256 own[kRows][4];
+      for (int r = 0; r < kRows; ++r) {
+        for (int i = 0; i < 4; ++i) own[r][i] = sums[r][i].half[half];
+      }
+      for (std::int64_t c = 8 * half; c < columns; c += 16) {
+        __m256 activations[kRows];
+        for (int r = 0; r < kRows; ++r) {
+          activations[r] = _mm256_loadu_ps(a + r * row_elements + c);
+        }
+        for (int i = 0; i < 4; ++i) {
+          const __m256 weights = _mm256_loadu_ps(w + i * w_elements + c);
+          for (int r = 0; r < kRows; ++r) {
+            own[r][i] = _mm256_fmadd_ps(weights, activations[r], own[r][i]);
+          }
+        }
+      }
+      for (int r = 0; r < kRows; ++r) {
+        for (int i = 0; i < 4; ++i) sums[r][i].half[half] = own[r][i];
+      }
     }
   }
   static void pack_block(const std::uint16_t* from, Packed* to) {

@@ -11,6 +11,7 @@ struct Avx512Bf16 {
   using Sum = __m512;
   static constexpr int kWeightRows = 4;
   static constexpr int kMostRows = 6;
+  static constexpr std::int64_t kWideFrom = 0;
 
   static __m512bh block(const std::uint16_t* from) {
     return reinterpret_cast<__m512bh>(_mm512_loadu_si512(from));

@@ -6,6 +6,11 @@
 /// is a type of the file's own. Simd::kWeightRows weight rows meet up to Simd::kMostRows rows of
 /// activations in registers. The sum of an element has sixteen lanes; lane i takes columns 32 b + 2
 /// i and 32 b + 2 i + 1 of each block b in turn.
+///
+/// Where an instruction set multiplies floats, weights become floats on their way into registers,
+/// once for each kMostRows rows of activations. If that costs much, with kWideFrom rows or more
+/// Simd::kWideWeights weight rows are made floats once for all of them, as activations are packed,
+/// and meet up to Simd::kWideRows rows at a time; else kWideFrom is 0. The order is the same.
 namespace zi::dots {
 
 /// How far ahead of its use memory is asked for a line, where weights are used once.
@@ -49,8 +54,36 @@ bool streams(std::int64_t activations, std::int64_t padded_cols) {
   return packed_bytes<Simd>(activations, padded_cols) <= kKeptBytes;
 }
 
+/// Columns of wide weights: they stay in the first cache, and sums wait in memory between them.
+inline constexpr std::int64_t kWideColumns = 1024;
+
+template <typename Simd>
+bool is_wide(std::int64_t activations) {
+  return Simd::kWideFrom > 0 && activations >= Simd::kWideFrom;
+}
+
+/// Rows of activations that the second cache keeps while weight rows pass by.
+template <typename Simd>
+requires(Simd::kWideFrom > 0) std::int64_t
+    wide_block(std::int64_t activations, std::int64_t padded_cols) {
+  const std::int64_t row_bytes =
+      padded_cols * static_cast<std::int64_t>(sizeof(typename Simd::Packed));
+  const std::int64_t kept = 2 * kKeptBytes / row_bytes;
+  const std::int64_t most = kept < Simd::kWideRows ? Simd::kWideRows : kept;
+  return activations < most ? activations : most;
+}
+
 template <typename Simd>
 std::size_t scratch_bytes(std::int64_t activations, std::int64_t padded_cols, std::int64_t count) {
+  if constexpr (Simd::kWideFrom > 0) {
+    if (is_wide<Simd>(activations)) {
+      return static_cast<std::size_t>(Simd::kWideWeights) *
+             (kWideColumns * sizeof(typename Simd::Packed) +
+              static_cast<std::size_t>(wide_block<Simd>(activations, padded_cols)) *
+                  sizeof(typename Simd::Sum) +
+              static_cast<std::size_t>(padded_cols) * sizeof(std::uint16_t));
+    }
+  }
   const std::int64_t rows = streams<Simd>(activations, padded_cols) ? Simd::kWeightRows : count;
   return static_cast<std::size_t>(rows * padded_cols) * sizeof(std::uint16_t);
 }
@@ -142,8 +175,124 @@ void multiply_rows(const ProductJob& job, const Rows& weights, bool in_memory, f
   }
 }
 
+/// Some columns of wide weights, with `rows` rows of activations.
+template <typename Simd>
+struct WideStep {
+  typedef typename Simd::Packed Packed;
+  typedef typename Simd::Sum Sum;
+
+  const Packed* weights;  // (kWideWeights, kWideColumns)
+  const Packed* a;        // the first of these columns of the first row
+  std::int64_t row_elements;
+  std::int64_t columns;
+  bool first;  // of the columns
+  bool last;
+  Sum* sums;             // (rows, kWideWeights), between the first and the last
+  std::int64_t outputs;  // weight rows that count
+  float* y;
+  std::int64_t ld;
+
+  template <int kRows>
+  void run() const {
+    constexpr int kWeights = Simd::kWideWeights;
+    Sum own[kRows][kWeights];
+    for (int r = 0; r < kRows; ++r) {
+      for (int i = 0; i < kWeights; ++i) own[r][i] = first ? Sum{} : sums[r * kWeights + i];
+    }
+    Simd::template add<kRows>(own, weights, kWideColumns, a, row_elements, columns);
+    for (int r = 0; r < kRows; ++r) {
+      if (!last) {
+        for (int i = 0; i < kWeights; ++i) sums[r * kWeights + i] = own[r][i];
+        continue;
+      }
+      float out[kWeights];
+      Simd::totals(own[r], out);
+      for (std::int64_t i = 0; i < outputs; ++i) y[r * ld + i] = out[i];
+    }
+  }
+
+  void run(std::int64_t rows) const {
+    const auto with = [&]<int kRows>() {
+      if constexpr (kRows <= Simd::kWideRows) run<kRows>();
+    };
+    switch (rows) {
+      case 1:
+        return with.template operator()<1>();
+      case 2:
+        return with.template operator()<2>();
+      case 3:
+        return with.template operator()<3>();
+      case 4:
+        return with.template operator()<4>();
+      case 5:
+        return with.template operator()<5>();
+      default:
+        return with.template operator()<6>();
+    }
+  }
+};
+
+template <typename Simd>
+void multiply_wide(const ProductJob& job) {
+  typedef typename Simd::Packed Packed;
+  typedef typename Simd::Sum Sum;
+  constexpr std::int64_t kWeights = Simd::kWideWeights;
+  const WeightReader& weights = *job.weights;
+  const std::int64_t cols = weights.padded_cols;
+  const std::int64_t block = wide_block<Simd>(job.activations, cols);
+  auto* const wide = reinterpret_cast<Packed*>(job.scratch);
+  auto* const sums = reinterpret_cast<Sum*>(wide + kWeights * kWideColumns);
+  auto* const unpacked = reinterpret_cast<std::uint16_t*>(sums + block * kWeights);
+  const auto* const activations = reinterpret_cast<const Packed*>(job.packed);
+  for (std::int64_t from = 0; from < job.activations; from += block) {
+    const std::int64_t left_rows = job.activations - from;
+    const std::int64_t rows = left_rows < block ? left_rows : block;
+    const bool ahead = from == 0 && weights.in_place;  // from memory, for once
+    for (std::int64_t row = 0; row < job.count; row += kWeights) {
+      const std::int64_t left = job.count - row;
+      const std::int64_t here = left < kWeights ? left : kWeights;
+      const std::byte* const at = job.rows + row * weights.row_bytes;
+      const std::uint16_t* narrow = reinterpret_cast<const std::uint16_t*>(at);
+      if (!weights.in_place) {
+        PackedPart part{at, here, 0, weights.cols};
+        part.ahead += kWeights * weights.row_bytes;
+        part.ahead_step = weights.piece_bytes;
+        weights.read(part, here, unpacked, cols);
+        narrow = unpacked;
+      }
+      for (std::int64_t c = 0; c < cols; c += kWideColumns) {
+        const std::int64_t rest = cols - c;
+        const std::int64_t columns = rest < kWideColumns ? rest : kWideColumns;
+        for (std::int64_t i = 0; i < kWeights; ++i) {  // one again, if there are few
+          const std::uint16_t* const source = narrow + (i < here ? i : here - 1) * cols + c;
+          for (std::int64_t b = 0; b < columns; b += kBlockColumns) {
+            if (ahead) __builtin_prefetch(source + kWeights * cols + b, 0, 2);
+            Simd::pack_block(source + b, wide + i * kWideColumns + b);
+          }
+        }
+        for (std::int64_t r = 0; r < rows; r += Simd::kWideRows) {
+          const WideStep<Simd> step{.weights = wide,
+                                    .a = activations + (from + r) * cols + c,
+                                    .row_elements = cols,
+                                    .columns = columns,
+                                    .first = c == 0,
+                                    .last = c + columns == cols,
+                                    .sums = sums + r * kWeights,
+                                    .outputs = here,
+                                    .y = job.y + (from + r) * job.ld + row,
+                                    .ld = job.ld};
+          step.run(rows - r < Simd::kWideRows ? rows - r : Simd::kWideRows);
+        }
+      }
+    }
+  }
+}
+
 template <typename Simd>
 void multiply(const ProductJob& job) {
+  if constexpr (Simd::kWideFrom > 0) {
+    if (is_wide<Simd>(job.activations)) return multiply_wide<Simd>(job);
+  }
   const WeightReader& weights = *job.weights;
   if (weights.in_place) {
     const auto* rows = reinterpret_cast<const std::uint16_t*>(job.rows);

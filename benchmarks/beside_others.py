@@ -1,0 +1,181 @@
+#!/usr/bin/env python3
+"""This program, llama.cpp and Hugging Face transformers on the same CPU and the same shape, in turns. Appends one line of
+JSON to FILE for each program and format of weights; only Python's own modules.
+
+    benchmarks/beside_others.py BUILD --commit C --machine M --output FILE.jsonl --model DIR [--batch 1,8,16]
+        [--prompt-tokens 512] [--rounds 5] [--threads 2] [--formats bfloat16,int8,int4]
+        [--llama DIR --gguf bfloat16=FILE --gguf int8=FILE ..] [--transformers PYTHON]
+
+BUILD is a folder in which the project was built. DIR of --llama has llama-bench and llama-batched-bench; a GGUF file has
+the shape of --model in the named format (llama.cpp's Q8_0 for int8, Q4_0 for int4). PYTHON of --transformers is an
+interpreter that has torch and transformers. All use --threads threads and random weights. In each round every program
+decodes with each batch, from prompts of 16 tokens, and computes one prompt of --prompt-tokens; the middle round counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+#: What is measured: tokens a second of decoding by batch, and of a prompt.
+Rates = dict[str, float]
+
+_TRANSFORMERS = """
+import json, sys, time, torch, transformers
+model, threads, batches, prompt, steps = sys.argv[1], *map(json.loads, sys.argv[2:])
+torch.set_num_threads(threads)
+torch.manual_seed(0)
+config = transformers.AutoConfig.from_pretrained(model)
+net = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+rates = {}
+with torch.inference_mode():
+    def ids(batch, tokens):
+        return torch.randint(10, 1000, (batch, tokens))
+    net(ids(1, 16))
+    for batch in batches:
+        out = net(ids(batch, 16), use_cache=True)
+        begin = None
+        for step in range(steps + 2):
+            if step == 2:
+                begin = time.perf_counter()
+            token = out.logits[:, -1:].argmax(-1)
+            out = net(token, past_key_values=out.past_key_values, use_cache=True)
+        rates[f"decode_{batch}"] = batch * steps / (time.perf_counter() - begin)
+    net(ids(1, prompt), logits_to_keep=1)
+    begin = time.perf_counter()
+    net(ids(1, prompt), logits_to_keep=1)
+    rates["prompt"] = prompt / (time.perf_counter() - begin)
+print(json.dumps(rates))
+"""
+
+
+def output_of(command: list[str | Path], **environment: str) -> str:
+    done = subprocess.run(command, env={**os.environ, **environment}, text=True, capture_output=True)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(map(str, command))} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def own(options: argparse.Namespace, weights: str, instructions: str) -> Rates:
+    command = [options.build / "benchmarks/pass_benchmark", "--backend", "cpu", "--model", options.model,
+               "--tier", "device", "--weight-format", "stored" if weights == "bfloat16" else weights]  # fmt: skip
+    environment = {"OMP_NUM_THREADS": str(options.threads)}
+    if instructions:
+        environment["ZI_INSTRUCTION_SET"] = instructions
+    batches = ",".join(map(str, options.batch))
+    decode = output_of([*command, "--batch", batches, "--repeats", "3", "--passes", "8"], **environment)
+    prompt = output_of(
+        [*command, "--batch", "1", "--prompt-tokens", str(options.prompt_tokens), "--repeats", "3", "--passes", "1"],
+        **environment,
+    )
+    rates = {}
+    for line in map(json.loads, filter(lambda text: text.startswith("{"), decode.splitlines())):
+        rates[f"decode_{line['batch']}"] = line["batch"] / line["pass_ms"] * 1e3
+    (line,) = (json.loads(text) for text in prompt.splitlines() if text.startswith("{"))
+    rates["prompt"] = options.prompt_tokens / line["pass_ms"] * 1e3
+    return rates
+
+
+def llama(options: argparse.Namespace, weights: str) -> Rates:
+    folder, file = options.llama, options.gguf[weights]
+    common = ["-m", file, "-t", str(options.threads)]
+    environment = {"LD_LIBRARY_PATH": str(folder)}
+    decode = output_of(
+        [folder / "llama-batched-bench", *common, "-c", "4096", "-b", "512", "-npp", "16", "-ntg", "32",
+         "-npl", ",".join(map(str, options.batch)), "--output-format", "jsonl"], **environment,
+    )  # fmt: skip
+    prompt = output_of(
+        [folder / "llama-bench", *common, "-p", str(options.prompt_tokens), "-n", "0", "-r", "1", "-o", "json"],
+        **environment,
+    )
+    rates = {}
+    for text in decode.splitlines():
+        if text.startswith("{"):
+            line = json.loads(text)
+            rates[f"decode_{line['pl']}"] = line["speed_tg"]
+    rates["prompt"] = json.loads(prompt)[0]["avg_ts"]
+    return rates
+
+
+def transformers(options: argparse.Namespace) -> Rates:
+    arguments = [options.model, json.dumps(options.threads), json.dumps(options.batch),
+                 json.dumps(options.prompt_tokens), "16"]  # fmt: skip
+    return json.loads(output_of([options.transformers, "-c", _TRANSFORMERS, *arguments]).splitlines()[-1])
+
+
+def versions(options: argparse.Namespace) -> dict[str, str]:
+    found = {}
+    if options.llama:
+        said = output_of(
+            [options.llama / "llama-bench", "-m", next(iter(options.gguf.values())), "-p", "1", "-n", "0", "-r", "1",
+             "-o", "json"], LD_LIBRARY_PATH=str(options.llama),
+        )  # fmt: skip
+        found["llama.cpp"] = options.llama_version or json.loads(said)[0]["build_commit"]
+    if options.transformers:
+        code = "import torch, transformers; print(transformers.__version__, 'torch', torch.__version__)"
+        found["transformers"] = output_of([options.transformers, "-c", code]).strip()
+    return found
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    numbers = lambda text: [int(part) for part in text.split(",")]  # noqa: E731
+    parser.add_argument("build", type=Path)
+    parser.add_argument("--commit", required=True)
+    parser.add_argument("--machine", required=True)
+    parser.add_argument("--output", required=True, type=Path)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--batch", type=numbers, default=[1, 8, 16])
+    parser.add_argument("--prompt-tokens", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--formats", type=lambda text: text.split(","), default=["bfloat16", "int8", "int4"])
+    parser.add_argument("--instruction-sets", type=lambda text: text.split(","), default=[""])
+    parser.add_argument("--llama", type=Path)
+    parser.add_argument("--llama-version", default="")
+    parser.add_argument("--gguf", action="append", default=[], metavar="FORMAT=FILE")
+    parser.add_argument("--transformers", type=Path)
+    options = parser.parse_args()
+    options.gguf = dict(pair.split("=", 1) for pair in options.gguf)
+    if options.llama and not options.gguf:
+        parser.error("--llama needs a --gguf")
+    return options
+
+
+def main() -> None:
+    options = parsed()
+    programs = {}
+    for weights in options.formats:
+        for instructions in options.instruction_sets:
+            name = f"zero-infer, {instructions} at most" if instructions else "zero-infer"
+            programs[name, weights] = lambda w=weights, i=instructions: own(options, w, i)
+    for weights in options.gguf:
+        programs["llama.cpp", weights] = lambda w=weights: llama(options, w)
+    if options.transformers:
+        programs["transformers", "bfloat16"] = lambda: transformers(options)
+    versions_of = versions(options)
+    rounds: dict[tuple[str, str], list[Rates]] = {program: [] for program in programs}
+    for number in range(options.rounds):
+        for program, measure in programs.items():
+            rounds[program].append(measure())
+            print(number, *program, rounds[program][-1], file=sys.stderr)
+    with options.output.open("a", encoding="utf-8") as file:
+        for (name, weights), rates in rounds.items():
+            line = {
+                "name": "beside_others", "machine": options.machine, "commit": options.commit, "world": 1,
+                "command": re.sub(r"\s+", " ", f"beside_others.py --model {options.model} --rounds {options.rounds}"),
+                "program": name, "version": versions_of.get(name, options.commit), "model": options.model,
+                "threads": options.threads, "weights": weights, "prompt_tokens": options.prompt_tokens,
+                "tokens_s": {what: statistics.median(r[what] for r in rates) for what in rates[0]}, "rounds": rates,
+            }  # fmt: skip
+            file.write(json.dumps(line) + "\n")
+
+
+if __name__ == "__main__":
+    main()
