@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""This program, llama.cpp and Hugging Face transformers on the same CPU and the same shape, in turns. Appends one line of
-JSON to FILE for each program and format of weights; only Python's own modules.
+"""This program, llama.cpp and Hugging Face transformers on the same CPU and the same shape, in turns. Appends one line
+of JSON to FILE for each program and format of weights; only Python's own modules.
 
     benchmarks/beside_others.py BUILD --commit C --machine M --output FILE.jsonl --model DIR [--batch 1,8,16]
-        [--prompt-tokens 512] [--rounds 5] [--threads 2] [--formats bfloat16,int8,int4]
-        [--llama DIR --gguf bfloat16=FILE --gguf int8=FILE ..] [--transformers PYTHON]
+        [--prompt-tokens 512] [--rounds 5] [--threads 2] [--formats bfloat16,int8,int4] [--instruction-sets ,avx2]
+        [--llama DIR --gguf bfloat16=FILE --gguf int8=FILE .. [--llama-version TEXT]] [--transformers PYTHON]
 
-BUILD is a folder in which the project was built. DIR of --llama has llama-bench and llama-batched-bench; a GGUF file has
-the shape of --model in the named format (llama.cpp's Q8_0 for int8, Q4_0 for int4). PYTHON of --transformers is an
-interpreter that has torch and transformers. All use --threads threads and random weights. In each round every program
-decodes with each batch, from prompts of 16 tokens, and computes one prompt of --prompt-tokens; the middle round counts.
+BUILD is a folder in which the project was built. --instruction-sets are the most that this program may use, a
+line each; an empty one is what the processor has. DIR of --llama has llama-bench and llama-batched-bench; a GGUF file
+has the shape of --model in the named format (llama.cpp's Q8_0 for int8, Q4_0 for int4). PYTHON of --transformers is
+an interpreter that has torch and transformers. All use --threads threads and random weights. In each round every
+program, once warm, decodes 32 tokens with each batch, from prompts of one token, and computes one prompt of
+--prompt-tokens; the middle round counts.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
+import shlex
 import statistics
 import subprocess
 import sys
@@ -25,6 +27,8 @@ from pathlib import Path
 
 #: What is measured: tokens a second of decoding by batch, and of a prompt.
 Rates = dict[str, float]
+#: Tokens that are decoded.
+_STEPS = "32"
 
 _TRANSFORMERS = """
 import json, sys, time, torch, transformers
@@ -39,11 +43,10 @@ with torch.inference_mode():
         return torch.randint(10, 1000, (batch, tokens))
     net(ids(1, 16))
     for batch in batches:
-        out = net(ids(batch, 16), use_cache=True)
-        begin = None
-        for step in range(steps + 2):
-            if step == 2:
-                begin = time.perf_counter()
+        net(ids(batch, 1))
+        out = net(ids(batch, 1), use_cache=True)
+        begin = time.perf_counter()
+        for step in range(steps):
             token = out.logits[:, -1:].argmax(-1)
             out = net(token, past_key_values=out.past_key_values, use_cache=True)
         rates[f"decode_{batch}"] = batch * steps / (time.perf_counter() - begin)
@@ -69,10 +72,10 @@ def own(options: argparse.Namespace, weights: str, instructions: str) -> Rates:
     if instructions:
         environment["ZI_INSTRUCTION_SET"] = instructions
     batches = ",".join(map(str, options.batch))
-    decode = output_of([*command, "--batch", batches, "--repeats", "3", "--passes", "8"], **environment)
+    decode = output_of([*command, "--batch", batches, "--repeats", "1", "--passes", _STEPS], **environment)
     prompt = output_of(
-        [*command, "--batch", "1", "--prompt-tokens", str(options.prompt_tokens), "--repeats", "3", "--passes", "1"],
-        **environment,
+        [*command, "--batch", "1", "--prompt-tokens", str(options.prompt_tokens),
+         "--max-pass-tokens", str(options.prompt_tokens), "--repeats", "1", "--passes", "1"], **environment,
     )
     rates = {}
     for line in map(json.loads, filter(lambda text: text.startswith("{"), decode.splitlines())):
@@ -87,8 +90,9 @@ def llama(options: argparse.Namespace, weights: str) -> Rates:
     common = ["-m", file, "-t", str(options.threads)]
     environment = {"LD_LIBRARY_PATH": str(folder)}
     decode = output_of(
-        [folder / "llama-batched-bench", *common, "-c", "4096", "-b", "512", "-npp", "16", "-ntg", "32",
-         "-npl", ",".join(map(str, options.batch)), "--output-format", "jsonl"], **environment,
+        [folder / "llama-batched-bench", *common, "-c", str(64 * max(options.batch)), "-b", "512",
+         "-npp", "1", "-ntg", _STEPS, "-npl", ",".join(map(str, options.batch)), "--output-format", "jsonl"],
+        **environment,
     )  # fmt: skip
     prompt = output_of(
         [folder / "llama-bench", *common, "-p", str(options.prompt_tokens), "-n", "0", "-r", "1", "-o", "json"],
@@ -105,7 +109,7 @@ def llama(options: argparse.Namespace, weights: str) -> Rates:
 
 def transformers(options: argparse.Namespace) -> Rates:
     arguments = [options.model, json.dumps(options.threads), json.dumps(options.batch),
-                 json.dumps(options.prompt_tokens), "16"]  # fmt: skip
+                 json.dumps(options.prompt_tokens), _STEPS]  # fmt: skip
     return json.loads(output_of([options.transformers, "-c", _TRANSFORMERS, *arguments]).splitlines()[-1])
 
 
@@ -121,6 +125,20 @@ def versions(options: argparse.Namespace) -> dict[str, str]:
         code = "import torch, transformers; print(transformers.__version__, 'torch', torch.__version__)"
         found["transformers"] = output_of([options.transformers, "-c", code]).strip()
     return found
+
+
+def command_of(options: argparse.Namespace) -> str:
+    """What makes these lines again, without what names this machine."""
+    command = ["beside_others.py", "--model", options.model, "--batch", ",".join(map(str, options.batch)),
+               "--prompt-tokens", str(options.prompt_tokens), "--rounds", str(options.rounds),
+               "--threads", str(options.threads), "--formats", ",".join(options.formats)]  # fmt: skip
+    if options.instruction_sets != [""]:
+        command += ["--instruction-sets", ",".join(options.instruction_sets)]
+    if options.llama:
+        command += ["--llama", "DIR", *(part for weights in options.gguf for part in ("--gguf", f"{weights}=FILE"))]
+    if options.transformers:
+        command += ["--transformers", "PYTHON"]
+    return shlex.join(command)
 
 
 def parsed() -> argparse.Namespace:
@@ -143,8 +161,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--transformers", type=Path)
     options = parser.parse_args()
     options.gguf = dict(pair.split("=", 1) for pair in options.gguf)
-    if options.llama and not options.gguf:
-        parser.error("--llama needs a --gguf")
+    if bool(options.llama) != bool(options.gguf):
+        parser.error("--llama and --gguf go together")
     return options
 
 
@@ -169,7 +187,7 @@ def main() -> None:
         for (name, weights), rates in rounds.items():
             line = {
                 "name": "beside_others", "machine": options.machine, "commit": options.commit, "world": 1,
-                "command": re.sub(r"\s+", " ", f"beside_others.py --model {options.model} --rounds {options.rounds}"),
+                "command": command_of(options),
                 "program": name, "version": versions_of.get(name, options.commit), "model": options.model,
                 "threads": options.threads, "weights": weights, "prompt_tokens": options.prompt_tokens,
                 "tokens_s": {what: statistics.median(r[what] for r in rates) for what in rates[0]}, "rounds": rates,

@@ -6,7 +6,7 @@ JSON to FILE for each number of ranks; only Python's own modules. The load gener
         [--requests 400] [--prompt-tokens 32] [--new-tokens 100] [--rounds 3] [--loads 0.25,0.5,0.9]
         [--apart] [FLAGS..]
 
-FLAGS go to zero-infer, for the job and for the server (--model, --dummy-weights, a tier). A round is the job, then the
+FLAGS go to zero-infer, for the job and for the server (--load-format dummy, a tier). A round is the job, then the
 server with all requests at once up to twice its lanes, without streams and with them; the middle round counts. Then
 requests arrive at random times (exponential gaps, a fixed seed), as streams, at these shares (--loads) of the rate that
 the streams of a full server ended at. --apart gives the load generator the last core, and the job and the server the
@@ -124,7 +124,8 @@ def command_of(options: argparse.Namespace, ranks: int) -> str:
     return shlex.join(
         ["serve_benchmark.py", "--model", options.model, "--ranks", str(ranks), "--lanes", str(options.lanes),
          "--requests", str(options.requests), "--prompt-tokens", str(options.prompt_tokens),
-         "--new-tokens", str(options.new_tokens), *(["--apart"] if options.apart else []), *options.more]
+         "--new-tokens", str(options.new_tokens), "--rounds", str(options.rounds),
+         "--loads", ",".join(map(str, options.loads)), *(["--apart"] if options.apart else []), *options.more]
     )  # fmt: skip
 
 

@@ -215,6 +215,22 @@ TEST_P(CpuProductsTest, OfMoreActivationsThanArePackedAtOnceAreTheirRowsProducts
   }
 }
 
+TEST_P(CpuProductsTest, OfPackedRowsAreTheSameInEachBlockOfActivations) {
+  // Caches keep some tens of rows of so many columns: the others meet weights that are read again.
+  constexpr std::int64_t kRows = 300, kCols = 4096, kOutputs = 36;
+  for (const WeightFormat& format : kFormats) {
+    SCOPED_TRACE(name_of(format));
+    const auto w_bytes = weights(kOutputs, kCols, format);
+    const RowBlockMatrix w = matrix(w_bytes.data(), kOutputs, kCols, format);
+    const auto a = as_bfloat16(floats(kRows * kCols));
+    const auto all = multiply(a.data(), kRows, w);
+    for (const std::int64_t row : {0, 31, 32, 127, 128, 299}) {
+      const auto one = multiply(a.data() + row * kCols * 2, 1, w);
+      EXPECT_EQ(std::memcmp(one.data(), all.data() + row * kOutputs, bytes_of(one)), 0) << row;
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Sets, CpuProductsTest,
                          testing::Values(InstructionSet::kAvx2, InstructionSet::kAvx512,
                                          InstructionSet::kAvx512Bf16, InstructionSet::kAmx),

@@ -334,11 +334,16 @@ class Machine(unittest.TestCase):
         self.assertIn("| 25% | 33.2 | 3.50, 15.5 | 1.12, 6.36 | 1 |", waits)
 
     def test_other_programs_stand_below_each_other(self) -> None:
-        own = OTHERS | {"program": "zero-infer", "version": "", "tokens_s": {"decode_1": 30.1, "prompt": 900.5}}
+        own = OTHERS | {"program": "zero-infer", "version": "abc1234", "tokens_s": {"decode_1": 30.1, "prompt": 900.5}}
         text = others_table(results_of(own, OTHERS))
-        self.assertIn("| batch 1 | prompt of 512 | batch 8 | run |", text)
-        self.assertIn("| a machine | 560m | 2 | int8 | zero-infer | 30.1 | 900 | | 1 |", text)
-        self.assertIn("| | | | | llama.cpp b1 | 16.3 | 256 | 56.6 | 1 |", text)
+        self.assertIn("| batch 1 | batch 8 | a prompt (of tokens) | run |", text)
+        self.assertIn("| a machine | 560m | 2 | int8 | zero-infer (abc1234) | 30.1 | | 900 (512) | 1 |", text)
+        self.assertIn("| | | | | llama.cpp (b1) | 16.3 | 56.6 | 256 (512) | 1 |", text)
+
+    def test_programs_with_the_same_weights_stand_together(self) -> None:
+        own = [OTHERS | {"program": "zero-infer", "weights": weights} for weights in ("int8", "int4")]
+        rows = others_table(results_of(*own, OTHERS)).splitlines()[2:5]
+        self.assertEqual([row.split("|")[4].strip() for row in rows], ["int8", "", "int4"])
 
     def test_loading_has_its_limit_in_its_row(self) -> None:
         self.assertIn(

@@ -87,6 +87,24 @@ TEST(ThreadPool, DoesTheShareOfAThreadThatIsBusy) {
   EXPECT_EQ(calls.sorted(), counted(kCount));
 }
 
+TEST(ThreadPool, DealsEachPartOnceAndLargeOnesToEachThreadFirst) {
+  for (const int threads : {1, 2, 3, 8}) {
+    ThreadPool pool(threads);
+    for (const std::int64_t count : {1, 2, 3, 7, 8, 9, 100}) {
+      std::vector<std::int64_t> parts;
+      for (std::int64_t index = 0; index < count; ++index)
+        parts.push_back(pool.dealt(index, count));
+      const std::int64_t first_of_second = count / threads + (count % threads > 0 ? 1 : 0);
+      EXPECT_EQ(parts.front(), 0);
+      if (threads > 1 && count > 1) {
+        EXPECT_EQ(parts[static_cast<std::size_t>(first_of_second)], 1);
+      }
+      std::sort(parts.begin(), parts.end());
+      EXPECT_EQ(parts, counted(count)) << threads << " threads";
+    }
+  }
+}
+
 TEST(ThreadPool, EndsAJobAtItsFirstExceptionAndTakesTheNextOne) {
   ThreadPool pool(3);
   std::atomic<std::int64_t> calls{0};

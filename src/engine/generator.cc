@@ -24,7 +24,6 @@ Generator::Generator(PassRunner& runner, WorkExchange& exchange, const Tokenizer
                      GenerationOptions options, std::function<int()> stop_signal)
     : runner_(&runner),
       exchange_(&exchange),
-      tokenizer_(&tokenizer),
       scheduler_(lanes, plan.pass_tokens, plan.kv_pages, options.share_prefixes),
       rank_(rank),
       options_(std::move(options)),

@@ -72,7 +72,6 @@ class Generator {
 
   PassRunner* runner_;
   WorkExchange* exchange_;
-  const Tokenizer* tokenizer_;
   Scheduler scheduler_;
   int rank_;
   GenerationOptions options_;

@@ -10,6 +10,10 @@ namespace zi {
 template <typename Columns>
 class UnpackPieces {
  public:
+  static constexpr std::int64_t kColumns = 32;
+  static constexpr std::int64_t kBlocks = 64 / Columns::kCodeBytes;  // of a line of codes
+  static constexpr std::int64_t kPiece = kBlocks * kColumns;
+
   /// Rows are taken by sixteen, and of those a piece of columns after the other: a tile of sixteen
   /// by a piece is what most callers want.
   static void run(const Columns& columns, const PackedRow& row, const PackedPart& part,
@@ -45,11 +49,7 @@ class UnpackPieces {
     }
   }
 
- public:
-  static constexpr std::int64_t kColumns = 32;
-  static constexpr std::int64_t kBlocks = 64 / Columns::kCodeBytes;  // of a line of codes
-  static constexpr std::int64_t kPiece = kBlocks * kColumns;
-
+ private:
   /// Returns what to ask for next.
   static const std::byte* piece(const Columns& columns, const std::byte* code,
                                 const std::byte* scale, std::int64_t rows, std::int64_t row_bytes,

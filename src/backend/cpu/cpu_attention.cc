@@ -43,7 +43,8 @@ struct Page {
 
 /// Rows `first` and those after it meet the first `keys` keys of a page. Several at once fill the
 /// time in which each alone would wait for its own last result. A row's bits do not depend on how
-/// many they are: no sum below has two products of which a compiler could fuse either one.
+/// many they are: no sum below has two products of which a compiler could fuse either one, and what
+/// is faded is so under a condition, apart from the sums that follow.
 template <typename Vector, int kVectors, int kRows>
 ZI_INLINE void attend(TileState& state, const Page& page, int first, int keys) {
   const int vectors = kVectors > 0 ? kVectors : page.vectors;
@@ -196,8 +197,9 @@ void CpuAttention::run(const float* q, int heads, const RaggedBatch& batch, cons
 
   const auto attend = [&](std::int64_t task, int) {
     // The last tiles of a long prompt have most keys: they go first.
-    const Tile& tile = tiles_[static_cast<std::size_t>((tasks - 1 - task) / heads)];
-    const auto head = static_cast<int>(task % heads);
+    const std::int64_t part = pool_->dealt(task, tasks);
+    const Tile& tile = tiles_[static_cast<std::size_t>((tasks - 1 - part) / heads)];
+    const auto head = static_cast<int>(part % heads);
     const float slope = slopes == nullptr ? 0.0f : slopes[head];
     const std::int32_t* pages =
         batch.block_tables + static_cast<std::int64_t>(tile.sequence) * batch.max_pages;

@@ -14,8 +14,8 @@ namespace zi::simd {
 inline constexpr std::int64_t kLanes = 16;
 
 /// Sixteen floats in registers of kBytes: compilers make poor code of vectors that are wider than
-/// the registers. Everything here is inlined: what has vectors by value has no calling convention
-/// that all instruction sets share.
+/// the registers. What takes vectors is inlined: by value they have no calling convention that all
+/// instruction sets share.
 template <int kBytes>
 struct Lanes {
   typedef float Piece __attribute__((vector_size(kBytes)));
@@ -222,8 +222,8 @@ ZI_INLINE void exp(Lanes<kBytes>& y, const Lanes<kBytes>& x) {
   }
 }
 
-/// name parameters: calls name_with<Lanes<..>> arguments, a template that must be inlined, in the
-/// registers of instruction_set().
+/// Defines `void name parameters`, which calls the ZI_INLINE template name_with<Lanes<N>> arguments
+/// with the register width N of instruction_set().
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
     !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define ZI_SIMD_FUNCTION(name, parameters, arguments)                                             \

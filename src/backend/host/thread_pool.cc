@@ -7,6 +7,7 @@
 #include <chrono>
 
 #include "backend/host/numa_node.h"
+#include "zero_infer/error.h"
 
 namespace zi {
 namespace {
@@ -93,12 +94,24 @@ void ThreadPool::work(Job& job, int thread) {
   }
 }
 
+std::int64_t ThreadPool::dealt(std::int64_t index, std::int64_t count) const {
+  const std::int64_t least = count / threads(), longer = count % threads();
+  const std::int64_t after = index - longer * (least + 1);
+  const std::int64_t thread = after < 0 ? index / (least + 1) : longer + after / least;
+  return (index - first_index(thread, count)) * threads() + thread;
+}
+
+std::int64_t ThreadPool::first_index(std::int64_t thread, std::int64_t count) const {
+  return thread * (count / threads()) + std::min(thread, count % threads());
+}
+
 void ThreadPool::share(Job& job) {
+  if (job.count >> 32 != 0) throw Error("too many parts of an operation");
   {
     const std::lock_guard lock(mutex_);
     for (std::int64_t thread = 0; thread < threads(); ++thread) {
       runs_[static_cast<std::size_t>(thread)].left =
-          run_of(job.count * thread / threads(), job.count * (thread + 1) / threads());
+          run_of(first_index(thread, job.count), first_index(thread + 1, job.count));
     }
     job_ = &job;
     ++generation_;

@@ -31,11 +31,11 @@ class ThreadPool {
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  /// Calls body(index, thread) once for each index in [0, count), with count < 2^32; `thread` <
-  /// threads() is never in two calls at a time. Each thread takes the next index of a run of its
-  /// own, so that what lies one after the other in memory is one stream for it; one that is done
-  /// takes from the ends of the others' runs. Returns when all are done and rethrows the first
-  /// exception. One caller at a time. `parallel` false: the caller does it all.
+  /// Calls body(index, thread) once for each index in [0, count), with count < 2^32 (else Error);
+  /// `thread` < threads() is never in two calls at a time. Each thread takes the next index of a
+  /// run of its own, so that what lies one after the other in memory is one stream for it; one that
+  /// is done takes from the ends of the others' runs. Returns when all are done and rethrows the
+  /// first exception. One caller at a time. `parallel` false: the caller does it all.
   template <typename Body>
   void run(std::int64_t count, const Body& body, bool parallel = true) {
     if (!parallel || count <= 1 || workers_.empty()) {
@@ -51,6 +51,10 @@ class ThreadPool {
     share(job);
   }
 
+  /// For work that is in order of its size, the largest first: which of `count` parts to take for
+  /// an index of `run`, so that every thread begins with large ones.
+  std::int64_t dealt(std::int64_t index, std::int64_t count) const;
+
  private:
   struct Job {
     std::int64_t count = 0;
@@ -65,6 +69,8 @@ class ThreadPool {
   };
 
   void share(Job& job);
+  /// Of a thread's run: the first `count % threads()` runs have one more than the others.
+  std::int64_t first_index(std::int64_t thread, std::int64_t count) const;
   std::optional<std::int64_t> take_next(int thread);
   std::optional<std::int64_t> take_from_others();
   void work(Job& job, int thread);

@@ -107,7 +107,8 @@ void add_tiles(const Weights& w, const std::byte* panel, std::int64_t width, std
 }
 
 /// While a part's pieces are read one after the other, memory brings as many rows after it, or the
-/// ones after those, line by line as they lie: each piece alone would ask for lines of many pages.
+/// ones after those, in the order in which they lie: pieces alone would ask for lines of many
+/// pages.
 void ask_ahead(const WeightReader& weights, PackedPart& part) {
   const std::int64_t bytes = part.rows * weights.row_bytes;
   if (bytes > kAheadBytes) return;
@@ -126,6 +127,9 @@ struct PackedPieces {
     UnpackPieces<Columns>::run(columns, row, part, out, stride);
   }
 };
+
+static_assert(UnpackPieces<Int8Avx512Bf16>::kPiece == kInt8PieceColumns);
+static_assert(UnpackPieces<Int4Avx512>::kPiece == kInt4PieceColumns);
 
 /// Of any weights.
 struct AnyPieces {
@@ -190,11 +194,12 @@ void multiply_few_by(const ProductJob& job, const Pieces& pieces) {
 }
 
 void multiply_few(const ProductJob& job) {
-  const auto& packed = job.weights->packed();
-  if (packed && packed->format == kInt8Weights && packed->cols % kBlockColumns == 0) {
-    multiply_few_by(job, PackedPieces<Int8Avx512Bf16>{{}, *packed});
-  } else if (packed && packed->format == kInt4Weights && packed->cols % kBlockColumns == 0) {
-    multiply_few_by(job, PackedPieces<Int4Avx512>{{}, *packed});
+  const WeightReader& weights = *job.weights;
+  const bool whole = weights.cols % kBlockColumns == 0;
+  if (whole && weights.packing == WeightReader::Packing::kInt8) {
+    multiply_few_by(job, PackedPieces<Int8Avx512Bf16>{{}, *weights.packed_row});
+  } else if (whole && weights.packing == WeightReader::Packing::kInt4) {
+    multiply_few_by(job, PackedPieces<Int4Avx512>{{}, *weights.packed_row});
   } else {
     multiply_few_by(job, AnyPieces());
   }

@@ -8,9 +8,10 @@
 /// i and 32 b + 2 i + 1 of each block b in turn.
 ///
 /// Where an instruction set multiplies floats, weights become floats on their way into registers,
-/// once for each kMostRows rows of activations. If that costs much, with kWideFrom rows or more
-/// Simd::kWideWeights weight rows are made floats once for all of them, as activations are packed,
-/// and meet up to Simd::kWideRows rows at a time; else kWideFrom is 0. The order is the same.
+/// once for each kMostRows rows of activations. Where that costs much, products of kWideFrom rows
+/// or more make kWideWeights weight rows floats first, in the order in which activations are
+/// packed, once for each block of activations (wide_block), of which kWideRows at a time meet them.
+/// The order of a sum is the same. kWideFrom 0: never.
 namespace zi::dots {
 
 /// How far ahead of its use memory is asked for a line, where weights are used once.
@@ -62,7 +63,7 @@ bool is_wide(std::int64_t activations) {
   return Simd::kWideFrom > 0 && activations >= Simd::kWideFrom;
 }
 
-/// Rows of activations that the second cache keeps while weight rows pass by.
+/// Rows of activations that stay in a cache while weight rows pass by.
 template <typename Simd>
 requires(Simd::kWideFrom > 0) std::int64_t
     wide_block(std::int64_t activations, std::int64_t padded_cols) {

@@ -12,12 +12,15 @@ WeightReader::WeightReader(const RowBlockMatrix& w, InstructionSet set)
       padded_cols(ceil_div(w.cols, kBlockColumns) * kBlockColumns),
       row_bytes(static_cast<std::int64_t>(w.row_bytes())),
       piece_columns(w.format.packed() && w.format.kind != WeightFormat::Kind::kInt4
-                        ? kMostPieceColumns / 2
-                        : kMostPieceColumns),
+                        ? kInt8PieceColumns
+                        : kInt4PieceColumns),
       piece_bytes(row_bytes * piece_columns / std::max(w.cols, piece_columns)),
-      in_place(!w.format.packed() && w.cols % kBlockColumns == 0) {
+      in_place(!w.format.packed() && w.cols % kBlockColumns == 0),
+      packing(w.format == kInt8Weights   ? Packing::kInt8
+              : w.format == kInt4Weights ? Packing::kInt4
+                                         : Packing::kOther) {
   if (!w.format.packed()) return;
-  packed_.emplace(w.format, w.cols);
+  packed_row = &packed_.emplace(w.format, w.cols);
   unpack_ = unpack_part(w.format, set);
 }
 

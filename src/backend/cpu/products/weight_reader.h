@@ -11,6 +11,9 @@ namespace zi {
 
 /// Products read weights as bfloat16, and whole blocks of so many columns.
 inline constexpr std::int64_t kBlockColumns = 32;
+/// Columns of a line of codes, which are best read together.
+inline constexpr std::int64_t kInt8PieceColumns = 64;
+inline constexpr std::int64_t kInt4PieceColumns = 128;
 inline constexpr std::int64_t kMostPieceColumns = 128;
 
 /// Rows of a matrix as bfloat16s in whole blocks of columns: where they lie, or copied or unpacked
@@ -19,6 +22,8 @@ class WeightReader {
  public:
   /// For weights in bfloat16 and packed ones, unpacked with these instructions.
   WeightReader(const RowBlockMatrix& w, InstructionSet set);
+  WeightReader(const WeightReader&) = delete;
+  WeightReader& operator=(const WeightReader&) = delete;
 
   const std::int64_t cols;
   const std::int64_t padded_cols;  // with those that fill the last block
@@ -29,15 +34,17 @@ class WeightReader {
   const std::int64_t piece_bytes;
   /// Whether rows can be read where they are.
   const bool in_place;
+  /// Packed rows that an instruction set may unpack itself: plain members, since files of one set
+  /// call no inline function of others.
+  enum class Packing { kOther, kInt8, kInt4 };
+  const Packing packing;
+  const PackedRow* packed_row = nullptr;  // where weights are packed
 
   /// Columns part.first to part.first + part.columns of the rows from part.packed on, whatever
   /// their format, to out (height, stride): zeros fill the last block of columns, and rows up to
   /// `height`.
   void read(const PackedPart& part, std::int64_t height, std::uint16_t* out,
             std::int64_t stride) const;
-
-  /// None for weights in bfloat16.
-  const std::optional<PackedRow>& packed() const { return packed_; }
 
  private:
   std::optional<PackedRow> packed_;
