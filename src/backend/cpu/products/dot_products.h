@@ -114,6 +114,25 @@ struct Rows {
   std::int64_t count;
 };
 
+/// Calls with.operator()<rows>(), for up to six.
+template <typename With>
+void with_rows(std::int64_t rows, const With& with) {
+  switch (rows) {
+    case 1:
+      return with.template operator()<1>();
+    case 2:
+      return with.template operator()<2>();
+    case 3:
+      return with.template operator()<3>();
+    case 4:
+      return with.template operator()<4>();
+    case 5:
+      return with.template operator()<5>();
+    default:
+      return with.template operator()<6>();
+  }
+}
+
 /// Simd::kWeightRows of them from `row` on, or those that are left, with `rows` rows of activations
 /// from `first` on.
 template <typename Simd>
@@ -133,20 +152,7 @@ void multiply_block(const ProductJob& job, const Rows& weights, std::int64_t row
       dots<Simd, kRows>(w, a, padded_cols, ahead, here, to, job.ld);
     }
   };
-  switch (rows) {
-    case 1:
-      return with.template operator()<1>();
-    case 2:
-      return with.template operator()<2>();
-    case 3:
-      return with.template operator()<3>();
-    case 4:
-      return with.template operator()<4>();
-    case 5:
-      return with.template operator()<5>();
-    default:
-      return with.template operator()<6>();
-  }
+  with_rows(rows, with);
 }
 
 template <typename Simd>
@@ -216,20 +222,7 @@ struct WideStep {
     const auto with = [&]<int kRows>() {
       if constexpr (kRows <= Simd::kWideRows) run<kRows>();
     };
-    switch (rows) {
-      case 1:
-        return with.template operator()<1>();
-      case 2:
-        return with.template operator()<2>();
-      case 3:
-        return with.template operator()<3>();
-      case 4:
-        return with.template operator()<4>();
-      case 5:
-        return with.template operator()<5>();
-      default:
-        return with.template operator()<6>();
-    }
+    with_rows(rows, with);
   }
 };
 
