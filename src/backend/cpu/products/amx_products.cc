@@ -116,28 +116,20 @@ void ask_ahead(const WeightReader& weights, PackedPart& part) {
   part.ahead_step = weights.piece_bytes;
 }
 
-/// Pieces of columns of packed rows, without a call for each.
+/// What reads pieces of columns: a WeightReader, or without a call for each piece, of whole blocks
+/// of packed rows, this.
 template <typename Columns>
 struct PackedPieces {
   Columns columns;
   const PackedRow& row;
 
-  void read(const WeightReader&, const PackedPart& part, std::int64_t, std::uint16_t* out,
-            std::int64_t stride) const {
+  void read(const PackedPart& part, std::int64_t, std::uint16_t* out, std::int64_t stride) const {
     UnpackPieces<Columns>::run(columns, row, part, out, stride);
   }
 };
 
 static_assert(UnpackPieces<Int8Avx512Bf16>::kPiece == kInt8PieceColumns);
 static_assert(UnpackPieces<Int4Avx512>::kPiece == kInt4PieceColumns);
-
-/// Of any weights.
-struct AnyPieces {
-  static void read(const WeightReader& weights, const PackedPart& part, std::int64_t height,
-                   std::uint16_t* out, std::int64_t stride) {
-    weights.read(part, height, out, stride);
-  }
-};
 
 template <bool kLower, typename Pieces>
 void multiply_few_rows(const ProductJob& job, std::int64_t first, std::int64_t count,
@@ -160,8 +152,8 @@ void multiply_few_rows(const ProductJob& job, std::int64_t first, std::int64_t c
     for (; part.first < weights.cols; part.first += part.columns) {
       const std::int64_t rest = weights.cols - part.first;
       part.columns = rest < weights.piece_columns ? rest : weights.piece_columns;
-      pieces.read(weights, part, kLower ? 2 * kTile : kTile,
-                  reinterpret_cast<std::uint16_t*>(unpacked), weights.piece_columns);
+      pieces.read(part, kLower ? 2 * kTile : kTile, reinterpret_cast<std::uint16_t*>(unpacked),
+                  weights.piece_columns);
       add_tiles<kLower>(w, job.packed + part.first * width * 2, width, part.columns);
       part.ahead += count * part.ahead_step;
     }
@@ -190,7 +182,7 @@ void multiply_few_by(const ProductJob& job, const Pieces& pieces) {
   for (; job.count - first >= kTile; first += kTile) {
     multiply_few_rows<false>(job, first, kTile, pieces);
   }
-  if (first < job.count) multiply_few_rows<false>(job, first, job.count - first, AnyPieces());
+  if (first < job.count) multiply_few_rows<false>(job, first, job.count - first, *job.weights);
 }
 
 void multiply_few(const ProductJob& job) {
@@ -201,7 +193,7 @@ void multiply_few(const ProductJob& job) {
   } else if (whole && weights.packing == WeightReader::Packing::kInt4) {
     multiply_few_by(job, PackedPieces<Int4Avx512>{{}, *weights.packed_row});
   } else {
-    multiply_few_by(job, AnyPieces());
+    multiply_few_by(job, *job.weights);
   }
 }
 
