@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <utility>
@@ -186,14 +187,20 @@ std::vector<UnitTimes> LayerFetcher::unit_times(std::uint64_t pass,
   return all;
 }
 
-bool LayerFetcher::all_resident() const { return state_->trips.slots() == 0; }
-
-UnitWeights LayerFetcher::resident_weights(int unit) const {
+bool LayerFetcher::all_resident(bool stays) const {
   const State& s = *state_;
-  if (s.world > 1 || s.units.store(unit).tier() != Tier::kDevice) {
+  if (s.world > 1 && !stays) return false;
+  return std::ranges::all_of(s.units.tiers(), [](Tier tier) { return tier == Tier::kDevice; });
+}
+
+UnitWeights LayerFetcher::resident_weights(int unit, bool stays) const {
+  const State& s = *state_;
+  if ((s.world > 1 && !stays) || s.units.store(unit).tier() != Tier::kDevice) {
     throw Error(fmt::format("unit {} is in a slot only during its turn", unit));
   }
-  return {.layout = &s.units.layout(unit), .data = s.units.store(unit).resident(unit)};
+  return {.layout = &s.units.layout(unit),
+          .data = s.units.store(unit).resident(unit),
+          .only_block = stays ? s.units.rank : -1};
 }
 
 const PerLink<std::size_t>& LayerFetcher::moved() const { return state_->trips.stats().bytes; }

@@ -70,11 +70,11 @@ class LayerFetcher {
   void run_pass(const std::function<void(int unit, const UnitWeights& weights)>& body,
                 Stream& compute, const Pass& pass, const std::function<void()>& after_units = {});
 
-  /// Whether no unit needs a slot: a pass is what its bodies enqueue.
-  bool all_resident() const;
+  /// Whether no unit needs a slot in a pass of that kind: it is what its bodies enqueue.
+  bool all_resident(bool stays) const;
   /// What run_pass gives the body of a unit that is used where it rests: for a pass that is
-  /// recorded. In a world of one; throws Error for a unit that travels.
-  UnitWeights resident_weights(int unit) const;
+  /// recorded. Throws Error for a unit that travels in a pass of that kind.
+  UnitWeights resident_weights(int unit, bool stays) const;
 
   /// From the next pass on, keeps (or no longer keeps) when each unit was read, copied, gathered
   /// and computed, at the cost of a few events per unit. Passes are numbered from 0 at each call.

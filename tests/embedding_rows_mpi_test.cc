@@ -66,7 +66,9 @@ struct Table {
 /// A table that is cut over the ranks, and passes that look rows of it up.
 class Lookup {
  public:
-  Lookup(const Table& table, Backend& backend)
+  /// Collective. By the memory of peers where the devices reach it and `by_peers`, else by
+  /// collective calls.
+  Lookup(const Table& table, Backend& backend, bool by_peers = false)
       : backend_(&backend), values_(table_bytes(table.rows, table.hidden, table.dtype)) {
     Device& device = *backend.device;
     plan_.pass_tokens = kPassTokens;
@@ -76,6 +78,11 @@ class Lookup {
     config_.hidden = table.hidden;
     row_bytes_ = static_cast<std::size_t>(table.hidden) * size_of(table.dtype);
     dtype_ = table.dtype;
+    if (by_peers && backend.communicator) {
+      plan_.product_exchange = RowExchange::room(
+          {4, 4 * kPeersRows * static_cast<std::size_t>(table.hidden)}, 1, world().size());
+      peers_ = backend.communicator->make_peer_exchange(device, plan_.product_exchange.bytes());
+    }
     const PartitionLayout& layout = plan_.embedding_layout();
     shard_ = table.in_host_memory ? device.allocate_pinned(layout.shard_bytes())
                                   : device.allocate(layout.shard_bytes());
@@ -84,8 +91,9 @@ class Lookup {
     device.copy(shard_.data(), values_.data() + static_cast<std::size_t>(own.first) * row_bytes_,
                 static_cast<std::size_t>(own.count) * row_bytes_, *compute_);
     compute_->synchronize();
-    rows_.emplace(device, *backend.ops, backend.communicator.get(), plan_, config_, world().rank(),
-                  shard_.data(), *exchange_);
+    rows_.emplace(device, *backend.ops,
+                  EmbeddingRows::Ways{backend.communicator.get(), exchange_.get(), peers_.get()},
+                  plan_, config_, world().rank(), shard_.data());
   }
 
   /// Collective. How many values of this rank's rows have other bits than the table's.
@@ -122,6 +130,9 @@ class Lookup {
   }
 
  private:
+  /// Some passes have more rows of one rank for another, and go by collective calls.
+  static constexpr std::size_t kPeersRows = 100;
+
   Backend* backend_;
   std::vector<std::byte> values_;
   MemoryPlan plan_;
@@ -131,6 +142,7 @@ class Lookup {
   Buffer shard_;
   std::unique_ptr<Stream> compute_ = backend_->device->make_stream("compute");
   std::unique_ptr<Stream> exchange_ = backend_->device->make_stream("gather");
+  std::unique_ptr<PeerExchange> peers_;
   std::optional<EmbeddingRows> rows_;
 };
 
@@ -150,7 +162,15 @@ class EmbeddingRowsMpi : public testing::Test {
   /// Collective. Passes whose ids are drawn by `draw(bits)`.
   void expect_rows(const Table& table, const std::function<std::uint64_t(std::uint64_t)>& draw,
                    const std::string& what) {
-    Lookup lookup(table, backend_);
+    for (const bool by_peers : {false, true}) {
+      if (by_peers && !wants_cuda()) continue;
+      Lookup lookup(table, backend_, by_peers);
+      expect_rows(lookup, table, draw, what + (by_peers ? ", by peers" : ""));
+    }
+  }
+  void expect_rows(Lookup& lookup, const Table& table,
+                   const std::function<std::uint64_t(std::uint64_t)>& draw,
+                   const std::string& what) {
     WorkExchange exchange(world(), world(), nullptr, nullptr, 0);
     for (int pass = 0; pass < 5; ++pass) {
       std::vector<std::int32_t> own;

@@ -168,11 +168,11 @@ TEST(LayerFetcher, GivesARecordedPassTheWeightsThatABodyGetsAndRefusesWhatTravel
   harness.fetcher->run_pass([&](int, const UnitWeights& weights) { given.push_back(weights.data); },
                             harness.compute, {.last = true});
   for (const int unit : {0, 2}) {
-    const UnitWeights weights = harness.fetcher->resident_weights(unit);
+    const UnitWeights weights = harness.fetcher->resident_weights(unit, false);
     EXPECT_EQ(weights.layout, harness.layouts[static_cast<std::size_t>(unit)].get());
     EXPECT_EQ(weights.data, given[static_cast<std::size_t>(unit)]);
   }
-  EXPECT_THROW(harness.fetcher->resident_weights(1), Error);
+  EXPECT_THROW(harness.fetcher->resident_weights(1, false), Error);
 }
 
 TEST(LayerFetcher, CountsBytesByTheirWayAndTimesThem) {

@@ -5,10 +5,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <thread>
 #include <vector>
 
 #include "engine/backend_choice.h"
@@ -98,19 +100,32 @@ class RowExchangeTest : public testing::Test {
     exchange_ = backend_.device->make_stream("gather");
   }
 
-  /// An exchange with so much memory, for products of up to kMost rows of each rank.
+  /// An exchange with so much memory, for products of up to kMost rows of each rank: by
+  /// collective calls, or by the memory of peers.
   struct Exchange {
-    Exchange(Backend& backend, std::size_t bytes, Stream& stream)
-        : memory(backend.device->allocate(bytes)),
-          rows(*backend.device, *backend.ops, *backend.communicator, world().size(), memory.data(),
-               bytes, stream),
-          ops(std::shared_ptr<Ops>(std::shared_ptr<Ops>(), backend.ops.get()), rows) {
-      ops.begin_pass(kMost);
+    Exchange(Backend& backend, const RowExchange::Room& room, Stream& stream,
+             PeerExchange* by = nullptr)
+        : memory(backend.device->allocate(by == nullptr ? room.bytes() : 0)) {
+      if (by != nullptr) {
+        rows.emplace(*by, world().size(), room);
+      } else {
+        rows.emplace(*backend.device, *backend.ops, *backend.communicator, world().size(),
+                     memory.data(), room, stream);
+      }
+      ops.emplace(std::shared_ptr<Ops>(std::shared_ptr<Ops>(), backend.ops.get()), *rows);
+      ops->begin_pass(kMost);
     }
     Buffer memory;
-    RowExchange rows;
-    ExchangeOps ops;
+    std::optional<RowExchange> rows;
+    std::optional<ExchangeOps> ops;
   };
+
+  /// Collective. Both ways, the second where the devices have it.
+  std::vector<PeerExchange*> ways(const RowExchange::Room& room) {
+    peers_ = backend_.communicator->make_peer_exchange(*backend_.device, room.bytes());
+    if (peers_ == nullptr) return {nullptr};
+    return {nullptr, peers_.get()};
+  }
 
   /// Rows of this rank: none on the last one, the most on the first.
   static std::int64_t own_rows() {
@@ -151,17 +166,18 @@ class RowExchangeTest : public testing::Test {
   Backend backend_;
   std::unique_ptr<Stream> compute_;
   std::unique_ptr<Stream> exchange_;
+  std::unique_ptr<PeerExchange> peers_;
 };
 
 const WeightFormat kFormats[] = {DType::kFloat32, DType::kBFloat16, kInt8Weights};
 
 /// Memory for rounds of one row, of some, and of all.
-std::vector<std::size_t> memories(const RowExchange::Row& row, std::int64_t most) {
-  std::vector<std::size_t> bytes;
+std::vector<RowExchange::Room> rooms(const RowExchange::Row& row, std::int64_t most) {
+  std::vector<RowExchange::Room> all;
   for (const std::int64_t rows : {std::int64_t{1}, std::int64_t{4}, most}) {
-    bytes.push_back(RowExchange::workspace_bytes(row, rows, world().size()));
+    all.push_back(RowExchange::room(row, rows, world().size()));
   }
-  return bytes;
+  return all;
 }
 
 TEST_F(RowExchangeTest, GivesTheBitsOfProductsWithWholeMatricesInRoundsOfAnyNumberOfRows) {
@@ -181,21 +197,25 @@ TEST_F(RowExchangeTest, GivesTheBitsOfProductsWithWholeMatricesInRoundsOfAnyNumb
       const RowExchange::Row row{
           static_cast<std::size_t>(cols) * size_of(type),
           static_cast<std::size_t>(w.padded_rows() / world().size()) * sizeof(float)};
-      for (const std::size_t bytes : memories(row, kMost)) {
-        Exchange exchange(backend_, bytes, *exchange_);
-        exchange.ops.matmul(a.data(), type, own_rows(), unit.matrices(true), got.as<float>(),
-                            *compute_);
-        const std::int64_t count = own_rows() * w.padded_rows();
-        // Kernels for many rows round unpacked weights, those for few do not.
-        const DType precision = format.packed() ? DType::kBFloat16 : DType::kFloat32;
-        expect_equal(download(got, DType::kFloat32, count), download(want, DType::kFloat32, count),
-                     precision, fmt::format("{}, {} bytes", name_of(format), bytes));
-        const Exchanged moved = exchange.rows.take_exchanged();
-        const std::int64_t round = RowExchange::round_rows(row, bytes, world().size());
-        EXPECT_EQ(moved.trips, 2 * static_cast<std::size_t>(ceil_div(kMost, round)));
-        EXPECT_EQ(moved.bytes,
-                  static_cast<std::size_t>(world().size() - 1) * kMost * (row.input + row.result));
-        EXPECT_EQ(exchange.rows.take_exchanged().trips, 0u);
+      for (const RowExchange::Room& room : rooms(row, kMost)) {
+        for (PeerExchange* const by : ways(room)) {
+          Exchange exchange(backend_, room, *exchange_, by);
+          exchange.ops->matmul(a.data(), type, own_rows(), unit.matrices(true), got.as<float>(),
+                               *compute_);
+          const std::int64_t count = own_rows() * w.padded_rows();
+          // Kernels for many rows round unpacked weights, those for few do not.
+          const DType precision = format.packed() ? DType::kBFloat16 : DType::kFloat32;
+          expect_equal(download(got, DType::kFloat32, count),
+                       download(want, DType::kFloat32, count), precision,
+                       fmt::format("{}, {} bytes{}", name_of(format), room.bytes(),
+                                   by == nullptr ? "" : " of peers"));
+          const Exchanged moved = exchange.rows->take_exchanged();
+          const std::int64_t round = RowExchange::round_rows(row, room, world().size());
+          EXPECT_EQ(moved.trips, 2 * static_cast<std::size_t>(ceil_div(kMost, round)));
+          EXPECT_EQ(moved.bytes, static_cast<std::size_t>(world().size() - 1) * kMost *
+                                     (row.input + row.result));
+          EXPECT_EQ(exchange.rows->take_exchanged().trips, 0u);
+        }
       }
     }
   }
@@ -230,17 +250,85 @@ TEST_F(RowExchangeTest, ActivatesBeforeOrAfterTheTravelWithTheSameBits) {
       const RowExchange::Row widest{
           static_cast<std::size_t>(cols) * size_of(type),
           static_cast<std::size_t>(w.padded_rows() / world().size()) * sizeof(float)};
-      for (const std::size_t bytes : memories(widest, kMost)) {
-        Exchange exchange(backend_, bytes, *exchange_);
-        exchange.ops.matmul_activate(a.data(), type, own_rows(), unit.matrices(true), activate,
-                                     product.as<float>(), got.data(), type, *compute_);
-        const std::int64_t count = own_rows() * rows;
-        expect_equal(download(got, type, count), download(want, type, count), type,
-                     fmt::format("{} rows, {}, {} bytes", rows, gated ? "gated" : "plain", bytes));
-        const std::size_t result = rows == even ? 12 * size_of(type) : widest.result;
-        EXPECT_EQ(exchange.rows.take_exchanged().bytes,
-                  static_cast<std::size_t>(world().size() - 1) * kMost * (widest.input + result));
+      for (const RowExchange::Room& room : rooms(widest, kMost)) {
+        for (PeerExchange* const by : ways(room)) {
+          Exchange exchange(backend_, room, *exchange_, by);
+          exchange.ops->matmul_activate(a.data(), type, own_rows(), unit.matrices(true), activate,
+                                        product.as<float>(), got.data(), type, *compute_);
+          const std::int64_t count = own_rows() * rows;
+          expect_equal(download(got, type, count), download(want, type, count), type,
+                       fmt::format("{} rows, {}, {} bytes{}", rows, gated ? "gated" : "plain",
+                                   room.bytes(), by == nullptr ? "" : " of peers"));
+          const std::size_t result = rows == even ? 12 * size_of(type) : widest.result;
+          EXPECT_EQ(exchange.rows->take_exchanged().bytes,
+                    static_cast<std::size_t>(world().size() - 1) * kMost * (widest.input + result));
+        }
       }
+    }
+  }
+}
+
+// A rank that replays a graph and one that enqueues each call meet in the same exchanges.
+TEST_F(RowExchangeTest, IsRecordedBySomeRanksAndNotByOthersWherePeersExchange) {
+  const std::int64_t cols = 256;
+  const DType type = DType::kBFloat16;
+  const RowExchange::Row row{cols * 2, 48 / static_cast<std::size_t>(world().size()) * 4};
+  const RowExchange::Room room = RowExchange::room(row, 4, world().size());
+  if (ways(room).size() < 2) GTEST_SKIP() << "no peers";
+  const SharedUnit unit(*backend_.device, *compute_, {48}, cols, type);
+  Exchange exchange(backend_, room, *exchange_, peers_.get());
+  ASSERT_TRUE(exchange.rows->recordable());
+  Buffer a = backend_.device->allocate(static_cast<std::size_t>(kMost * cols) * size_of(type));
+  Buffer want = backend_.device->allocate(kMost * 48 * sizeof(float));
+  Buffer got = backend_.device->allocate(want.bytes());
+  const auto enqueue = [&] {
+    exchange.ops->matmul(a.data(), type, own_rows(), unit.matrices(true), got.as<float>(),
+                         *compute_);
+  };
+  enqueue();  // all kernels are loaded
+  compute_->synchronize();
+  std::unique_ptr<Graph> graph;
+  if (world().rank() % 2 == 0) graph = backend_.device->record(*compute_, enqueue);
+  for (std::uint64_t pass = 0; pass < 20; ++pass) {
+    const Buffer inputs = upload(
+        random_values(kMost * cols, 100 * pass + static_cast<std::uint64_t>(world().rank())), type);
+    backend_.device->copy(a.data(), inputs.data(), a.bytes(), *compute_);
+    if (graph) {
+      graph->launch(*compute_);
+    } else {
+      enqueue();
+    }
+    backend_.ops->matmul(a.data(), type, own_rows(), unit.matrices(false), want.as<float>(),
+                         *compute_);
+    const std::int64_t count = own_rows() * 48;
+    expect_equal(download(got, DType::kFloat32, count), download(want, DType::kFloat32, count),
+                 DType::kFloat32, fmt::format("pass {}", pass));
+  }
+}
+
+TEST_F(RowExchangeTest, WaitsForRanksThatAreLateWherePeersExchange) {
+  const std::int64_t cols = 4096;
+  const DType type = DType::kBFloat16;
+  const RowExchange::Row row{cols * 2, 48 / static_cast<std::size_t>(world().size()) * 4};
+  const RowExchange::Room room = RowExchange::room(row, kMost, world().size());
+  if (ways(room).size() < 2) GTEST_SKIP() << "no peers";
+  const SharedUnit unit(*backend_.device, *compute_, {48}, cols, type);
+  Exchange exchange(backend_, room, *exchange_, peers_.get());
+  const Buffer a =
+      upload(random_values(kMost * cols, 3 + static_cast<std::uint64_t>(world().rank())), type);
+  Buffer want = backend_.device->allocate(kMost * 48 * sizeof(float));
+  Buffer got = backend_.device->allocate(want.bytes());
+  backend_.ops->matmul(a.data(), type, own_rows(), unit.matrices(false), want.as<float>(),
+                       *compute_);
+  for (int late = 0; late < world().size(); ++late) {
+    if (world().rank() == late) std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    for (int i = 0; i < 3; ++i) {
+      backend_.device->zero(got.data(), got.bytes(), *compute_);
+      exchange.ops->matmul(a.data(), type, own_rows(), unit.matrices(true), got.as<float>(),
+                           *compute_);
+      const std::int64_t count = own_rows() * 48;
+      expect_equal(download(got, DType::kFloat32, count), download(want, DType::kFloat32, count),
+                   DType::kFloat32, fmt::format("rank {} late, product {}", late, i));
     }
   }
 }
@@ -249,9 +337,9 @@ TEST_F(RowExchangeTest, RefusesAProductOfWhichItsMemoryHoldsNoRow) {
   const SharedUnit unit(*backend_.device, *compute_, {48}, 96, DType::kFloat32);
   const Buffer a = upload(random_values(kMost * 96, 3), DType::kFloat32);
   Buffer y = backend_.device->allocate(kMost * 48 * 2 * sizeof(float));
-  Exchange exchange(backend_, 256, *exchange_);
-  EXPECT_THROW(exchange.ops.matmul(a.data(), DType::kFloat32, own_rows(), unit.matrices(true),
-                                   y.as<float>(), *compute_),
+  Exchange exchange(backend_, {256, 256}, *exchange_);
+  EXPECT_THROW(exchange.ops->matmul(a.data(), DType::kFloat32, own_rows(), unit.matrices(true),
+                                    y.as<float>(), *compute_),
                Error);
 }
 

@@ -2,8 +2,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
 #include "zero_infer/device.h"
+#include "zero_infer/peer_exchange.h"
 
 namespace zi {
 
@@ -27,6 +29,11 @@ class Communicator {
   /// refused what the others get. Release it before the communicator, when no enqueued work uses
   /// it, in the same order on all ranks.
   virtual Buffer allocate(Device& device, std::size_t bytes) { return device.allocate(bytes); }
+
+  /// Collective, main thread: an exchange through `bytes` of each rank's memory, into which the
+  /// devices of all ranks store. Null on all ranks where they cannot: products that stay are then
+  /// exchanged by the calls above. Release it before the communicator.
+  virtual std::unique_ptr<PeerExchange> make_peer_exchange(Device&, std::size_t) { return nullptr; }
 
   /// Bytes that this rank has received from ranks of other hosts in these calls, since the start.
   /// Complete for calls whose stream was waited for. Any thread.

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "backend/cuda/cuda_support.h"
+#include "comm/gpu_peers.h"
 #include "comm/together.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
@@ -346,6 +347,11 @@ Buffer NcclCommunicator::allocate(Device& device, std::size_t bytes) {
   if (buffer.data() != nullptr) return buffer;
   s.ranks.all_or_none([&] { buffer = device.allocate(bytes); });
   return buffer;
+}
+
+std::unique_ptr<PeerExchange> NcclCommunicator::make_peer_exchange(Device& device,
+                                                                   std::size_t bytes) {
+  return make_gpu_peers(state_->ranks, device, bytes);
 }
 
 /// Empty where it is not available, on all ranks or none.

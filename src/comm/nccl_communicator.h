@@ -44,6 +44,8 @@ class NcclCommunicator final : public Communicator {
   void all_gather(const void* send, void* recv, std::size_t bytes, Stream& stream) override;
   void all_to_all(const void* send, void* recv, std::size_t bytes, Stream& stream) override;
   Buffer allocate(Device& device, std::size_t bytes) override;
+  /// Not by NCCL: see gpu_peers.h.
+  std::unique_ptr<PeerExchange> make_peer_exchange(Device& device, std::size_t bytes) override;
   /// Of the enqueued calls, as NCCL's rings and point-to-point messages would receive them: it has
   /// no counters of its own.
   std::uint64_t network_bytes() const override;

@@ -1,6 +1,7 @@
 #include "engine/embedding_rows.h"
 
 #include <algorithm>
+#include <array>
 
 #include "zero_infer/bytes.h"
 
@@ -40,13 +41,12 @@ std::int64_t EmbeddingRows::most_indices(const Shape& s) {
   return s.world == 1 ? s.pass_tokens : s.pass_tokens * (1 + s.world);
 }
 
-EmbeddingRows::EmbeddingRows(Device& device, Ops& ops, Communicator* communicator,
-                             const MemoryPlan& plan, const ModelConfig& config, int rank,
-                             const std::byte* shard, Stream& exchange)
+EmbeddingRows::EmbeddingRows(Device& device, Ops& ops, const Ways& ways, const MemoryPlan& plan,
+                             const ModelConfig& config, int rank, const std::byte* shard)
     : device_(&device),
       ops_(&ops),
-      communicator_(communicator),
-      exchange_(&exchange),
+      ways_(ways),
+      peers_room_(plan.product_exchange),
       shape_(shape_of(plan, config)),
       rank_(static_cast<std::size_t>(rank)),
       table_(plan.embedding_layout().own(0, shard, rank).data),
@@ -92,6 +92,9 @@ EmbeddingRows::Round EmbeddingRows::begin_round(std::span<const std::int32_t> id
   };
   for_each([](auto...) {});
   const auto block = static_cast<std::size_t>(std::ranges::max(counts_));
+  const std::size_t bytes = world * block * static_cast<std::size_t>(shape_.hidden) * sizeof(float);
+  const bool one_round = static_cast<std::int64_t>(most) <= round_tokens(shape_);
+  const bool by_peers = ways_.peers != nullptr && one_round && bytes <= peers_room_.results;
   const std::size_t sends = indices_.size();
   indices_.resize(sends + world * block, 0);
   for_each([&](std::size_t owner, std::size_t asker, std::size_t t, std::size_t n) {
@@ -99,11 +102,29 @@ EmbeddingRows::Round EmbeddingRows::begin_round(std::span<const std::int32_t> id
       indices_[sends + asker * block + n] = static_cast<std::int32_t>(
           ids[asker * most + t] - static_cast<std::int64_t>(owner) * rows_per_rank_);
     }
-    if (asker == rank_) indices_[t] = static_cast<std::int32_t>(owner * block + n);
+    if (asker != rank_) return;
+    indices_[t] = static_cast<std::int32_t>(by_peers ? n * world + owner : owner * block + n);
   });
   return {.first = first,
           .own = std::clamp<std::int64_t>(tokens_ - first, 0, round_tokens(shape_)),
-          .block = static_cast<std::int64_t>(block)};
+          .block = static_cast<std::int64_t>(block),
+          .by_peers = by_peers};
+}
+
+void EmbeddingRows::exchange(const Round& round, Stream& compute) {
+  if (round.by_peers) {
+    const std::array slices = {shape_.hidden};
+    ways_.peers->return_results(sent_, DType::kFloat32, round.block, slices, peers_room_.inputs,
+                                received_, compute);
+    return;
+  }
+  compute.record(*packed_);
+  ways_.exchange->wait(*packed_);  // the rows are complete, those of the last round are taken
+  ways_.communicator->all_to_all(
+      sent_, received_, static_cast<std::size_t>(round.block * shape_.hidden) * sizeof(float),
+      *ways_.exchange);
+  ways_.exchange->record(*arrived_);
+  compute.wait(*arrived_);
 }
 
 void EmbeddingRows::look_up(const std::int32_t* on_device, float* out, Stream& compute) {
@@ -117,13 +138,7 @@ void EmbeddingRows::look_up(const std::int32_t* on_device, float* out, Stream& c
     const std::int64_t rows = shape_.world * round.block;
     ops_->gather_rows(table_, format_, sends, rows, hidden, sent_, compute);
     sends += rows;
-    compute.record(*packed_);
-    exchange_->wait(*packed_);  // the rows are complete, those of the last round are taken
-    communicator_->all_to_all(sent_, received_,
-                              static_cast<std::size_t>(round.block * hidden) * sizeof(float),
-                              *exchange_);
-    exchange_->record(*arrived_);
-    compute.wait(*arrived_);
+    exchange(round, compute);
     if (round.own == 0) continue;
     ops_->gather_rows(received_, DType::kFloat32, on_device + round.first, round.own, hidden,
                       out + round.first * hidden, compute);

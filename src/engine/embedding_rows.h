@@ -11,6 +11,7 @@
 #include "zero_infer/device.h"
 #include "zero_infer/model_config.h"
 #include "zero_infer/ops.h"
+#include "zero_infer/peer_exchange.h"
 
 namespace zi {
 
@@ -41,16 +42,25 @@ class EmbeddingRows {
   /// Indices of a pass at most.
   static std::int64_t most_indices(const Shape& shape);
 
+  /// The ways of a larger world. A pass of one round goes by the peers, in its own stream, where
+  /// they are not null and have room in plan.product_exchange; all others by the communicator,
+  /// whose calls go to `exchange`.
+  struct Ways {
+    Communicator* communicator;
+    Stream* exchange;
+    PeerExchange* peers;
+  };
+
   /// `shard`: this rank's rows by plan.embedding_layout(), in memory that the device reads.
-  /// `communicator` is null for a world of one; its calls go to `exchange`.
-  EmbeddingRows(Device& device, Ops& ops, Communicator* communicator, const MemoryPlan& plan,
-                const ModelConfig& config, int rank, const std::byte* shard, Stream& exchange);
+  EmbeddingRows(Device& device, Ops& ops, const Ways& ways, const MemoryPlan& plan,
+                const ModelConfig& config, int rank, const std::byte* shard);
 
   /// What the device must be told of the next pass, valid until the next call. ids (world, most):
   /// those of each rank's tokens, filled up with kNoId; the same on every rank.
   std::span<const std::int32_t> indices(std::span<const std::int32_t> ids);
 
-  /// Collective. Writes the rows of this rank's tokens to out (tokens, hidden) float32.
+  /// Collective, and what a pass exchanges first: every rank has waited for the end of the one
+  /// before. Writes the rows of this rank's tokens to out (tokens, hidden) float32.
   /// `on_device`: a copy of the last `indices`.
   void look_up(const std::int32_t* on_device, float* out, Stream& compute);
 
@@ -60,13 +70,16 @@ class EmbeddingRows {
     std::int64_t first;
     std::int64_t own;    // of them this rank's
     std::int64_t block;  // rows that a rank sends to another, filled up with any
+    bool by_peers;
   };
   Round begin_round(std::span<const std::int32_t> ids, std::int64_t first);
+  /// Sends what is packed.
+  void exchange(const Round& round, Stream& compute);
 
   Device* device_;
   Ops* ops_;
-  Communicator* communicator_;
-  Stream* exchange_;
+  Ways ways_;
+  RowExchange::Room peers_room_;
   Shape shape_;
   std::size_t rank_;
   const std::byte* table_;
@@ -76,7 +89,7 @@ class EmbeddingRows {
   std::unique_ptr<Event> arrived_;
   Buffer memory_;
   float* sent_ = nullptr;      // (world, round_tokens, hidden) at most: this rank's rows for each
-  float* received_ = nullptr;  // the same: each rank's rows for this one
+  float* received_ = nullptr;  // as many: each rank's rows for this one, by rank or side by side
 
   // Of the next pass. The indices are, for each token, where its row is (in a world of one in the
   // table, else in `received_` of its round); then for each round (world, block) of the own rows

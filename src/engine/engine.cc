@@ -98,7 +98,7 @@ Buffer Engine::allocate_slots() {
 std::int64_t Engine::measure_stay_rows(Buffer& slots) {
   if (plan_->travel != Travel::kAuto) return plan_->all_stay() ? plan_->pass_tokens : 0;
   const std::vector<TravelTimes> times =
-      measure_travel(partition(), *backend_, *open_.model, *plan_, *weights_, slots);
+      measure_travel(partition(), *backend_, *open_.model, *plan_, *weights_, slots, peers_.get());
   const std::int64_t rows = rows_to_stay(times, plan_->pass_tokens);
   if (world_->rank() == 0) {
     log_info(fmt::format(
@@ -149,6 +149,10 @@ void Engine::share_with_host(HostShares shares) {
 }
 
 void Engine::make_runner(Buffer slots) {
+  if (backend_->communicator) {
+    peers_ = backend_->communicator->make_peer_exchange(*backend_->device,
+                                                        plan_->product_exchange.bytes());
+  }
   if (!stay_rows_) stay_rows_ = measure_stay_rows(slots);
   prepare_host_products(slots);
   world_->all_or_none([&] {
@@ -157,6 +161,7 @@ void Engine::make_runner(Buffer slots) {
         PassRunner::Parts{.device = *backend_->device,
                           .ops = *backend_->ops,
                           .communicator = backend_->communicator.get(),
+                          .peers = peers_.get(),
                           .model = *open_.model,
                           .weights = *weights_,
                           .plan = *plan_,

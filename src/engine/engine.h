@@ -65,7 +65,10 @@ class Engine {
   void share_with_host(HostShares shares);
 
   /// Gives back what passes need in addition to the weights, for measurements between jobs.
-  void end_passes() { runner_.reset(); }
+  void end_passes() {
+    runner_.reset();
+    peers_.reset();
+  }
   /// Collective. Takes it again: the engine can generate.
   void begin_passes();
 
@@ -117,6 +120,7 @@ class Engine {
   std::optional<std::int64_t> stay_rows_;
   std::unique_ptr<HostProducts> host_products_;  // null: the host has no share of products
   std::optional<HostShares> host_shares_;
+  std::unique_ptr<PeerExchange> peers_;  // null: ranks exchange by the communicator alone
   std::unique_ptr<PassRunner> runner_;
 };
 

@@ -37,7 +37,8 @@ std::string MemoryPlan::table() const {
                    name_of(compute_dtype)));
   line("workspace", workspace, fmt::format("activations of {} rows", pass_tokens));
   line("logits", head_workspace, fmt::format("{} rows at once", head_rows));
-  line("product exchange", product_exchange, "inputs and results on their way between ranks");
+  line("product exchange", product_exchange.bytes(),
+       "inputs and results on their way between ranks");
   line("split products", split_products, "the device's part of products that the host shares");
   line("host products", host_products, "inputs and results of the host's part, pinned");
   line("row exchange", row_exchange, "embedding rows on their way between ranks");

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/row_exchange.h"
 #include "offload/shard_store.h"
 #include "zero_infer/dtype.h"
 #include "zero_infer/partition_layout.h"
@@ -50,19 +51,19 @@ struct MemoryPlan {
   std::size_t slots = 0;
   bool nvme_slot = false;  // one of them is for units on NVMe alone
   std::size_t kv = 0;
-  std::size_t workspace = 0;         // activations of the blocks
-  std::size_t head_workspace = 0;    // hidden states and logits
-  std::size_t product_exchange = 0;  // inputs and results of products that stay, between ranks
-  std::size_t split_products = 0;    // the device's part of those that the host has a share of
-  std::size_t host_products = 0;     // pinned: inputs and results of the host's part
-  std::size_t row_exchange = 0;      // embedding rows on their way between ranks
-  std::size_t inputs = 0;            // of a pass; as many bytes are pinned
-  std::size_t results = 0;           // pinned: what a pass samples
-  std::size_t staging = 0;           // pinned buffers of the NVMe reads
-  std::size_t loading = 0;           // pinned while weights are loaded, given back before passes
+  std::size_t workspace = 0;           // activations of the blocks
+  std::size_t head_workspace = 0;      // hidden states and logits
+  RowExchange::Room product_exchange;  // for products that stay, between ranks
+  std::size_t split_products = 0;      // the device's part of those that the host has a share of
+  std::size_t host_products = 0;       // pinned: inputs and results of the host's part
+  std::size_t row_exchange = 0;        // embedding rows on their way between ranks
+  std::size_t inputs = 0;              // of a pass; as many bytes are pinned
+  std::size_t results = 0;             // pinned: what a pass samples
+  std::size_t staging = 0;             // pinned buffers of the NVMe reads
+  std::size_t loading = 0;             // pinned while weights are loaded, given back before passes
 
   std::size_t device_bytes() const {
-    return loaded_device_bytes() + kv + workspace + head_workspace + product_exchange +
+    return loaded_device_bytes() + kv + workspace + head_workspace + product_exchange.bytes() +
            split_products + row_exchange + inputs;
   }
   /// Pinned memory while weights are loaded: on a GPU the last shards are still on their way

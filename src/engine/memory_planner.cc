@@ -142,7 +142,8 @@ void plan_workspaces(MemoryPlan& plan, const PlanInput& in) {
   const auto workspace = [&] { return in.model->workspace_bytes(plan.pass_tokens, in.world); };
   const ModelConfig& c = in.model->config();
   const auto head = [&] {
-    return VocabularyHead::workspace_bytes(plan, c) + VocabularyHead::exchange_bytes(plan, c);
+    return VocabularyHead::workspace_bytes(plan, c) +
+           VocabularyHead::exchange_room(plan, c).bytes();
   };
   if (in.device_is_host) {
     while (workspace() > kHostWorkspace && plan.pass_tokens > plan.lanes) {
@@ -154,10 +155,9 @@ void plan_workspaces(MemoryPlan& plan, const PlanInput& in) {
   }
   plan.workspace = workspace();
   plan.head_workspace = VocabularyHead::workspace_bytes(plan, c);
-  plan.product_exchange = VocabularyHead::exchange_bytes(plan, c);
+  plan.product_exchange = VocabularyHead::exchange_room(plan, c);
   if (plan.may_stay()) {
-    plan.product_exchange =
-        std::max(plan.product_exchange, staying_exchange_bytes(plan, *in.model));
+    plan.product_exchange = plan.product_exchange | staying_room(plan, *in.model);
   }
 }
 

@@ -33,19 +33,23 @@ PassRunner::PassRunner(const Parts& parts, Buffer slots)
       kv_(device_->allocate(plan_->kv)),
       workspace_(device_->allocate(plan_->workspace)),
       head_workspace_(device_->allocate(plan_->head_workspace)),
-      product_exchange_(device_->allocate(plan_->product_exchange)),
+      product_exchange_(
+          device_->allocate(parts.peers == nullptr ? plan_->product_exchange.bytes() : 0)),
       inputs_(*device_, PassInputs::shape_of(*plan_, model_->config())),
       compute_(device_->make_stream("compute")),
       exchange_(device_->make_stream("gather", StreamPriority::kFirst)) {
   allocate_results();
   network_taken_ = network_passed_ = network_bytes();  // of trials
-  embedding_ =
-      std::make_unique<EmbeddingRows>(*device_, *ops_, parts.communicator, *plan_, model_->config(),
-                                      parts.rank, weights_->embedding_shard(), *exchange_);
-  if (parts.world > 1) {
+  embedding_ = std::make_unique<EmbeddingRows>(
+      *device_, *ops_, EmbeddingRows::Ways{parts.communicator, exchange_.get(), parts.peers},
+      *plan_, model_->config(), parts.rank, weights_->embedding_shard());
+  if (parts.peers != nullptr) {
+    row_exchange_ =
+        std::make_unique<RowExchange>(*parts.peers, parts.world, plan_->product_exchange);
+  } else if (parts.world > 1) {
     row_exchange_ = std::make_unique<RowExchange>(*device_, *ops_, *parts.communicator, parts.world,
-                                                  product_exchange_.data(),
-                                                  product_exchange_.bytes(), *exchange_);
+                                                  product_exchange_.data(), plan_->product_exchange,
+                                                  *exchange_);
   }
   // Each wraps the one before, which stays its owner's.
   const auto unowned = [](Ops& ops) { return std::shared_ptr<Ops>(std::shared_ptr<Ops>(), &ops); };
@@ -90,8 +94,11 @@ std::size_t PassRunner::results_bytes(std::int64_t pass_tokens) {
   return static_cast<std::size_t>(2 * pass_tokens * (1 + kMostLogprobs)) * sizeof(float);
 }
 
-void PassRunner::embed() {
+void PassRunner::look_up_embedding() {
   embedding_->look_up(inputs_.row_indices(), model_->embedding_rows(), *compute_);
+}
+
+void PassRunner::embed() {
   if (inputs_.batch().tokens > 0) model_->embed(inputs_.batch(), *compute_);
 }
 
@@ -144,6 +151,7 @@ void PassRunner::run_blocks(const Request& request) {
   if (stays_) exchange_ops_->begin_pass(most_rows_);
   // Others need the own rows of each matrix where weights stay: a rank without rows runs with none.
   const bool runs = stays_ || !request.chunks.empty();
+  look_up_embedding();
   embed();
   timer_->mark(PassTimer::Point::kBlocks);
   fetcher_->run_pass(
@@ -185,46 +193,56 @@ std::unique_ptr<Graph> PassRunner::record(const std::function<void()>& work) {
   }
 }
 
-Graph* PassRunner::decoding_graph(const Request& request) {
+bool PassRunner::recordable(const Request& request) const {
   const auto rows = static_cast<std::int64_t>(request.samples.size());
   const bool decoding =
       std::ranges::all_of(request.chunks, [](const Chunk& c) { return c.count == 1; });
-  // Where weights stay, a pass is not recorded: what other ranks have would be part of its shape,
-  // and whether collective calls can stand in a graph is not known of every communicator.
-  if (world_ > 1 || !decoding || rows == 0 || rows > plan_->head_rows ||
-      !fetcher_->all_resident() || !ops_->recordable()) {
-    return nullptr;
-  }
-  const Shape shape{request.chunks.size(), inputs_.batch().max_pages, request.samples.size()};
+  // Where ranks exchange by collective calls, whether these can stand in a graph is not known.
+  const bool alone = world_ == 1 && rows > 0;
+  return (alone || (stays_ && row_exchange_->recordable())) && decoding &&
+         request.most_logits_rows > 0 && request.most_logits_rows <= plan_->head_rows &&
+         fetcher_->all_resident(stays_) && ops_->recordable();
+}
+
+const PassRunner::RecordedPass* PassRunner::recorded_pass(const Request& request) {
+  if (!recordable(request)) return nullptr;
+  const Shape shape{request.chunks.size(), inputs_.batch().max_pages, request.samples.size(),
+                    most_rows_, request.most_logits_rows};
   const auto found = graphs_.find(shape);
   if (found == graphs_.end()) {
     // Recording costs as much as some passes: for shapes that come again. The kernels that this
     // shape needs are loaded by its first pass.
     if (graphs_.size() >= kMostGraphs) graphs_.clear();
-    graphs_[shape] = nullptr;
+    graphs_[shape] = {};
     return nullptr;
   }
   if (graphs_failed_) return nullptr;
-  if (found->second == nullptr) {
-    found->second = record([&] {
+  RecordedPass& pass = found->second;
+  if (pass.graph == nullptr) {
+    if (stays_) exchange_ops_->begin_pass(most_rows_);
+    pass.graph = record([&] {
       embed();
       for (int unit = 0; unit < static_cast<int>(plan_->blocks.size()); ++unit) {
-        run_block(unit, fetcher_->resident_weights(unit));
+        run_block(unit, fetcher_->resident_weights(unit, stays_));
       }
-      head_->logits(inputs_.logits_rows(), rows, rows, *compute_);
+      head_->logits(inputs_.logits_rows(), static_cast<std::int64_t>(request.samples.size()),
+                    request.most_logits_rows, *compute_);
     });
+    if (row_exchange_) pass.exchanged = row_exchange_->take_exchanged();  // nothing has run
   }
-  return found->second.get();
+  return pass.graph == nullptr ? nullptr : &pass;
 }
 
 void PassRunner::enqueue(const Request& request) {
   timer_->mark(PassTimer::Point::kEmbed);
   inputs_.upload(request.chunks, request.logits_rows, embedding_->indices(request.ids), *compute_);
-  if (Graph* const graph = decoding_graph(request)) {
+  if (const RecordedPass* const pass = recorded_pass(request)) {
+    look_up_embedding();
     timer_->mark(PassTimer::Point::kBlocks);
     // Nothing travels: this only counts the pass.
-    fetcher_->run_pass({}, *compute_, {.last = request.last});
-    graph->launch(*compute_);
+    fetcher_->run_pass({}, *compute_, {.last = request.last, .stays = stays_});
+    pass->graph->launch(*compute_);
+    if (row_exchange_) row_exchange_->add_exchanged(pass->exchanged);
     timer_->mark(PassTimer::Point::kHead);
     timer_->replayed();
     sample(request, head_->last_logits(), 0, static_cast<std::int64_t>(request.samples.size()));

@@ -56,6 +56,7 @@ class PassRunner {
     Device& device;
     Ops& ops;
     Communicator* communicator;  // null for a partition of one
+    PeerExchange* peers;         // of plan.product_exchange bytes; null: there are none
     Model& model;
     const ModelWeights& weights;
     const MemoryPlan& plan;
@@ -97,11 +98,18 @@ class PassRunner {
   void observe(PassObserver observer);
 
  private:
-  /// What fixes every launch of a decoding pass whose blocks all rest on the device of one rank.
-  using Shape = std::tuple<std::size_t, int, std::size_t>;  // sequences, max_pages, logits rows
+  /// What fixes every launch of a decoding pass in which nothing is fetched: this rank's sequences,
+  /// their max_pages and logits rows; the most rows and the most logits rows of any rank.
+  using Shape = std::tuple<std::size_t, int, std::size_t, std::int64_t, std::int64_t>;
+  /// Such a pass, but for the look-up of embedding rows and its samples.
+  struct RecordedPass {
+    std::unique_ptr<Graph> graph;  // null: seen once
+    Exchanged exchanged;           // each time
+  };
 
   void allocate_results();
   void enqueue(const Request& request);
+  void look_up_embedding();
   void embed();
   void run_blocks(const Request& request);
   /// The largest row count of any rank.
@@ -111,8 +119,10 @@ class PassRunner {
   void run_block(int unit, const UnitWeights& weights);
   void run_head(const Request& request);
   void sample(const Request& request, const float* logits, std::int64_t begin, std::int64_t count);
-  /// The graph of passes of this shape, recorded when it comes for the second time; else null.
-  Graph* decoding_graph(const Request& request);
+  /// Whether a graph can hold this pass.
+  bool recordable(const Request& request) const;
+  /// The passes of this shape, recorded when it comes for the second time; else null.
+  const RecordedPass* recorded_pass(const Request& request);
   /// Null, with a warning, where the device cannot: passes then run as always.
   std::unique_ptr<Graph> record(const std::function<void()>& work);
 
@@ -136,7 +146,7 @@ class PassRunner {
   Buffer kv_;
   Buffer workspace_;
   Buffer head_workspace_;
-  Buffer product_exchange_;
+  Buffer product_exchange_;  // none where peers have it
   Buffer results_memory_;
   SampleResults results_;
   PassInputs inputs_;
@@ -151,9 +161,9 @@ class PassRunner {
   std::int64_t most_rows_ = 0;  // of any rank, in the pass that runs
   bool stays_ = false;          // weights do
   Exchanged exchanged_;
-  std::uint64_t network_taken_ = 0;                 // bytes, at the last take_fetch_stats
-  std::uint64_t network_passed_ = 0;                // at the end of the last pass
-  std::map<Shape, std::unique_ptr<Graph>> graphs_;  // null: seen once
+  std::uint64_t network_taken_ = 0;   // bytes, at the last take_fetch_stats
+  std::uint64_t network_passed_ = 0;  // at the end of the last pass
+  std::map<Shape, RecordedPass> graphs_;
   bool graphs_failed_ = false;
   std::vector<RowBlockMatrix> matrices_;
   std::optional<PassTimer> timer_;  // there once the fetcher is

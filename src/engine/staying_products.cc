@@ -34,18 +34,24 @@ std::vector<RowExchange::Row> staying_rows(const Model& model, const PartitionLa
   return rows;
 }
 
-std::size_t staying_exchange_bytes(const MemoryPlan& plan, const Model& model) {
+RowExchange::Room staying_room(const MemoryPlan& plan, const Model& model) {
   const std::size_t most = plan.device_is_host ? kHostRounds : kDeviceRounds;
-  std::size_t bytes = 0;
-  for (const PartitionLayout& block : plan.blocks) {
-    for (const RowExchange::Row& row : staying_rows(model, block, plan.compute_dtype)) {
-      const auto of = [&](std::int64_t rows) {
-        return RowExchange::workspace_bytes(row, rows, block.world());
-      };
-      bytes = std::max({bytes, of(1), std::min(most, of(plan.pass_tokens))});
+  const auto of = [&](std::int64_t rows) {
+    RowExchange::Room room;
+    for (const PartitionLayout& block : plan.blocks) {
+      for (const RowExchange::Row& row : staying_rows(model, block, plan.compute_dtype)) {
+        room = room | RowExchange::room(row, rows, block.world());
+      }
     }
+    return room;
+  };
+  std::int64_t rows = plan.pass_tokens;
+  while (rows > 1 && of(rows).bytes() > most) {
+    const auto fit = static_cast<double>(most) / static_cast<double>(of(rows).bytes());
+    rows = std::clamp<std::int64_t>(static_cast<std::int64_t>(fit * static_cast<double>(rows)), 1,
+                                    rows - 1);
   }
-  return bytes;
+  return of(rows);
 }
 
 Exchanged staying_cost(const MemoryPlan& plan, const Model& model, std::int64_t most) {

@@ -41,13 +41,13 @@ class TrialStore final : public ShardStore {
 class TravelTrial {
  public:
   TravelTrial(RankGroup& partition, Backend& backend, const Model& model, const MemoryPlan& plan,
-              const ModelWeights& weights, Buffer& slots)
+              const ModelWeights& weights, Buffer& slots, PeerExchange* peers)
       : partition_(&partition),
         backend_(&backend),
         model_(&model),
         plan_(&plan),
         store_(*backend.device) {
-    partition.all_or_none([&] { prepare(weights, slots); });  // no collective call in it
+    partition.all_or_none([&] { prepare(weights, slots, peers); });  // no collective call in it
   }
 
   /// Of a block, when the passes before and after are of the same kind.
@@ -72,17 +72,22 @@ class TravelTrial {
   }
 
  private:
-  void prepare(const ModelWeights& weights, Buffer& slots) {
+  void prepare(const ModelWeights& weights, Buffer& slots, PeerExchange* peers) {
     Device& device = *backend_->device;
     memory_ = device.allocate(plan_->workspace);
-    exchange_memory_ = device.allocate(plan_->product_exchange);
+    if (peers == nullptr) exchange_memory_ = device.allocate(plan_->product_exchange.bytes());
     compute_ = device.make_stream("compute");
     exchange_ = device.make_stream("gather", StreamPriority::kFirst);
     start_ = device.make_event();
     end_ = device.make_event();
-    row_exchange_ = std::make_unique<RowExchange>(device, *backend_->ops, *backend_->communicator,
-                                                  partition_->size(), exchange_memory_.data(),
-                                                  exchange_memory_.bytes(), *exchange_);
+    if (peers != nullptr) {
+      row_exchange_ =
+          std::make_unique<RowExchange>(*peers, partition_->size(), plan_->product_exchange);
+    } else {
+      row_exchange_ = std::make_unique<RowExchange>(device, *backend_->ops, *backend_->communicator,
+                                                    partition_->size(), exchange_memory_.data(),
+                                                    plan_->product_exchange, *exchange_);
+    }
     ops_ = std::make_unique<ExchangeOps>(
         std::shared_ptr<Ops>(std::shared_ptr<Ops>(), backend_->ops.get()), *row_exchange_);
     device.zero(slots.data(), slots.bytes(), *compute_);
@@ -147,8 +152,8 @@ std::int64_t rows_to_stay(std::span<const TravelTimes> times, std::int64_t most)
 
 std::vector<TravelTimes> measure_travel(RankGroup& partition, Backend& backend, const Model& model,
                                         const MemoryPlan& plan, const ModelWeights& weights,
-                                        Buffer& slots) {
-  TravelTrial trial(partition, backend, model, plan, weights, slots);
+                                        Buffer& slots, PeerExchange* peers) {
+  TravelTrial trial(partition, backend, model, plan, weights, slots, peers);
   std::vector<TravelTimes> times;
   for (std::int64_t rows = 1;; rows = std::min(plan.pass_tokens, rows * kRowsFactor)) {
     times.push_back({.rows = rows,

@@ -25,11 +25,11 @@ std::int64_t rows_to_stay(std::span<const TravelTimes> times, std::int64_t most)
 
 /// Collective over the partition, the same on every rank: passes over a few blocks both ways, by a
 /// layer fetcher, with more and more rows until weights are better gathered. `slots` is the
-/// communicator's memory of plan.slots; what it holds is lost. Takes some of the memory that passes
-/// take, and gives it back. Attention is left out, which is the same either way, and so are reads
-/// and copies of shards.
+/// communicator's memory of plan.slots; what it holds is lost. `peers`: those of the passes, or
+/// null. Takes some of the memory that passes take, and gives it back. Attention is left out, which
+/// is the same either way, and so are reads and copies of shards.
 std::vector<TravelTimes> measure_travel(RankGroup& partition, Backend& backend, const Model& model,
                                         const MemoryPlan& plan, const ModelWeights& weights,
-                                        Buffer& slots);
+                                        Buffer& slots, PeerExchange* peers);
 
 }  // namespace zi

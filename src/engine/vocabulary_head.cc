@@ -23,12 +23,12 @@ std::size_t VocabularyHead::workspace_bytes(const MemoryPlan& plan, const ModelC
                   kMatrixAlignment);
 }
 
-std::size_t VocabularyHead::exchange_bytes(const MemoryPlan& plan, const ModelConfig& config) {
+RowExchange::Room VocabularyHead::exchange_room(const MemoryPlan& plan, const ModelConfig& config) {
   const PartitionLayout& head = plan.head.front();
   const RowExchange::Row row{
       static_cast<std::size_t>(config.hidden) * size_of(plan.compute_dtype),
       static_cast<std::size_t>(head.matrices().front().rows_per_rank) * sizeof(float)};
-  return RowExchange::workspace_bytes(row, plan.head_rows, head.world());
+  return RowExchange::room(row, plan.head_rows, head.world());
 }
 
 VocabularyHead::VocabularyHead(Ops& ops, Model& model, const MemoryPlan& plan, int rank,

@@ -30,7 +30,7 @@ class VocabularyHead {
   /// Device bytes that it needs, in addition to those of the exchange.
   static std::size_t workspace_bytes(const MemoryPlan& plan, const ModelConfig& config);
   /// Of its exchange, for plan.head_rows at once.
-  static std::size_t exchange_bytes(const MemoryPlan& plan, const ModelConfig& config);
+  static RowExchange::Room exchange_room(const MemoryPlan& plan, const ModelConfig& config);
 
   /// Collective. Logits of the `count` pass rows named by `rows` (device); `most` >= count is the
   /// largest count of any rank, at most plan.head_rows. Returns (count, ld()) in device memory,

@@ -22,7 +22,7 @@ ordered_json memory_json(const MemoryPlan& plan) {
           {"kv", plan.kv},
           {"workspace", plan.workspace},
           {"logits", plan.head_workspace},
-          {"product_exchange", plan.product_exchange},
+          {"product_exchange", plan.product_exchange.bytes()},
           {"row_exchange", plan.row_exchange},
           {"inputs", plan.inputs},
           {"results", plan.results},

@@ -1,0 +1,199 @@
+// The exchange around a product whose matrix stays: inputs gathered and results returned, without
+// the product. By collective calls and by the memory of peers, enqueued one by one and from a
+// graph; one JSON line on stdout for each row count.
+//
+//   mpirun -np N build/benchmarks/exchange_benchmark [--hidden N] [--columns N] [--rows N,N..]
+//     [--backend auto|cpu|cuda] [--repeats N]
+//
+// A row has `hidden` bfloat16 inputs and `columns` float32 results, of which each rank makes its
+// part. The limit is what a rank receives at the rate of gathers of a large block.
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <array>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "command_of.h"
+#include "engine/backend_choice.h"
+#include "engine/row_exchange.h"
+#include "zero_infer/bytes.h"
+#include "zero_infer/error.h"
+#include "zero_infer/log.h"
+
+namespace zi {
+namespace {
+
+constexpr int kExchanges = 100;  // of a timed run
+constexpr std::size_t kGatherBytes = std::size_t{64} << 20;
+
+struct Options {
+  std::int64_t hidden = 4096;
+  std::int64_t columns = 12288;
+  std::vector<std::int64_t> rows = {1, 8, 64, 512};
+  std::string backend = "auto";
+  int repeats = 9;
+  std::string commit = "unknown";
+  std::string machine = "unknown";
+  std::string command;
+};
+
+class Exchanges {
+ public:
+  Exchanges(World& world, const Options& options)
+      : world_(&world), options_(&options), backend_(make_backend(world, config_of(options))) {
+    compute_ = backend_.device->make_stream("compute");
+    exchange_ = backend_.device->make_stream("gather", StreamPriority::kFirst);
+    start_ = backend_.device->make_event();
+    end_ = backend_.device->make_event();
+  }
+
+  nlohmann::ordered_json line(std::int64_t rows);
+
+ private:
+  static RunConfig config_of(const Options& o) {
+    RunConfig config;
+    config.backend = o.backend == "cuda"  ? BackendChoice::kCuda
+                     : o.backend == "cpu" ? BackendChoice::kCpu
+                                          : BackendChoice::kAuto;
+    return config;
+  }
+  /// Collective. Seconds of one of `enqueue`'s kExchanges on the slowest rank: the median.
+  double seconds(const std::function<void()>& enqueue);
+  /// Of all of them from a graph; null where there can be none.
+  nlohmann::ordered_json from_graph(const std::function<void()>& enqueue);
+  /// Bytes a second that a rank receives.
+  double gather_rate();
+
+  World* world_;
+  const Options* options_;
+  Backend backend_;
+  std::unique_ptr<Stream> compute_, exchange_;
+  std::unique_ptr<Event> start_, end_;
+};
+
+double Exchanges::seconds(const std::function<void()>& enqueue) {
+  std::vector<double> all;
+  for (int i = 0; i <= options_->repeats; ++i) {
+    world_->barrier();
+    compute_->record(*start_);
+    enqueue();
+    compute_->record(*end_);
+    compute_->synchronize();
+    const double mine = backend_.device->elapsed_seconds(*start_, *end_);
+    const double slowest = std::ranges::max(world_->all_gather(mine));
+    if (i > 0) all.push_back(slowest / kExchanges);
+  }
+  std::ranges::sort(all);
+  return all[all.size() / 2];
+}
+
+nlohmann::ordered_json Exchanges::from_graph(const std::function<void()>& enqueue) {
+  std::unique_ptr<Graph> graph;
+  try {
+    graph = backend_.device->record(*compute_, enqueue);
+  } catch (const Error& error) {
+    log_warning(error.what());
+  }
+  const std::vector<char> made = world_->all_gather(static_cast<char>(graph ? 1 : 0));
+  if (std::ranges::find(made, 0) != made.end()) return nullptr;
+  return seconds([&] { graph->launch(*compute_); }) * 1e6;
+}
+
+double Exchanges::gather_rate() {
+  const auto ranks = static_cast<std::size_t>(world_->size());
+  const Buffer blocks = backend_.communicator->allocate(*backend_.device, ranks * kGatherBytes);
+  const std::byte* const own =
+      blocks.data() + static_cast<std::size_t>(world_->rank()) * kGatherBytes;
+  const double took = seconds([&] {
+    for (int i = 0; i < kExchanges; ++i) {
+      backend_.communicator->all_gather(own, blocks.data(), kGatherBytes, *compute_);
+    }
+  });
+  return static_cast<double>((ranks - 1) * kGatherBytes) / took;
+}
+
+nlohmann::ordered_json Exchanges::line(std::int64_t rows) {
+  const int ranks = world_->size();
+  const std::array slices = {options_->columns / ranks};
+  const RowExchange::Row row{static_cast<std::size_t>(options_->hidden) * size_of(DType::kBFloat16),
+                             static_cast<std::size_t>(slices[0]) * sizeof(float)};
+  const RowExchange::Room room = RowExchange::room(row, rows, ranks);
+  Device& device = *backend_.device;
+  const auto count = static_cast<std::size_t>(rows);
+  const Buffer inputs = device.allocate(count * row.input);
+  const Buffer results = device.allocate(count * row.result * static_cast<std::size_t>(ranks));
+  const Buffer memory = device.allocate(room.bytes());
+  const auto enqueue = [&](RowExchange& exchange) {
+    const RowExchange::Product product{inputs.data(), row.input, results.data(), DType::kFloat32,
+                                       slices};
+    for (int i = 0; i < kExchanges; ++i)
+      exchange.run(
+          product, rows, [](auto...) {}, *compute_);
+  };
+  nlohmann::ordered_json line = {
+      {"name", "exchange"}, {"commit", options_->commit},   {"machine", options_->machine},
+      {"world", ranks},     {"command", options_->command}, {"backend", backend_.name},
+      {"rows", rows},       {"hidden", options_->hidden},   {"columns", options_->columns}};
+  RowExchange calls(device, *backend_.ops, *backend_.communicator, ranks, memory.data(), room,
+                    *exchange_);
+  line["calls_us"] = seconds([&] { enqueue(calls); }) * 1e6;
+  line["calls_in_graph_us"] = from_graph([&] { enqueue(calls); });
+  line["peers_us"] = line["peers_in_graph_us"] = nullptr;
+  const auto peers = backend_.communicator->make_peer_exchange(device, room.bytes());
+  if (peers) {
+    RowExchange by_peers(*peers, ranks, room);
+    line["peers_us"] = seconds([&] { enqueue(by_peers); }) * 1e6;
+    line["peers_in_graph_us"] = from_graph([&] { enqueue(by_peers); });
+  }
+  const Exchanged moved = RowExchange::cost(row, rows, room, ranks);
+  const double rate = gather_rate();
+  line["received_bytes"] = moved.bytes;
+  line["limit_us"] = static_cast<double>(moved.bytes) / rate * 1e6;
+  line["limit_how"] = "at the rate of gathers of 64 MiB a rank";
+  line["limit_gb_s"] = rate * 1e-9;
+  return line;
+}
+
+int run(World& world, const Options& o) {
+  set_log(LogLevel::kNormal, "");
+  if (world.size() == 1) throw ConfigError("one rank exchanges nothing: mpirun -np N");
+  if (o.columns % world.size() != 0) throw ConfigError("--columns: not a multiple of the ranks");
+  Exchanges exchanges(world, o);
+  for (const std::int64_t rows : o.rows) {
+    const auto line = exchanges.line(rows);
+    if (world.rank() == 0) fmt::print("{}\n", line.dump());
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace zi
+
+int main(int argc, char** argv) {
+  zi::World world(&argc, &argv);
+  try {
+    zi::Options o;
+    o.command = zi::command_of(world, "exchange_benchmark", argc, argv);
+    CLI::App app("What an exchange takes around a product whose matrix stays");
+    app.add_option("--hidden", o.hidden, "inputs of a row")->check(CLI::PositiveNumber);
+    app.add_option("--columns", o.columns, "results of a row")->check(CLI::PositiveNumber);
+    app.add_option("--rows", o.rows, "of each rank")->delimiter(',')->check(CLI::PositiveNumber);
+    app.add_option("--backend", o.backend, "what computes")
+        ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+    app.add_option("--repeats", o.repeats, "timed runs")->check(CLI::PositiveNumber);
+    app.add_option("--commit", o.commit, "stands in the result");
+    app.add_option("--machine", o.machine, "stands in the result");
+    CLI11_PARSE(app, argc, argv);
+    return zi::run(world, o);
+  } catch (const std::exception& error) {
+    zi::log_error(error.what());
+    world.abort(1);
+  }
+}
