@@ -21,10 +21,12 @@ namespace zi {
 namespace {
 
 constexpr int kThreads = 512;
-constexpr int kMostBlocks = 64;
-/// A kernel is a wait for other GPUs more than a copy: blocks share it as soon as each of their
-/// threads has a word.
+/// A kernel that moves little is a wait for other GPUs more than a copy: blocks share it as soon as
+/// each of their threads has a word, up to some of them. A larger one needs as many as there are
+/// multiprocessors for the rate of the link.
 constexpr std::size_t kBlockBytes = kThreads * sizeof(uint4);
+constexpr std::size_t kFewBlocks = 32;
+constexpr std::size_t kMostBlocks = 128;
 /// Turns of waiting between two looks at host memory.
 constexpr unsigned kStopTurns = 4096;
 
@@ -180,8 +182,9 @@ unsigned words(std::size_t bytes, std::size_t word) {
 
 /// For so many bytes from each rank to each.
 unsigned blocks_for(std::size_t bytes) {
-  return static_cast<unsigned>(
-      std::clamp<std::size_t>(ceil_div(bytes, kBlockBytes), 1, kMostBlocks));
+  const auto blocks_of = [&](std::size_t each) { return (bytes + each - 1) / each; };
+  const std::size_t few = std::min(blocks_of(kBlockBytes), kFewBlocks);
+  return static_cast<unsigned>(std::clamp(blocks_of(2 * kBlockBytes), few, kMostBlocks));
 }
 
 }  // namespace

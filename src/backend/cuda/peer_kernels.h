@@ -15,7 +15,7 @@ inline constexpr int kMostPeers = 16;
 
 /// Before each rank's shared memory lies what the kernels count in, zeros at first. A multiple of
 /// 256.
-inline constexpr std::size_t kPeerHeaderBytes = std::size_t{16} << 10;
+inline constexpr std::size_t kPeerHeaderBytes = std::size_t{32} << 10;
 
 /// What a kernel must know to store into the memory of every rank.
 struct PeerTable {
