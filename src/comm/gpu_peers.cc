@@ -1,6 +1,5 @@
 #include "comm/gpu_peers.h"
 
-#include <cuda_runtime.h>
 #include <fmt/format.h>
 
 #include <array>

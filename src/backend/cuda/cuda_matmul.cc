@@ -79,8 +79,8 @@ bool CudaMatmul::run_streamed(const void* a, DType a_dtype, std::int64_t rows, c
     gemv_.run(a, rows, w, output, stream);
     return true;
   }
-  if (packed_.fits(a, a_dtype, rows, w, output)) {
-    packed_.run(a, a_dtype, rows, w, output, stream);
+  if (packed_.fits(a, a_dtype, rows, w, output, scratch_)) {
+    packed_.run(a, a_dtype, rows, w, output, scratch_, stream);
     return true;
   }
   if (wide_.fits(a, a_dtype, rows, w)) {

@@ -142,6 +142,14 @@ template <typename T, int kColumns, bool kSteps>
 __device__ inline void multiply_add_async(float (&d)[kColumns / 2], const std::uint32_t (&a)[4],
                                           std::uint64_t b, bool add);
 
+#define ZI_KEPT_32(type)                                                    \
+  asm volatile(                                                             \
+      "{.reg .pred add; setp.ne.u32 add, %21, 0;\n"                         \
+      "wgmma.mma_async.sync.aligned.m64n32k16.f32." type "." type           \
+      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, " \
+      "%15}, {%16, %17, %18, %19}, %20, add, 1, 1, 0;}\n"                   \
+      : ZI_SUMS_16(0)                                                       \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add ? 1 : 0))
 #define ZI_KEPT_64(type)                                                               \
   asm volatile(                                                                        \
       "{.reg .pred add; setp.ne.u32 add, %37, 0;\n"                                    \
@@ -174,6 +182,20 @@ __device__ inline void multiply_add_async(float (&d)[kColumns / 2], const std::u
       "}, {%64, %65, %66, %67}, %68, add, 1, 1, 1;}\n"                                   \
       : ZI_SUMS_32(0), ZI_SUMS_32(32)                                                    \
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add ? 1 : 0))
+
+template <>
+__device__ inline void multiply_add_async<__nv_bfloat16, 32, false>(float (&d)[16],
+                                                                    const std::uint32_t (&a)[4],
+                                                                    std::uint64_t b, bool add) {
+  ZI_KEPT_32("bf16");
+}
+
+template <>
+__device__ inline void multiply_add_async<__half, 32, false>(float (&d)[16],
+                                                             const std::uint32_t (&a)[4],
+                                                             std::uint64_t b, bool add) {
+  ZI_KEPT_32("f16");
+}
 
 template <>
 __device__ inline void multiply_add_async<__nv_bfloat16, 64, false>(float (&d)[32],
@@ -222,6 +244,7 @@ __device__ inline void multiply_add_async<__half, 128, true>(float (&d)[64],
 #undef ZI_SUMS_32
 #undef ZI_PRODUCTS_32
 #undef ZI_PRODUCTS_64
+#undef ZI_KEPT_32
 #undef ZI_KEPT_64
 #undef ZI_STEPS_64
 #undef ZI_STEPS_128

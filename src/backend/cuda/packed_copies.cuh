@@ -15,26 +15,26 @@ namespace zi {
 
 /// Rows for which warps multiply by themselves (packed_mma.cuh); warpgroups do for more
 /// (packed_wgmma.cuh).
-inline constexpr int kMostMmaRows = 32;
+inline constexpr int kMostMmaRows = 16;
 inline constexpr int kMostPackedSharedBytes = 111 << 10;
 inline constexpr int kMostPackedStages = 8;
 /// Columns of a block that shares a tile at least, for all numbers of rows.
 inline constexpr int kFewestPackedCols = 8 * kUnitCols;
 
-/// A stage of the ring: activations, codes, scales; each row's units side by side.
+/// A stage of the ring of packed_mma.cuh: activations, codes, scales; each row's units side by
+/// side.
 template <typename Fragments, int kRows>
 struct PackedStage {
   /// Long steps, where codes and activations do not take too much memory for that.
-  static constexpr int kUnits = kRows <= (Fragments::kCodeBytes == 64 ? 16 : 8) ? 2 : 1;
+  static constexpr int kUnits = kRows == 8 || Fragments::kCodeBytes == 64 ? 2 : 1;
   static constexpr int kCols = kUnits * kUnitCols;
   static constexpr int kXRowBytes = kCols * 2;
   static constexpr int kCodeRowBytes = kUnits * Fragments::kCodeBytes;
   static constexpr int kScaleRowBytes = kUnits * Fragments::kScaleBytes;
   static constexpr int kCodesAt = kRows * kXRowBytes;
   static constexpr int kScalesAt = kCodesAt + kWideTileRows * kCodeRowBytes;
-  static constexpr int kAlignment = kRows <= kMostMmaRows ? 16 : kRingAlignment;
-  static constexpr int kBytes =
-      (kScalesAt + kWideTileRows * kScaleRowBytes + kAlignment - 1) / kAlignment * kAlignment;
+  static constexpr int kBytes = kScalesAt + kWideTileRows * kScaleRowBytes;
+  static_assert(kBytes % 16 == 0);
   static constexpr int kStages = std::min(kMostPackedStages, kMostPackedSharedBytes / kBytes);
   static constexpr int kSharedBytes =
       std::max(kStages * kBytes, kRows* kWideTileRows* static_cast<int>(sizeof(float)));

@@ -3,85 +3,110 @@
 #include "backend/cuda/launch.cuh"
 #include "backend/cuda/packed_copies.cuh"
 
-/// Up to 64 rows: Hopper's matrix units read the activations from shared memory, once for the 64
+/// Some dozen rows: Hopper's matrix units read the activations from shared memory, once for the 64
 /// weight rows of a warpgroup, where each warp by itself would read them for 16.
+///
+/// A kernel before puts the activations into the order in which fragments take columns, and into
+/// the places that they have in shared memory. (Blocks of two tiles, which read activations half as
+/// often and make the fragments of one tile while the other is multiplied, took 1.3 times as long:
+/// with one of them a multiprocessor, nothing else runs at its barriers.)
 namespace zi {
 
-/// A thread's share of the activations, the columns of a tile again and again: of a row, of the 32
-/// columns of each lane of a unit, eight. They are copied as they are, and then put into the order
-/// in which fragments take columns: pair q of all lanes side by side, as piece q of the row.
+/// A unit of ordered activations: two halves of (kRows, 128 bytes), in which pair q of all four
+/// lanes of a row is piece q % 8 of half q / 8.
+constexpr int ordered_unit_bytes(int rows) { return rows * kUnitCols * 2; }
+
+/// Puts x (rows, cols) of 16 bits into order (units, ordered_unit_bytes), zeros where it has none.
 template <int kRows>
-class WgmmaActivations {
-  static_assert(kRows * 4 == kWideThreads);
+__global__ void __launch_bounds__(kWideThreads)
+    order_activations(const std::byte* x, int rows, int cols, int units, std::byte* ordered) {
+  wait_for_previous();
+  constexpr int kPieces = kUnitCols * 2 / 16;  // of a row of a unit
+  const int index = static_cast<int>(blockIdx.x * kWideThreads + threadIdx.x);
+  const int unit = index / (kRows * kPieces);
+  const int row = index / kPieces % kRows;
+  const int pair = index % kPieces;
+  if (unit >= units) return;
+  std::uint32_t pairs[4];
+#pragma unroll
+  for (int lane = 0; lane < 4; ++lane) {
+    const int col = unit * kUnitCols + lane * kLaneCols + 2 * pair;
+    const bool there = row < rows && col < cols;
+    pairs[lane] = there ? *reinterpret_cast<const std::uint32_t*>(
+                              x + (static_cast<std::size_t>(row) * cols + col) * 2)
+                        : 0;
+  }
+  std::byte* const half =
+      ordered + static_cast<std::size_t>(unit) * ordered_unit_bytes(kRows) + pair / 8 * kRows * 128;
+  *reinterpret_cast<uint4*>(half + ptx::swizzled(row, pair % 8)) =
+      make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+}
+
+/// A stage of the ring: ordered activations, codes and scales of a unit.
+template <typename Fragments, int kRows>
+struct WgmmaStage {
+  static constexpr int kUnits = 1;
+  static constexpr int kCols = kUnitCols;
+  static constexpr int kCodeRowBytes = Fragments::kCodeBytes;
+  static constexpr int kScaleRowBytes = Fragments::kScaleBytes;
+  static constexpr int kCodesAt = ordered_unit_bytes(kRows);
+  static constexpr int kScalesAt = kCodesAt + kWideTileRows * kCodeRowBytes;
+  static constexpr int kBytes = (kScalesAt + kWideTileRows * kScaleRowBytes + kRingAlignment - 1) /
+                                kRingAlignment * kRingAlignment;
+  static constexpr int kStages = std::min(kMostPackedStages, kMostPackedSharedBytes / kBytes);
+  static constexpr int kSharedBytes =
+      std::max(kStages * kBytes, kRows* kWideTileRows* static_cast<int>(sizeof(float)));
+  static_assert(kStages >= 3);
+};
+
+/// A thread's share of the copies of ordered activations, the units of a tile again and again.
+template <int kRows>
+class OrderedCopies {
+  static constexpr int kBytes = ordered_unit_bytes(kRows);
+  static constexpr int kBytesAtOnce = kWideThreads * 16;
+  static_assert(kBytes % kBytesAtOnce == 0);
 
  public:
-  __device__ WgmmaActivations(const WideProduct& args, const WideWork& work)
-      : args_(args),
-        work_(work),
-        row_(static_cast<int>(threadIdx.x) / 4),
-        first_col_(work.begin + static_cast<int>(threadIdx.x) % 4 * 8),
-        from_(args.x + (static_cast<std::size_t>(row_) * args.cols + first_col_) * 2),
-        all_steps_(work.all_steps) {}
+  __device__ OrderedCopies(const std::byte* ordered, const WideWork& work)
+      : first_(ordered + static_cast<std::size_t>(work.begin / kUnitCols) * kBytes +
+               threadIdx.x * 16),
+        advance_(work.advance / kUnitCols * kBytes),
+        steps_(work.steps),
+        all_steps_(work.all_steps),
+        from_(first_) {}
 
-  /// Where the thread's first piece of a stage is, from its start.
   static __device__ std::uint32_t place() { return threadIdx.x * 16; }
 
-  /// Starts the copies of the next step; none after the last one. `to` has place() in it.
+  /// Starts those of the next step; none after the last one. `to` has place() in it.
   __device__ void copy_step(std::uint32_t to) {
     if (all_steps_ == 0) return;
     --all_steps_;
 #pragma unroll
-    for (int lane = 0; lane < 4; ++lane) {
-      const int col = col_ + lane * kLaneCols;
-      ptx::copy_async_16(to + lane * kWideThreads * 16,
-                         from_ + static_cast<std::ptrdiff_t>(col) * 2,
-                         row_ < args_.rows && first_col_ + col < args_.cols);
+    for (int i = 0; i < kBytes / kBytesAtOnce; ++i) {
+      ptx::copy_async_16(to + i * kBytesAtOnce, from_ + i * kBytesAtOnce, true);
     }
-    col_ += work_.advance;
-    if (++step_ == work_.steps) step_ = col_ = 0;
-  }
-
-  /// The thread's own pieces, copied, in a stage.
-  __device__ void take(const std::byte* stage) {
-#pragma unroll
-    for (int lane = 0; lane < 4; ++lane) {
-      x_[lane] = *reinterpret_cast<const uint4*>(stage + lane * kWideThreads * 16 + place());
-    }
-  }
-
-  /// Puts them into order, once all threads have taken theirs.
-  __device__ void put(std::byte* stage) const {
-    const int first = static_cast<int>(threadIdx.x) % 4 * 4;  // pair
-    std::byte* const half = stage + first / 8 * kRows * 128;
-    const std::uint32_t pairs[4][4] = {{x_[0].x, x_[1].x, x_[2].x, x_[3].x},
-                                       {x_[0].y, x_[1].y, x_[2].y, x_[3].y},
-                                       {x_[0].z, x_[1].z, x_[2].z, x_[3].z},
-                                       {x_[0].w, x_[1].w, x_[2].w, x_[3].w}};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      *reinterpret_cast<uint4*>(half + ptx::swizzled(row_, first % 8 + i)) =
-          make_uint4(pairs[i][0], pairs[i][1], pairs[i][2], pairs[i][3]);
+    from_ += advance_;
+    if (++step_ == steps_) {
+      step_ = 0;
+      from_ = first_;
     }
   }
 
  private:
-  const WideProduct& args_;
-  const WideWork& work_;
-  int row_;
-  int first_col_;
-  const std::byte* from_;
+  const std::byte* first_;
+  int advance_;
+  int steps_;
   int all_steps_;  // not yet begun
+  const std::byte* from_;
   int step_ = 0;
-  int col_ = 0;
-  uint4 x_[4];
 };
 
-/// sums (16 weight rows of the warp, kRows) += the products of a unit, by the warps of a
-/// warpgroup. `x` is where its activations are in shared memory.
+/// Begins sums (64 weight rows of the warpgroup, kRows) += the products of a unit. `x` is where its
+/// activations are in shared memory.
 template <typename T, int kRows>
-__device__ __forceinline__ void multiply_wgmma_step(float (&sums)[kRows / 2],
-                                                    const LaneFragments& upper,
-                                                    const LaneFragments& lower, std::uint32_t x) {
+__device__ __forceinline__ void begin_wgmma_step(float (&sums)[kRows / 2],
+                                                 const LaneFragments& upper,
+                                                 const LaneFragments& lower, std::uint32_t x) {
   ptx::begin_products();
 #pragma unroll
   for (int i = 0; i < kUnitCols / 16; ++i) {
@@ -90,18 +115,22 @@ __device__ __forceinline__ void multiply_wgmma_step(float (&sums)[kRows / 2],
     ptx::multiply_add_async<T, kRows, false>(sums, a, b, true);
   }
   ptx::commit_products();
-  ptx::wait_for_products();
 }
+
+template <typename Output>
+struct OrderedArgs : PackedArgs<Output> {
+  const std::byte* ordered;  // x
+};
 
 /// Up to kRows activation rows. A cluster has one tile.
 template <typename T, template <typename> typename Format, int kRows, typename Output>
 __global__ void __launch_bounds__(kWideThreads, 2)
-    packed_wgmma_kernel(const __grid_constant__ PackedArgs<Output> args) {
+    packed_wgmma_kernel(const __grid_constant__ OrderedArgs<Output> args) {
   using Fragments = Format<T>;
-  using StageOf = PackedStage<Fragments, kRows>;
-  static_assert(StageOf::kUnits == 1);
+  using StageOf = WgmmaStage<Fragments, kRows>;
   using Stores = OutputStores<T, kRows, Output>;
   using Codes = CodeCopies<StageOf, Output::kMixed>;
+  using Activations = OrderedCopies<kRows>;
   constexpr int kColumns = kWideTileRows / (Output::kMixed ? 2 : 1);  // of a tile
   constexpr int kStages = StageOf::kStages;
   constexpr std::uint32_t kStageBytes = StageOf::kBytes;
@@ -117,12 +146,12 @@ __global__ void __launch_bounds__(kWideThreads, 2)
   const std::uint32_t last = first + (kStages - 1) * kStageBytes;
   const std::uint32_t to_scales =  // from a stage's codes
       ring + StageOf::kScalesAt + threadIdx.x * StageOf::kScaleRowBytes - first;
-  const std::uint32_t to_x = ring + WgmmaActivations<kRows>::place() - first;
+  const std::uint32_t to_x = ring + Activations::place() - first;
 
   const WideWork work(args, StageOf::kCols);
   const Stores stores(args.out, stores_shared);
   Codes codes(args, work, args.scales_at);
-  WgmmaActivations<kRows> activations(args, work);
+  Activations activations(args.ordered, work);
   // Weights were there before the kernels that may still run: only activations wait for those.
   for (std::uint32_t to = first; to != last; to += kStageBytes) codes.copy_step(to, to + to_scales);
   let_next_start();
@@ -140,22 +169,20 @@ __global__ void __launch_bounds__(kWideThreads, 2)
 #pragma unroll
     for (float& sum : sums) sum = 0;
     for (int step = 0; step < work.steps; ++step) {
-      std::byte* const at = stages + stage * kStageBytes;
       wait_for_all_copies_but<kStages - 2>();
-      activations.take(at);
+      ptx::show_to_async_proxy();
+      ptx::wait_for_products();
       __syncthreads();  // all copies have arrived, and the stage before is used up
       codes.copy_step(to, to + to_scales);
       activations.copy_step(to + to_x);
       commit_copies();
-      activations.put(at);
       LaneFragments upper, lower;
-      make_fragments<Fragments, StageOf>(at, 0, upper, lower);
-      ptx::show_to_async_proxy();
-      __syncthreads();  // activations are in order
-      multiply_wgmma_step<T, kRows>(sums, upper, lower, ring + stage * kStageBytes);
+      make_fragments<Fragments, StageOf>(stages + stage * kStageBytes, 0, upper, lower);
+      begin_wgmma_step<T, kRows>(sums, upper, lower, ring + stage * kStageBytes);
       to = to == last ? first : to + kStageBytes;
       stage = stage + 1 < kStages ? stage + 1 : 0;
     }
+    ptx::wait_for_products();
     ptx::take_sums(sums);
 #pragma unroll
     for (float& sum : sums) sum *= Fragments::kFactor;
