@@ -23,7 +23,7 @@ from reporting.benchmark import benchmark_table, split_table
 from reporting.figures import digest, figures, with_digest
 from reporting.headline import Headline, headline_table
 from reporting.machine import limits_table, loading_table, scaling_rows
-from reporting.others import others_table
+from reporting.others import deepspeed_table, others_table
 from reporting.pages import PAGES, rewritten
 from reporting.passes import PASS_TABLES, pass_block
 from reporting.results import SCHEMA, ReportError, Result, load_results
@@ -63,6 +63,11 @@ OTHERS = RUN | {
     "name": "beside_others", "program": "llama.cpp", "version": "b1", "model": "config/models/bloom-560m",
     "threads": 2, "weights": "int8", "prompt_tokens": 512,
     "tokens_s": {"decode_1": 16.345, "decode_8": 56.65, "prompt": 255.8},
+}  # fmt: skip
+DEEPSPEED = RUN | {
+    "name": "beside_deepspeed", "program": "DeepSpeed ZeRO-3", "version": "0.19.8", "setting": "default",
+    "model": "config/models/bloom-7b1", "weights": "bfloat16", "tier": "device", "world": 2,
+    "pass_ms": {"8": 460.04, "64": 471.8, "1": 452.25},
 }  # fmt: skip
 PUBLISHED = {
     "name": "published_row", "source": "somebody", "source_url": "https://example.org",
@@ -129,13 +134,16 @@ class CheckedTree(unittest.TestCase):
         block = r"(?ms)^(<!-- report: [a-z-]+ -->\n)(.*?)(^<!-- end -->$)"
         for page, names in PAGES.items():
             path = self.copy.root / page
-            empty = re.sub(block, r"\1\3", path.read_text(encoding="utf-8"))
-            path.write_text(empty, encoding="utf-8")
+            text = path.read_text(encoding="utf-8")
+            with_results = {begin for begin, made, _ in re.findall(block, text) if made}
+            path.write_text(re.sub(block, r"\1\3", text), encoding="utf-8")
             self.assertEqual(self.copy.report("--tables-only").returncode, 0)
             filled = re.findall(block, path.read_text(encoding="utf-8"))
             self.assertEqual(len(filled), len(names))
+            self.assertEqual({begin for begin, made, _ in filled if made}, with_results)
             for begin, made, _ in filled:
-                self.assertRegex(made, r"(?m)^\|---", begin)
+                if made:
+                    self.assertRegex(made, r"(?m)^\|---", begin)
 
     def test_finds_a_new_result_missing_in_the_page_and_in_the_plot(self) -> None:
         new = self.copy.root / "benchmarks/results/new.jsonl"
@@ -344,6 +352,36 @@ class Machine(unittest.TestCase):
         own = [OTHERS | {"program": "zero-infer", "weights": weights} for weights in ("int8", "int4")]
         rows = others_table(results_of(*own, OTHERS)).splitlines()[2:5]
         self.assertEqual([row.split("|")[4].strip() for row in rows], ["int8", "", "int4"])
+
+    def test_deepspeed_stands_below_this_program_with_the_same_weights_and_ranks(self) -> None:
+        own = {"program": "zero-infer", "version": "abc1234", "setting": "--travel auto", "pass_ms": {"1": 4.04, "8": 4.3}}
+        host = DEEPSPEED | {"tier": "host", "world": 1, "pass_ms": {"1": 514}}
+        text = deepspeed_table(results_of(host, DEEPSPEED | own, DEEPSPEED))
+        self.assertEqual(
+            text.splitlines()[:1] + text.splitlines()[2:5],
+            [
+                "| machine | model | weights rest in | ranks | ms a pass of | setting "
+                "| batch 1 | batch 8 | batch 64 | run |",
+                "| a machine | 7b1 | GPUs | 2 | zero-infer (abc1234) | --travel auto | 4.04 | 4.30 | | 1 |",
+                "| | | | | DeepSpeed ZeRO-3 (0.19.8) | default | 452 | 460 | 472 | 1 |",
+                "| | | pinned host memory | 1 | DeepSpeed ZeRO-3 (0.19.8) | default | 514 | | | 1 |",
+            ],
+        )
+
+    def test_a_batch_that_a_program_did_not_finish_reads_failed(self) -> None:
+        hung = DEEPSPEED | {"pass_ms": {"1": 315.0}, "failed": "took longer than 120 s"}
+        other = DEEPSPEED | {"setting": "prefetch"}
+        text = deepspeed_table(results_of(hung, other))
+        self.assertIn("| default | 315 | failed | failed | 1 |", text)
+        again = deepspeed_table(results_of(hung, other, DEEPSPEED))
+        self.assertNotIn("failed", again)
+
+    def test_without_lines_there_is_no_table_of_deepspeed(self) -> None:
+        self.assertEqual(deepspeed_table(results_of(OTHERS, PASS)), "")
+
+    def test_a_tier_that_the_table_of_deepspeed_does_not_know_is_refused(self) -> None:
+        with self.assertRaisesRegex(ReportError, "some.jsonl:1: `tier` is 'tape'"):
+            deepspeed_table(results_of(DEEPSPEED | {"tier": "tape"}))
 
     def test_loading_has_its_limit_in_its_row(self) -> None:
         self.assertIn(

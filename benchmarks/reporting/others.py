@@ -1,8 +1,8 @@
-"""The table of other programs on the same CPU and the same shape."""
+"""The tables of other programs on the same CPU or GPUs and the same shape."""
 
 from __future__ import annotations
 
-from reporting.results import BESIDE_OTHERS, Result, newest, of_kind
+from reporting.results import BESIDE_DEEPSPEED, BESIDE_OTHERS, ReportError, Result, newest, of_kind
 from reporting.text import Notes, run_note, runs_below, shape, significant, table
 
 
@@ -31,3 +31,38 @@ def others_table(results: list[Result]) -> str:
     ]  # fmt: skip
     header = ("machine", "model", "threads", "weights", "tokens/s of", *heads, "a prompt (of tokens)", "run")
     return f"{table(header, rows, labels=4)}\n\n{runs_below(runs)}"
+
+
+_TIERS = {"device": "GPUs", "host": "pinned host memory"}
+
+
+def _pass_cell(line: Result, batch: str) -> str:
+    if batch in line["pass_ms"]:
+        return significant(line["pass_ms"][batch])
+    return "failed" if "failed" in line.fields else ""
+
+
+def deepspeed_table(results: list[Result]) -> str:
+    fields = ("machine", "model", "weights", "tier", "world", "program", "setting")
+    key = lambda r: tuple(r[f] for f in fields)  # noqa: E731
+    lines = [g[0] for g in newest(of_kind(results, BESIDE_DEEPSPEED), key)]
+    if not lines:
+        return ""
+    for line in lines:
+        if line["tier"] not in _TIERS:
+            raise ReportError(f"{line.at}: `tier` is {line['tier']!r}: device and host are known")
+    lines.sort(key=lambda r: (r["machine"], r["model"], list(_TIERS).index(r["tier"]), r["world"]))
+    batches = sorted({batch for r in lines for batch in r["pass_ms"]}, key=int)
+    runs = Notes()
+    rows = [
+        [
+            r["machine"], shape(r["model"]), _TIERS[r["tier"]], str(r["world"]), _name(r), r["setting"],
+            *(_pass_cell(r, batch) for batch in batches), runs.mark(run_note(r)),
+        ]
+        for r in lines
+    ]  # fmt: skip
+    header = (
+        "machine", "model", "weights rest in", "ranks", "ms a pass of", "setting",
+        *(f"batch {batch}" for batch in batches), "run",
+    )  # fmt: skip
+    return f"{table(header, rows, labels=5)}\n\n{runs_below(runs)}"

@@ -34,6 +34,7 @@ ATTENTION = "attention"
 WEIGHT_FORMATS = "weight_formats"
 SERVE = "serve"
 BESIDE_OTHERS = "beside_others"
+BESIDE_DEEPSPEED = "beside_deepspeed"
 
 #: The fields that the report needs, by the `name` of a line; a line may have more.
 SCHEMA: dict[str, dict[str, type]] = {
@@ -71,6 +72,11 @@ SCHEMA: dict[str, dict[str, type]] = {
     | {
         "program": str, "version": str, "model": str, "threads": int, "weights": str,
         "prompt_tokens": int, "tokens_s": dict,
+    },
+    BESIDE_DEEPSPEED: _RUN
+    | {
+        "program": str, "version": str, "setting": str, "model": str, "weights": str, "tier": str,
+        "pass_ms": dict,
     },
     WEIGHT_FORMATS: _RUN
     | {"model": str, "tokens": int, "perplexity": float, "ids_sha256": str, "formats": list},
