@@ -53,7 +53,6 @@ class GpuPeers final : public PeerExchange {
     ZI_CUDA(cudaDeviceSynchronize());
   }
   ~GpuPeers() override {
-    if (std::uncaught_exceptions() > exceptions_at_start_) stop();
     for (int rank = 0; rank < peers_.world; ++rank) {
       if (rank == peers_.rank || peers_.base[rank] == nullptr) continue;
       cudaIpcCloseMemHandle(peers_.base[rank]);
@@ -106,14 +105,11 @@ class GpuPeers final : public PeerExchange {
     throw Error(
         fmt::format("{} bytes at {} are beyond the {} that peers share", bytes, offset, bytes_));
   }
-  void stop() { *static_cast<volatile int*>(stop_.as<int>()) = 1; }
-
   Device* device_;
   std::size_t bytes_;
   Buffer shared_;
   Buffer stop_;
   PeerTable peers_{};
-  int exceptions_at_start_ = std::uncaught_exceptions();
 };
 
 /// Both steps go on from one rank's numbers to those that all have made of them.
@@ -147,7 +143,7 @@ void GpuPeers::try_out() {
     std::this_thread::sleep_for(std::chrono::microseconds(50));
   }
   const bool ended = end->reached();
-  if (!ended) stop();
+  if (!ended) *static_cast<volatile int*>(stop_.as<int>()) = 1;
   stream->synchronize();
   if (!ended) throw CommError("a GPU waits in vain for what another stores in its memory");
   for (std::size_t rank = 0; rank < world; ++rank) {
