@@ -34,15 +34,15 @@ std::vector<RowExchange::Row> staying_rows(const Model& model, const PartitionLa
   return rows;
 }
 
-std::size_t staying_exchange_bytes(const MemoryPlan& plan, const Model& model) {
+std::size_t staying_exchange_bytes(const MemoryPlan& plan, const Model& model, std::int64_t rows) {
   const std::size_t most = plan.device_is_host ? kHostRounds : kDeviceRounds;
   std::size_t bytes = 0;
   for (const PartitionLayout& block : plan.blocks) {
     for (const RowExchange::Row& row : staying_rows(model, block, plan.compute_dtype)) {
-      const auto of = [&](std::int64_t rows) {
-        return RowExchange::workspace_bytes(row, rows, block.world());
+      const auto of = [&](std::int64_t count) {
+        return RowExchange::workspace_bytes(row, count, block.world());
       };
-      bytes = std::max({bytes, of(1), std::min(most, of(plan.pass_tokens))});
+      bytes = std::max({bytes, of(1), std::min(most, of(rows))});
     }
   }
   return bytes;

@@ -50,7 +50,8 @@ std::vector<TravelTimes> measure_travel(std::int64_t most, const MeasureTravel& 
 /// Left out is what both ways have alike: attention, and the reads and copies of shards. Whatever
 /// tier a shard rests in, its rank fetches it once in a pass of either kind, ahead of its turn. If
 /// this takes longer than all else, either way does and the choice is free; if not, it is hidden.
-/// On the CPU backend, where copies take from the same memory, they add as much to both.
+/// On the CPU backend, where copies take from the same memory, they add as much to both. A share of
+/// the host, which only passes that stay have, makes these faster than they are here.
 std::vector<TravelTimes> measure_travel(RankGroup& partition, Backend& backend, const Model& model,
                                         const MemoryPlan& plan, const ModelWeights& weights,
                                         Buffer& slots);
