@@ -40,13 +40,15 @@ TEST(TrialRepeats, AreAsManyAsFitInATenthOfASecond) {
   EXPECT_EQ(trial_repeats(0, 1), 5);
   EXPECT_EQ(trial_repeats(0.001, 1), 5);
   EXPECT_EQ(trial_repeats(0.04, 1), 2);
-  EXPECT_EQ(trial_repeats(3, 1), 1);
-  EXPECT_EQ(trial_repeats(3, 2), 2);
+  EXPECT_EQ(trial_repeats(0.3, 1), 1);
+  EXPECT_EQ(trial_repeats(0.3, 2), 2);
+  EXPECT_EQ(trial_repeats(3, 1), 0);
+  EXPECT_EQ(trial_repeats(3, 2), 1);
 }
 
 /// Passes of 4 blocks that take so long, repeated as in a trial on the CPU backend.
 TrialTime trial_of(double block) {
-  return {.block = block, .spent = 4 * block * trial_repeats(4 * block, 1)};
+  return {.block = block, .spent = 4 * block * std::max(1, trial_repeats(4 * block, 1))};
 }
 
 std::vector<std::int64_t> rows_of(const std::vector<TravelTimes>& times) {
@@ -63,6 +65,16 @@ TEST(MeasureTravel, GoesUpToWhereGatheringIsBetterOrToTheRowsOfAPass) {
   EXPECT_THAT(rows_of(measure_travel(2048, measure)), testing::ElementsAre(1, 4, 16, 64, 256));
   EXPECT_THAT(rows_of(measure_travel(50, measure)), testing::ElementsAre(1, 4, 16, 50));
   EXPECT_THAT(rows_of(measure_travel(1, measure)), testing::ElementsAre(1));
+  EXPECT_NEAR(static_cast<double>(rows_to_stay(measure_travel(2048, measure), 2048)), 100, 1);
+}
+
+TEST(MeasureTravel, IsNotEndedByOtherWorkOfTheMachine) {
+  int calls = 0;
+  const auto measure = [&](std::int64_t rows, bool stay) {
+    // In the midst of the second row count.
+    if (++calls == 4) return trial_of(0.03);
+    return trial_of(stay ? 1e-5 * static_cast<double>(rows) : 1e-3);
+  };
   EXPECT_NEAR(static_cast<double>(rows_to_stay(measure_travel(2048, measure), 2048)), 100, 1);
 }
 

@@ -14,6 +14,7 @@ namespace {
 
 constexpr int kMostRepeats = 5;
 constexpr double kRepeatSeconds = 0.1;  // of the timed passes of one measurement
+constexpr double kLongSeconds = 0.5;    // of a pass in which a warm-up is next to nothing
 /// A device loads kernels when they are first used, which no later pass does: the time of a first
 /// pass says little about the next. And the pass after it begins without what is fetched ahead.
 constexpr int kFewestOnDevice = 2;
@@ -64,8 +65,9 @@ class TravelTrial {
   TrialTime measure(std::int64_t rows, bool stay) {
     ops_->begin_pass(rows);
     const int fewest = plan_->device_is_host ? 1 : kFewestOnDevice;
-    const int repeats = trial_repeats(pass_seconds(rows, stay, true), fewest);
-    TrialTime time;
+    const double first = pass_seconds(rows, stay, true);
+    const int repeats = trial_repeats(first, fewest);
+    TrialTime time{.block = first, .spent = repeats == 0 ? first : 0};
     for (int i = 1; i <= repeats; ++i) {
       const double took = pass_seconds(rows, stay, i == repeats);
       time.spent += took;
@@ -170,18 +172,28 @@ std::int64_t rows_to_stay(std::span<const TravelTimes> times, std::int64_t most)
 
 int trial_repeats(double first, int fewest) {
   const double fit = first > 0 ? kRepeatSeconds / first : kMostRepeats;
-  return static_cast<int>(std::clamp<double>(fit, fewest, kMostRepeats));
+  const int least = first >= kLongSeconds ? fewest - 1 : fewest;
+  return static_cast<int>(std::clamp<double>(fit, least, kMostRepeats));
 }
 
 std::vector<TravelTimes> measure_travel(std::int64_t most, const MeasureTravel& measure) {
   std::vector<TravelTimes> times;
   double spent = 0;
-  for (std::int64_t rows = 1;;) {
+  const auto both_ways = [&](std::int64_t rows) {
     const TrialTime gathered = measure(rows, false), staying = measure(rows, true);
-    times.push_back({.rows = rows, .gathered = gathered.block, .staying = staying.block});
     spent += gathered.spent + staying.spent;
+    return TravelTimes{.rows = rows, .gathered = gathered.block, .staying = staying.block};
+  };
+  for (std::int64_t rows = 1;;) {
+    TravelTimes now = both_ways(rows);
+    if (now.staying > now.gathered) {
+      const TravelTimes again = both_ways(rows);
+      now.gathered = std::min(now.gathered, again.gathered);
+      now.staying = std::min(now.staying, again.staying);
+    }
+    times.push_back(now);
     const bool late = spent >= kTrialSeconds;
-    if (staying.block > gathered.block || rows == most || (late && times.size() > 1)) return times;
+    if (now.staying > now.gathered || rows == most || (late && times.size() > 1)) return times;
     rows = std::min(most, rows * (late ? kLastRowsFactor : kRowsFactor));
   }
 }

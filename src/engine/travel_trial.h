@@ -34,13 +34,15 @@ struct TrialTime {
 /// Of passes with `rows` rows a rank, in which weights stay or are gathered.
 using MeasureTravel = std::function<TrialTime(std::int64_t rows, bool stay)>;
 
-/// Passes that are timed after one that took `first` seconds, of at least `fewest`: as many as fit
-/// in a tenth of a second.
+/// Passes that are timed after one that took `first` seconds: as many as fit in a tenth of a
+/// second, but `fewest` at least, or one less where the first took half a second. Where there is
+/// none, the first one counts.
 int trial_repeats(double first, int fewest);
 
 /// Measures both ways with more and more rows, until weights are better gathered, or rows reach
-/// `most`, or half a second is spent; with two row counts at least where one does not decide. Alike
-/// on all ranks where `measure` is.
+/// `most`, or half a second is spent; with two row counts at least where one does not decide. What
+/// says that gathering is better is measured again: other work of the machine may have said it.
+/// Alike on all ranks where `measure` is.
 std::vector<TravelTimes> measure_travel(std::int64_t most, const MeasureTravel& measure);
 
 /// Collective over the partition, the same on every rank: passes over a few blocks, by a layer
