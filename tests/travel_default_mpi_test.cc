@@ -20,7 +20,8 @@ class TravelByDefault : public ModelRuns {
 TEST_P(TravelByDefault, IsEitherWayWithTheSameBitsOnEveryTier) {
   const auto all = prompts(10);
   const Played base = play(config(Travel::kWeights), all);
-  const auto places = GetParam().every_tier ? placements(shard_bytes()) : std::vector{kDeviceOnly};
+  auto places = GetParam().every_tier ? placements(shard_bytes()) : std::vector{kDeviceOnly};
+  places.push_back({"host, by a budget alone", false, false, 0, std::size_t{1} << 30});
   for (const Placement& place : places) {
     const Played run = play(placed(by_default(), place, folder_.path()), all);
     EXPECT_EQ(run.plan.travel, world().size() > 1 ? Travel::kAuto : Travel::kWeights);

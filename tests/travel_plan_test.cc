@@ -76,6 +76,18 @@ TEST_F(TravelPlan, AutoIsTheDefaultAndHasSlotsAndExchangesForRoundsOfAThousandRo
   EXPECT_THAT(plan.notes, IsEmpty());
 }
 
+TEST_F(TravelPlan, HasASlotForTheTrialWhereverNoBlockNeedRestOnTheDevice) {
+  config_.gpu_weight_budget = 0;
+  for (const bool offload : {false, true}) {
+    config_.cpu_offload = offload;
+    config_.cpu_weight_budget = 100 * kOneGiB;
+    const MemoryPlan plan = make_plan(in_, config_);
+    ASSERT_EQ(plan.device_shards, 0u);
+    EXPECT_EQ(plan.travel, Travel::kAuto);
+    EXPECT_EQ(plan.slot_count, 3);
+  }
+}
+
 TEST_F(TravelPlan, NoPassHasRoundsOfMoreRowsThanItself) {
   config_.max_pass_tokens = 100;
   const MemoryPlan plan = make_plan(in_, config_);
@@ -94,7 +106,7 @@ TEST_F(TravelPlan, OneRankExchangesNothingWhateverIsGiven) {
 
 TEST_F(TravelPlan, ExchangesTakeNoMoreThanA64thOfAScarceKvCache) {
   config_.batch_size = {64};
-  for (const std::size_t free : {20, 16, 14}) {
+  for (const std::size_t free : {20u, 16u, 14u}) {
     in_.device_free = free * kOneGiB;
     const MemoryPlan gathers = plan(Travel::kWeights), either = plan(Travel::kAuto);
     ASSERT_LT(gathers.max_sequence_tokens, 64 * 2048) << "the cache is scarce";

@@ -38,10 +38,10 @@ constexpr std::size_t kHostHeadWorkspace = 40u << 20;
 /// With --travel auto, rows of each rank in a round of the exchanges: a pass of more goes in
 /// several. With so many, products are bound by arithmetic, and reading the weights again costs
 /// little.
-constexpr std::int64_t kRoundRows = 1024;
+constexpr std::int64_t kExchangeRows = 1024;
 /// Where those would take memory from the KV cache or from resident blocks: those of decoding, and
 /// these at least.
-constexpr std::int64_t kFewRoundRows = 64;
+constexpr std::int64_t kFewExchangeRows = 64;
 /// The part of the KV cache that may then be lost all the same.
 constexpr std::int64_t kKvShareLost = 64;
 /// The rest is left to other parts of the process and to the system.
@@ -307,8 +307,11 @@ MemoryPlan plan_for(const PlanInput& in, const RunConfig& config, const Way& way
   plan.host_room = room.host;
   plan.results = PassRunner::results_bytes(plan.pass_tokens);
   // Before the tiers are known, every block counts as one that travels: slots are needed.
-  const bool copied_and_gathered = in.world > 1 && !plan.all_stay() &&
-                                   (config.cpu_offload || config.nvme_offload_path.has_value());
+  // One of three is a shard for the trial of --travel auto where no block rests on the device.
+  const bool budget = way.travel == Travel::kAuto && config.cpu_weight_budget.value_or(0) > 0;
+  const bool copied_and_gathered =
+      in.world > 1 && !plan.all_stay() &&
+      (config.cpu_offload || config.nvme_offload_path.has_value() || budget);
   plan.slot_count = copied_and_gathered ? 3 : 2;
   std::vector<const PartitionLayout*> layouts;
   for (const PartitionLayout& layout : plan.blocks) layouts.push_back(&layout);
@@ -367,10 +370,10 @@ MemoryPlan plan_either_way(const PlanInput& in, const RunConfig& config) {
         "(--travel auto)");
     return std::move(*stays);
   }
-  auto either = plan_if_fits(in, config, {Travel::kAuto, kRoundRows});
+  auto either = plan_if_fits(in, config, {Travel::kAuto, kExchangeRows});
   if (either && keeps_all(*either, *gathers)) return std::move(*either);
-  const std::int64_t few = std::max(gathers->lanes, kFewRoundRows);
-  either = plan_if_fits(in, config, {Travel::kAuto, std::min(few, kRoundRows)});
+  const std::int64_t few = std::max(gathers->lanes, kFewExchangeRows);
+  either = plan_if_fits(in, config, {Travel::kAuto, std::min(few, kExchangeRows)});
   if (either && gathers->kv_pages - either->kv_pages <= gathers->kv_pages / kKvShareLost) {
     return std::move(*either);
   }

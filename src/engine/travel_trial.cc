@@ -13,8 +13,8 @@ namespace zi {
 namespace {
 
 constexpr int kMostRepeats = 5;
-constexpr double kRepeatSeconds = 0.1;  // of the timed passes of one measurement
-constexpr double kLongSeconds = 0.5;    // of a pass in which a warm-up is next to nothing
+constexpr double kRepeatSeconds = 0.1;    // of the timed passes of one measurement
+constexpr double kLongPassSeconds = 0.5;  // of a pass in which a warm-up is next to nothing
 /// A device loads kernels when they are first used, which no later pass does: the time of a first
 /// pass says little about the next. And the pass after it begins without what is fetched ahead.
 constexpr int kFewestOnDevice = 2;
@@ -23,7 +23,7 @@ constexpr std::int64_t kRowsFactor = 4;
 /// Once time is short, for the last measurement: slopes are to be seen beyond the noise.
 constexpr std::int64_t kLastRowsFactor = 16;
 /// Blocks of a pass, as far as so many bytes of gathered ones reach, but two at least.
-constexpr std::size_t kBlocks = 4;
+constexpr std::size_t kTrialBlocks = 4;
 constexpr std::size_t kHostTrialBytes = std::size_t{256} << 20;
 constexpr std::size_t kDeviceTrialBytes = std::size_t{4} << 30;
 constexpr int kSlots = 2;
@@ -116,7 +116,7 @@ class TravelTrial {
     };
     const std::size_t most = plan_->device_is_host ? kHostTrialBytes : kDeviceTrialBytes;
     const std::size_t blocks =
-        std::clamp<std::size_t>(most / plan_->blocks.front().gathered_bytes(), 2, kBlocks);
+        std::clamp<std::size_t>(most / plan_->blocks.front().gathered_bytes(), 2, kTrialBlocks);
     for (std::size_t b = 0; b < plan_->blocks.size() && layouts_.size() < blocks; ++b) {
       const std::byte* const shard = weights.stores()[b]->resident(static_cast<int>(b));
       if (shard != nullptr) add(plan_->blocks[b], shard);
@@ -172,7 +172,7 @@ std::int64_t rows_to_stay(std::span<const TravelTimes> times, std::int64_t most)
 
 int trial_repeats(double first, int fewest) {
   const double fit = first > 0 ? kRepeatSeconds / first : kMostRepeats;
-  const int least = first >= kLongSeconds ? fewest - 1 : fewest;
+  const int least = first >= kLongPassSeconds ? fewest - 1 : fewest;
   return static_cast<int>(std::clamp<double>(fit, least, kMostRepeats));
 }
 
