@@ -6,7 +6,9 @@
 //     [--backend auto|cpu|cuda] [--batch N[,N..]] [--prompt-tokens N] [--gpu-weight-budget SIZE]
 //     [--kv-budget SIZE] [--nvme-path DIR] [--repeats N] [--passes N]
 //     [--weight-format stored|int8|int4] [--head-format stored|int8|int4] [--cpu-share auto|X]
-//   mpirun -np 2 ...: the gathered bytes beside a bare all-gather
+//   mpirun -np 2 ...: the gathered bytes beside a bare all-gather; with [--travel
+//   activations|auto],
+//     where weights stayed in most passes, the own weights beside a bare read of them
 //
 // With --prompt-tokens above 1 the passes that compute prompts are timed, in products a second.
 
@@ -51,6 +53,7 @@ struct Options {
   std::string gpu_weight_budget;
   std::string kv_budget;
   std::string cpu_share = "0";
+  Travel travel = Travel::kWeights;
   std::string command;
   std::vector<std::int64_t> batch = {1};
   std::int64_t prompt_tokens = 1;
@@ -156,6 +159,7 @@ RunConfig config_of(const Options& o) {
   if (o.tier == "nvme") config.nvme_offload_path = o.nvme_path;
   if (!o.gpu_weight_budget.empty()) config.gpu_weight_budget = parse_size(o.gpu_weight_budget);
   config.cpu_share = o.cpu_share == "auto" ? std::nullopt : std::optional(std::stod(o.cpu_share));
+  config.travel = o.travel;
   if (!o.kv_budget.empty()) config.kv_budget = parse_size(o.kv_budget);
   return config;
 }
@@ -167,6 +171,10 @@ struct Measured {
   FetchStats fetched;
   double rows = 0;  // of a pass
   double pass() const { return median(pass_seconds); }
+  /// Of the passes, those in which weights stayed.
+  double staying_share() const {
+    return static_cast<double>(fetched.staying) / static_cast<double>(fetched.passes);
+  }
 };
 
 Measured measure(World& world, Engine& engine, const Options& o, std::int64_t batch) {
@@ -233,6 +241,12 @@ Bound bound_of(World& world, Engine& engine, const Options& o, const Measured& m
             plan.splits() ? "bare copies of all pinned shards, of which the host multiplies a share"
                           : "bare copies of the same pinned shards, all ranks at once"};
   }
+  if (m.staying_share() > 0.5) {
+    return {static_cast<double>(plan.head_shard + plan.device_shards),
+            limits[cpu ? Link::kProducts : Link::kDeviceMemory],
+            cpu ? "bare products of one row with the own weights, all ranks at once"
+                : "a bare copy in device memory, reads plus writes"};
+  }
   if (world.size() > 1) {
     return {
         static_cast<double>(m.fetched.bytes[Link::kGather]) / static_cast<double>(m.fetched.passes),
@@ -274,6 +288,8 @@ ordered_json line_of(World& world, Engine& engine, const Options& o, std::int64_
                        {"weight_format", name_of(engine.plan().block_format)},
                        {"head_format", name_of(engine.plan().head_format)},
                        {"tier", o.tier},
+                       {"travel", name_of(engine.plan().travel)},
+                       {"staying_share", m.staying_share()},
                        {"batch", batch}};
   if (prompts) {
     line["prompt_tokens"] = o.prompt_tokens;
@@ -402,6 +418,11 @@ int main(int argc, char** argv) {
     app.add_option("--gpu-weight-budget", o.gpu_weight_budget, "as of zero-infer");
     app.add_option("--kv-budget", o.kv_budget, "as of zero-infer");
     app.add_option("--cpu-share", o.cpu_share, "as of zero-infer");
+    const std::map<std::string, zi::Travel> ways = {{"weights", zi::Travel::kWeights},
+                                                    {"activations", zi::Travel::kActivations},
+                                                    {"auto", zi::Travel::kAuto}};
+    app.add_option("--travel", o.travel, "as of zero-infer, but weights by default")
+        ->transform(CLI::Transformer(ways));
     app.add_option("--nvme-path", o.nvme_path, "folder of the shard files");
     app.add_option("--repeats", o.repeats, "timed runs")->check(CLI::PositiveNumber);
     app.add_option("--passes", o.passes, "passes of a run")->check(CLI::PositiveNumber);

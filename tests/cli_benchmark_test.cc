@@ -55,7 +55,7 @@ TEST(CliBenchmark, SplitsThePassesIntoPartsThatMakeThemUp) {
   const TemporaryFolder folder;
   const Ended ended =
       run_job(2, {"--model", model(), "--benchmark", "--batch-size", "2", "--max-new-tokens", "16",
-                  "--nvme-offload-path", folder / "nvme", "--output", "-"});
+                  "--travel", "weights", "--nvme-offload-path", folder / "nvme", "--output", "-"});
   ASSERT_EQ(ended.code, 0) << ended.err;
   const auto line = json_lines(ended.out).at(0);
   const auto& split = line.at("split");
@@ -82,9 +82,10 @@ using Intervals = std::map<std::string, std::pair<double, double>>;
 
 TEST(Trace, HoldsEveryUnitOfEveryPassOnEachRankInTheOrderOfItsWay) {
   const TemporaryFolder folder;
-  const Ended ended = run_job(2, {"--model", model(), "--prompt", "In the beginning",
-                                  "--max-new-tokens", "5", "--ignore-eos", "--nvme-offload-path",
-                                  folder / "nvme", "--trace", folder / "trace.json"});
+  const Ended ended =
+      run_job(2, {"--model", model(), "--prompt", "In the beginning", "--max-new-tokens", "5",
+                  "--ignore-eos", "--travel", "weights", "--nvme-offload-path", folder / "nvme",
+                  "--trace", folder / "trace.json"});
   ASSERT_EQ(ended.code, 0) << ended.err;
   const auto trace = nlohmann::json::parse(read_file(folder / "trace.json"));
   EXPECT_EQ(trace.at("otherData").at("ranks"), 2);

@@ -48,8 +48,8 @@ std::vector<std::string> parts_of(const std::string& text) {
 
 TEST(CliPlan, PlansADescribedMachineWithoutMpi) {
   setenv("OMPI_MCA_pml", "none-such", 1);  // MPI_Init would fail
-  const Ended ended =
-      run_plan({"--model", kModels + "176b", "--ranks", "8", "--gpus-like", "h100"});
+  const Ended ended = run_plan(
+      {"--model", kModels + "176b", "--ranks", "8", "--gpus-like", "h100", "--travel", "weights"});
   const Ended run = run_job(0, {"--model", model(), "--prompt", "Jesus wept."});
   unsetenv("OMPI_MCA_pml");
   EXPECT_NE(run.code, 0);

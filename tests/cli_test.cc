@@ -16,6 +16,8 @@
 namespace zi::test {
 namespace {
 
+using testing::AllOf;
+using testing::AnyOf;
 using testing::HasSubstr;
 using testing::Not;
 
@@ -30,11 +32,27 @@ TEST(Cli, HelpAndVersionNeedNothingAndPrintOnce) {
   EXPECT_THAT(version.out, HasSubstr("zero-infer "));
 }
 
+TEST(Cli, SaysAtTheStartWhatTravelsAndAtTheEndWhatDidUnlessThatWasGiven) {
+  const auto said = [](int ranks, std::vector<std::string> more) {
+    more.insert(more.begin(), {"--model", model(), "--prompt", "In the beginning",
+                               "--max-new-tokens", "3", "--ignore-eos"});
+    const Ended ended = run_job(ranks, more);
+    EXPECT_EQ(ended.code, 0) << ended.err;
+    return ended.err;
+  };
+  EXPECT_THAT(said(2, {}), AllOf(HasSubstr("weights "), HasSubstr(" (measured in "),
+                                 HasSubstr("weights stayed in ")));
+  EXPECT_THAT(said(1, {}), Not(AnyOf(HasSubstr(" (measured in "), HasSubstr("weights stayed"))));
+  EXPECT_THAT(said(2, {"--travel", "weights"}),
+              Not(AnyOf(HasSubstr(" (measured in "), HasSubstr("weights stayed"))));
+}
+
 TEST(Cli, WritesTheDocumentedFieldsOfEveryPromptOnce) {
   const TemporaryFolder folder;
   write_file(folder / "in.jsonl", many_prompts(23, 12) + "{\"prompt_ids\":[3495,262],\"id\":7}\n");
-  const Ended ended = run_job(2, {"--model", model(), "--prompts", folder / "in.jsonl", "--output",
-                                  folder / "out.jsonl", "--batch-size", "3", "--logprobs", "2"});
+  const Ended ended = run_job(
+      2, {"--model", model(), "--prompts", folder / "in.jsonl", "--output", folder / "out.jsonl",
+          "--batch-size", "3", "--logprobs", "2", "--travel", "weights"});
   ASSERT_EQ(ended.code, 0) << ended.err;
   EXPECT_THAT(ended.err, HasSubstr("tokens/s"));
   EXPECT_THAT(ended.err, HasSubstr("gathered from the other ranks"));

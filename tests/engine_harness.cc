@@ -26,6 +26,7 @@ RunConfig test_config(const std::string& model) {
   config.model = model;
   config.quiet = true;
   config.backend = wants_cuda() ? BackendChoice::kCuda : BackendChoice::kCpu;
+  config.travel = Travel::kWeights;
   return config;
 }
 

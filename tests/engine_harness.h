@@ -22,6 +22,7 @@ std::string data_path(const std::string& name);
 /// CPU logits must be equal bit by bit; a GPU's products depend on how many rows they have.
 inline bool exact_bits() { return !wants_cuda(); }
 
+/// Weights are gathered in every pass, unless a test says otherwise.
 RunConfig test_config(const std::string& model);
 
 /// Collective. Why the backend cannot be had here; empty when it can.

@@ -18,6 +18,7 @@ HOSTS = [1, 2, 4, 8, 16, 32, 64]
 RANKS_PER_HOST = 8
 NETWORKS = ["400GB/s", "25GB/s"]  # eight cards of 400 Gbit/s in a host, and one of 200
 LANES = 8
+GATHERED = ["--travel", "weights"]
 STAYING = ["--travel", "activations"]
 
 
@@ -65,7 +66,7 @@ def row(program, root, shape, hosts, alone_ways):
         if hosts == 1:
             cells += ["", "", ""]
             continue
-        gathered = plan(program, root, shape, hosts, ["--network", network])
+        gathered = plan(program, root, shape, hosts, ["--network", network, *GATHERED])
         staying = plan(program, root, shape, hosts, ["--network", network, *STAYING])
         if gathered is None or staying is None:
             sys.exit(f"{shape} does not fit {hosts} hosts")
@@ -81,7 +82,7 @@ def table(program, root):
     heads = ["shape", "hosts", *of_network, "each host alone: gathered", "staying"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for shape in SHAPES:
-        alone_ways = [alone(program, root, shape, way) for way in ([], STAYING)]
+        alone_ways = [alone(program, root, shape, way) for way in (GATHERED, STAYING)]
         lines += [row(program, root, shape, hosts, alone_ways) for hosts in HOSTS]
     return "\n".join(lines) + "\n"
 

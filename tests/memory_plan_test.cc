@@ -50,9 +50,11 @@ class Plan : public testing::Test {
     }
     return "";
   }
+  /// Weights are gathered, unless a test says otherwise.
   static RunConfig config() {
     RunConfig c;
     c.model = "m";
+    c.travel = Travel::kWeights;
     return c;
   }
   /// What is said about an offload without need; empty: nothing.

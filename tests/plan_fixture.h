@@ -19,9 +19,11 @@ inline std::string shape(const std::string& name) {
   return std::string(ZI_SOURCE_DIR) + "/config/models/bloom-" + name;
 }
 
+/// Weights are gathered, unless a test says otherwise.
 inline RunConfig run_of(const std::string& name) {
   RunConfig config;
   config.model = shape(name);
+  config.travel = Travel::kWeights;
   return config;
 }
 

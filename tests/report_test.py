@@ -226,6 +226,22 @@ class Passes(unittest.TestCase):
     def block(self, *lines: dict[str, Any]) -> str:
         return pass_block(results_of(*lines), PASS_TABLES[1])
 
+    def test_lines_of_several_ranks_say_what_travelled(self) -> None:
+        gathered = PASS | {"tier": "device", "world": 2}
+        named = gathered | {"travel": "weights", "staying_share": 0.0}
+        stays = gathered | {"travel": "activations", "staying_share": 1.0}
+        either = gathered | {"travel": "auto", "staying_share": 0.25}
+        block = pass_block(results_of(gathered, stays, either), PASS_TABLES[1])
+        for where in (
+            "gathered from 2 ranks |", "gathered from 2 ranks, weights or activations travel |",
+            "resident on 2 ranks, activations travel |",
+        ):  # fmt: skip
+            self.assertEqual(block.count(where), 1, where)
+        # A line without `travel` is of weights: a newer one that names them replaces it.
+        newer = pass_block(results_of(gathered, named), PASS_TABLES[1])
+        self.assertEqual(newer.count("gathered from 2 ranks |"), 1)
+        self.assertNotIn("earlier run", newer)
+
     def test_a_row_holds_the_lines_numbers(self) -> None:
         self.assertIn(
             "| a machine | 560m | host memory | 1 | 600 MB copied | 100.0 (99.0 to 101.5) "

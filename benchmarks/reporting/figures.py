@@ -9,7 +9,7 @@ from typing import Any
 
 from reporting.benchmark import label_of, own_rows
 from reporting.machine import scaling_label, scaling_rows, tokens_per_second
-from reporting.passes import PASS_TABLES, PassTable, chosen, travel, where_blocks_rest
+from reporting.passes import PASS_TABLES, PassTable, chosen, travel, way, where_blocks_rest
 from reporting.results import PROMPT_PASS, PUBLISHED, Result, of_kind
 from reporting.text import shape
 
@@ -21,7 +21,7 @@ def _tiers(results: list[Result], spec: PassTable) -> Figure | None:
     newest lines only, in the order of the table."""
     bars: dict[tuple, Result] = {}
     for line in chosen(results, spec):
-        key = (line["machine"], line["model"], line["world"], travel(line), line["resident_bytes"])
+        key = (line["machine"], line["model"], line["world"], travel(line), way(line), line["resident_bytes"])
         if line.name != PROMPT_PASS and (key not in bars or line["batch"] < bars[key]["batch"]):
             bars[key] = line
     if not bars:

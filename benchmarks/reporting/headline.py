@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reporting.passes import PASS_TABLES, chosen, moved, travel, types_of, where_blocks_rest
+from reporting.passes import PASS_TABLES, chosen, moved, travel, types_of, way, where_blocks_rest
 from reporting.results import PASS, ReportError, Result
 from reporting.text import shape, significant, table
 
@@ -46,6 +46,7 @@ def _is(line: Result, wanted: Headline) -> bool:
         and line["machine"] == wanted.machine
         and shape(line["model"]) + types_of(line) == wanted.model
         and travel(line) == wanted.travel
+        and not way(line)
         and line["batch"] == wanted.batch
     )
 

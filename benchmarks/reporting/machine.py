@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from reporting.benchmark import options_of, own_rows, tier_of
-from reporting.passes import configuration, where_blocks_rest
+from reporting.passes import configuration, way, where_blocks_rest
 from reporting.results import ATTENTION, BENCHMARK, LIMITS, LOAD, PASS, Result, newest, of_kind
 from reporting.text import (
     Notes,
@@ -169,6 +169,8 @@ def scaling_rows(results: list[Result]) -> list[list[Result]]:
     for line in lines:
         # Of part-resident blocks each rank count has other shares: only whole tiers compare.
         if line.name == PASS and line["tier"] != "device" and line["resident_bytes"]:
+            continue
+        if line.name == PASS and way(line):  # one way for all counts: that of the older lines
             continue
         rows.setdefault(_scaling_key(line), {})[line["world"]] = line
     return [[r for _, r in sorted(row.items())] for row in rows.values() if len(row) > 1]

@@ -25,7 +25,16 @@ def travel(line: Result) -> str:
         return line["tier"] if line["resident_bytes"] == 0 else f"part {line['tier']}"
     if line["tier"] != "device":
         raise ReportError(f"{line.at}: `tier` is {line['tier']!r}: device, host and nvme are known")
+    if line.get("staying_share", 0) > 0.5:
+        return "staying"
     return "gathered" if line["world"] > 1 else "resident"
+
+
+def way(line: Result) -> str:
+    """What went from rank to rank, where that was chosen: lines without `travel` are of weights."""
+    return {"weights": "", "activations": ", activations travel", "auto": ", weights or activations travel"}[
+        line.get("travel", "weights")
+    ]
 
 
 def configuration(line: Result) -> tuple:
@@ -37,6 +46,7 @@ def configuration(line: Result) -> tuple:
         line["resident_bytes"],
         line.get("prompt_tokens", 1),
         bool(line.get("host_multiplied_share")),
+        line.get("travel", "weights"),
     )
 
 
@@ -63,6 +73,7 @@ class PassTable:
 _SECTIONS = (
     Section("resident"),
     Section("gathered"),
+    Section("staying"),
     Section("part host"),
     Section("host", keep=2),  # the link was uneven in one run: the run before it is shown as well
     Section("part nvme"),
@@ -115,16 +126,18 @@ def where_blocks_rest(line: Result) -> str:
     kind = travel(line)
     ranks = f"{line['world']} ranks"
     if kind == "gathered":
-        return f"gathered from {ranks}"
+        return f"gathered from {ranks}{way(line)}"
+    if kind == "staying":
+        return f"resident on {ranks}{way(line)}"
     if kind == "resident":
         return "all resident"
     if kind == "prompts":
-        return f"prompts of {line['prompt_tokens']:,} tokens"
+        return f"prompts of {line['prompt_tokens']:,} tokens{way(line)}"
     place = "NVMe"
     if line["tier"] == "host":
         place = "pinned host memory" if line["backend"] == "cuda" else "host memory"
     if line["world"] > 1:
-        place += f" of {ranks}"
+        place += f" of {ranks}{way(line)}"
     if line.get("host_multiplied_share"):
         place += f", {line['host_multiplied_share']:.0%} multiplied there"
     share = line["resident_bytes"] / (line["resident_bytes"] + line["bytes_per_pass"])
@@ -134,7 +147,7 @@ def where_blocks_rest(line: Result) -> str:
 def moved(line: Result) -> str:
     if line.name == PROMPT_PASS:
         return f"{significant(line['operations_per_pass'] / 1e12)} TFLOP"
-    verb = {"gathered": "received", "resident": "weights read"}.get(travel(line))
+    verb = {"gathered": "received", "resident": "weights read", "staying": "weights read"}.get(travel(line))
     verb = verb or {"host": "copied", "nvme": "read"}[line["tier"]]
     return f"{size(line['bytes_per_pass'])} {verb}"
 
@@ -178,8 +191,8 @@ def _one_table(lines: list[Result], with_machine: bool) -> str:
     rows, keys = [], []
     for line in lines:
         cells = _cells(line, limits, runs)
-        key = (line["machine"], line["model"], line["dtype"], travel(line), line["resident_bytes"],
-               line["batch"])  # fmt: skip
+        key = (line["machine"], line["model"], line["dtype"], travel(line), way(line),
+               line["resident_bytes"], line["batch"])  # fmt: skip
         if key in keys:
             cells[1] += ", an earlier run"
         keys.append(key)

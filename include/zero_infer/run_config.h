@@ -69,7 +69,7 @@ struct RunConfig {
   WeightChoice head_format = WeightChoice::kAuto;      // of head and embedding
   bool score = false;
   bool no_prefix_sharing = false;  // each prompt is computed from its first token on
-  Travel travel = Travel::kWeights;
+  Travel travel = Travel::kAuto;
   PartitionWithin partition_within = PartitionWithin::kJob;
   std::optional<double> network;  // for plans: bytes a second that a host receives from others
   BackendChoice backend = BackendChoice::kAuto;

@@ -305,12 +305,12 @@ std::vector<Option> sampling_options() {
 std::vector<Option> memory_options() {
   return {
       choice<Travel>("travel", &RunConfig::travel,
-                     {{"weights", Travel::kWeights},
-                      {"activations", Travel::kActivations},
-                      {"auto", Travel::kAuto}},
+                     {{"auto", Travel::kAuto},
+                      {"weights", Travel::kWeights},
+                      {"activations", Travel::kActivations}},
                      "what goes from rank to rank: weights, each block just before it\n"
                      "runs, or the inputs and results of products with weights that\n"
-                     "stay; auto: in each pass what was measured to be faster"),
+                     "stay; auto: in each pass the faster one, as measured at the start"),
       choice<PartitionWithin>(
           "partition-within", &RunConfig::partition_within,
           {{"job", PartitionWithin::kJob}, {"host", PartitionWithin::kHost}},

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <vector>
 
 #include "base/printable_text.h"
@@ -97,15 +98,12 @@ Buffer Engine::allocate_slots() {
 
 std::int64_t Engine::measure_stay_rows(Buffer& slots) {
   if (plan_->travel != Travel::kAuto) return plan_->all_stay() ? plan_->pass_tokens : 0;
+  const auto start = std::chrono::steady_clock::now();
   const std::vector<TravelTimes> times =
       measure_travel(partition(), *backend_, *open_.model, *plan_, *weights_, slots, peers_.get());
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
   const std::int64_t rows = rows_to_stay(times, plan_->pass_tokens);
-  if (world_->rank() == 0) {
-    log_info(fmt::format(
-        "weights stay, and activations travel, in passes of up to {} rows a rank: with {} rows a "
-        "block takes {:.3f} ms so, and {:.3f} ms gathered",
-        rows, times.back().rows, times.back().staying * 1e3, times.back().gathered * 1e3));
-  }
+  if (world_->rank() == 0) log_info(describe(times, rows, took.count()));
   return rows;
 }
 
@@ -263,9 +261,9 @@ std::vector<Agreed> Engine::plan_agreement() const {
   std::string tiers;
   for (Tier tier : plan_->tiers) tiers += name_of(tier).front();
   return {{"the tiers of the blocks", tiers},
-          {"the plan",
-           fmt::format("{} rows a pass, {} of logits, {} KV pages, {} slots", plan_->pass_tokens,
-                       plan_->head_rows, plan_->kv_pages, plan_->slot_count)}};
+          {"the plan", fmt::format("{} travel, {} rows a pass, {} of logits, {} KV pages, {} slots",
+                                   name_of(plan_->travel), plan_->pass_tokens, plan_->head_rows,
+                                   plan_->kv_pages, plan_->slot_count)}};
 }
 
 std::vector<Agreed> Engine::agreement() const {

@@ -35,6 +35,15 @@ constexpr std::int64_t kDeviceHeadRows = 256;
 /// rows.
 constexpr std::size_t kHostWorkspace = 80u << 20;
 constexpr std::size_t kHostHeadWorkspace = 40u << 20;
+/// With --travel auto, rows of each rank in a round of the exchanges: a pass of more goes in
+/// several. With so many, products are bound by arithmetic, and reading the weights again costs
+/// little.
+constexpr std::int64_t kExchangeRows = 1024;
+/// Where those would take memory from the KV cache or from resident blocks: those of decoding, and
+/// these at least.
+constexpr std::int64_t kFewExchangeRows = 64;
+/// The part of the KV cache that may then be lost all the same.
+constexpr std::int64_t kKvShareLost = 64;
 /// The rest is left to other parts of the process and to the system.
 constexpr double kUsableDevice = 0.95;
 constexpr double kUsableHost = 0.90;
@@ -136,9 +145,15 @@ void plan_kv(MemoryPlan& plan, const PlanInput& in, const RunConfig& config, std
   plan.kv = pages * page;
 }
 
+/// How the weights of blocks and the activations meet, in passes of several ranks.
+struct Way {
+  Travel travel = Travel::kWeights;
+  std::int64_t round_rows = 0;  // of each rank, where activations travel; 0: those of a pass
+};
+
 /// Activations and logits. On the CPU backend they shrink, with the rows of a pass and of logits,
 /// until a rank takes no more than 256 MiB in addition to shards, slots and KV; lanes are kept.
-void plan_workspaces(MemoryPlan& plan, const PlanInput& in) {
+void plan_workspaces(MemoryPlan& plan, const PlanInput& in, std::int64_t round_rows) {
   const auto workspace = [&] { return in.model->workspace_bytes(plan.pass_tokens, in.world); };
   const ModelConfig& c = in.model->config();
   const auto head = [&] {
@@ -157,7 +172,9 @@ void plan_workspaces(MemoryPlan& plan, const PlanInput& in) {
   plan.head_workspace = VocabularyHead::workspace_bytes(plan, c);
   plan.product_exchange = VocabularyHead::exchange_room(plan, c);
   if (plan.may_stay()) {
-    plan.product_exchange = plan.product_exchange | staying_room(plan, *in.model);
+    const std::int64_t rows = round_rows > 0 ? round_rows : plan.pass_tokens;
+    plan.product_exchange =
+        plan.product_exchange | staying_room(plan, *in.model, std::min(rows, plan.pass_tokens));
   }
 }
 
@@ -245,9 +262,7 @@ void check_fit(MemoryPlan& plan, const PlanInput& in, const RunConfig& config, c
   }
 }
 
-}  // namespace
-
-MemoryPlan make_plan(const PlanInput& in, const RunConfig& config) {
+MemoryPlan plan_for(const PlanInput& in, const RunConfig& config, const Way& way) {
   const ModelConfig& c = in.model->config();
   const ModelSpec& spec = in.model->spec();
   MemoryPlan plan;
@@ -255,7 +270,7 @@ MemoryPlan make_plan(const PlanInput& in, const RunConfig& config) {
   plan.block_format = in.block_format.usual;
   plan.head_format = in.head_format;
   plan.compute_dtype = in.compute_dtype;
-  if (in.world > 1) plan.travel = config.travel;
+  plan.travel = way.travel;
   plan.lanes = *std::max_element(config.batch_size.begin(), config.batch_size.end());
   const std::int64_t most_rows = config.max_pass_tokens != 0 ? config.max_pass_tokens
                                  : in.device_is_host         ? kHostPassTokens
@@ -279,7 +294,7 @@ MemoryPlan make_plan(const PlanInput& in, const RunConfig& config) {
     plan.embedding_shard = plan.embedding.front().shard_bytes();
   }
   plan.vectors = vectors_bytes(spec);
-  plan_workspaces(plan, in);
+  plan_workspaces(plan, in, way.round_rows);
   plan_split_products(plan, in, config);
   plan.row_exchange = EmbeddingRows::workspace_bytes(EmbeddingRows::shape_of(plan, c));
   if (config.nvme_offload_path) {
@@ -292,8 +307,11 @@ MemoryPlan make_plan(const PlanInput& in, const RunConfig& config) {
   plan.host_room = room.host;
   plan.results = PassRunner::results_bytes(plan.pass_tokens);
   // Before the tiers are known, every block counts as one that travels: slots are needed.
-  const bool copied_and_gathered = in.world > 1 && !plan.all_stay() &&
-                                   (config.cpu_offload || config.nvme_offload_path.has_value());
+  // One of three is a shard for the trial of --travel auto where no block rests on the device.
+  const bool budget = way.travel == Travel::kAuto && config.cpu_weight_budget.value_or(0) > 0;
+  const bool copied_and_gathered =
+      in.world > 1 && !plan.all_stay() &&
+      (config.cpu_offload || config.nvme_offload_path.has_value() || budget);
   plan.slot_count = copied_and_gathered ? 3 : 2;
   std::vector<const PartitionLayout*> layouts;
   for (const PartitionLayout& layout : plan.blocks) layouts.push_back(&layout);
@@ -322,6 +340,55 @@ MemoryPlan make_plan(const PlanInput& in, const RunConfig& config) {
   plan.loading = ModelWeights::loading_bytes(plan, config.load_format == LoadFormat::kDummy);
   check_fit(plan, in, config, room);
   return plan;
+}
+
+/// Nothing where it does not fit.
+std::optional<MemoryPlan> plan_if_fits(const PlanInput& in, const RunConfig& config,
+                                       const Way& way) {
+  try {
+    return plan_for(in, config, way);
+  } catch (const MemoryError&) {
+    return std::nullopt;
+  }
+}
+
+/// Whether KV cache and blocks have as much of the faster memories as in the other plan.
+bool keeps_all(const MemoryPlan& plan, const MemoryPlan& of) {
+  return plan.kv_pages >= of.kv_pages && plan.device_shards >= of.device_shards &&
+         plan.nvme_shards <= of.nvme_shards;
+}
+
+/// Slots and the memory of exchanges, for passes of either kind; where these do not fit, what does:
+/// passes that gather as before any that stay, because a smaller KV cache may refuse a prompt.
+MemoryPlan plan_either_way(const PlanInput& in, const RunConfig& config) {
+  std::optional<MemoryPlan> gathers = plan_if_fits(in, config, {Travel::kWeights});
+  if (!gathers) {
+    std::optional<MemoryPlan> stays = plan_if_fits(in, config, {Travel::kActivations});
+    if (!stays) return plan_for(in, config, {Travel::kWeights});  // refuses
+    stays->notes.push_back(
+        "weights stay in every pass: there is no room for the slots that gathered blocks need "
+        "(--travel auto)");
+    return std::move(*stays);
+  }
+  auto either = plan_if_fits(in, config, {Travel::kAuto, kExchangeRows});
+  if (either && keeps_all(*either, *gathers)) return std::move(*either);
+  const std::int64_t few = std::max(gathers->lanes, kFewExchangeRows);
+  either = plan_if_fits(in, config, {Travel::kAuto, std::min(few, kExchangeRows)});
+  if (either && gathers->kv_pages - either->kv_pages <= gathers->kv_pages / kKvShareLost) {
+    return std::move(*either);
+  }
+  gathers->notes.push_back(
+      "weights travel in every pass: slots and KV cache leave no room for the exchanges of "
+      "activations (--travel auto)");
+  return std::move(*gathers);
+}
+
+}  // namespace
+
+MemoryPlan make_plan(const PlanInput& in, const RunConfig& config) {
+  if (in.world == 1) return plan_for(in, config, {Travel::kWeights});
+  if (config.travel == Travel::kAuto) return plan_either_way(in, config);
+  return plan_for(in, config, {config.travel});
 }
 
 }  // namespace zi

@@ -55,8 +55,8 @@ class PassRunner {
   struct Parts {
     Device& device;
     Ops& ops;
-    Communicator* communicator;  // null for a partition of one
-    PeerExchange* peers;         // of plan.product_exchange bytes; null: there are none
+    Communicator* communicator;     // null for a partition of one
+    PeerExchange* peers = nullptr;  // of plan.product_exchange bytes; null: there are none
     Model& model;
     const ModelWeights& weights;
     const MemoryPlan& plan;

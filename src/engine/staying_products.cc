@@ -34,18 +34,17 @@ std::vector<RowExchange::Row> staying_rows(const Model& model, const PartitionLa
   return rows;
 }
 
-RowExchange::Room staying_room(const MemoryPlan& plan, const Model& model) {
+RowExchange::Room staying_room(const MemoryPlan& plan, const Model& model, std::int64_t rows) {
   const std::size_t most = plan.device_is_host ? kHostRounds : kDeviceRounds;
-  const auto of = [&](std::int64_t rows) {
+  const auto of = [&](std::int64_t count) {
     RowExchange::Room room;
     for (const PartitionLayout& block : plan.blocks) {
       for (const RowExchange::Row& row : staying_rows(model, block, plan.compute_dtype)) {
-        room = room | RowExchange::room(row, rows, block.world());
+        room = room | RowExchange::room(row, count, block.world());
       }
     }
     return room;
   };
-  std::int64_t rows = plan.pass_tokens;
   while (rows > 1 && of(rows).bytes() > most) {
     const auto fit = static_cast<double>(most) / static_cast<double>(of(rows).bytes());
     rows = std::clamp<std::int64_t>(static_cast<std::int64_t>(fit * static_cast<double>(rows)), 1,

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include "engine/memory_plan.h"
@@ -14,9 +15,9 @@ namespace zi {
 std::vector<RowExchange::Row> staying_rows(const Model& model, const PartitionLayout& block,
                                            DType compute_dtype);
 
-/// Device memory for these exchanges: rounds of as many rows as a pass has, or what some MiB hold;
+/// Device memory for these exchanges: rounds of so many rows of each rank, or of what some MiB hold;
 /// of one row at least.
-RowExchange::Room staying_room(const MemoryPlan& plan, const Model& model);
+RowExchange::Room staying_room(const MemoryPlan& plan, const Model& model, std::int64_t rows);
 
 /// What one rank receives, in how many collective calls, in a pass of all blocks whose largest row
 /// count of any rank is `most`.

@@ -1,9 +1,9 @@
 #include "engine/travel_trial.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
-#include <functional>
 #include <memory>
-#include <span>
 
 #include "engine/exchange_ops.h"
 #include "engine/trial_products.h"
@@ -12,9 +12,20 @@
 namespace zi {
 namespace {
 
-constexpr int kRepeats = 5;  // after one to warm up
+constexpr int kMostRepeats = 5;
+constexpr double kRepeatSeconds = 0.1;    // of the timed passes of one measurement
+constexpr double kLongPassSeconds = 0.5;  // of a pass in which a warm-up is next to nothing
+/// A device loads kernels when they are first used, which no later pass does: the time of a first
+/// pass says little about the next. And the pass after it begins without what is fetched ahead.
+constexpr int kFewestOnDevice = 2;
+constexpr double kTrialSeconds = 0.5;
 constexpr std::int64_t kRowsFactor = 4;
-constexpr std::size_t kBlocks = 4;  // of a pass
+/// Once time is short, for the last measurement: slopes are to be seen beyond the noise.
+constexpr std::int64_t kLastRowsFactor = 16;
+/// Blocks of a pass, as far as so many bytes of gathered ones reach, but two at least.
+constexpr std::size_t kTrialBlocks = 4;
+constexpr std::size_t kHostTrialBytes = std::size_t{256} << 20;
+constexpr std::size_t kDeviceTrialBytes = std::size_t{4} << 30;
 constexpr int kSlots = 2;
 
 /// Shards that rest on the device, by their order, wherever else the job has them.
@@ -51,27 +62,37 @@ class TravelTrial {
   }
 
   /// Of a block, when the passes before and after are of the same kind.
-  double seconds(std::int64_t rows, bool stay) {
+  TrialTime measure(std::int64_t rows, bool stay) {
     ops_->begin_pass(rows);
-    double least = 0;
-    for (int i = 0; i <= kRepeats; ++i) {
-      compute_->record(*start_);
-      fetcher_->run_pass(
-          [&](int, const UnitWeights& weights) {
-            enqueue_products(*ops_, *model_, plan_->compute_dtype, weights, false, rows,
-                             memory_.data(), *compute_);
-          },
-          *compute_, {.last = i == kRepeats, .stays = stay});
-      compute_->record(*end_);
-      compute_->synchronize();
-      const double mine = backend_->device->elapsed_seconds(*start_, *end_);
-      const double slowest = std::ranges::max(partition_->all_gather(mine));
-      if (i == 1 || (i > 1 && slowest < least)) least = slowest;
+    const int fewest = plan_->device_is_host ? 1 : kFewestOnDevice;
+    const double first = pass_seconds(rows, stay, true);
+    const int repeats = trial_repeats(first, fewest);
+    TrialTime time{.block = first, .spent = repeats == 0 ? first : 0};
+    for (int i = 1; i <= repeats; ++i) {
+      const double took = pass_seconds(rows, stay, i == repeats);
+      time.spent += took;
+      time.block = i == 1 ? took : std::min(time.block, took);
     }
-    return least / static_cast<double>(layouts_.size());
+    time.block /= static_cast<double>(layouts_.size());
+    return time;
   }
 
  private:
+  /// Of one pass on the slowest rank, which all ranks know. `last`: of those of its kind.
+  double pass_seconds(std::int64_t rows, bool stay, bool last) {
+    compute_->record(*start_);
+    fetcher_->run_pass(
+        [&](int, const UnitWeights& weights) {
+          enqueue_products(*ops_, *model_, plan_->compute_dtype, weights, false, rows,
+                           memory_.data(), *compute_);
+        },
+        *compute_, {.last = last, .stays = stay});
+    compute_->record(*end_);
+    compute_->synchronize();
+    return std::ranges::max(
+        partition_->all_gather(backend_->device->elapsed_seconds(*start_, *end_)));
+  }
+
   void prepare(const ModelWeights& weights, Buffer& slots, PeerExchange* peers) {
     Device& device = *backend_->device;
     memory_ = device.allocate(plan_->workspace);
@@ -98,13 +119,16 @@ class TravelTrial {
       layouts_.push_back(&layout);
       store_.add({shard, layout.shard_bytes()});
     };
-    for (std::size_t b = 0; b < plan_->blocks.size() && layouts_.size() < kBlocks; ++b) {
+    const std::size_t most = plan_->device_is_host ? kHostTrialBytes : kDeviceTrialBytes;
+    const std::size_t blocks =
+        std::clamp<std::size_t>(most / plan_->blocks.front().gathered_bytes(), 2, kTrialBlocks);
+    for (std::size_t b = 0; b < plan_->blocks.size() && layouts_.size() < blocks; ++b) {
       const std::byte* const shard = weights.stores()[b]->resident(static_cast<int>(b));
       if (shard != nullptr) add(plan_->blocks[b], shard);
     }
     // Without any on the device there is a slot more than the trial needs: as good as a shard.
     const std::size_t slot = slots.bytes() / static_cast<std::size_t>(plan_->slot_count);
-    while (plan_->slot_count > kSlots && layouts_.size() < kBlocks) {
+    while (plan_->slot_count > kSlots && layouts_.size() < blocks) {
       add(plan_->blocks.front(), slots.data() + kSlots * slot);
     }
     const std::vector<ShardStore*> stores(layouts_.size(), &store_);
@@ -135,32 +159,71 @@ class TravelTrial {
 }  // namespace
 
 std::int64_t rows_to_stay(std::span<const TravelTimes> times, std::int64_t most) {
-  const TravelTimes* before = nullptr;
-  for (const TravelTimes& t : times) {
-    if (t.staying > t.gathered) {
-      if (before == nullptr) return 0;
-      const double gain = before->gathered - before->staying;
-      const double share = gain / (gain + t.staying - t.gathered);
-      const auto further =
-          static_cast<std::int64_t>(share * static_cast<double>(t.rows - before->rows));
-      return std::min(most, before->rows + further);
+  if (times.empty() || times.front().staying > times.front().gathered) return 0;
+  const auto gain = [](const TravelTimes& t) { return t.gathered - t.staying; };
+  // The two between which the line through both has no gain left; else the last two.
+  std::size_t i = 1;
+  while (i + 1 < times.size() && gain(times[i]) >= 0) ++i;
+  if (i >= times.size()) return std::min(most, times.front().rows);
+  const TravelTimes& below = times[i - 1];
+  const TravelTimes& above = times[i];
+  const double loss = gain(below) - gain(above);
+  const auto most_further = static_cast<double>(most - below.rows);
+  const auto step = static_cast<double>(above.rows - below.rows);
+  // Where it gains more and more, or as much, there is no end.
+  const double further = loss > 0 ? gain(below) / loss * step : most_further;
+  return std::min(most, below.rows + static_cast<std::int64_t>(std::min(further, most_further)));
+}
+
+int trial_repeats(double first, int fewest) {
+  const double fit = first > 0 ? kRepeatSeconds / first : kMostRepeats;
+  const int least = first >= kLongPassSeconds ? fewest - 1 : fewest;
+  return static_cast<int>(std::clamp<double>(fit, least, kMostRepeats));
+}
+
+std::vector<TravelTimes> measure_travel(std::int64_t most, const MeasureTravel& measure) {
+  std::vector<TravelTimes> times;
+  double spent = 0;
+  const auto both_ways = [&](std::int64_t rows) {
+    const TrialTime gathered = measure(rows, false), staying = measure(rows, true);
+    spent += gathered.spent + staying.spent;
+    return TravelTimes{.rows = rows, .gathered = gathered.block, .staying = staying.block};
+  };
+  for (std::int64_t rows = 1;;) {
+    TravelTimes now = both_ways(rows);
+    if (now.staying > now.gathered) {
+      const TravelTimes again = both_ways(rows);
+      now.gathered = std::min(now.gathered, again.gathered);
+      now.staying = std::min(now.staying, again.staying);
     }
-    before = &t;
+    times.push_back(now);
+    const bool late = spent >= kTrialSeconds;
+    if (now.staying > now.gathered || rows == most || (late && times.size() > 1)) return times;
+    rows = std::min(most, rows * (late ? kLastRowsFactor : kRowsFactor));
   }
-  return before == nullptr ? 0 : most;
 }
 
 std::vector<TravelTimes> measure_travel(RankGroup& partition, Backend& backend, const Model& model,
                                         const MemoryPlan& plan, const ModelWeights& weights,
                                         Buffer& slots, PeerExchange* peers) {
   TravelTrial trial(partition, backend, model, plan, weights, slots, peers);
-  std::vector<TravelTimes> times;
-  for (std::int64_t rows = 1;; rows = std::min(plan.pass_tokens, rows * kRowsFactor)) {
-    times.push_back({.rows = rows,
-                     .gathered = trial.seconds(rows, false),
-                     .staying = trial.seconds(rows, true)});
-    if (times.back().staying > times.back().gathered || rows == plan.pass_tokens) return times;
-  }
+  return measure_travel(plan.pass_tokens,
+                        [&](std::int64_t rows, bool stay) { return trial.measure(rows, stay); });
+}
+
+std::string describe(std::span<const TravelTimes> times, std::int64_t stay_rows, double seconds) {
+  const TravelTimes& last = times.back();
+  const std::string measured =
+      fmt::format("with {} row{} a block takes {:.3f} ms so, and {:.3f} ms {}", last.rows,
+                  last.rows == 1 ? "" : "s", (stay_rows > 0 ? last.staying : last.gathered) * 1e3,
+                  (stay_rows > 0 ? last.gathered : last.staying) * 1e3,
+                  stay_rows > 0 ? "gathered" : "where they stay");
+  const std::string decided =
+      stay_rows > 0
+          ? fmt::format("weights stay, and activations travel, in passes of up to {} rows a rank",
+                        stay_rows)
+          : std::string("weights travel in every pass");
+  return fmt::format("{}: {} (measured in {:.2f} s)", decided, measured, seconds);
 }
 
 }  // namespace zi
