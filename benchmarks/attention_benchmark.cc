@@ -9,7 +9,8 @@
 // Each lane has `rows` rows in the pass and `context` keys after it, in shuffled pages; with
 // --lengths, each value is a case: `1x32768,63x128` is one lane of 32,768 keys among 63 of 128. The
 // calls go around several layers' keys and values, as those of a pass do, so that no cache holds
-// them.
+// them. The time to compare with is kv_bytes over limit_gb_s: of that case, with 32 heads of keys
+// and values of 128 elements, 669 MB over the 4.2 TB/s of an H200, 159 us; with 8, 40 us.
 
 #include <fmt/format.h>
 
@@ -89,8 +90,8 @@ class Case {
     for (const int keys : contexts) pages += pages_of(keys);
     layer_bytes_ = pages * kv_.page_bytes();
     // Ten times the second-level cache of a large GPU.
-    layers_ = std::max<std::size_t>(
-        1, ceil_div(std::int64_t{512} << 20, static_cast<std::int64_t>(layer_bytes_)));
+    layers_ = static_cast<std::size_t>(
+        ceil_div(std::int64_t{512} << 20, static_cast<std::int64_t>(layer_bytes_)));
     Device& device = *backend.device;
     memory_ = device.allocate(layers_ * layer_bytes_);
     const std::int64_t elements = std::int64_t{lanes} * o.rows * o.heads * o.head_dim;

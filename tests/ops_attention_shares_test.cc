@@ -205,8 +205,9 @@ TEST_P(AttentionSharesTest, WeightsOfPiecesKeepTheirProportion) {
 TEST_P(AttentionSharesTest, ARecordedCallStaysRightWhileContextsGrow) {
   const Lengths first = {{1, 520}, {1, 90}, {1, 700}, {1, 33}};
   const Lengths later = {{1, 1000}, {1, 95}, {1, 1024}, {1, 600}};
-  for (const auto& [heads, group] : {std::pair{2, 1}, {8, 4}}) {
-    Counted c = counted(later, heads, group, 64, DType::kBFloat16);
+  for (const auto& shape : {std::pair{2, 1}, {8, 4}}) {
+    const int heads = shape.first;
+    Counted c = counted(later, heads, shape.second, 64, DType::kBFloat16);
     RaggedBatch batch = c.batch.device;
     std::vector<std::int32_t> contexts;
     for (const auto& [rows, keys] : first) contexts.push_back(keys);

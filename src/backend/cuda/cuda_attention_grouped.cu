@@ -48,7 +48,9 @@ __device__ __forceinline__ void attend(const AttentionArgs& a, const Segment& se
   const int pair = 2 * (lane % 4);  // first column of C
   const int row = segment.row;
   const int keys = segment.keys;
-  const auto [kv_head, first_head, heads] = heads_of<kTiles>(a, segment.head);
+  const TileHeads tile = heads_of<kTiles>(a, segment.head);
+  const int first_head = tile.first;
+  const int heads = tile.count;
   const int first_page = segment.first / kKvPageTokens;
   const int pages = (segment.last + kKvPageTokens - 1) / kKvPageTokens - first_page;
   const int count = (pages - warp + warps - 1) / warps;  // of this warp; none if negative or 0
@@ -75,7 +77,7 @@ __device__ __forceinline__ void attend(const AttentionArgs& a, const Segment& se
   const bool in_row = piece * 8 < a.head_dim;
   const int row_bytes = a.head_dim * static_cast<int>(sizeof(T));
   const std::byte* copied =
-      a.kv + static_cast<std::size_t>(kv_head * kKvPageTokens + copied_row) * row_bytes +
+      a.kv + static_cast<std::size_t>(tile.kv_head * kKvPageTokens + copied_row) * row_bytes +
       piece * 16;
   ptx::make_whole(copied);
   /// Starts the copies of page `i` of this warp to a stage, one group; an empty one after the last.
