@@ -241,8 +241,9 @@ __device__ __forceinline__ void attend(const AttentionArgs& a, const Segment& se
 template <typename T, int kDim, int kTiles>
 __global__ void __launch_bounds__(32 * PageRing<kDim>::kWarps, 2)
     grouped_kernel(const AttentionArgs a, const Division division, const Partials partials) {
-  extern __shared__ uint4 ring[];  // (warps, kStages, kPieces, 32)
-  __shared__ TileResults<PageRing<kDim>::kWarps, kTiles * kTileHeads> results;
+  using R = PageRing<kDim>;
+  extern __shared__ __align__(R::kAlignment) uint4 ring[];  // (warps, kStages, kPieces, 32)
+  __shared__ TileResults<R::kWarps, kTiles * kTileHeads> results;
   __shared__ WorkShare share;
 
   let_next_start();
