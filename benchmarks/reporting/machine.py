@@ -105,8 +105,10 @@ def loading_table(results: list[Result]) -> str:
 
 def attention_table(results: list[Result]) -> str:
     """One layer's attention: decoding beside the copy rate, rows of prompts by their operations."""
-    fields = ("machine", "command")
-    lines = [g[0] for g in newest(of_kind(results, ATTENTION), lambda r: tuple(r[f] for f in fields))]
+    fields = ("machine", "command", "lengths")
+    lines = [
+        g[0] for g in newest(of_kind(results, ATTENTION), lambda r: tuple(r.get(f) for f in fields))
+    ]
     if not lines:
         return ""
     limits, runs = Notes("abcdefgh"), Notes()
@@ -115,7 +117,7 @@ def attention_table(results: list[Result]) -> str:
             r["machine"],
             f"{r['heads']} on {r['kv_heads']} of {r['head_dim']}",
             str(r["lanes"]),
-            f"{r['context']:,}",
+            f"{r['context']:,}" if "," not in r.get("lengths", "") else f"mixed: {r['lengths']}",
             f"{r['rows']:,}",
             median(r["us"], r["us_min"], r["us_max"], 3),
             *(

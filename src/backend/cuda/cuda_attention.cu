@@ -6,7 +6,7 @@
 namespace zi {
 
 void cuda_attention(const float* q, int heads, const RaggedBatch& batch, const KvLayer& kv,
-                    const float* slopes, void* out, DType out_dtype, std::span<std::byte> scratch,
+                    const float* slopes, void* out, DType out_dtype, const AttentionMemory& memory,
                     cudaStream_t stream) {
   if (batch.tokens == 0 || batch.sequences == 0) return;
   const AttentionArgs args = {q,
@@ -42,7 +42,7 @@ void cuda_attention(const float* q, int heads, const RaggedBatch& batch, const K
     }
   }
   if (several && !tensor_cores) {
-    launch_attention_decode(args, kv.dtype, all, scratch, stream);
+    launch_attention_decode(args, kv.dtype, all, memory, stream);
     return;
   }
   if (several && !launch_attention_hopper(args, kv.dtype, batch, stream)) {
@@ -51,9 +51,9 @@ void cuda_attention(const float* q, int heads, const RaggedBatch& batch, const K
   if (single.active == 0) return;
   // The kernel for groups pays off from a third page of keys on.
   if (tensor_cores && args.group > 1 && single.longest > 2 * kKvPageTokens) {
-    launch_attention_grouped(args, kv.dtype, single, scratch, stream);
+    launch_attention_grouped(args, kv.dtype, single, memory, stream);
   } else {
-    launch_attention_decode(args, kv.dtype, single, scratch, stream);
+    launch_attention_decode(args, kv.dtype, single, memory, stream);
   }
 }
 

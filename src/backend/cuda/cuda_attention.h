@@ -2,9 +2,9 @@
 
 #include <cuda_runtime.h>
 
-#include <cstddef>
-#include <span>
+#include <cstdint>
 
+#include "backend/cuda/cuda_attention_memory.h"
 #include "zero_infer/ops.h"
 
 namespace zi {
@@ -13,12 +13,9 @@ namespace zi {
 void cuda_split_qkv(const float* qkv, std::int64_t ld, const QkvSplit& split,
                     const RaggedBatch& batch, const KvLayer& kv, float* q, cudaStream_t stream);
 
-/// Ops::attention on a CUDA stream. `scratch` is device memory for partial results, at least
-/// kAttentionScratchBytes, used in the stream's order.
+/// Ops::attention on a CUDA stream.
 void cuda_attention(const float* q, int heads, const RaggedBatch& batch, const KvLayer& kv,
-                    const float* slopes, void* out, DType out_dtype, std::span<std::byte> scratch,
+                    const float* slopes, void* out, DType out_dtype, const AttentionMemory& memory,
                     cudaStream_t stream);
-
-inline constexpr std::size_t kAttentionScratchBytes = std::size_t{32} << 20;
 
 }  // namespace zi

@@ -1,9 +1,10 @@
 #include <algorithm>
-#include <bit>
 
 #include "backend/cuda/cuda_attention_kernels.cuh"
 #include "backend/cuda/cuda_attention_mma.cuh"
 #include "backend/cuda/cuda_attention_pages.cuh"
+#include "backend/cuda/cuda_attention_shares.cuh"
+#include "backend/cuda/cuda_attention_tiles.cuh"
 #include "backend/cuda/cuda_support.h"
 #include "backend/cuda/launch.cuh"
 #include "backend/cuda/weight_stream.cuh"
@@ -23,7 +24,6 @@ namespace zi {
 namespace {
 
 constexpr unsigned kAllLanes = 0xffffffffu;
-constexpr int kHeads = 8;  // of a tile: the columns of an mma
 /// By how much (a factor of 2^4) weights may exceed 1 before their reference is raised, which costs
 /// a reduction over the warp.
 constexpr float kSlack = 4.0f;
@@ -36,75 +36,38 @@ __device__ inline std::uint32_t high_halves(std::uint32_t first, std::uint32_t s
   return __byte_perm(first, second, 0x7632);
 }
 
-/// Over the eight lanes that hold the same heads.
-template <typename Combine>
-__device__ inline float over_keys(float x, const Combine& combine) {
-#pragma unroll
-  for (int lanes = 4; lanes < 32; lanes *= 2) {
-    x = combine(x, __shfl_xor_sync(kAllLanes, x, lanes));
-  }
-  return x;
-}
-
-/// Grid: (sequences, heads of K and V times tiles of 8 kTiles of their queries' heads, splits).
+/// The pages of a segment that are this warp's: the warps of a block take them in turn.
 template <typename T, int kDim, int kTiles>
-__global__ void __launch_bounds__(32 * PageRing<kDim>::kWarps)
-    grouped_kernel(const AttentionArgs a, const Partials partials) {
+__device__ __forceinline__ void attend(const AttentionArgs& a, const Segment& segment,
+                                       const uint4* ring, TileRunning<kDim, kTiles>& running) {
   using R = PageRing<kDim>;
-  extern __shared__ uint4 ring[];  // (warps, kStages, kPieces, 32)
-  __shared__ float shared_maximum[R::kWarps][kTiles * kHeads];
-  __shared__ float shared_total[R::kWarps][kTiles * kHeads];
-
-  let_next_start();
-  const int sequence = static_cast<int>(blockIdx.x);
-  const int row_tiles = (a.group + kTiles * kHeads - 1) / (kTiles * kHeads);
-  const int kv_head = static_cast<int>(blockIdx.y) / row_tiles;
-  const int first_of_group = static_cast<int>(blockIdx.y) % row_tiles * kTiles * kHeads;
-  const int heads = min(a.group - first_of_group, kTiles * kHeads);  // that are there
-  const int first_head = kv_head * a.group + first_of_group;
-  const int split = static_cast<int>(blockIdx.z);
-  const int splits = static_cast<int>(gridDim.z);
   const int warps = static_cast<int>(blockDim.x) / 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int upper = lane / 4;       // row of A, column of B
   const int pair = 2 * (lane % 4);  // first column of C
-
-  // The batch's tables and the slopes, which no kernel writes, are read while earlier kernels may
-  // still run.
-  const int row = a.row_begin[sequence];
-  const int end = a.row_begin[sequence + 1];
-  const int keys = a.context[sequence];
-  if (end - row != 1) {
-    wait_for_previous();  // kernels after this one rely on it
-    return;
-  }
-  const std::int64_t slot =
-      (static_cast<std::int64_t>(sequence) * a.heads + first_head) * splits + split;
-  const int all_pages = (keys + kKvPageTokens - 1) / kKvPageTokens;
-  const int split_pages = (all_pages + splits - 1) / splits;
-  const int first_page = split * split_pages;
-  const int pages = min(all_pages - first_page, split_pages);
-  if (pages <= 0) {
-    wait_for_previous();
-    if (static_cast<int>(threadIdx.x) < heads) {
-      partials.totals[slot + threadIdx.x * splits] = make_float2(-INFINITY, 0.0f);
-    }
-    return;
-  }
+  const int row = segment.row;
+  const int keys = segment.keys;
+  const TileHeads tile = heads_of<kTiles>(a, segment.head);
+  const int first_head = tile.first;
+  const int heads = tile.count;
+  const int first_page = segment.first / kKvPageTokens;
+  const int pages = (segment.last + kKvPageTokens - 1) / kKvPageTokens - first_page;
   const int count = (pages - warp + warps - 1) / warps;  // of this warp; none if negative or 0
-  PageNumbers numbers(a.block_tables + static_cast<std::int64_t>(sequence) * a.max_pages,
+  PageNumbers numbers(a.block_tables + static_cast<std::int64_t>(segment.sequence) * a.max_pages,
                       first_page + warp, warps, count);
   float slopes[kTiles][2];
 #pragma unroll
   for (int n = 0; n < kTiles; ++n) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const int head = n * kHeads + pair + r;
+      const int head = n * kTileHeads + pair + r;
       const bool there = a.slopes != nullptr && head < heads;
       slopes[n][r] = there ? a.slopes[first_head + head] * kLog2E : 0.0f;
     }
   }
+  // The batch's tables and the slopes, which no kernel writes, are read while earlier kernels may
+  // still run.
   wait_for_previous();
 
   const uint4* const own = ring + (warp * R::kWarpBytes) / 16;
@@ -114,7 +77,7 @@ __global__ void __launch_bounds__(32 * PageRing<kDim>::kWarps)
   const bool in_row = piece * 8 < a.head_dim;
   const int row_bytes = a.head_dim * static_cast<int>(sizeof(T));
   const std::byte* copied =
-      a.kv + static_cast<std::size_t>(kv_head * kKvPageTokens + copied_row) * row_bytes +
+      a.kv + static_cast<std::size_t>(tile.kv_head * kKvPageTokens + copied_row) * row_bytes +
       piece * 16;
   ptx::make_whole(copied);
   /// Starts the copies of page `i` of this warp to a stage, one group; an empty one after the last.
@@ -153,7 +116,7 @@ __global__ void __launch_bounds__(32 * PageRing<kDim>::kWarps)
     const float scale = kLog2E * rsqrtf(static_cast<float>(a.head_dim));
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
-      const int head = n * kHeads + upper;
+      const int head = n * kTileHeads + upper;
       const float* const from =
           a.q + (static_cast<std::int64_t>(row) * a.heads + first_head + head) * a.head_dim;
 #pragma unroll
@@ -167,9 +130,9 @@ __global__ void __launch_bounds__(32 * PageRing<kDim>::kWarps)
     }
   }
 
-  float sums[kTiles][4 * R::kValueChunks][4] = {};
-  float maximum[kTiles][2];
-  float total[kTiles][2];  // of this lane's keys
+  auto& sums = running.sums;
+  auto& maximum = running.maximum;
+  auto& total = running.total;
 #pragma unroll
   for (int n = 0; n < kTiles; ++n) {
 #pragma unroll
@@ -273,56 +236,31 @@ __global__ void __launch_bounds__(32 * PageRing<kDim>::kWarps)
       }
     }
   }
+}
 
-  __syncthreads();                                           // all rings are used up
-  auto* const shared_sums = reinterpret_cast<float*>(ring);  // (warps, 8 kTiles, kSumStride)
-#pragma unroll
-  for (int n = 0; n < kTiles; ++n) {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const int head = n * kHeads + pair + r;
-      const float all = over_keys(total[n][r], [](float x, float y) { return x + y; });
-      if (upper == 0) {
-        shared_maximum[warp][head] = maximum[n][r];
-        shared_total[warp][head] = all;
-      }
-      float* const to = shared_sums + (warp * kTiles * kHeads + head) * R::kSumStride;
-#pragma unroll
-      for (int m = 0; m < 4 * R::kValueChunks; ++m) {
-        *reinterpret_cast<float2*>(to + m / 4 * 64 + upper * 8 + m % 4 * 2) =
-            make_float2(sums[n][m][r], sums[n][m][r + 2]);
-      }
-    }
-  }
-  __syncthreads();
-  for (int head = warp; head < heads; head += warps) {
-    float best = shared_maximum[0][head];  // warp 0 has a key
-    for (int w = 1; w < warps; ++w) best = fmaxf(best, shared_maximum[w][head]);
-    float fades[R::kWarps];
-    float all = 0.0f;
-#pragma unroll
-    for (int w = 0; w < R::kWarps; ++w) {
-      fades[w] = w < warps ? ptx::exp2(shared_maximum[w][head] - reference_of(best)) : 0.0f;
-      if (w < warps) all += fades[w] * shared_total[w][head];
-    }
-    const std::int64_t column =
-        (static_cast<std::int64_t>(row) * a.heads + first_head + head) * a.head_dim;
-    const std::int64_t part = slot + static_cast<std::int64_t>(head) * splits;
-    for (int dim = lane; dim < a.head_dim; dim += 32) {
-      float result = 0.0f;
-#pragma unroll
-      for (int w = 0; w < R::kWarps; ++w) {
-        if (w < warps) {
-          result += fades[w] * shared_sums[(w * kTiles * kHeads + head) * R::kSumStride + dim];
-        }
-      }
-      if (splits == 1) {
-        store_as(a.out, a.out_dtype, column + dim, result / all);
-      } else {
-        partials.sums[part * a.head_dim + dim] = result;
-      }
-    }
-    if (splits > 1 && lane == 0) partials.totals[part] = make_float2(best, all);
+template <typename T, int kDim, int kTiles>
+__global__ void __launch_bounds__(32 * PageRing<kDim>::kWarps, 2)
+    grouped_kernel(const AttentionArgs a, const Division division, const Partials partials) {
+  using R = PageRing<kDim>;
+  extern __shared__ __align__(R::kAlignment) uint4 ring[];  // (warps, kStages, kPieces, 32)
+  __shared__ TileResults<R::kWarps, kTiles * kTileHeads> results;
+  __shared__ WorkShare share;
+
+  let_next_start();
+  // To the division, heads are tiles.
+  const int tiles =
+      a.heads / a.group * ((a.group + kTiles * kTileHeads - 1) / (kTiles * kTileHeads));
+  bool there = share.start(a, division, tiles);
+  if (!there) wait_for_previous();  // kernels after this one rely on it
+  while (there) {
+    TileRunning<kDim, kTiles> running;
+    attend<T>(a, share.segment(), ring, running);
+    __syncthreads();  // all rings are used up
+    auto* const sums = reinterpret_cast<float*>(ring);
+    leave_tile(running, sums, results);
+    __syncthreads();
+    finish_tile<kDim, kTiles>(a, share, partials, sums, results);
+    there = share.next(a, division, tiles);
   }
 }
 
@@ -330,14 +268,13 @@ __global__ void __launch_bounds__(32 * PageRing<kDim>::kWarps)
 /// fewer share them where there are more blocks than the device holds at once, `resident` of the
 /// most warps.
 int choose_warps(const DecodeShape& shape, int most, std::int64_t blocks, std::int64_t resident) {
-  const auto keys = std::bit_ceil(static_cast<std::uint32_t>(std::max(shape.longest, 1)));
-  int warps = std::clamp(static_cast<int>(keys / (2 * kKvPageTokens)), 1, most);
+  int warps = std::clamp(static_cast<int>(context_bound(shape) / (2 * kKvPageTokens)), 1, most);
   while (warps > 1 && blocks * warps > resident * most) warps /= 2;
   return warps;
 }
 
 template <typename T, int kDim, int kTiles>
-void launch(const AttentionArgs& args, const DecodeShape& shape, std::span<std::byte> scratch,
+void launch(const AttentionArgs& args, const DecodeShape& shape, const AttentionMemory& memory,
             cudaStream_t stream) {
   using R = PageRing<kDim>;
   const auto kernel = grouped_kernel<T, kDim, kTiles>;
@@ -354,55 +291,56 @@ void launch(const AttentionArgs& args, const DecodeShape& shape, std::span<std::
     ZI_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, 32 * R::kWarps, kBytes));
     return static_cast<std::int64_t>(multiprocessors) * blocks;
   }();
-  const int row_tiles = static_cast<int>(ceil_div(args.group, kTiles * kHeads));
-  const int heads = args.heads / args.group * row_tiles;
-  const std::int64_t blocks = static_cast<std::int64_t>(std::max(shape.active, 1)) * heads;
-  const int warps = choose_warps(shape, R::kWarps, blocks, resident);
-  const SplitChoice choice{.blocks = blocks,
-                           .resident = resident * R::kWarps / warps,
-                           .rounds = 4,  // a short last one
-                           .fewest_keys = 4 * kKvPageTokens * warps};
-  const int splits = choose_splits(args, shape, choice, scratch);
-  const Partials partials = partials_in(scratch, args, shape, splits);
-  const dim3 grid(static_cast<unsigned>(shape.queries), static_cast<unsigned>(heads),
-                  static_cast<unsigned>(splits));
+  const int tiles =
+      args.heads / args.group * static_cast<int>(ceil_div(args.group, kTiles * kTileHeads));
+  const Shares shares = choose_shares(args, shape, tiles, std::min(args.group, kTiles * kTileHeads),
+                                      resident, memory);
+  int warps = R::kWarps;
+  dim3 grid(shares.blocks);
+  Division division{Division::Into::kShares, false, static_cast<int>(resident)};
+  if (shares.blocks == 0) {
+    const std::int64_t blocks = static_cast<std::int64_t>(std::max(shape.active, 1)) * tiles;
+    warps = choose_warps(shape, R::kWarps, blocks, resident);
+    grid = {static_cast<unsigned>(shape.queries), static_cast<unsigned>(tiles)};
+    division.into = Division::Into::kHeads;
+  }
   launch_early(kernel, grid, static_cast<unsigned>(32 * warps),
-               static_cast<std::size_t>(warps * R::kWarpBytes), stream, args, partials);
-  if (splits > 1) launch_attention_combine(args, shape, splits, partials, stream);
+               static_cast<std::size_t>(warps * R::kWarpBytes), stream, args, division,
+               shares.partials);
 }
 
 template <typename T, int kDim>
-void launch_tiles(const AttentionArgs& args, const DecodeShape& shape, std::span<std::byte> scratch,
-                  cudaStream_t stream) {
-  if (args.group <= kHeads) {
-    launch<T, kDim, 1>(args, shape, scratch, stream);
+void launch_tiles(const AttentionArgs& args, const DecodeShape& shape,
+                  const AttentionMemory& memory, cudaStream_t stream) {
+  if (args.group <= kTileHeads) {
+    launch<T, kDim, 1>(args, shape, memory, stream);
   } else {
-    launch<T, kDim, 2>(args, shape, scratch, stream);
+    launch<T, kDim, 2>(args, shape, memory, stream);
   }
 }
 
 template <typename T>
-void launch_type(const AttentionArgs& args, const DecodeShape& shape, std::span<std::byte> scratch,
+void launch_type(const AttentionArgs& args, const DecodeShape& shape, const AttentionMemory& memory,
                  cudaStream_t stream) {
   if (args.head_dim <= 64) {
-    launch_tiles<T, 64>(args, shape, scratch, stream);
+    launch_tiles<T, 64>(args, shape, memory, stream);
   } else if (args.head_dim <= 96) {
-    launch_tiles<T, 96>(args, shape, scratch, stream);
+    launch_tiles<T, 96>(args, shape, memory, stream);
   } else if (args.head_dim <= 128) {
-    launch_tiles<T, 128>(args, shape, scratch, stream);
+    launch_tiles<T, 128>(args, shape, memory, stream);
   } else {
-    launch_tiles<T, 256>(args, shape, scratch, stream);
+    launch_tiles<T, 256>(args, shape, memory, stream);
   }
 }
 
 }  // namespace
 
 void launch_attention_grouped(const AttentionArgs& args, DType kv_dtype, const DecodeShape& shape,
-                              std::span<std::byte> scratch, cudaStream_t stream) {
+                              const AttentionMemory& memory, cudaStream_t stream) {
   if (kv_dtype == DType::kBFloat16) {
-    launch_type<__nv_bfloat16>(args, shape, scratch, stream);
+    launch_type<__nv_bfloat16>(args, shape, memory, stream);
   } else {
-    launch_type<__half>(args, shape, scratch, stream);
+    launch_type<__half>(args, shape, memory, stream);
   }
 }
 

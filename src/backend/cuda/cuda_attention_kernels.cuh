@@ -1,9 +1,11 @@
 #pragma once
 
+#include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <span>
 
+#include "backend/cuda/cuda_attention_memory.h"
 #include "backend/cuda/cuda_attention_mma.cuh"
 #include "backend/cuda/element.cuh"
 #include "zero_infer/ops.h"
@@ -35,53 +37,30 @@ struct DecodeShape {
   /// sequences, of which those with one row take part.
   bool by_row = false;
   int queries = 0;
-  /// Queries with work, and the most keys that one of them has: they choose the split.
+  /// Queries with work, and the most keys that one of them has: they choose the grid.
   int active = 0;
   int longest = 0;
 };
 
-/// What the blocks of a split query leave: the largest score (times log2 e) and the sum of weights
-/// relative to it, then the sum of weights * v. A block without keys leaves a score of -inf and
-/// no sum.
-struct Partials {
-  float2* totals = nullptr;  // (queries, heads, splits)
-  float* sums = nullptr;     // (queries, heads, splits, head_dim)
-};
+/// What contexts may grow to in a captured graph: batches whose pages' tables are of one shape have
+/// the same.
+inline std::int64_t context_bound(const DecodeShape& shape) {
+  return std::bit_ceil(static_cast<std::uint32_t>(std::max(shape.longest, 1)));
+}
 
 /// exp2 of differences to a maximum that may be -inf as long as no key has been seen.
 __device__ inline float reference_of(float maximum) {
   return maximum == -INFINITY ? 0.0f : maximum;
 }
 
-/// How blocks divide the keys of single rows.
-struct SplitChoice {
-  std::int64_t blocks = 1;       // of the whole launch without a split
-  std::int64_t resident = 1;     // that the device holds at once
-  std::int64_t rounds = 2;       // of resident blocks that are wanted
-  std::int64_t fewest_keys = 1;  // of a part
-};
-
-/// Into how many parts the keys of each query go: enough for some rounds of blocks, as long as a
-/// part is worth a block, the whole worth a second kernel, and `scratch` holds what they leave.
-int choose_splits(const AttentionArgs& args, const DecodeShape& shape, const SplitChoice& choice,
-                  std::span<std::byte> scratch);
-
-/// The place of partial results in `scratch`.
-Partials partials_in(std::span<std::byte> scratch, const AttentionArgs& args,
-                     const DecodeShape& shape, int splits);
-
-/// Merges the partial results of each query and head.
-void launch_attention_combine(const AttentionArgs& args, const DecodeShape& shape, int splits,
-                              const Partials& partials, cudaStream_t stream);
-
 /// One query and head at a time, for any head_dim and type. See cuda_attention_decode.cu.
 void launch_attention_decode(const AttentionArgs& args, DType kv_dtype, const DecodeShape& shape,
-                             std::span<std::byte> scratch, cudaStream_t stream);
+                             const AttentionMemory& memory, cudaStream_t stream);
 
 /// One query at a time, each head of keys and values read once for its group, on tensor cores.
 /// What launch_attention_prefill needs, and !shape.by_row. See cuda_attention_grouped.cu.
 void launch_attention_grouped(const AttentionArgs& args, DType kv_dtype, const DecodeShape& shape,
-                              std::span<std::byte> scratch, cudaStream_t stream);
+                              const AttentionMemory& memory, cudaStream_t stream);
 
 /// Sequences with more than one row, on tensor cores. `kv_dtype` is a 16-bit type, head_dim a
 /// multiple of 8 up to 256, q and out are aligned to 8 bytes and kv to 16. See

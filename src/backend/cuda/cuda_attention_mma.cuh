@@ -114,4 +114,16 @@ __device__ inline float exp2(float x) {
   return y;
 }
 
+/// Adds 1 to a counter in global memory, which follows `last` by 0; returns what it was. What the
+/// block wrote before a barrier before this call is visible to whoever sees the result, and to its
+/// block after a barrier (PTX ISA 9.0, 8.9: causality order).
+__device__ inline std::uint32_t count_to(std::uint32_t* counter, std::uint32_t last) {
+  std::uint32_t before;
+  asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;\n"
+               : "=r"(before)
+               : "l"(counter), "r"(last)
+               : "memory");
+  return before;
+}
+
 }  // namespace zi::ptx

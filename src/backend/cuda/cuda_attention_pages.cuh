@@ -17,6 +17,10 @@ struct PageRing {
   static constexpr int kKeyPieces = 2 * kKeyChunks;      // of 16 bytes, of a lane
   static constexpr int kPieces = kKeyPieces + 4 * kValueChunks;
   static constexpr int kStageBytes = kPieces * 32 * 16;  // a page
+  /// Of the rings in shared memory: data arrive in sectors of 32 bytes and lines of 128, whose
+  /// halves would be written one after the other where they lay across two rows of banks.
+  static constexpr int kAlignment = 128;
+  static_assert(kStageBytes % kAlignment == 0);
   static constexpr int kStages = kDim <= 64 ? 4 : 3;
   static constexpr int kWarpBytes = kStages * kStageBytes;
   static constexpr int kWarps = kDim <= 128 ? 4 : 2;  // of a block at most

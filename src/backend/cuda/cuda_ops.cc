@@ -19,13 +19,18 @@ constexpr std::size_t kCublasBytes = std::size_t{32} << 20;
 /// sample: one at a time.
 constexpr std::size_t kScratchBytes = std::size_t{64} << 20;
 static_assert(kScratchBytes >= kAttentionScratchBytes);
+constexpr std::size_t kArrivalsBytes = kAttentionArrivals * sizeof(std::uint32_t);
 
 class CudaOps final : public Ops {
  public:
   explicit CudaOps(Device& device)
-      : memory_(device.allocate(kCublasBytes + kScratchBytes)),
+      : memory_(device.allocate(kCublasBytes + kScratchBytes + kArrivalsBytes)),
         matmul_(memory_.span().first(kCublasBytes), scratch()),
-        sampler_(device, scratch()) {}
+        sampler_(device, scratch()) {
+    const auto stream = device.make_stream("arrivals");
+    device.zero(arrivals(), kArrivalsBytes, *stream);
+    stream->synchronize();
+  }
 
   bool recordable() const override { return true; }
 
@@ -96,7 +101,8 @@ class CudaOps final : public Ops {
   void attention(const float* q, int heads, const RaggedBatch& batch, const KvLayer& kv,
                  const float* slopes, void* out, DType out_dtype, Stream& stream) override {
     check_attention_shape(heads, kv);
-    cuda_attention(q, heads, batch, kv, slopes, out, out_dtype, scratch(), cuda_stream(stream));
+    cuda_attention(q, heads, batch, kv, slopes, out, out_dtype, {scratch(), arrivals()},
+                   cuda_stream(stream));
   }
 
   void gather_rows(const void* x, const WeightFormat& format, const std::int32_t* rows,
@@ -147,7 +153,12 @@ class CudaOps final : public Ops {
   }
 
  private:
-  std::span<std::byte> scratch() const { return memory_.span().subspan(kCublasBytes); }
+  std::span<std::byte> scratch() const {
+    return memory_.span().subspan(kCublasBytes, kScratchBytes);
+  }
+  std::uint32_t* arrivals() const {
+    return reinterpret_cast<std::uint32_t*>(memory_.data() + kCublasBytes + kScratchBytes);
+  }
 
   Buffer memory_;
   CudaMatmul matmul_;
