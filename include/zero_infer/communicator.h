@@ -32,7 +32,7 @@ class Communicator {
 
   /// Collective, main thread: an exchange through `bytes` of each rank's memory, into which the
   /// devices of all ranks store. Null on all ranks where they cannot: products that stay are then
-  /// exchanged by the calls above. Release it before the communicator.
+  /// exchanged by the calls above. Release it before the communicator, on all ranks.
   virtual std::unique_ptr<PeerExchange> make_peer_exchange(Device&, std::size_t) { return nullptr; }
 
   /// Bytes that this rank has received from ranks of other hosts in these calls, since the start.

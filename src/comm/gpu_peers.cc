@@ -39,16 +39,17 @@ std::string obstacle(const RankGroup& ranks) {
 class GpuPeers final : public PeerExchange {
  public:
   /// Takes the memory: zeros, which others may be shown.
-  GpuPeers(int rank, int world, Device& device, std::size_t bytes)
-      : device_(&device),
+  GpuPeers(RankGroup& ranks, Device& device, std::size_t bytes)
+      : ranks_(&ranks),
+        device_(&device),
         bytes_(bytes),
         shared_(device.allocate(align_up(kPeerHeaderBytes + bytes, kShareable))),
         stop_(device.allocate_pinned(kPageBytes)) {
     *stop_.as<int>() = 0;
-    peers_.world = world;
-    peers_.rank = rank;
+    peers_.world = ranks.size();
+    peers_.rank = ranks.rank();
     peers_.stop = stop_.as<int>();
-    peers_.base[rank] = shared_.data();
+    peers_.base[peers_.rank] = shared_.data();
     ZI_CUDA(cudaMemset(shared_.data(), 0, shared_.bytes()));
     ZI_CUDA(cudaDeviceSynchronize());
   }
@@ -57,6 +58,8 @@ class GpuPeers final : public PeerExchange {
       if (rank == peers_.rank || peers_.base[rank] == nullptr) continue;
       cudaIpcCloseMemHandle(peers_.base[rank]);
     }
+    // CUDA does not define what memory is that is given back while others still map it.
+    if (std::uncaught_exceptions() == exceptions_at_start_) ranks_->barrier();
   }
   GpuPeers(const GpuPeers&) = delete;
   GpuPeers& operator=(const GpuPeers&) = delete;
@@ -105,7 +108,9 @@ class GpuPeers final : public PeerExchange {
     throw Error(
         fmt::format("{} bytes at {} are beyond the {} that peers share", bytes, offset, bytes_));
   }
+  RankGroup* ranks_;
   Device* device_;
+  int exceptions_at_start_ = std::uncaught_exceptions();
   std::size_t bytes_;
   Buffer shared_;
   Buffer stop_;
@@ -184,10 +189,8 @@ std::unique_ptr<PeerExchange> make_gpu_peers(RankGroup& ranks, Device& device, s
   if (why.empty()) {
     const auto room = align_up(static_cast<std::size_t>(ranks.size()) * kTrialInts * sizeof(int),
                                kMatrixAlignment);
-    ranks.all_or_none([&] {
-      peers =
-          std::make_unique<GpuPeers>(ranks.rank(), ranks.size(), device, std::max(bytes, 2 * room));
-    });
+    ranks.all_or_none(
+        [&] { peers = std::make_unique<GpuPeers>(ranks, device, std::max(bytes, 2 * room)); });
     cudaIpcMemHandle_t mine{};
     why = failure_of(ranks, [&] { mine = peers->handle(); });
     if (why.empty()) {

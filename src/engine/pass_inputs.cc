@@ -42,8 +42,9 @@ void PassInputs::upload(std::span<const Chunk> chunks, std::span<const std::int3
   std::int32_t* const row_begin = host_.as<std::int32_t>();
   std::int32_t* const context = row_begin + sequences + 1;
   std::int32_t* const rows = context + sequences;
-  std::int32_t* const embedding = rows + logits_rows.size();
-  std::int32_t* const tables = embedding + row_indices.size();
+  std::int32_t* const tables = rows + logits_rows.size();
+  // Last: in a world of many, passes of one shape have more or fewer of these.
+  std::int32_t* const embedding = tables + sequences * max_pages;
   std::int32_t row = 0;
   for (std::size_t s = 0; s < sequences; ++s) {
     const Chunk& c = chunks[s];
@@ -59,7 +60,7 @@ void PassInputs::upload(std::span<const Chunk> chunks, std::span<const std::int3
   std::ranges::copy(logits_rows, rows);
   std::ranges::copy(row_indices, embedding);
 
-  const auto int_count = static_cast<std::size_t>(tables + sequences * max_pages - row_begin);
+  const auto int_count = static_cast<std::size_t>(embedding - row_begin) + row_indices.size();
   device_->copy(device_memory_.data(), host_.data(), int_count * sizeof(std::int32_t), stream);
 
   const std::int32_t* const base = device_memory_.as<std::int32_t>();

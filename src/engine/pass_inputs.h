@@ -14,7 +14,9 @@
 namespace zi {
 
 /// What a pass needs to be told, on its way to the device: the ragged batch's indices and those of
-/// its embedding rows, filled on the host in pinned memory and copied in one go.
+/// its embedding rows, filled on the host in pinned memory and copied in one go. Passes with as
+/// many sequences, pages of the longest (in powers of two) and logits rows have all but the
+/// embedding rows in the same places: recorded passes rely on it.
 class PassInputs {
  public:
   struct Shape {

@@ -8,6 +8,7 @@
 #include "engine/exchange_ops.h"
 #include "engine/trial_products.h"
 #include "offload/layer_fetcher.h"
+#include "zero_infer/error.h"
 
 namespace zi {
 namespace {
@@ -67,9 +68,10 @@ class TravelTrial {
     const int fewest = plan_->device_is_host ? 1 : kFewestOnDevice;
     const double first = pass_seconds(rows, stay, true);
     const int repeats = trial_repeats(first, fewest);
+    const std::unique_ptr<Graph> graph = stay && repeats > 0 ? record(rows) : nullptr;
     TrialTime time{.block = first, .spent = repeats == 0 ? first : 0};
     for (int i = 1; i <= repeats; ++i) {
-      const double took = pass_seconds(rows, stay, i == repeats);
+      const double took = pass_seconds(rows, stay, i == repeats, graph.get());
       time.spent += took;
       time.block = i == 1 ? took : std::min(time.block, took);
     }
@@ -78,15 +80,38 @@ class TravelTrial {
   }
 
  private:
-  /// Of one pass on the slowest rank, which all ranks know. `last`: of those of its kind.
-  double pass_seconds(std::int64_t rows, bool stay, bool last) {
+  void enqueue(const UnitWeights& weights, std::int64_t rows) {
+    enqueue_products(*ops_, *model_, plan_->compute_dtype, weights, false, rows, memory_.data(),
+                     *compute_);
+  }
+
+  /// A pass in which weights stay, where the passes to come are recorded as well: enqueueing small
+  /// products one by one takes longer than they do.
+  std::unique_ptr<Graph> record(std::int64_t rows) {
+    const bool resident =
+        std::ranges::all_of(plan_->tiers, [](Tier tier) { return tier == Tier::kDevice; });
+    if (!resident || !row_exchange_->recordable() || !backend_->ops->recordable()) return nullptr;
+    try {
+      return backend_->device->record(*compute_, [&] {
+        for (int unit = 0; unit < static_cast<int>(layouts_.size()); ++unit) {
+          enqueue(fetcher_->resident_weights(unit, true), rows);
+        }
+      });
+    } catch (const CudaError&) {
+      return nullptr;
+    }
+  }
+
+  /// Of one pass on the slowest rank, which all ranks know. `last`: of those of its kind. `graph`:
+  /// of all that it enqueues, or null.
+  double pass_seconds(std::int64_t rows, bool stay, bool last, Graph* graph = nullptr) {
     compute_->record(*start_);
-    fetcher_->run_pass(
-        [&](int, const UnitWeights& weights) {
-          enqueue_products(*ops_, *model_, plan_->compute_dtype, weights, false, rows,
-                           memory_.data(), *compute_);
-        },
-        *compute_, {.last = last, .stays = stay});
+    if (graph != nullptr) {
+      graph->launch(*compute_);
+    } else {
+      fetcher_->run_pass([&](int, const UnitWeights& weights) { enqueue(weights, rows); },
+                         *compute_, {.last = last, .stays = stay});
+    }
     compute_->record(*end_);
     compute_->synchronize();
     return std::ranges::max(

@@ -181,14 +181,27 @@ __device__ inline void store_sums_of_cluster(const WideProduct& args, const Wide
   with(std::make_integer_sequence<int, kMostSplits - 1>());
 }
 
-/// How many blocks share the columns of a tile, each so many at least.
+/// What the start and the end of a block take, in columns that it could multiply meanwhile.
+inline constexpr int kColsOfStart = 1024;
+
+/// How many blocks share the columns of a tile, each `fewest_cols` at least: as many as end first.
+/// Where they have no room at once, the device runs them in waves; a block of its own tiles goes on
+/// from one to the next without a new start.
 inline int cluster_splits(const ClusterCounts& clusters, int tiles, int cols, int fewest_cols) {
-  for (int splits = kMostSplits; splits > 1; --splits) {
-    if (tiles <= clusters[static_cast<std::size_t>(splits)] && cols >= splits * fewest_cols) {
-      return splits;
-    }
+  int best = 1;
+  std::int64_t least = 0;
+  for (int splits = 1; splits <= kMostSplits; ++splits) {
+    const int at_once = clusters[static_cast<std::size_t>(splits)];
+    if (at_once == 0 || (splits > 1 && cols < splits * fewest_cols)) continue;
+    const std::int64_t waves = (tiles + at_once - 1) / at_once;
+    const std::int64_t cols_each = (cols + splits - 1) / splits;
+    const std::int64_t takes =
+        splits == 1 ? waves * cols_each + kColsOfStart : waves * (cols_each + kColsOfStart);
+    if (splits > 1 && takes >= least) continue;
+    best = splits;
+    least = takes;
   }
-  return 1;
+  return best;
 }
 
 /// Of a kernel with so much shared memory.
