@@ -20,10 +20,11 @@ using PromptEncoder = std::function<std::vector<std::int32_t>(const Prompt& prom
 /// for that thread either: a prompt that is wanted before its turn comes without its tokens, for
 /// the rank that gets it to cut.
 ///
-/// Up to `most` prompts are kept, and none are added to texts of 16 MiB: a source that gives few
-/// bytes at once bounds the rest. `source` is used on the thread that calls, and must outlive this
-/// one; what it throws comes after the prompts before it. It cannot cancel prompts, of which some
-/// may be kept here. `encode` is called by the thread alone; the end waits for the prompt in work.
+/// Up to `most` prompts are kept, and none are added while their texts have 16 MiB; only what the
+/// source gives at once may go beyond that. `source` is used on the thread that calls, and must
+/// outlive this one; what it throws comes after the prompts before it. It must not cancel prompts:
+/// those that are kept here would not hear of it. `encode` is called by the thread alone; the end
+/// waits for the text that is being cut.
 std::unique_ptr<PromptSource> encode_ahead(PromptSource& source, PromptEncoder encode,
                                            std::size_t most);
 
