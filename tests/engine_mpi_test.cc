@@ -228,8 +228,7 @@ INSTANTIATE_TEST_SUITE_P(ComputeTypes, EngineOnTheBundledModel,
                          [](const auto& info) { return std::string(name_of(info.param)); });
 
 /// Collective. What a run of the bundled model makes of a prompt file that rank 0 wrote: on rank 0.
-std::vector<Result> results_of(const std::string& path, RunConfig config,
-                               bool encode_ahead = true) {
+std::vector<Result> results_of(const std::string& path, RunConfig config) {
   world().barrier();
   Engine engine(world(), make_backend(world(), config), config);
   const auto fail = [](const std::string& message) { ADD_FAILURE() << message; };
@@ -238,51 +237,8 @@ std::vector<Result> results_of(const std::string& path, RunConfig config,
   engine.generate({.source = source.get(),
                    .sink = &sink,
                    .lanes = config.batch_size.front(),
-                   .options = engine.generation_options(),
-                   .encode_ahead = encode_ahead});
+                   .options = engine.generation_options()});
   return std::move(sink.results);
-}
-
-using PromptsAhead = EngineTest;
-TEST_F(PromptsAhead, GiveTheSameResultsAsThoseThatAreCutWhenTheyAreAdmitted) {
-  const SharedFolder folder;
-  const std::string path = folder.path() + "/prompts.jsonl";
-  constexpr std::size_t kPrompts = 40;
-  constexpr std::size_t kTooLong = 7;  // every so many
-  if (world().rank() == 0) {
-    std::ofstream out(path);
-    for (std::size_t i = 0; i < kPrompts; ++i) {
-      std::string text = fmt::format("{} In the beginning", i);
-      for (std::size_t more = 0; more < i % 9 * 8; ++more) text += " God created";
-      if (i % kTooLong == 3) text.append(i % 2 == 0 ? 2000 : 200'000, '1');
-      out << nlohmann::json{{"prompt", text}}.dump() << "\n";
-    }
-  }
-  RunConfig config = test_config();
-  config.compute_dtype = DType::kFloat32;
-  config.batch_size = {2};  // far fewer lanes than prompts: most wait for one
-  config.max_new_tokens = 3;
-  config.max_pass_tokens = 64;
-  config.kv_budget = 40 * 6 * 2 * 320 * kKvPageTokens * size_of(DType::kFloat32);
-  config.logprobs = 2;
-  std::vector<Result> ahead = results_of(path, config);
-  std::vector<Result> in_time = results_of(path, config, false);
-  if (world().rank() != 0) return;
-  std::ranges::sort(ahead, {}, &Result::index);
-  std::ranges::sort(in_time, {}, &Result::index);
-  ASSERT_EQ(ahead.size(), kPrompts - 6);
-  ASSERT_EQ(in_time.size(), ahead.size());
-  for (std::size_t i = 0; i < ahead.size(); ++i) {
-    EXPECT_EQ(ahead[i].index, in_time[i].index);
-    EXPECT_EQ(ahead[i].prompt, in_time[i].prompt);
-    EXPECT_EQ(ahead[i].prompt_ids, in_time[i].prompt_ids);
-    EXPECT_EQ(ahead[i].prompt_tokens, in_time[i].prompt_tokens);
-    if (!exact_bits()) continue;
-    EXPECT_EQ(ahead[i].token_ids, in_time[i].token_ids) << ahead[i].prompt;
-    for (std::size_t t = 0; t < ahead[i].logprobs->size(); ++t) {
-      EXPECT_EQ(ahead[i].logprobs->at(t).top, in_time[i].logprobs->at(t).top);
-    }
-  }
 }
 
 /// Mean negative log-likelihood of the windows of score.json.
