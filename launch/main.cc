@@ -98,6 +98,7 @@ int generate(World& world, Engine& engine, JobFiles& files, Trace* trace) {
                   .sink = sink.get(),
                   .lanes = config.batch_size.front(),
                   .options = engine.generation_options(),
+                  .encode_ahead = true,
                   .stop_signal = stop_signal};
   if (trace != nullptr) job.on_pass = [trace](const PassTimes& times) { trace->add(times); };
   const char streams = world.rank() == 0 && sink->streams() ? 1 : 0;

@@ -109,7 +109,8 @@ Played play(const RunConfig& config, PromptSource* prompts, const Decided& decid
   out.outcome = engine.generate({.source = prompts,
                                  .sink = &sink,
                                  .lanes = config.batch_size.front(),
-                                 .options = engine.generation_options()});
+                                 .options = engine.generation_options(),
+                                 .encode_ahead = true});
   out.plan = engine.plan();
   out.results = std::move(sink.results);
   out.logits = gather_records(record);

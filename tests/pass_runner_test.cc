@@ -126,6 +126,7 @@ class PassRunnerTest : public ::testing::Test {
     PassRunner runner({.device = device,
                        .ops = ops,
                        .communicator = nullptr,
+                       .peers = nullptr,
                        .model = *model_,
                        .weights = weights,
                        .plan = planned,

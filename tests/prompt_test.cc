@@ -264,8 +264,14 @@ TEST(Prompt, SurvivesTheTripBetweenRanks) {
   EXPECT_EQ(back.id, prompt.id);
   EXPECT_EQ(back.text, prompt.text);
   EXPECT_FALSE(back.ids);
+  EXPECT_FALSE(back.text_ids);
   EXPECT_FALSE(back.own.max_new_tokens);
   EXPECT_EQ(back.where, prompt.where);
+  prompt.text_ids = {97, 0, 98};
+  back = Prompt::deserialize(prompt.serialize());
+  EXPECT_EQ(back.text, prompt.text);
+  EXPECT_FALSE(back.ids);
+  EXPECT_EQ(back.text_ids, prompt.text_ids);
   prompt.text.reset();
   prompt.ids = {5, 0, 2147483647};
   prompt.own.max_new_tokens = 9;
@@ -313,6 +319,7 @@ TEST_F(PromptTest, MessagesWithoutATemplateFailWhenTheFileIsOpenedOrAsLinesOfThe
 TEST(Prompt, RefusesDamagedBytes) {
   Prompt prompt;
   prompt.ids = {1, 2, 3};
+  prompt.text_ids = {4, 5};
   const std::string bytes = prompt.serialize();
   for (std::size_t length = 0; length < bytes.size(); ++length) {
     EXPECT_THROW(Prompt::deserialize(bytes.substr(0, length)), Error) << length;

@@ -172,5 +172,92 @@ TEST(Admission, AScoredPromptGivesNoNewTokensWhateverItAsksFor) {
   EXPECT_EQ(s->settings.prompt_logprobs, 0);
 }
 
+/// "a" is 2; a text is put between 0 and 1.
+Tokenizer with_special_tokens() {
+  return Tokenizer::parse({.tokenizer = {"small.json", R"({
+      "added_tokens": [], "normalizer": null, "pre_tokenizer": null, "decoder": {"type": "Fuse"},
+      "post_processor": {"type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}},
+                   {"Sequence": {"id": "A", "type_id": 0}},
+                   {"SpecialToken": {"id": "</s>", "type_id": 0}}],
+        "special_tokens": {"<s>": {"ids": [0]}, "</s>": {"ids": [1]}}},
+      "model": {"type": "BPE", "unk_token": "a", "fuse_unk": false, "byte_fallback": false,
+                "vocab": {"<s>": 0, "</s>": 1, "a": 2}, "merges": []}})"}});
+}
+
+Prompt of_text(std::string text) {
+  Prompt prompt;
+  prompt.text = std::move(text);
+  return prompt;
+}
+
+/// The message of the error that `function` ends with; empty where there is none.
+template <typename Function>
+std::string error_of(const Function& function) {
+  try {
+    function();
+    return "";
+  } catch (const PromptError& error) {
+    return error.what();
+  }
+}
+
+TEST(Admission, CutsATextAheadAsItWouldWhenItAdmitsIt) {
+  const Tokenizer tokenizer = with_special_tokens();
+  for (const bool special : {true, false}) {
+    GenerationOptions job = options();
+    job.special_tokens = special;
+    const Admission admission(tokenizer, job, 64);
+    for (const bool from_template : {false, true}) {
+      Prompt prompt = of_text("aa");
+      prompt.no_special_tokens = from_template;
+      const std::vector<std::int32_t> ids = admission.encode(prompt);
+      EXPECT_EQ(ids.size(), special && !from_template ? 4u : 2u);
+      EXPECT_EQ(ids, admission.admit(prompt)->tokens);
+    }
+  }
+}
+
+TEST(Admission, TakesTheTokensThatATextWasCutInto) {
+  Prompt prompt = of_text("In");
+  prompt.text_ids = {7, 8, 9};  // not those of the text: it is not cut again
+  const auto s = Admission(bytes(), options(), 64).admit(prompt);
+  EXPECT_EQ(s->tokens, (std::vector{7, 8, 9}));
+  EXPECT_EQ(s->prompt_tokens, 3);
+  EXPECT_EQ(s->prompt_text, "In");
+  EXPECT_FALSE(s->take_result().prompt_ids) << "the user gave none";
+}
+
+TEST(Admission, RefusesTokensThatWereCutAheadAsThoseThatItCuts) {
+  const Tokenizer tokenizer = with_special_tokens();
+  GenerationOptions job = options();
+  job.special_tokens = false;
+  const Admission admission(tokenizer, job, 64);  // 44 next to the new ones
+  Prompt long_one = of_text(std::string(45, 'a'));
+  const std::string refused = error_of([&] { admission.admit(long_one); });
+  EXPECT_THAT(refused, HasSubstr("45 prompt tokens and 20 new ones do not fit"));
+  long_one.text_ids = admission.encode(long_one);
+  EXPECT_EQ(error_of([&] { admission.admit(long_one); }), refused);
+  Prompt foreign = of_text("a");
+  foreign.text_ids = {7, 256};
+  EXPECT_THAT(error_of([&] { admission.admit(foreign); }), HasSubstr("token id 256"));
+}
+
+TEST(Admission, CutsNoTextAheadThatCannotFit) {
+  const Tokenizer tokenizer = with_special_tokens();  // a token is up to 4 bytes of a text
+  ASSERT_EQ(tokenizer.longest_token_bytes(), 4u);
+  const Admission admission(tokenizer, options(), 64);
+  EXPECT_EQ(admission.encode(of_text(std::string(44 * 4, 'a'))).size(), 44u * 4 + 2);
+  const Prompt far_too_long = of_text(std::string(44 * 4 + 1, 'a'));
+  const std::string refused = error_of([&] { admission.encode(far_too_long); });
+  EXPECT_THAT(refused, HasSubstr("the prompt has 177 bytes"));
+  EXPECT_EQ(error_of([&] { admission.admit(far_too_long); }), refused);
+  Prompt greedy = of_text("a");
+  greedy.own.max_new_tokens = 64;
+  const std::string no_room = error_of([&] { admission.encode(greedy); });
+  EXPECT_THAT(no_room, HasSubstr("64 new tokens leave no room for a prompt"));
+  EXPECT_EQ(error_of([&] { admission.admit(greedy); }), no_room);
+}
+
 }  // namespace
 }  // namespace zi

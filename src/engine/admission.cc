@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <limits>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -33,9 +34,22 @@ GenerationSettings Admission::settings_of(const Prompt& prompt) const {
   return settings;
 }
 
-std::vector<std::int32_t> Admission::tokens_of(const Prompt& prompt,
-                                               std::int64_t new_tokens) const {
-  if (!prompt.text) return *prompt.ids;
+std::int64_t Admission::least_new_tokens(const GenerationSettings& settings) const {
+  const bool as_many_as_fit = settings.max_new_tokens == kAsManyAsFit;
+  const std::int64_t new_tokens = as_many_as_fit ? 1 : settings.max_new_tokens;
+  if (new_tokens < room_.tokens) return new_tokens;
+  throw PromptTooLong(
+      fmt::format("{} new tokens leave no room for a prompt in {} ({} tokens); {}lower "
+                  "--max-new-tokens",
+                  new_tokens, room_.of, room_.tokens, room_.what),
+      {0, new_tokens, room_.tokens});
+}
+
+std::vector<std::int32_t> Admission::encode(const Prompt& prompt) const {
+  return encode(prompt, least_new_tokens(settings_of(prompt)));
+}
+
+std::vector<std::int32_t> Admission::encode(const Prompt& prompt, std::int64_t new_tokens) const {
   // Before it is cut into tokens, which may take long: n tokens cannot hold more bytes than this.
   // (Where there is no such limit, the tokens are counted afterwards.)
   const std::int64_t most = room_.tokens - new_tokens;
@@ -68,16 +82,12 @@ std::unique_ptr<Sequence> Admission::admit(Prompt prompt) const {
   auto s = std::make_unique<Sequence>(std::move(prompt), *tokenizer_);
   s->settings = settings_of(s->prompt);
   s->may_share = !s->settings.prompt_logprobs;  // they need the logits of every row
-  const bool as_many_as_fit = s->settings.max_new_tokens == kAsManyAsFit;
-  s->max_new_tokens = as_many_as_fit ? 1 : s->settings.max_new_tokens;
-  if (s->max_new_tokens >= room_.tokens) {
-    throw PromptTooLong(
-        fmt::format("{} new tokens leave no room for a prompt in {} ({} tokens); {}lower "
-                    "--max-new-tokens",
-                    s->max_new_tokens, room_.of, room_.tokens, room_.what),
-        {0, s->max_new_tokens, room_.tokens});
+  s->max_new_tokens = least_new_tokens(s->settings);
+  if (s->prompt.text_ids) {
+    s->tokens = *std::exchange(s->prompt.text_ids, std::nullopt);
+  } else {
+    s->tokens = s->prompt.text ? encode(s->prompt, s->max_new_tokens) : *s->prompt.ids;
   }
-  s->tokens = tokens_of(s->prompt, s->max_new_tokens);
   check_ids(s->tokens);
   s->prompt_text = s->prompt.text ? *s->prompt.text : tokenizer_->decode(s->tokens);
   s->prompt_tokens = static_cast<std::int64_t>(s->tokens.size());
@@ -88,7 +98,8 @@ std::unique_ptr<Sequence> Admission::admit(Prompt prompt) const {
                     s->prompt_tokens, s->max_new_tokens, room_.of, room_.tokens, room_.what),
         {s->prompt_tokens, s->max_new_tokens, room_.tokens});
   }
-  if (as_many_as_fit) s->max_new_tokens = room_.tokens - s->prompt_tokens;
+  if (s->settings.max_new_tokens == kAsManyAsFit)
+    s->max_new_tokens = room_.tokens - s->prompt_tokens;
   for (const auto& [id, value] : s->settings.logit_bias) {
     if (id >= options_.vocabulary) {
       throw PromptError(

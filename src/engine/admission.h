@@ -38,6 +38,10 @@ class Admission {
   /// next to its new tokens.
   std::unique_ptr<Sequence> admit(Prompt prompt) const;
 
+  /// The tokens of its text, for `Prompt::text_ids`: `admit` need not cut it then. Throws as it
+  /// does for a text that cannot be cut, or would be too long whatever its tokens are.
+  std::vector<std::int32_t> encode(const Prompt& prompt) const;
+
   /// How long a sequence can be, and why.
   struct Room {
     std::int64_t tokens;
@@ -48,8 +52,11 @@ class Admission {
 
  private:
   GenerationSettings settings_of(const Prompt& prompt) const;
-  /// Its ids. Throws PromptTooLong for a text that cannot fit next to the new tokens.
-  std::vector<std::int32_t> tokens_of(const Prompt& prompt, std::int64_t new_tokens) const;
+  /// The fewest new tokens that a prompt must leave room for. Throws PromptTooLong where there is
+  /// none for a prompt.
+  std::int64_t least_new_tokens(const GenerationSettings& settings) const;
+  /// Throws PromptTooLong for a text that cannot fit next to the new tokens.
+  std::vector<std::int32_t> encode(const Prompt& prompt, std::int64_t new_tokens) const;
   void check_ids(const std::vector<std::int32_t>& ids) const;
 
   const Tokenizer* tokenizer_;

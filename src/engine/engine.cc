@@ -7,9 +7,11 @@
 #include <vector>
 
 #include "base/printable_text.h"
+#include "engine/admission.h"
 #include "engine/needless_offload.h"
 #include "engine/share_trial.h"
 #include "engine/travel_trial.h"
+#include "text/encoded_prompts.h"
 #include "zero_infer/backend.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
@@ -298,7 +300,16 @@ GenerationOptions Engine::generation_options() const {
 
 Engine::Outcome Engine::generate(const Job& job) {
   const bool shares = job.options.share_prefixes && !job.options.score;
-  WorkExchange exchange(*world_, partition(), job.source, job.sink, shares ? plan_->kv_pages : 0);
+  const Admission admission(*tokenizer_, job.options, plan_->kv_pages * kKvPageTokens);
+  std::unique_ptr<PromptSource> encoded;
+  if (job.source != nullptr && job.encode_ahead) {
+    // As many as all ranks can take in one turn.
+    encoded = encode_ahead(
+        *job.source, [&](const Prompt& prompt) { return admission.encode(prompt); },
+        static_cast<std::size_t>(job.lanes * world_->size()));
+  }
+  PromptSource* const source = encoded ? encoded.get() : job.source;
+  WorkExchange exchange(*world_, partition(), source, job.sink, shares ? plan_->kv_pages : 0);
   Generator generator(*runner_, exchange, *tokenizer_, *plan_, job.lanes, world_->rank(),
                       job.options, job.stop_signal);
   runner_->take_fetch_stats();

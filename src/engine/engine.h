@@ -44,6 +44,9 @@ class Engine {
     OutputSink* sink = nullptr;
     std::int64_t lanes = 1;  // up to the plan's
     GenerationOptions options;
+    /// Prompts are taken before there is a lane for them, to cut their texts into tokens while
+    /// passes run. Not for a source that cancels prompts, such as a server's queue.
+    bool encode_ahead = false;
     std::function<int()> stop_signal = [] { return 0; };
     PassObserver on_pass = {};  // called for each pass of this rank
   };

@@ -15,6 +15,7 @@ std::string Prompt::serialize() const {
   out.put(id);
   out.put(text);
   out.put(ids);
+  out.put(text_ids);
   own.write(out);
   out.put(stream);
   out.put(static_cast<char>(no_special_tokens));
@@ -26,11 +27,13 @@ std::string Prompt::serialize() const {
 Prompt Prompt::deserialize(std::string_view bytes) {
   WireReader in(kPromptKind, bytes);
   const auto text = [&] { return in.text(); };
+  const auto ids = [&] { return in.vector([&] { return in.get<std::int32_t>(); }); };
   Prompt prompt;
   prompt.index = in.get<std::uint64_t>();
   prompt.id = in.text();
   prompt.text = in.optional(text);
-  prompt.ids = in.optional([&] { return in.vector([&] { return in.get<std::int32_t>(); }); });
+  prompt.ids = in.optional(ids);
+  prompt.text_ids = in.optional(ids);
   prompt.own = OwnSettings::read(in);
   prompt.stream = in.get<bool>();
   prompt.no_special_tokens = in.get<char>() != 0;

@@ -16,6 +16,8 @@ struct Prompt {
   std::string id;           // JSON value as text (`"a"`, `17`); the index where the file has none
   std::optional<std::string> text;
   std::optional<std::vector<std::int32_t>> ids;
+  /// The tokens of `text`, where it was cut ahead of its need.
+  std::optional<std::vector<std::int32_t>> text_ids;
   OwnSettings own;      // settings of its own, in place of the job's
   bool stream = false;  // each new token is told as it comes, not only the finished text
   /// The text comes from a chat template, which writes the special tokens itself: none are added.
