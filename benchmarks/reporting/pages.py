@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from reporting.benchmark import benchmark_table, split_table
+from reporting.exchanges import exchange_table
 from reporting.figures import Figure
 from reporting.headline import headline_table
 from reporting.machine import attention_table, limits_table, loading_table, scaling_table
@@ -19,7 +20,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "README.md": ("headline",),
     "benchmarks/README.md": (
         *(spec.block for spec in PASS_TABLES), "attention", "published-benchmark", "scaling",
-        "beside-others", "beside-deepspeed", "loading", "limits", "weight-formats", "serving",
+        "beside-others", "beside-deepspeed", "exchanges", "loading", "limits", "weight-formats", "serving",
     ),
 }  # fmt: skip
 
@@ -52,6 +53,7 @@ def blocks(results: list[Result], figures: dict[str, Figure]) -> dict[str, str]:
     made["scaling"] = _joined(_picture(figures, "scaling.svg"), scaling_table(results))
     made["beside-others"] = others_table(results)
     made["beside-deepspeed"] = deepspeed_table(results)
+    made["exchanges"] = exchange_table(results)
     made["loading"] = loading_table(results)
     made["limits"] = limits_table(results)
     made["serving"] = serving_table(results)

@@ -192,7 +192,7 @@ def _one_table(lines: list[Result], with_machine: bool) -> str:
     for line in lines:
         cells = _cells(line, limits, runs)
         key = (line["machine"], line["model"], line["dtype"], travel(line), way(line),
-               line["resident_bytes"], line["batch"])  # fmt: skip
+               line["resident_bytes"], line["batch"], line.get("prompt_tokens"))  # fmt: skip
         if key in keys:
             cells[1] += ", an earlier run"
         keys.append(key)

@@ -35,6 +35,7 @@ WEIGHT_FORMATS = "weight_formats"
 SERVE = "serve"
 BESIDE_OTHERS = "beside_others"
 BESIDE_DEEPSPEED = "beside_deepspeed"
+EXCHANGE = "exchange"
 
 #: The fields that the report needs, by the `name` of a line; a line may have more.
 SCHEMA: dict[str, dict[str, type]] = {
@@ -77,6 +78,11 @@ SCHEMA: dict[str, dict[str, type]] = {
     | {
         "program": str, "version": str, "setting": str, "model": str, "weights": str, "tier": str,
         "pass_ms": dict,
+    },
+    EXCHANGE: _RUN
+    | {
+        "backend": str, "rows": int, "hidden": int, "columns": int, "calls_us": float,
+        "received_bytes": int, "limit_us": float, "limit_how": str, "limit_gb_s": float,
     },
     WEIGHT_FORMATS: _RUN
     | {"model": str, "tokens": int, "perplexity": float, "ids_sha256": str, "formats": list},
