@@ -154,6 +154,22 @@ TEST_F(EncodedPrompts, NobodyWaitsForAPromptThatIsBeingCut) {
       << "the late tokens of 0 are not those of 2";
 }
 
+TEST_F(EncodedPrompts, AreCutAgainAfterAllWereTakenWhileOneWasBeingCut) {
+  source.open = true;
+  begin(6);
+  EXPECT_THAT(ahead->take(0, false), IsEmpty());
+  gate.wait_for_call(1);  // it stays at the gate
+  EXPECT_EQ(ahead->take(6, false).size(), 6u);
+  gate.allow(1);
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));  // the thread finds nothing
+  EXPECT_THAT(gate.calls(), ElementsAre(0));
+  source.add("seven");
+  EXPECT_THAT(ahead->take(0, false), IsEmpty());
+  gate.allow(2);
+  gate.wait_for_call(2);
+  EXPECT_THAT(gate.calls(), ElementsAre(0, 6));
+}
+
 TEST_F(EncodedPrompts, ComeAsTheyAreWhereTheyCannotBeCutOrAreIds) {
   source.prompts.clear();
   source.add("bad");

@@ -88,6 +88,28 @@ TEST_F(TravelPlan, HasASlotForTheTrialWhereverNoBlockNeedRestOnTheDevice) {
   }
 }
 
+TEST_F(TravelPlan, TakesNoSlotForATrialThatHasBlocksOnTheDevice) {
+  config_.gpu_weight_budget = kOneGiB;
+  config_.cpu_weight_budget = 100 * kOneGiB;
+  const MemoryPlan plan = make_plan(in_, config_);
+  ASSERT_GT(plan.device_shards, 0u);
+  ASSERT_GT(plan.host_shards, 0u);
+  EXPECT_EQ(plan.travel, Travel::kAuto);
+  EXPECT_EQ(plan.slot_count, 2);
+}
+
+TEST_F(TravelPlan, SaysOfTheHostsShareWhatWouldHelpWhereAutoCannotStay) {
+  config_.cpu_offload = true;
+  config_.gpu_weight_budget = 0;
+  config_.cpu_share.reset();
+  config_.kv_budget = kOneGiB;
+  leave(Travel::kWeights, 0);
+  const MemoryPlan plan = make_plan(in_, config_);
+  ASSERT_EQ(plan.travel, Travel::kWeights);
+  EXPECT_THAT(plan.notes, testing::Contains(HasSubstr("--cpu-share has no effect")));
+  EXPECT_THAT(plan.notes, testing::Not(testing::Contains(HasSubstr("give --travel"))));
+}
+
 TEST_F(TravelPlan, NoPassHasRoundsOfMoreRowsThanItself) {
   config_.max_pass_tokens = 100;
   const MemoryPlan plan = make_plan(in_, config_);
@@ -131,8 +153,8 @@ TEST_F(TravelPlan, WeightsAloneTravelWhereTheCacheIsTooSmallToGiveAPage) {
 
 TEST_F(TravelPlan, WhatFitsWithWeightsFitsAlwaysAndHasItsSlotsAndTiers) {
   config_.kv_budget = kOneGiB;
-  const std::size_t exchange =
-      plan(Travel::kAuto).product_exchange.bytes() - plan(Travel::kWeights).product_exchange.bytes();
+  const std::size_t exchange = plan(Travel::kAuto).product_exchange.bytes() -
+                               plan(Travel::kWeights).product_exchange.bytes();
   ASSERT_GT(exchange, 0u);
   leave(Travel::kWeights, 0);
   for (const bool offload : {false, true}) {

@@ -17,7 +17,8 @@ namespace zi {
 /// Every rank must enqueue the same calls with the same sizes in the same order: a gather of
 /// inputs, then a return of results, and so on in turn. Their turns are what keeps memory from
 /// being overwritten while it is read: inputs are gathered again when all ranks have returned the
-/// results made of them, and results come again when all ranks have gathered anew. The two use
+/// results made of them, and results come again when all ranks have gathered anew. Where all ranks
+/// have waited on the host for the end of what they had enqueued, any call may be next. The two use
 /// parts of the memory of their own, which are the same in all calls. What a gather leaves is valid
 /// until the next one.
 class PeerExchange {

@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "backend/cuda/cuda_support.h"
@@ -59,7 +60,9 @@ class GpuPeers final : public PeerExchange {
       cudaIpcCloseMemHandle(peers_.base[rank]);
     }
     // CUDA does not define what memory is that is given back while others still map it.
-    if (std::uncaught_exceptions() == exceptions_at_start_) ranks_->barrier();
+    const bool alone =
+        std::uncaught_exceptions() > exceptions_at_start_ && !ranks_->leaving_together();
+    if (!alone) ranks_->barrier();
   }
   GpuPeers(const GpuPeers&) = delete;
   GpuPeers& operator=(const GpuPeers&) = delete;
@@ -200,8 +203,11 @@ std::unique_ptr<PeerExchange> make_gpu_peers(RankGroup& ranks, Device& device, s
     if (why.empty()) why = failure_of(ranks, [&] { peers->try_out(); });
   }
   if (why.empty()) return peers;
-  if (ranks.rank() == 0) {
-    log_verbose(fmt::format("GPUs exchange through NCCL, not by each other's memory: {}", why));
+  static bool told = false;
+  if (ranks.rank() == 0 && !std::exchange(told, true)) {
+    const std::string text =
+        fmt::format("GPUs exchange through NCCL, not by each other's memory: {}", why);
+    ranks.hosts().count() > 1 ? log_verbose(text) : log_warning(text);
   }
   return nullptr;
 }

@@ -10,7 +10,7 @@
 namespace zi {
 
 /// Collective, main thread: a PeerExchange of `bytes` a rank by CUDA's memory handles between
-/// processes, tried once with known bytes. Null on all ranks, and a line in the verbose log, where
+/// processes, tried once with known bytes. Null on all ranks, with a warning the first time, where
 /// some GPU does not reach the memory of another: ranks on several hosts, GPUs without peer access,
 /// containers of their own, or NCCL_P2P_DISABLE in the environment, which is set where peer access
 /// is broken. Throws on all ranks or none, ConfigError where there is not so much memory. The

@@ -151,7 +151,7 @@ Option cpu_share() {
 Option seed() {
   Option made = option(
       "seed", &RunConfig::seed, Arity::kSingle, "N",
-      "for sampling and dummy weights: the same seed, the same texts",
+      "for sampling and dummy weights: the same seed, the same draws",
       [](const Values& values) {
         return parse_number<std::uint64_t>(
             values.at(0),

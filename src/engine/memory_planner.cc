@@ -149,6 +149,7 @@ void plan_kv(MemoryPlan& plan, const PlanInput& in, const RunConfig& config, std
 struct Way {
   Travel travel = Travel::kWeights;
   std::int64_t round_rows = 0;  // of each rank, where activations travel; 0: those of a pass
+  bool trial_slot = false;      // one more, as a shard for the trial: no block rests on the device
 };
 
 /// Activations and logits. On the CPU backend they shrink, with the rows of a pass and of logits,
@@ -200,6 +201,9 @@ void drop_split_products(MemoryPlan& plan, const PlanInput& in, const RunConfig&
   plan.notes.push_back(
       plan.host_shards == 0 || in.world == 1
           ? "--cpu-share has no effect: no block rests in pinned host memory (--cpu-offload)"
+      : config.travel == Travel::kAuto
+          ? "--cpu-share has no effect where blocks are gathered: lower --kv-budget, so that they "
+            "can stay"
           : "--cpu-share has no effect where blocks are gathered: give --travel activations or "
             "auto");
 }
@@ -307,11 +311,9 @@ MemoryPlan plan_for(const PlanInput& in, const RunConfig& config, const Way& way
   plan.host_room = room.host;
   plan.results = PassRunner::results_bytes(plan.pass_tokens);
   // Before the tiers are known, every block counts as one that travels: slots are needed.
-  // One of three is a shard for the trial of --travel auto where no block rests on the device.
-  const bool budget = way.travel == Travel::kAuto && config.cpu_weight_budget.value_or(0) > 0;
   const bool copied_and_gathered =
       in.world > 1 && !plan.all_stay() &&
-      (config.cpu_offload || config.nvme_offload_path.has_value() || budget);
+      (config.cpu_offload || config.nvme_offload_path.has_value() || way.trial_slot);
   plan.slot_count = copied_and_gathered ? 3 : 2;
   std::vector<const PartitionLayout*> layouts;
   for (const PartitionLayout& layout : plan.blocks) layouts.push_back(&layout);
@@ -352,9 +354,25 @@ std::optional<MemoryPlan> plan_if_fits(const PlanInput& in, const RunConfig& con
   }
 }
 
+/// For passes of either kind, with exchanges of so many rows at once.
+std::optional<MemoryPlan> plan_both_ways(const PlanInput& in, const RunConfig& config,
+                                         std::int64_t rows) {
+  std::optional<MemoryPlan> plan = plan_if_fits(in, config, {Travel::kAuto, rows});
+  constexpr int kSlotsOfTrial = 3;  // two, and the shard
+  if (!plan || plan->device_shards > 0 || plan->slot_count >= kSlotsOfTrial) return plan;
+  return plan_if_fits(in, config, {Travel::kAuto, rows, true});
+}
+
 /// Whether KV cache and blocks have as much of the faster memories as in the other plan.
 bool keeps_all(const MemoryPlan& plan, const MemoryPlan& of) {
   return plan.kv_pages >= of.kv_pages && plan.device_shards >= of.device_shards &&
+         plan.nvme_shards <= of.nvme_shards;
+}
+
+/// Whether they have nearly as much: a block and a part of the cache may go, and none to NVMe.
+bool keeps_nearly_all(const MemoryPlan& plan, const MemoryPlan& of) {
+  return of.kv_pages - plan.kv_pages <= of.kv_pages / kKvShareLost &&
+         plan.device_shards + of.blocks.front().shard_bytes() >= of.device_shards &&
          plan.nvme_shards <= of.nvme_shards;
 }
 
@@ -370,16 +388,14 @@ MemoryPlan plan_either_way(const PlanInput& in, const RunConfig& config) {
         "(--travel auto)");
     return std::move(*stays);
   }
-  auto either = plan_if_fits(in, config, {Travel::kAuto, kExchangeRows});
+  std::optional<MemoryPlan> either = plan_both_ways(in, config, kExchangeRows);
   if (either && keeps_all(*either, *gathers)) return std::move(*either);
   const std::int64_t few = std::max(gathers->lanes, kFewExchangeRows);
-  either = plan_if_fits(in, config, {Travel::kAuto, std::min(few, kExchangeRows)});
-  if (either && gathers->kv_pages - either->kv_pages <= gathers->kv_pages / kKvShareLost) {
-    return std::move(*either);
-  }
+  either = plan_both_ways(in, config, std::min(few, kExchangeRows));
+  if (either && keeps_nearly_all(*either, *gathers)) return std::move(*either);
   gathers->notes.push_back(
-      "weights travel in every pass: slots and KV cache leave no room for the exchanges of "
-      "activations (--travel auto)");
+      "weights travel in every pass: slots and KV cache leave no room for passes in which they "
+      "stay (--travel auto); a smaller --kv-budget makes some");
   return std::move(*gathers);
 }
 

@@ -212,6 +212,9 @@ const PassRunner::RecordedPass* PassRunner::recorded_pass(const Request& request
   if (found == graphs_.end()) {
     // Recording costs as much as some passes: for shapes that come again. The kernels that this
     // shape needs are loaded by its first pass.
+    if (graphs_.size() >= kMostGraphs) {
+      std::erase_if(graphs_, [](const auto& pass) { return pass.second.graph == nullptr; });
+    }
     if (graphs_.size() >= kMostGraphs) graphs_.clear();
     graphs_[shape] = {};
     return nullptr;

@@ -9,8 +9,11 @@ namespace zi {
 namespace {
 
 /// Of a call of an exchange that moves next to nothing: 3.6 us between two H200, by kernels that
-/// store into each other's memory, from a graph.
-constexpr double kCallSeconds = 3.5e-6;
+/// store into each other's memory, from a graph. Others (GPUs on PCIe, CPUs) take collective calls:
+/// NCCL's 5 to 8 us between four H200, and a few more without a graph.
+constexpr double kPeerCallSeconds = 3.5e-6;
+constexpr double kCallSeconds = 10e-6;
+constexpr double kLeastPeerRate = 100e9;  // bytes a second of gathers: no PCIe reaches it
 /// The same over several hosts. An assumption: some times the few us of a message over InfiniBand,
 /// with what NCCL's proxy threads add.
 constexpr double kNetworkCallSeconds = 30e-6;
@@ -205,7 +208,8 @@ void add_exchanges(const MemoryPlan& plan, const Model& model, const MachineLimi
   }
   limit.exchanges = staying_cost(plan, model, limit.batch).trips;
   const auto calls = static_cast<double>(limit.exchanges);
-  seconds[Link::kGather] += calls * kCallSeconds;
+  const double gathers = limits.gather_rate(plan.blocks.front().gathered_bytes());
+  seconds[Link::kGather] += calls * (gathers >= kLeastPeerRate ? kPeerCallSeconds : kCallSeconds);
   if (rates[Link::kNetwork] > 0) seconds[Link::kNetwork] += calls * kNetworkCallSeconds;
   for (const Link link : {Link::kGather, Link::kNetwork}) {
     rates[link] = seconds[link] > 0 ? amounts[link] / seconds[link] : 0;

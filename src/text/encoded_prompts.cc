@@ -110,7 +110,7 @@ class EncodedPrompts final : public PromptSource {
   void run_encoder() {
     std::unique_lock lock(mutex_);
     for (;;) {
-      changed_.wait(lock, [&] { return stop_ || next_ < first_ + kept_.size(); });
+      changed_.wait(lock, [&] { return stop_ || std::max(next_, first_) < first_ + kept_.size(); });
       if (stop_) return;
       const std::uint64_t number = std::max(next_, first_);
       next_ = number + 1;

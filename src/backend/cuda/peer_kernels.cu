@@ -77,8 +77,13 @@ struct Part {
   unsigned end;
 };
 
+/// Cut by bytes: which words a rank can use depends on its own addresses, too, and a block must
+/// have the same bytes on all ranks.
+template <typename Word>
 __device__ inline Part part_of(unsigned count) {
-  const unsigned each = (count + gridDim.x - 1) / gridDim.x;
+  constexpr unsigned kWords = sizeof(uint4) / sizeof(Word);
+  const unsigned pieces = (count + kWords - 1) / kWords;
+  const unsigned each = (pieces + gridDim.x - 1) / gridDim.x * kWords;
   const unsigned begin = min(blockIdx.x * each, count);
   return {begin, min(begin + each, count)};
 }
@@ -93,7 +98,7 @@ template <typename Word>
 __global__ void __launch_bounds__(kThreads)
     gather_kernel(const PeerTable peers, const Word* inputs, unsigned count, std::size_t offset) {
   wait_for_previous();
-  const Part part = part_of(count);
+  const Part part = part_of<Word>(count);
   const std::size_t first = static_cast<std::size_t>(peers.rank) * count;
   for (unsigned i = part.begin + threadIdx.x; i < part.end; i += kThreads) {
     const Word word = inputs[i];
@@ -133,7 +138,7 @@ __global__ void __launch_bounds__(kThreads)
     return_kernel(const PeerTable peers, const Word* parts, unsigned count, const Slices slices,
                   std::size_t offset, Word* results) {
   wait_for_previous();
-  const Part part = part_of(count);
+  const Part part = part_of<Word>(count);
   const int world = peers.world;
   const int rank = peers.rank;
   // The next rank first: else all ranks would store into the same one at a time.
