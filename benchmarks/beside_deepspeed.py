@@ -77,12 +77,14 @@ def zero_infer_runs(options: argparse.Namespace, tier: str) -> Iterator[Run]:
     if tier == "device":
         jobs = [(options.ranks, ["--travel", travel]) for travel in ("weights", "activations", "auto")]
     else:
-        offload = ["--cpu-offload", "--gpu-weight-budget", "0"]
-        jobs = [(world, [*offload, "--cpu-share", share]) for world in worlds(options) for share in ("0", "auto")]
+        program += ["--cpu-offload", "--gpu-weight-budget", "0"]
+        jobs = [
+            (world, [*(["--travel", "auto"] if world > 1 else []), "--cpu-share", share])
+            for world in worlds(options) for share in ("0", "auto")
+        ]  # fmt: skip
     for world, flags in jobs:
         launcher = [*options.mpirun, "-np", str(world)] if world > 1 else []
-        setting = " ".join(flags[-2:])
-        yield Run("zero-infer", tier, world, [setting], launcher, [*program, *flags])
+        yield Run("zero-infer", tier, world, [" ".join(flags)], launcher, [*program, *flags])
 
 
 def deepspeed_runs(options: argparse.Namespace, tier: str) -> Iterator[Run]:
