@@ -61,7 +61,8 @@ class BesideDeepSpeed(unittest.TestCase):
             [
                 *(("device", 2, "zero-infer", f"--travel {t}") for t in ("weights", "activations", "auto")),
                 *(("device", 2, "DeepSpeed ZeRO-3", s) for s in ("default", "prefetch", "blocks")),
-                *(("host", n, "zero-infer", f"--cpu-share {s}") for n in (1, 2) for s in ("0", "auto")),
+                *(("host", n, "zero-infer", f"{travel}--cpu-share {s}")
+                  for n, travel in ((1, ""), (2, "--travel auto ")) for s in ("0", "auto")),
                 *(("host", n, "DeepSpeed ZeRO-3", s) for n in (1, 2) for s in ("default", "prefetch")),
             ],
         )
