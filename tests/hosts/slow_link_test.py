@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Over a slow network a pass takes the time that the plan says, from the rate that the run has measured itself.
+"""Over a slow network a pass that gathers takes the time that the plan says, from the rate that the run has measured.
 
     tests/hosts/slow_link_test.py BINARY
 """
@@ -37,7 +37,7 @@ def planned_ms(binary: str, gather_gb_s: float, hosts: Hosts) -> float:
     path.write_text(json.dumps(limits))
     said = subprocess.run(
         [binary, "plan", "--model", ROOT / "tests/data/bloom-kjv", "--limits", path, "--ranks", "2", "--ranks-per-host",
-         "1", "--batch-size", "1", "--json"], check=True, capture_output=True, text=True,
+         "1", "--batch-size", "1", "--travel", "weights", "--json"], check=True, capture_output=True, text=True,
     )  # fmt: skip
     return json.loads(said.stdout)["pass"]["pass_s"] * 1000
 
@@ -50,7 +50,7 @@ def main() -> None:
         host.limit_rate(MEGABITS)
     for _ in range(ATTEMPTS):
         ended = hosts.run(1, binary, "--model", MODEL, "--prompt", "Jesus wept.", "--max-new-tokens", 6,
-                          "--batch-size", 1)  # fmt: skip
+                          "--batch-size", 1, "--travel", "weights")  # fmt: skip
         assert ended.code == 0, ended.err
         measured = number(r"passes of ([\d.]+) ms", ended.err)
         link = number(r"\((?:limit|the bare link gave) ([\d.]+) MB/s", ended.err)
