@@ -9,9 +9,7 @@
 #include "engine/model_weights.h"
 #include "engine/pass_inputs.h"
 #include "engine/pass_runner.h"
-#include "engine/split_ops.h"
-#include "engine/staying_products.h"
-#include "engine/vocabulary_head.h"
+#include "engine/workspace_plan.h"
 #include "offload/layer_fetcher.h"
 #include "offload/nvme_store.h"
 #include "offload/placement.h"
@@ -31,10 +29,6 @@ constexpr std::int64_t kDevicePassTokens = 2048;
 /// float32.
 constexpr std::int64_t kHostHeadRows = 32;
 constexpr std::int64_t kDeviceHeadRows = 256;
-/// On the CPU backend: the most for activations and for logits, where a pass can do with fewer
-/// rows.
-constexpr std::size_t kHostWorkspace = 80u << 20;
-constexpr std::size_t kHostHeadWorkspace = 40u << 20;
 /// With --travel auto, rows of each rank in a round of the exchanges: a pass of more goes in
 /// several. With so many, products are bound by arithmetic, and reading the weights again costs
 /// little.
@@ -151,62 +145,6 @@ struct Way {
   std::int64_t round_rows = 0;  // of each rank, where activations travel; 0: those of a pass
   bool trial_slot = false;      // one more, as a shard for the trial: no block rests on the device
 };
-
-/// Activations and logits. On the CPU backend they shrink, with the rows of a pass and of logits,
-/// until a rank takes no more than 256 MiB in addition to shards, slots and KV; lanes are kept.
-void plan_workspaces(MemoryPlan& plan, const PlanInput& in, std::int64_t round_rows) {
-  const auto workspace = [&] { return in.model->workspace_bytes(plan.pass_tokens, in.world); };
-  const ModelConfig& c = in.model->config();
-  const auto head = [&] {
-    return VocabularyHead::workspace_bytes(plan, c) +
-           VocabularyHead::exchange_room(plan, c).bytes();
-  };
-  if (in.device_is_host) {
-    while (workspace() > kHostWorkspace && plan.pass_tokens > plan.lanes) {
-      plan.pass_tokens = std::max(plan.lanes, plan.pass_tokens * 3 / 4);
-    }
-    while (head() > kHostHeadWorkspace && plan.head_rows > 1) {
-      plan.head_rows = (plan.head_rows + 1) / 2;
-    }
-  }
-  plan.workspace = workspace();
-  plan.head_workspace = VocabularyHead::workspace_bytes(plan, c);
-  plan.product_exchange = VocabularyHead::exchange_room(plan, c);
-  if (plan.may_stay()) {
-    const std::int64_t rows = round_rows > 0 ? round_rows : plan.pass_tokens;
-    plan.product_exchange =
-        plan.product_exchange | staying_room(plan, *in.model, std::min(rows, plan.pass_tokens));
-  }
-}
-
-/// What products take that the host has a share of: where this rank alone multiplies weights that
-/// rest in its host's memory.
-void plan_split_products(MemoryPlan& plan, const PlanInput& in, const RunConfig& config) {
-  const bool offloads = config.cpu_offload || config.cpu_weight_budget.value_or(0) > 0;
-  if (config.cpu_share == 0.0 || !offloads || (in.world > 1 && !plan.may_stay())) return;
-  const SplitOps::Memory memory =
-      SplitOps::memory_for(*in.model, plan.blocks, plan.compute_dtype, plan.pass_tokens * in.world);
-  plan.cpu_share = config.cpu_share;
-  plan.split_products = memory.device;
-  plan.host_products = memory.pinned;
-}
-
-/// No block rests on the host after all, or none could.
-void drop_split_products(MemoryPlan& plan, const PlanInput& in, const RunConfig& config) {
-  if (plan.host_shards == 0) {
-    plan.cpu_share = 0.0;
-    plan.split_products = plan.host_products = 0;
-  }
-  if (config.cpu_share == 0.0 || plan.splits()) return;
-  plan.notes.push_back(
-      plan.host_shards == 0 || in.world == 1
-          ? "--cpu-share has no effect: no block rests in pinned host memory (--cpu-offload)"
-      : config.travel == Travel::kAuto
-          ? "--cpu-share has no effect where blocks are gathered: lower --kv-budget, so that they "
-            "can stay"
-          : "--cpu-share has no effect where blocks are gathered: give --travel activations or "
-            "auto");
-}
 
 TierBudgets budgets_of(const MemoryPlan& plan, const Room& room, const PlanInput& in,
                        const RunConfig& config, std::size_t all_shards) {
