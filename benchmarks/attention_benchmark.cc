@@ -29,6 +29,7 @@
 #include "command_of.h"
 #include "engine/backend_choice.h"
 #include "measure/bare_rates.h"
+#include "run_options.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
@@ -36,7 +37,9 @@
 namespace zi {
 namespace {
 
-struct Options {
+struct Options : RunOptions {
+  Options() { repeats = 20; }
+
   int lanes = 32;
   int context = 8192;
   std::vector<std::string> lengths;
@@ -45,11 +48,6 @@ struct Options {
   int kv_heads = 8;
   int head_dim = 128;
   bool alibi = false;
-  std::string backend = "auto";
-  int repeats = 20;
-  std::string commit = "unknown";
-  std::string machine = "unknown";
-  std::string command;
 };
 
 constexpr DType kType = DType::kBFloat16;
@@ -243,9 +241,7 @@ int run(World& world, Options o) {
   std::vector<std::vector<std::int32_t>> cases;
   for (const std::string& lengths : o.lengths) cases.push_back(parse_lengths(lengths));
   RunConfig config;
-  config.backend = o.backend == "cuda"  ? BackendChoice::kCuda
-                   : o.backend == "cpu" ? BackendChoice::kCpu
-                                        : BackendChoice::kAuto;
+  config.backend = o.choice();
   const Backend backend = make_backend(world, config);
   const auto stream = backend.device->make_stream("compute");
   const BareRate copy = memory_copy_rate(world, *backend.device, std::size_t{1} << 30, *stream, {});
@@ -274,11 +270,7 @@ int main(int argc, char** argv) {
     app.add_option("--kv-heads", o.kv_heads, "of keys and values")->check(CLI::PositiveNumber);
     app.add_option("--head-dim", o.head_dim, "elements of a head")->check(CLI::PositiveNumber);
     app.add_flag("--alibi", o.alibi, "with slopes");
-    app.add_option("--backend", o.backend, "what computes")
-        ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
-    app.add_option("--repeats", o.repeats, "timed runs")->check(CLI::PositiveNumber);
-    app.add_option("--commit", o.commit, "stands in the result");
-    app.add_option("--machine", o.machine, "stands in the result");
+    o.add_to(app);
     CLI11_PARSE(app, argc, argv);
     return zi::run(world, o);
   } catch (const std::exception& error) {

@@ -23,6 +23,7 @@
 #include "command_of.h"
 #include "engine/backend_choice.h"
 #include "engine/row_exchange.h"
+#include "run_options.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
@@ -33,15 +34,12 @@ namespace {
 constexpr int kExchanges = 100;  // of a timed run
 constexpr std::size_t kGatherBytes = std::size_t{64} << 20;
 
-struct Options {
+struct Options : RunOptions {
+  Options() { repeats = 9; }
+
   std::int64_t hidden = 4096;
   std::int64_t columns = 12288;
   std::vector<std::int64_t> rows = {1, 8, 64, 512};
-  std::string backend = "auto";
-  int repeats = 9;
-  std::string commit = "unknown";
-  std::string machine = "unknown";
-  std::string command;
 };
 
 class Exchanges {
@@ -59,9 +57,7 @@ class Exchanges {
  private:
   static RunConfig config_of(const Options& o) {
     RunConfig config;
-    config.backend = o.backend == "cuda"  ? BackendChoice::kCuda
-                     : o.backend == "cpu" ? BackendChoice::kCpu
-                                          : BackendChoice::kAuto;
+    config.backend = o.choice();
     return config;
   }
   /// Collective. Seconds of one of `enqueue`'s kExchanges on the slowest rank: the median.
@@ -141,14 +137,17 @@ nlohmann::ordered_json Exchanges::line(std::int64_t rows) {
       {"name", "exchange"}, {"commit", options_->commit},   {"machine", options_->machine},
       {"world", ranks},     {"command", options_->command}, {"backend", backend_.name},
       {"rows", rows},       {"hidden", options_->hidden},   {"columns", options_->columns}};
-  RowExchange calls(device, *backend_.ops, *backend_.communicator, ranks, memory.data(), room,
-                    *exchange_);
+  const auto by = [&](PeerExchange* peers) {
+    return RowExchange(device, *backend_.ops, *backend_.communicator, peers, ranks, memory.data(),
+                       room, *exchange_);
+  };
+  RowExchange calls = by(nullptr);
   line["calls_us"] = seconds([&] { enqueue(calls); }) * 1e6;
   line["calls_in_graph_us"] = from_graph([&] { enqueue(calls); });
   line["peers_us"] = line["peers_in_graph_us"] = nullptr;
   const auto peers = backend_.communicator->make_peer_exchange(device, room.bytes());
   if (peers) {
-    RowExchange by_peers(*peers, ranks, room);
+    RowExchange by_peers = by(peers.get());
     line["peers_us"] = seconds([&] { enqueue(by_peers); }) * 1e6;
     line["peers_in_graph_us"] = from_graph([&] { enqueue(by_peers); });
   }
@@ -185,11 +184,7 @@ int main(int argc, char** argv) {
     app.add_option("--hidden", o.hidden, "inputs of a row")->check(CLI::PositiveNumber);
     app.add_option("--columns", o.columns, "results of a row")->check(CLI::PositiveNumber);
     app.add_option("--rows", o.rows, "of each rank")->delimiter(',')->check(CLI::PositiveNumber);
-    app.add_option("--backend", o.backend, "what computes")
-        ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
-    app.add_option("--repeats", o.repeats, "timed runs")->check(CLI::PositiveNumber);
-    app.add_option("--commit", o.commit, "stands in the result");
-    app.add_option("--machine", o.machine, "stands in the result");
+    o.add_to(app);
     CLI11_PARSE(app, argc, argv);
     return zi::run(world, o);
   } catch (const std::exception& error) {

@@ -30,6 +30,7 @@
 #include "measure/run_limits.h"
 #include "measure/summary.h"
 #include "memory_read.h"
+#include "run_options.h"
 #include "timing_ops.h"
 #include "zero_infer/backend.h"
 #include "zero_infer/bytes.h"
@@ -41,24 +42,19 @@ namespace {
 
 using nlohmann::ordered_json;
 
-struct Options {
+struct Options : RunOptions {
   std::string model = "config/models/bloom-560m";
   std::string tier = "device";
-  std::string backend = "auto";
   WeightChoice weight_format = WeightChoice::kStored;
   WeightChoice head_format = WeightChoice::kAuto;
   std::string nvme_path = "/tmp";
-  std::string commit = "unknown";
-  std::string machine = "unknown";
   std::string gpu_weight_budget;
   std::string kv_budget;
   std::string cpu_share = "0";
   Travel travel = Travel::kWeights;
-  std::string command;
   std::vector<std::int64_t> batch = {1};
   std::int64_t prompt_tokens = 1;
   std::int64_t max_pass_tokens = 0;
-  int repeats = 10;
   int passes = 8;
   bool profile = false;
 };
@@ -147,9 +143,7 @@ RunConfig config_of(const Options& o) {
   config.load_format = LoadFormat::kDummy;
   config.quiet = true;
   config.ignore_eos = true;
-  config.backend = o.backend == "cuda"  ? BackendChoice::kCuda
-                   : o.backend == "cpu" ? BackendChoice::kCpu
-                                        : BackendChoice::kAuto;
+  config.backend = o.choice();
   config.weight_format = o.weight_format;
   config.head_format = o.head_format;
   config.batch_size = o.batch;
@@ -400,8 +394,6 @@ int main(int argc, char** argv) {
     app.add_option("--model", o.model, "a folder with a config.json");
     app.add_option("--tier", o.tier, "where the blocks rest")
         ->check(CLI::IsMember({"device", "host", "nvme"}));
-    app.add_option("--backend", o.backend, "what computes")
-        ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
     app.add_option("--batch", o.batch, "lanes of a rank; several, one line each")
         ->delimiter(',')
         ->check(CLI::PositiveNumber);
@@ -424,11 +416,9 @@ int main(int argc, char** argv) {
     app.add_option("--travel", o.travel, "as of zero-infer, but weights by default")
         ->transform(CLI::Transformer(ways));
     app.add_option("--nvme-path", o.nvme_path, "folder of the shard files");
-    app.add_option("--repeats", o.repeats, "timed runs")->check(CLI::PositiveNumber);
     app.add_option("--passes", o.passes, "passes of a run")->check(CLI::PositiveNumber);
     app.add_flag("--profile", o.profile, "times every operation of further passes, on stderr");
-    app.add_option("--commit", o.commit, "stands in the result");
-    app.add_option("--machine", o.machine, "stands in the result");
+    o.add_to(app);
     CLI11_PARSE(app, argc, argv);
     return zi::run(world, o);
   } catch (const std::exception& error) {

@@ -105,19 +105,15 @@ class RowExchangeTest : public testing::Test {
   struct Exchange {
     Exchange(Backend& backend, const RowExchange::Room& room, Stream& stream,
              PeerExchange* by = nullptr)
-        : memory(backend.device->allocate(by == nullptr ? room.bytes() : 0)) {
-      if (by != nullptr) {
-        rows.emplace(*by, world().size(), room);
-      } else {
-        rows.emplace(*backend.device, *backend.ops, *backend.communicator, world().size(),
-                     memory.data(), room, stream);
-      }
-      ops.emplace(std::shared_ptr<Ops>(std::shared_ptr<Ops>(), backend.ops.get()), *rows);
-      ops->begin_pass(kMost);
+        : memory(backend.device->allocate(by == nullptr ? room.bytes() : 0)),
+          rows(*backend.device, *backend.ops, *backend.communicator, by, world().size(),
+               memory.data(), room, stream),
+          ops(std::shared_ptr<Ops>(std::shared_ptr<Ops>(), backend.ops.get()), rows) {
+      ops.begin_pass(kMost);
     }
     Buffer memory;
-    std::optional<RowExchange> rows;
-    std::optional<ExchangeOps> ops;
+    RowExchange rows;
+    ExchangeOps ops;
   };
 
   /// Collective. Both ways, the second where the devices have it.
@@ -200,8 +196,8 @@ TEST_F(RowExchangeTest, GivesTheBitsOfProductsWithWholeMatricesInRoundsOfAnyNumb
       for (const RowExchange::Room& room : rooms(row, kMost)) {
         for (PeerExchange* const by : ways(room)) {
           Exchange exchange(backend_, room, *exchange_, by);
-          exchange.ops->matmul(a.data(), type, own_rows(), unit.matrices(true), got.as<float>(),
-                               *compute_);
+          exchange.ops.matmul(a.data(), type, own_rows(), unit.matrices(true), got.as<float>(),
+                              *compute_);
           const std::int64_t count = own_rows() * w.padded_rows();
           // Kernels for many rows round unpacked weights, those for few do not.
           const DType precision = format.packed() ? DType::kBFloat16 : DType::kFloat32;
@@ -209,12 +205,12 @@ TEST_F(RowExchangeTest, GivesTheBitsOfProductsWithWholeMatricesInRoundsOfAnyNumb
                        download(want, DType::kFloat32, count), precision,
                        fmt::format("{}, {} bytes{}", name_of(format), room.bytes(),
                                    by == nullptr ? "" : " of peers"));
-          const Exchanged moved = exchange.rows->take_exchanged();
+          const Exchanged moved = exchange.rows.take_exchanged();
           const std::int64_t round = RowExchange::round_rows(row, room, world().size());
           EXPECT_EQ(moved.trips, 2 * static_cast<std::size_t>(ceil_div(kMost, round)));
           EXPECT_EQ(moved.bytes, static_cast<std::size_t>(world().size() - 1) * kMost *
                                      (row.input + row.result));
-          EXPECT_EQ(exchange.rows->take_exchanged().trips, 0u);
+          EXPECT_EQ(exchange.rows.take_exchanged().trips, 0u);
         }
       }
     }
@@ -253,14 +249,14 @@ TEST_F(RowExchangeTest, ActivatesBeforeOrAfterTheTravelWithTheSameBits) {
       for (const RowExchange::Room& room : rooms(widest, kMost)) {
         for (PeerExchange* const by : ways(room)) {
           Exchange exchange(backend_, room, *exchange_, by);
-          exchange.ops->matmul_activate(a.data(), type, own_rows(), unit.matrices(true), activate,
-                                        product.as<float>(), got.data(), type, *compute_);
+          exchange.ops.matmul_activate(a.data(), type, own_rows(), unit.matrices(true), activate,
+                                       product.as<float>(), got.data(), type, *compute_);
           const std::int64_t count = own_rows() * rows;
           expect_equal(download(got, type, count), download(want, type, count), type,
                        fmt::format("{} rows, {}, {} bytes{}", rows, gated ? "gated" : "plain",
                                    room.bytes(), by == nullptr ? "" : " of peers"));
           const std::size_t result = rows == even ? 12 * size_of(type) : widest.result;
-          EXPECT_EQ(exchange.rows->take_exchanged().bytes,
+          EXPECT_EQ(exchange.rows.take_exchanged().bytes,
                     static_cast<std::size_t>(world().size() - 1) * kMost * (widest.input + result));
         }
       }
@@ -277,13 +273,13 @@ TEST_F(RowExchangeTest, IsRecordedBySomeRanksAndNotByOthersWherePeersExchange) {
   if (ways(room).size() < 2) GTEST_SKIP() << "no peers";
   const SharedUnit unit(*backend_.device, *compute_, {48}, cols, type);
   Exchange exchange(backend_, room, *exchange_, peers_.get());
-  ASSERT_TRUE(exchange.rows->recordable());
+  ASSERT_TRUE(exchange.rows.recordable());
   Buffer a = backend_.device->allocate(static_cast<std::size_t>(kMost * cols) * size_of(type));
   Buffer want = backend_.device->allocate(kMost * 48 * sizeof(float));
   Buffer got = backend_.device->allocate(want.bytes());
   const auto enqueue = [&] {
-    exchange.ops->matmul(a.data(), type, own_rows(), unit.matrices(true), got.as<float>(),
-                         *compute_);
+    exchange.ops.matmul(a.data(), type, own_rows(), unit.matrices(true), got.as<float>(),
+                        *compute_);
   };
   enqueue();  // all kernels are loaded
   compute_->synchronize();
@@ -324,8 +320,8 @@ TEST_F(RowExchangeTest, WaitsForRanksThatAreLateWherePeersExchange) {
     if (world().rank() == late) std::this_thread::sleep_for(std::chrono::milliseconds(300));
     for (int i = 0; i < 3; ++i) {
       backend_.device->zero(got.data(), got.bytes(), *compute_);
-      exchange.ops->matmul(a.data(), type, own_rows(), unit.matrices(true), got.as<float>(),
-                           *compute_);
+      exchange.ops.matmul(a.data(), type, own_rows(), unit.matrices(true), got.as<float>(),
+                          *compute_);
       const std::int64_t count = own_rows() * 48;
       expect_equal(download(got, DType::kFloat32, count), download(want, DType::kFloat32, count),
                    DType::kFloat32, fmt::format("rank {} late, product {}", late, i));
@@ -338,8 +334,8 @@ TEST_F(RowExchangeTest, RefusesAProductOfWhichItsMemoryHoldsNoRow) {
   const Buffer a = upload(random_values(kMost * 96, 3), DType::kFloat32);
   Buffer y = backend_.device->allocate(kMost * 48 * 2 * sizeof(float));
   Exchange exchange(backend_, {256, 256}, *exchange_);
-  EXPECT_THROW(exchange.ops->matmul(a.data(), DType::kFloat32, own_rows(), unit.matrices(true),
-                                    y.as<float>(), *compute_),
+  EXPECT_THROW(exchange.ops.matmul(a.data(), DType::kFloat32, own_rows(), unit.matrices(true),
+                                   y.as<float>(), *compute_),
                Error);
 }
 

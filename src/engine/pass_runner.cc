@@ -43,13 +43,10 @@ PassRunner::PassRunner(const Parts& parts, Buffer slots)
   embedding_ = std::make_unique<EmbeddingRows>(
       *device_, *ops_, EmbeddingRows::Ways{parts.communicator, exchange_.get(), parts.peers},
       *plan_, model_->config(), parts.rank, weights_->embedding_shard());
-  if (parts.peers != nullptr) {
-    row_exchange_ =
-        std::make_unique<RowExchange>(*parts.peers, parts.world, plan_->product_exchange);
-  } else if (parts.world > 1) {
-    row_exchange_ = std::make_unique<RowExchange>(*device_, *ops_, *parts.communicator, parts.world,
-                                                  product_exchange_.data(), plan_->product_exchange,
-                                                  *exchange_);
+  if (parts.world > 1) {
+    row_exchange_ = std::make_unique<RowExchange>(*device_, *ops_, *parts.communicator, parts.peers,
+                                                  parts.world, product_exchange_.data(),
+                                                  plan_->product_exchange, *exchange_);
   }
   // Each wraps the one before, which stays its owner's.
   const auto unowned = [](Ops& ops) { return std::shared_ptr<Ops>(std::shared_ptr<Ops>(), &ops); };

@@ -41,22 +41,20 @@ Exchanged RowExchange::cost(const Row& row, std::int64_t most, const Room& room,
           peers * static_cast<std::size_t>(most) * (row.input + row.result)};
 }
 
-RowExchange::RowExchange(Device& device, Ops& ops, Communicator& communicator, int world,
-                         std::byte* memory, const Room& room, Stream& exchange)
+RowExchange::RowExchange(Device& device, Ops& ops, Communicator& communicator, PeerExchange* peers,
+                         int world, std::byte* memory, const Room& room, Stream& exchange)
     : ops_(&ops),
       communicator_(&communicator),
+      peers_(peers),
       exchange_(&exchange),
       world_(world),
-      memory_(memory),
+      memory_(peers == nullptr ? memory : peers->memory()),
       room_(room),
       computed_(device.make_event()),
-      exchanged_(device.make_event()) {}
-
-RowExchange::RowExchange(PeerExchange& peers, int world, const Room& room)
-    : peers_(&peers), world_(world), memory_(peers.memory()), room_(room) {
-  if (room.bytes() > peers.bytes()) {
-    throw Error(
-        fmt::format("an exchange takes {} bytes, and peers share {}", room.bytes(), peers.bytes()));
+      exchanged_(device.make_event()) {
+  if (peers != nullptr && room.bytes() > peers->bytes()) {
+    throw Error(fmt::format("an exchange takes {} bytes, and peers share {}", room.bytes(),
+                            peers->bytes()));
   }
 }
 

@@ -52,12 +52,11 @@ class RowExchange {
   /// What a product of `most` rows receives.
   static Exchanged cost(const Row& row, std::int64_t most, const Room& room, int world);
 
-  /// By `communicator`, whose calls go to `exchange`, the stream of all of its calls. `memory`
+  /// By `peers`, which have room.bytes(), in the stream of the products. Where they are null, by
+  /// `communicator`, whose calls go to `exchange`, the stream of all of its calls; `memory` then
   /// holds room.bytes() of device memory.
-  RowExchange(Device& device, Ops& ops, Communicator& communicator, int world, std::byte* memory,
-              const Room& room, Stream& exchange);
-  /// By `peers`, which have room.bytes(), in the stream of the products.
-  RowExchange(PeerExchange& peers, int world, const Room& room);
+  RowExchange(Device& device, Ops& ops, Communicator& communicator, PeerExchange* peers, int world,
+              std::byte* memory, const Room& room, Stream& exchange);
 
   /// One product. `inputs` (most, row.input bytes) and `results` (most, world * sum of slices) have
   /// room for `most` rows, of which this rank uses the first ones; what the others hold is of no
@@ -98,10 +97,10 @@ class RowExchange {
   std::byte* received() const { return memory_ + room_.inputs; }
   std::byte* own() const { return memory_ + room_.inputs + room_.results; }
 
-  Ops* ops_ = nullptr;
-  Communicator* communicator_ = nullptr;
-  PeerExchange* peers_ = nullptr;
-  Stream* exchange_ = nullptr;
+  Ops* ops_;
+  Communicator* communicator_;
+  PeerExchange* peers_;
+  Stream* exchange_;
   int world_;
   std::byte* memory_;
   Room room_;

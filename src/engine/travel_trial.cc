@@ -126,14 +126,9 @@ class TravelTrial {
     exchange_ = device.make_stream("gather", StreamPriority::kFirst);
     start_ = device.make_event();
     end_ = device.make_event();
-    if (peers != nullptr) {
-      row_exchange_ =
-          std::make_unique<RowExchange>(*peers, partition_->size(), plan_->product_exchange);
-    } else {
-      row_exchange_ = std::make_unique<RowExchange>(device, *backend_->ops, *backend_->communicator,
-                                                    partition_->size(), exchange_memory_.data(),
-                                                    plan_->product_exchange, *exchange_);
-    }
+    row_exchange_ = std::make_unique<RowExchange>(
+        device, *backend_->ops, *backend_->communicator, peers, partition_->size(),
+        exchange_memory_.data(), plan_->product_exchange, *exchange_);
     ops_ = std::make_unique<ExchangeOps>(
         std::shared_ptr<Ops>(std::shared_ptr<Ops>(), backend_->ops.get()), *row_exchange_);
     device.zero(slots.data(), slots.bytes(), *compute_);

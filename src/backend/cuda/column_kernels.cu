@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "backend/cuda/column_kernels.h"
+#include "backend/cuda/column_slices.cuh"
 #include "backend/cuda/cuda_support.h"
 #include "backend/cuda/element.cuh"
 #include "zero_infer/error.h"
@@ -12,10 +13,7 @@ constexpr int kThreads = 256;
 /// Blocks along y at most; kernels that need more rows walk on.
 constexpr std::int64_t kMostGridY = 65535;
 
-struct Slices {
-  std::int64_t width[Matrices::kMost];  // 0 at the end where there are fewer
-  std::int64_t sum;
-};
+using Slices = ColumnSlices<std::int64_t>;
 
 /// Whatever the values mean: they are moved.
 template <typename T>
@@ -23,19 +21,10 @@ __global__ void interleave_kernel(const T* parts, int blocks, std::int64_t rows,
                                   T* y) {
   const std::int64_t col = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (col >= slices.sum) return;
-  std::int64_t first = 0;  // column of this thread's slice
-  std::int64_t width = slices.width[0];
-#pragma unroll
-  for (int i = 1; i < static_cast<int>(Matrices::kMost); ++i) {
-    if (col >= first + width) {
-      first += width;
-      width = slices.width[i];
-    }
-  }
   for (std::int64_t i = blockIdx.y; i < rows * blocks; i += gridDim.y) {
     const std::int64_t row = i / blocks;
     const std::int64_t block = i % blocks;
-    y[(row * slices.sum + first) * blocks + block * width + col - first] =
+    y[interleaved_column<std::int64_t>(slices, row, col, block, blocks)] =
         parts[(block * rows + row) * slices.sum + col];
   }
 }

@@ -1,13 +1,11 @@
 #include <algorithm>
 #include <limits>
 
+#include "backend/cuda/column_slices.cuh"
 #include "backend/cuda/cuda_support.h"
-#include "backend/cuda/element.cuh"
 #include "backend/cuda/launch.cuh"
 #include "backend/cuda/peer_kernels.h"
-#include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
-#include "zero_infer/partition_layout.h"
 
 /// Each block stores its part of what a rank sends into the memory of all ranks, tells the blocks
 /// of the same number on the other ranks so, and waits for what they tell. A block waits for no
@@ -110,26 +108,12 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 /// Columns in words.
-struct Slices {
-  unsigned width[Matrices::kMost];  // 0 at the end where there are fewer
-  unsigned sum;
-};
+using Slices = ColumnSlices<unsigned>;
 
 /// Where word i of (rows, sum of slices) of a rank stands in (rows, world * sum).
 __device__ inline std::size_t interleaved(unsigned i, const Slices& slices, int rank, int world) {
   const unsigned row = i / slices.sum;
-  const unsigned col = i - row * slices.sum;
-  unsigned first = 0;  // column of the word's slice
-  unsigned width = slices.width[0];
-#pragma unroll
-  for (int s = 1; s < static_cast<int>(Matrices::kMost); ++s) {
-    if (col >= first + width) {
-      first += width;
-      width = slices.width[s];
-    }
-  }
-  return (static_cast<std::size_t>(row) * slices.sum + first) * static_cast<unsigned>(world) +
-         static_cast<std::size_t>(rank) * width + col - first;
+  return interleaved_column<std::size_t>(slices, row, i - row * slices.sum, rank, world);
 }
 
 /// `count` words for each rank.

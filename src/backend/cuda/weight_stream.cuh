@@ -114,7 +114,7 @@ __device__ inline const std::byte* row_at(const StreamedProduct& product, const 
   const StreamedMatrix& m = product.matrices[kMixed ? row / 8 % 2 : tile.matrix];
   const int at = tile.row + (kMixed ? row / 16 * 8 + row % 8 : row);
   const auto last = static_cast<std::uint32_t>(min(at, m.rows - 1));
-  // Most matrices are one block: their rows need no division, which is a tenth of a microsecond.
+  // Most matrices are one block: their rows need no division.
   const std::uint32_t block = last < m.rows_per_block ? 0 : last / m.rows_per_block;
   return m.w + block * m.block_stride_bytes +
          static_cast<std::size_t>(last - block * m.rows_per_block) * product.row_bytes;
