@@ -164,7 +164,8 @@ __device__ __forceinline__ void multiply_unit(float (&sums)[kTileMma][kSets][2],
       stage + Ring::kScalesAt + row * Slots::kScaleBytes + Slots::scales_at(lane % 4);
   const std::byte* const x_row =
       stage + Ring::kXAt + Slots::row_of(row) * Ring::kXRowBytes + lane % 4 * Slots::kPieceCols * 2;
-  float taken[kSets][4] = {};
+  constexpr int kChains = kSets == 1 ? 2 : 1;  // of mma, where registers hold two
+  float taken[kSets][kChains][4] = {};
 #pragma unroll
   for (int set = 0; set < kSets; ++set) {
     load_slots<Slots>(x[set], x_row + set * Slots::kRowsOfSet * Ring::kXRowBytes, has);
@@ -172,7 +173,7 @@ __device__ __forceinline__ void multiply_unit(float (&sums)[kTileMma][kSets][2],
                                 Slots::kTakenOdd};
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      ptx::multiply_add<__nv_bfloat16>(taken[set], a, x[set][i][0], x[set][i][1]);
+      ptx::multiply_add<__nv_bfloat16>(taken[set][i % kChains], a, x[set][i][0], x[set][i][1]);
     }
   }
 #pragma unroll
@@ -193,14 +194,20 @@ __device__ __forceinline__ void multiply_unit(float (&sums)[kTileMma][kSets][2],
     }
 #pragma unroll
     for (int set = 0; set < kSets; ++set) {
-      float of[4] = {taken[set][0], taken[set][1], taken[set][2], taken[set][3]};
+      float of[kChains][4] = {};
 #pragma unroll
       for (int p = 0; p < Slots::kPieces; ++p) {
         Slots::add(of, codes[0][p], codes[1][p], p, x[set]);
       }
       float(&to)[2] = sums[m][set];
-      to[0] = fmaf(scale[0][1], of[1], fmaf(scale[0][0], of[0], to[0]));
-      to[1] = fmaf(scale[1][1], of[3], fmaf(scale[1][0], of[2], to[1]));
+      float all[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        all[i] = of[0][i] + taken[set][0][i];
+        if (kChains == 2) all[i] += of[kChains - 1][i] + taken[set][kChains - 1][i];
+      }
+      to[0] = fmaf(scale[0][1], all[1], fmaf(scale[0][0], all[0], to[0]));
+      to[1] = fmaf(scale[1][1], all[3], fmaf(scale[1][0], all[2], to[1]));
     }
   }
 }
@@ -258,7 +265,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   constexpr int kSets = (kRows + Slots::kRowsOfSet - 1) / Slots::kRowsOfSet;
   constexpr std::uint32_t kStageBytes = Ring::kStageBytes;
   __shared__ typename Stores::Shared stores_shared;
-  extern __shared__ uint4 memory[];
+  // From the start of a line on: static memory before it shifted all copies and loads of a warp
+  // over two, and they took a third longer.
+  extern __shared__ __align__(128) uint4 memory[];
   auto* const ring = reinterpret_cast<std::byte*>(memory);
   auto* const partials = reinterpret_cast<float*>(ring + Ring::kStages * Ring::kStageBytes);
   const int lane = static_cast<int>(threadIdx.x) % 32;

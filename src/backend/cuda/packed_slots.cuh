@@ -33,8 +33,10 @@ struct Int4Slots {
   /// Where the lane's two scales are.
   static __device__ int scales_at(int lane) { return 2 * lane; }
 
-  /// The pairs of a word of codes: those of two mma.
-  static __device__ __forceinline__ void add(float (&sums)[4], const uint4& upper,
+  /// The pairs of a word of codes: those of two mma. Where there are two chains of sums, mma wait
+  /// for each other half as often.
+  template <int kChains>
+  static __device__ __forceinline__ void add(float (&sums)[kChains][4], const uint4& upper,
                                              const uint4& lower, int, const SlotFragments& x) {
     const std::uint32_t u[4] = {upper.x, upper.y, upper.z, upper.w};
     const std::uint32_t l[4] = {lower.x, lower.y, lower.z, lower.w};
@@ -43,7 +45,7 @@ struct Int4Slots {
       const std::uint32_t v = u[i / 2] >> i % 2 * 8, w = l[i / 2] >> i % 2 * 8;
       const std::uint32_t a[4] = {v & 0x000f000fu, w & 0x000f000fu, v & 0x00f000f0u,
                                   w & 0x00f000f0u};
-      ptx::multiply_add<__nv_bfloat16>(sums, a, x[i][0], x[i][1]);
+      ptx::multiply_add<__nv_bfloat16>(sums[i % kChains], a, x[i][0], x[i][1]);
     }
   }
 };
@@ -67,7 +69,8 @@ struct Int8Slots {
   static __device__ int row_of(int slot) { return slot / 4; }
   static __device__ int scales_at(int lane) { return lane % 2 * 2; }
 
-  static __device__ __forceinline__ void add(float (&sums)[4], const uint4& upper,
+  template <int kChains>
+  static __device__ __forceinline__ void add(float (&sums)[kChains][4], const uint4& upper,
                                              const uint4& lower, int piece,
                                              const SlotFragments& x) {
     const std::uint32_t u[4] = {upper.x, upper.y, upper.z, upper.w};
@@ -77,7 +80,8 @@ struct Int8Slots {
       const std::uint32_t v = u[i] ^ 0x80808080u, w = l[i] ^ 0x80808080u;  // codes + 128
       const std::uint32_t a[4] = {__byte_perm(v, 0, 0x4140), __byte_perm(w, 0, 0x4140),
                                   __byte_perm(v, 0, 0x4342), __byte_perm(w, 0, 0x4342)};
-      ptx::multiply_add<__nv_bfloat16>(sums, a, x[4 * piece + i][0], x[4 * piece + i][1]);
+      ptx::multiply_add<__nv_bfloat16>(sums[i % kChains], a, x[4 * piece + i][0],
+                                       x[4 * piece + i][1]);
     }
   }
 };

@@ -143,11 +143,6 @@ __device__ inline void copy_weights_and_fetch_async(std::uint32_t shared, const 
       : "memory");
 }
 
-/// Brings the line of an address into L2.
-__device__ inline void fetch_to_l2(const void* global) {
-  asm volatile("prefetch.global.L2 [%0];\n" ::"l"(global));
-}
-
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
 
 template <int kPending>
