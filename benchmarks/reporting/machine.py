@@ -115,7 +115,8 @@ def attention_table(results: list[Result]) -> str:
     rows = [
         [
             r["machine"],
-            f"{r['heads']} on {r['kv_heads']} of {r['head_dim']}",
+            f"{r['heads']} on {r['kv_heads']} of {r['head_dim']}"
+            + (", ALiBi" if "--alibi" in r["command"].split() else ""),
             str(r["lanes"]),
             f"{r['context']:,}" if "," not in r.get("lengths", "") else f"mixed: {r['lengths']}",
             f"{r['rows']:,}",
