@@ -58,10 +58,10 @@ TEST_P(CpuShareTest, GivesTheBitsOfNoShare) {
               "shares by rows");
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, CpuShareTest, testing::ValuesIn(kModelCases),
+INSTANTIATE_TEST_SUITE_P(Models, CpuShareTest, testing::ValuesIn(model_cases_of_this_build()),
                          [](const auto& info) { return info.param.name; });
 
-/// Some of the models.
+/// Some of the models; under a sanitizer one with stored and one with packed weights.
 class CpuShareOfSomeModels : public CpuShareTest {};
 
 TEST_P(CpuShareOfSomeModels, GivesTheBitsOfNoShareInEveryTier) {
@@ -95,7 +95,9 @@ TEST_P(CpuShareOfSomeModels, IsNoneInPassesThatGather) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Some, CpuShareOfSomeModels,
-                         testing::Values(kModelCases[0], kModelCases[3], kModelCases[4]),
+                         testing::ValuesIn(kSanitized ? model_cases({"bloom_int4", "llama_gated"})
+                                                      : model_cases({"bloom_float32", "bloom_int4",
+                                                                     "llama_gated"})),
                          [](const auto& info) { return info.param.name; });
 
 /// The bundled model alone.

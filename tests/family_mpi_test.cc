@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "engine_harness.h"
+#include "sanitized.h"
 
 namespace zi::test {
 namespace {
@@ -115,7 +116,8 @@ TEST_P(FamilyModel, MatchesTheReferenceOnEveryTierWithTheSameBits) {
   if (!exact_bits()) return;
   const std::size_t block = std::filesystem::file_size(model() + "/model.safetensors") / 3;
   const auto all = placements(block / static_cast<std::size_t>(world().size()));
-  for (std::size_t p = 0; p < all.size(); ++p) {
+  // Tiers know rows and formats, not families: under a sanitizer the mix of all of them is enough.
+  for (std::size_t p = kSanitized ? all.size() - 1 : 0; p < all.size(); ++p) {
     const std::int64_t batch = std::array{1, 3, 16}[p % 3];
     const std::string what = fmt::format("{}, {} lanes", all[p].name, batch);
     expect_same_bits(base.logits, play(all[p], DType::kFloat32, batch).logits, what);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "engine_harness.h"
+#include "sanitized.h"
 
 namespace zi::test {
 
@@ -27,7 +29,7 @@ struct ModelCase {
 };
 
 const ModelCase kModelCases[] = {
-    {"bloom_float32", "bloom-kjv", DType::kFloat32, WeightChoice::kStored, true},
+    {"bloom_float32", "bloom-kjv", DType::kFloat32, WeightChoice::kStored, !kSanitized},
     {"bloom_bfloat16", "bloom-kjv", DType::kBFloat16},
     {"bloom_int8", "bloom-kjv", DType::kFloat32, WeightChoice::kInt8},
     {"bloom_int4", "bloom-kjv", DType::kBFloat16, WeightChoice::kInt4, true},
@@ -39,6 +41,23 @@ const ModelCase kModelCases[] = {
     {"qwen3", "families/qwen3-3x3x64", DType::kFloat32},
     {"opt", "families/opt-3x3x64-tied", DType::kFloat32, WeightChoice::kStored, true},
     {"opt_without_biases", "families/opt-4x4x24-gelu-without-biases", DType::kBFloat16}};
+
+/// Those of these names, or all.
+inline std::vector<ModelCase> model_cases(const std::vector<std::string>& names = {}) {
+  std::vector<ModelCase> some;
+  for (const ModelCase& c : kModelCases) {
+    if (names.empty() || std::ranges::find(names, c.name) != names.end()) some.push_back(c);
+  }
+  return some;
+}
+
+/// All; under a sanitizer each family, type and format once, and every tier for stored and for
+/// packed weights.
+inline std::vector<ModelCase> model_cases_of_this_build() {
+  return kSanitized ? model_cases({"bloom_float32", "bloom_int4", "llama_gated", "llama_odd",
+                                   "mistral", "qwen3", "opt"})
+                    : model_cases();
+}
 
 inline void PrintTo(const ModelCase& c, std::ostream* out) { *out << c.name; }
 

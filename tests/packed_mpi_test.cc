@@ -14,6 +14,7 @@
 #include <set>
 
 #include "engine_harness.h"
+#include "sanitized.h"
 
 namespace zi::test {
 namespace {
@@ -130,7 +131,10 @@ TEST_P(PackedModel, IsTheRunOfItsUnpackedValuesOnEveryTierAndBatchWithTheSameBit
   const auto places = placements(block / static_cast<std::size_t>(world().size()) + 8192);
   for (std::size_t p = 0; p < places.size(); ++p) {
     // Where the head rests does not hang on where blocks do: one mix tells as much as all.
-    if (GetParam().head == WeightChoice::kStored && p + 1 < places.size()) continue;
+    // Under a sanitizer, nor do the tiers' reads and threads hang on the bits of a code.
+    const bool alike = GetParam().head == WeightChoice::kStored ||
+                       (kSanitized && GetParam().blocks == WeightChoice::kInt8);
+    if (alike && p + 1 < places.size()) continue;
     const std::int64_t batch = std::array{1, 3, 16}[p % 3];
     const std::string what = fmt::format("{}, {} lanes", places[p].name, batch);
     const Played other = play(placed(config, places[p], folder_.path()), prompts, batch, folder_);

@@ -73,7 +73,7 @@ TEST_P(TravelTest, WeightsThatStayGiveTheBitsOfWeightsThatTravel) {
               "idle ranks");
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, TravelTest, testing::ValuesIn(kModelCases),
+INSTANTIATE_TEST_SUITE_P(Models, TravelTest, testing::ValuesIn(model_cases_of_this_build()),
                          [](const auto& info) { return info.param.name; });
 
 /// The bundled model alone.
