@@ -123,9 +123,4 @@ void with_type(DType dtype, const Call& call) {
   throw Error("an op was given a dtype that does not exist");
 }
 
-/// Brings the line of an address into L2.
-__device__ inline void fetch_to_l2(const void* global) {
-  asm volatile("prefetch.global.L2 [%0];\n" ::"l"(global));
-}
-
 }  // namespace zi

@@ -204,7 +204,7 @@ __device__ __forceinline__ void multiply_unit(float (&sums)[kTileMma][kSets][2],
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         all[i] = of[0][i] + taken[set][0][i];
-        if (kChains == 2) all[i] += of[kChains - 1][i] + taken[set][kChains - 1][i];
+        for (int c = 1; c < kChains; ++c) all[i] += of[c][i] + taken[set][c][i];
       }
       to[0] = fmaf(scale[0][1], all[1], fmaf(scale[0][0], all[0], to[0]));
       to[1] = fmaf(scale[1][1], all[3], fmaf(scale[1][0], all[2], to[1]));
@@ -265,9 +265,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   constexpr int kSets = (kRows + Slots::kRowsOfSet - 1) / Slots::kRowsOfSet;
   constexpr std::uint32_t kStageBytes = Ring::kStageBytes;
   __shared__ typename Stores::Shared stores_shared;
-  // From the start of a line on: static memory before it shifted all copies and loads of a warp
-  // over two, and they took a third longer.
-  extern __shared__ __align__(128) uint4 memory[];
+  extern __shared__ __align__(kLineBytes) uint4 memory[];
   auto* const ring = reinterpret_cast<std::byte*>(memory);
   auto* const partials = reinterpret_cast<float*>(ring + Ring::kStages * Ring::kStageBytes);
   const int lane = static_cast<int>(threadIdx.x) % 32;

@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(kWideThreads, 2)
   constexpr int kStages = StageOf::kStages;
   constexpr std::uint32_t kStageBytes = StageOf::kBytes;
   __shared__ typename Stores::Shared stores_shared;
-  extern __shared__ __align__(128) uint4 memory[];
+  extern __shared__ __align__(kLineBytes) uint4 memory[];
   const std::uint32_t ring = ptx::shared_address(memory);
   const int lane = static_cast<int>(threadIdx.x) % 32;
   // Through a shuffle, as in wide_matmul.cu.

@@ -44,7 +44,7 @@ struct NormInput {
 /// A block normalises a row, kept in registers: kFours * 4 values a thread; the variance is taken
 /// of the differences from the mean. kVector: rows are whole, aligned groups of four. The model's
 /// vectors, which no kernel writes, are read before the earlier work of the stream is done, where
-/// registers hold them, and brought into L2 where not.
+/// registers hold them.
 template <typename T, int kFours, bool kVector>
 __global__ void __launch_bounds__(kMostNormThreads)
     norm_kernel(NormInput in, Norm norm, std::int64_t cols, T* y) {
@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(kMostNormThreads)
     }
     return v;
   };
-  constexpr int kHeld = kCount < 4 ? kCount : 4;
+  constexpr int kHeld = kEarly ? kCount : 1;
   Values gammas[kHeld] = {}, betas[kHeld] = {}, biases[kHeld] = {};
   let_next_start();
   if constexpr (kEarly) {
@@ -77,56 +77,33 @@ __global__ void __launch_bounds__(kMostNormThreads)
       if (norm.beta != nullptr) betas[i] = load(norm.beta + col);
       if (in.bias != nullptr) biases[i] = load(in.bias + col);
     }
-  } else if (blockIdx.x == 0) {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      const std::int64_t col = column(i);
-      if (col >= cols) continue;
-      fetch_to_l2(norm.gamma + col);
-      if (norm.beta != nullptr) fetch_to_l2(norm.beta + col);
-      if (in.bias != nullptr) fetch_to_l2(in.bias + col);
-    }
   }
   wait_for_previous();
   const std::int64_t row = blockIdx.x;
   const float* const x = in.x + row * in.ld;
   Values values[kCount] = {};
   float sum = 0;
-  // All that stands before a store is on its way before the first store, which might be to the same
-  // place as far as the compiler knows.
-  constexpr int kAtOnce = kCount < 4 ? kCount : 4;
 #pragma unroll
-  for (int first = 0; first < kCount; first += kAtOnce) {
-    Values rests[kAtOnce] = {};
+  for (int i = 0; i < kCount; ++i) {
+    const std::int64_t col = column(i);
+    if (col >= cols) continue;
+    values[i] = load(x + col);
+    if (in.residual != nullptr) {
+      float* const residual = in.residual + row * cols + col;
+      const Values rest = load(residual);
+      const Values bias = kEarly               ? biases[i % kHeld]
+                          : in.bias == nullptr ? Values{}
+                                               : load(in.bias + col);
 #pragma unroll
-    for (int k = 0; k < kAtOnce; ++k) {
-      const std::int64_t col = column(first + k);
-      if (col >= cols) continue;
-      values[first + k] = load(x + col);
-      if (in.residual == nullptr) continue;
-      rests[k] = load(in.residual + row * cols + col);
-      if (!kEarly && in.bias != nullptr) biases[k % kHeld] = load(in.bias + col);
-    }
-#pragma unroll
-    for (int k = 0; k < kAtOnce; ++k) {
-      const int i = first + k;
-      const std::int64_t col = column(i);
-      if (col >= cols) continue;
-      if (in.residual != nullptr) {
-        float* const residual = in.residual + row * cols + col;
-#pragma unroll
-        for (int j = 0; j < kWidth; ++j) {
-          values[i].v[j] = rests[k].v[j] + (values[i].v[j] + biases[k % kHeld].v[j]);
-        }
-        if constexpr (kVector) {
-          *reinterpret_cast<Values*>(residual) = values[i];
-        } else {
-          *residual = values[i].v[0];
-        }
+      for (int j = 0; j < kWidth; ++j) values[i].v[j] = rest.v[j] + (values[i].v[j] + bias.v[j]);
+      if constexpr (kVector) {
+        *reinterpret_cast<Values*>(residual) = values[i];
+      } else {
+        *residual = values[i].v[0];
       }
-#pragma unroll
-      for (int j = 0; j < kWidth; ++j) sum += values[i].v[j];
     }
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) sum += values[i].v[j];
   }
   const float mean =
       norm.centred ? block_sum(sum, sums_of_values) / static_cast<float>(cols) : 0.0f;

@@ -200,7 +200,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksOfMultiprocessor)
   using Stores = OutputStores<T, 8 * kGroups, Output>;
   constexpr int kColumns = kTileRows / (Output::kMixed ? 2 : 1);  // of a tile
   __shared__ typename Stores::Shared stores_shared;
-  extern __shared__ __align__(128) uint4 ring[];  // (kStages, kWarps, kPiecesOfLane, 32)
+  extern __shared__ __align__(kLineBytes) uint4 ring[];  // (kStages, kWarps, kPiecesOfLane, 32)
   auto* const partials = reinterpret_cast<float*>(ring + kStages * kStagePieces);
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
