@@ -243,5 +243,24 @@ TEST(HttpLimits, ConnectionsBeyondTheLimitAreToldToComeBack) {
   EXPECT_TRUE(wait_until([&] { return serves(server); }));
 }
 
+TEST(HttpLimits, ConnectionsThatWereRefusedTakeNoPlace) {
+  HttpOptions options = on_any_port();
+  options.max_connections = 1;
+  HttpServer server(options, echo);
+  auto only = std::make_unique<HttpClient>(server.port());
+  only->get("/");
+  EXPECT_EQ(only->read_response().status, 200);
+  std::vector<std::unique_ptr<HttpClient>> refused;  // and stay, as long as the server lets them
+  for (int i = 0; i < 8; ++i) {
+    refused.push_back(std::make_unique<HttpClient>(server.port()));
+    refused.back()->get("/");
+    EXPECT_EQ(refused.back()->read_response().status, 503);
+  }
+  only.reset();
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_TRUE(wait_until([&] { return serves(server); }));
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds(1500));
+}
+
 }  // namespace
 }  // namespace zi

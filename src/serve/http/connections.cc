@@ -83,13 +83,15 @@ void Connections::add(FileDescriptor socket) {
   bool too_many = false;
   {
     const std::lock_guard lock(mutex_);
-    const auto most = static_cast<std::size_t>(options_.max_connections);
-    too_many = all_.size() >= most;
+    // Refused ones take no place of a served one: clients that try again would keep the server
+    // full.
+    too_many = all_.size() - refused_ >= static_cast<std::size_t>(options_.max_connections);
     // A handshake only to say no is more than a server with too much to do should pay.
-    if (too_many && (tls_ != nullptr || all_.size() >= most + kMostRefused)) return;
+    if (too_many && (tls_ != nullptr || refused_ >= kMostRefused)) return;
     connection = std::make_shared<Connection>(
         host_, open_byte_stream(*io_, tls_.get(), std::move(socket), options_.send_timeout));
-    all_.emplace(connection.get(), connection);
+    all_.emplace(connection.get(), Entry{connection, too_many});
+    if (too_many) ++refused_;
   }
   if (too_many) {
     connection->refuse(error_response(503, "the server has too many connections; try again later"));
@@ -110,13 +112,15 @@ void Connections::abandon(const HttpResponse& response) {
 
 void Connections::for_each(const std::function<void(Connection&)>& tell) {
   const std::lock_guard lock(mutex_);
-  for (const auto& [key, connection] : all_) tell(*connection);
+  for (const auto& [key, entry] : all_) tell(*entry.connection);
 }
 
 void Connections::remove(Connection* connection) {
   // The callback that calls this has another reference: nothing is destroyed under the lock.
   const std::lock_guard lock(mutex_);
-  all_.erase(connection);
+  const auto entry = all_.find(connection);
+  if (entry->second.refused) --refused_;
+  all_.erase(entry);
   removed_.notify_all();
 }
 

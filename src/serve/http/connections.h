@@ -51,7 +51,12 @@ class Connections {
 
   std::mutex mutex_;
   std::condition_variable removed_;
-  std::unordered_map<Connection*, std::shared_ptr<Connection>> all_;
+  struct Entry {
+    std::shared_ptr<Connection> connection;
+    bool refused = false;  // it is only told that there are too many
+  };
+  std::unordered_map<Connection*, Entry> all_;
+  std::size_t refused_ = 0;  // of `all_`
 
   // Answers that outlive the server post there, in vain.
   const std::shared_ptr<TaskPool> io_;
