@@ -1,8 +1,6 @@
 #if defined(__x86_64__)
-#include "backend/cpu/products/amx_tiles.h"
-#include "backend/cpu/products/product_kernels.h"
-#include "packing/unpack_avx512_bf16.h"
-#include "packing/unpack_pieces.h"
+#include "backend/cpu/products/amx_packed_rows.h"
+#include "packing/unpack_avx512_vbmi.h"
 
 /// Products of tiles: sixteen weight rows of a block of columns, as they lie, times as many rows of
 /// activations, packed in panels of pairs of columns:
@@ -14,7 +12,6 @@
 namespace zi {
 namespace {
 
-constexpr std::int64_t kTile = 16;  // rows of one, of weights as of activations
 constexpr std::int64_t kTileElements = kTile * kBlockColumns;
 constexpr std::int64_t kTileBytes = kTileElements * 2;
 /// What the second cache, of 2 MiB or more in processors with tiles, keeps of rows to come.
@@ -58,32 +55,21 @@ void amx_pack(const std::uint16_t* a, std::int64_t activations, std::int64_t col
 
 bool amx_streams(std::int64_t activations, std::int64_t) { return activations <= kTile; }
 
-/// Scratch: a tile of sums, then weights.
-constexpr std::int64_t kSumsBytes = kTile * kTile * 4;
-
+/// A tile of sums, then weights.
 std::size_t amx_scratch_bytes(std::int64_t activations, std::int64_t padded_cols, std::int64_t) {
   const std::int64_t columns = 2 * (activations <= kTile ? kMostPieceColumns : padded_cols);
-  return static_cast<std::size_t>(kSumsBytes + kTile * columns * 2);
+  const std::int64_t bytes = kSumsBytes + kTile * columns * 2;
+  return static_cast<std::size_t>(bytes > kPackedRowsScratch ? bytes : kPackedRowsScratch);
 }
 
-/// Sums (weight rows, width) to columns of y: (count, rows) of them.
-void put(const std::byte* sums, std::int64_t width, std::int64_t count, std::int64_t rows, float* y,
-         std::int64_t ld) {
-  const auto* from = reinterpret_cast<const float*>(sums);
-  const auto lanes = static_cast<__mmask16>((1u << width) - 1);
-  const auto columns = static_cast<__mmask16>((1u << count) - 1);
-  if (width == 1) {
-    _mm512_mask_storeu_ps(y, columns, _mm512_loadu_ps(from));
-    return;
-  }
-  __m512i words[kTile];
-  for (std::int64_t i = 0; i < kTile; ++i) {
-    words[i] = _mm512_maskz_loadu_epi32(lanes, from + i * width);
-  }
-  transpose(words);
-  for (std::int64_t r = 0; r < rows; ++r) {
-    _mm512_mask_storeu_epi32(y + r * ld, columns, words[r]);
-  }
+/// While a part's pieces are read one after the other, memory brings as many rows after it, or the
+/// ones after those, in the order in which they lie: pieces alone would ask for lines of many
+/// pages.
+void ask_ahead(const WeightReader& weights, PackedPart& part) {
+  const std::int64_t bytes = part.rows * weights.row_bytes;
+  if (bytes > kAheadBytes) return;
+  part.ahead = part.packed + (2 * bytes <= kAheadBytes ? 2 * bytes : bytes);
+  part.ahead_step = weights.piece_bytes;
 }
 
 /// Thirty-two weight rows: where they lie, or copied.
@@ -106,34 +92,9 @@ void add_tiles(const Weights& w, const std::byte* panel, std::int64_t width, std
   }
 }
 
-/// While a part's pieces are read one after the other, memory brings as many rows after it, or the
-/// ones after those, in the order in which they lie: pieces alone would ask for lines of many
-/// pages.
-void ask_ahead(const WeightReader& weights, PackedPart& part) {
-  const std::int64_t bytes = part.rows * weights.row_bytes;
-  if (bytes > kAheadBytes) return;
-  part.ahead = part.packed + (2 * bytes <= kAheadBytes ? 2 * bytes : bytes);
-  part.ahead_step = weights.piece_bytes;
-}
-
-/// What reads pieces of columns: a WeightReader, or without a call for each piece, of whole blocks
-/// of packed rows, this.
-template <typename Columns>
-struct PackedPieces {
-  Columns columns;
-  const PackedRow& row;
-
-  void read(const PackedPart& part, std::int64_t, std::uint16_t* out, std::int64_t stride) const {
-    UnpackPieces<Columns>::run(columns, row, part, out, stride);
-  }
-};
-
-static_assert(UnpackPieces<Int8Avx512Bf16>::kPiece == kInt8PieceColumns);
-static_assert(UnpackPieces<Int4Avx512>::kPiece == kInt4PieceColumns);
-
-template <bool kLower, typename Pieces>
-void multiply_few_rows(const ProductJob& job, std::int64_t first, std::int64_t count,
-                       const Pieces& pieces) {
+/// Rows in place, or of any format.
+template <bool kLower>
+void multiply_few_rows(const ProductJob& job, std::int64_t first, std::int64_t count) {
   const WeightReader& weights = *job.weights;
   const std::int64_t width = job.activations;
   const std::byte* const rows = job.rows + first * weights.row_bytes;
@@ -152,48 +113,31 @@ void multiply_few_rows(const ProductJob& job, std::int64_t first, std::int64_t c
     for (; part.first < weights.cols; part.first += part.columns) {
       const std::int64_t rest = weights.cols - part.first;
       part.columns = rest < weights.piece_columns ? rest : weights.piece_columns;
-      pieces.read(part, kLower ? 2 * kTile : kTile, reinterpret_cast<std::uint16_t*>(unpacked),
-                  weights.piece_columns);
+      weights.read(part, kLower ? 2 * kTile : kTile, reinterpret_cast<std::uint16_t*>(unpacked),
+                   weights.piece_columns);
       add_tiles<kLower>(w, job.packed + part.first * width * 2, width, part.columns);
       part.ahead += count * part.ahead_step;
     }
   }
-  const auto put_sums = [&](std::int64_t from) {
-    const std::int64_t left = count - from;
-    put(job.scratch, width, left < kTile ? left : kTile, width, job.y + first + from, job.ld);
-  };
-  tile_store<0>(job.scratch, width * 4);
-  put_sums(0);
-  if constexpr (kLower) {
-    tile_store<2>(job.scratch, width * 4);
-    put_sums(kTile);
-  }
+  float* const y = job.y + first;
+  put_tile<0>(job.scratch, width, count < kTile ? count : kTile, width, y, job.ld);
+  if constexpr (kLower) put_tile<2>(job.scratch, width, kTile, width, y + kTile, job.ld);
 }
 
 /// One panel: weights go through once, thirty-two rows at a time, or sixteen very long ones.
-template <typename Pieces>
-void multiply_few_by(const ProductJob& job, const Pieces& pieces) {
-  std::int64_t first = 0;
-  if (2 * kTile * job.weights->row_bytes <= kAheadBytes || job.weights->in_place) {
-    for (; job.count - first >= 2 * kTile; first += 2 * kTile) {
-      multiply_few_rows<true>(job, first, 2 * kTile, pieces);
-    }
-  }
-  for (; job.count - first >= kTile; first += kTile) {
-    multiply_few_rows<false>(job, first, kTile, pieces);
-  }
-  if (first < job.count) multiply_few_rows<false>(job, first, job.count - first, *job.weights);
-}
-
 void multiply_few(const ProductJob& job) {
   const WeightReader& weights = *job.weights;
-  const bool whole = weights.cols % kBlockColumns == 0;
-  if (whole && weights.packing == WeightReader::Packing::kInt8) {
-    multiply_few_by(job, PackedPieces<Int8Avx512Bf16>{{}, *weights.packed_row});
-  } else if (whole && weights.packing == WeightReader::Packing::kInt4) {
-    multiply_few_by(job, PackedPieces<Int4Avx512>{{}, *weights.packed_row});
-  } else {
-    multiply_few_by(job, *job.weights);
+  std::int64_t first = 0;
+  if (weights.packing == WeightReader::Packing::kInt8) first = multiply_packed<Int8Columns64>(job);
+  if (weights.packing == WeightReader::Packing::kInt4) first = multiply_packed<Int4Columns64>(job);
+  if (2 * kTile * weights.row_bytes <= kAheadBytes || weights.in_place) {
+    for (; job.count - first >= 2 * kTile; first += 2 * kTile) {
+      multiply_few_rows<true>(job, first, 2 * kTile);
+    }
+  }
+  for (; first < job.count; first += kTile) {
+    const std::int64_t left = job.count - first;
+    multiply_few_rows<false>(job, first, left < kTile ? left : kTile);
   }
 }
 
@@ -217,12 +161,11 @@ void multiply_tiles(const Weights& w, const std::byte* panel, std::int64_t block
 }
 
 template <int kSums>
-void put_tile(const ProductJob& job, std::int64_t row, std::int64_t activation) {
+void put_tile_of(const ProductJob& job, std::int64_t row, std::int64_t activation) {
   const std::int64_t rows = job.activations - activation;
   const std::int64_t count = job.count - row;
-  tile_store<kSums>(job.scratch, 64);
-  put(job.scratch, kTile, count < kTile ? count : kTile, rows < kTile ? rows : kTile,
-      job.y + activation * job.ld + row, job.ld);
+  put_tile<kSums>(job.scratch, kTile, count < kTile ? count : kTile, rows < kTile ? rows : kTile,
+                  job.y + activation * job.ld + row, job.ld);
 }
 
 void multiply_many(const ProductJob& job) {
@@ -256,10 +199,10 @@ void multiply_many(const ProductJob& job) {
       } else {
         multiply_tiles<false, false>(w, panel, blocks);
       }
-      put_tile<0>(job, row, a);
-      if (second) put_tile<1>(job, row, a + kTile);
-      if (lower) put_tile<2>(job, row + kTile, a);
-      if (lower && second) put_tile<3>(job, row + kTile, a + kTile);
+      put_tile_of<0>(job, row, a);
+      if (second) put_tile_of<1>(job, row, a + kTile);
+      if (lower) put_tile_of<2>(job, row + kTile, a);
+      if (lower && second) put_tile_of<3>(job, row + kTile, a + kTile);
     }
   }
 }

@@ -10,6 +10,10 @@
 namespace zi {
 namespace {
 
+inline constexpr std::int64_t kTile = 16;  // rows of one, of weights as of activations
+/// What put_tile needs: the sums of a tile.
+inline constexpr std::int64_t kSumsBytes = kTile * kTile * 4;
+
 /// Tiles of sixteen rows: 0 to 3 for sums (16, width) and 6, 7 for activations (16 pairs, width),
 /// 4 and 5 for weights (16, 32). Of this thread, until tiles_end: others' code may set its own.
 inline void tiles_begin(std::int64_t width) {
@@ -75,6 +79,29 @@ inline void transpose(__m512i (&r)[16]) {
     t[12 + k] = _mm512_shuffle_i32x4(low_odd, high_odd, 0xdd);
   }
   for (int i = 0; i < 16; ++i) r[i] = t[i];
+}
+
+/// A tile's sums (sixteen weight rows, width), by way of `scratch`, to columns of y (rows, ld):
+/// `count` of the weight rows and `rows` of the width.
+template <int kSums>
+void put_tile(std::byte* scratch, std::int64_t width, std::int64_t count, std::int64_t rows,
+              float* y, std::int64_t ld) {
+  tile_store<kSums>(scratch, width * 4);
+  const auto* sums = reinterpret_cast<const float*>(scratch);
+  const auto lanes = static_cast<__mmask16>((1u << width) - 1);
+  const auto columns = static_cast<__mmask16>((1u << count) - 1);
+  if (width == 1) {
+    _mm512_mask_storeu_ps(y, columns, _mm512_loadu_ps(sums));
+    return;
+  }
+  __m512i words[kTile];
+  for (std::int64_t i = 0; i < kTile; ++i) {
+    words[i] = _mm512_maskz_loadu_epi32(lanes, sums + i * width);
+  }
+  transpose(words);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    _mm512_mask_storeu_epi32(y + r * ld, columns, words[r]);
+  }
 }
 
 }  // namespace

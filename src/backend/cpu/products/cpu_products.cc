@@ -21,6 +21,15 @@ constexpr std::int64_t kParallelProducts = 64 << 10;
 constexpr std::int64_t kStreamedBytes = 96 << 10;
 constexpr std::int64_t kKeptBytes = 512 << 10;
 constexpr std::int64_t kJobsOfThread = 4;
+/// Of packed rows that nobody has asked memory for yet, and of its line.
+constexpr std::int64_t kAskedBytes = 32 << 10;
+constexpr std::int64_t kLineBytes = 64;
+
+/// Memory brings all of these lines at the same time, while unpacking them would wait for one after
+/// the other.
+void ask_for(const std::byte* from, std::int64_t bytes) {
+  for (std::int64_t i = 0; i < bytes; i += kLineBytes) __builtin_prefetch(from + i, 0, 2);
+}
 
 const ProductKernels* kernels_of(InstructionSet set) {
 #if defined(__x86_64__)
@@ -61,7 +70,7 @@ CpuProducts::CpuProducts(ThreadPool& pool, InstructionSet set)
     : pool_(pool),
       set_(set),
       kernels_(kernels_there(set)),
-      scratch_(static_cast<std::size_t>(pool.threads())) {}
+      threads_(static_cast<std::size_t>(pool.threads())) {}
 
 std::int64_t CpuProducts::job_rows(std::int64_t rows, const RowBlockMatrix& w,
                                    const WeightReader& weights) const {
@@ -100,19 +109,29 @@ void CpuProducts::run_group(const std::uint16_t* a, std::int64_t rows, const Row
   const std::int64_t height = job_rows(rows, w, weights);
   const std::int64_t jobs_of_block = ceil_div(w.rows_per_block, height);
   const std::size_t scratch = kernels_.scratch_bytes(rows, weights.padded_cols, height);
-  for (Scratch& own : scratch_) own.reserve(scratch);
+  for (Thread& own : threads_) {
+    own.scratch.reserve(scratch);
+    own.next = nullptr;
+  }
   const auto multiply = [&](std::int64_t index, int thread) {
+    Thread& own = threads_[static_cast<std::size_t>(thread)];
     const std::int64_t block = index / jobs_of_block;
     const std::int64_t first = index % jobs_of_block * height;
+    const std::int64_t count = std::min(height, w.rows_per_block - first);
+    const std::byte* const from =
+        w.data + static_cast<std::size_t>(block) * w.block_stride_bytes + first * weights.row_bytes;
+    if (w.format.packed() && from != own.next) {
+      ask_for(from, std::min(count * weights.row_bytes, kAskedBytes));
+    }
+    own.next = from + count * weights.row_bytes;
     kernels_.multiply({.weights = &weights,
-                       .rows = w.data + static_cast<std::size_t>(block) * w.block_stride_bytes +
-                               first * weights.row_bytes,
-                       .count = std::min(height, w.rows_per_block - first),
+                       .rows = from,
+                       .count = count,
                        .packed = packed_.data(),
                        .activations = rows,
                        .y = y + block * w.rows_per_block + first,
                        .ld = ld,
-                       .scratch = scratch_[static_cast<std::size_t>(thread)].data()});
+                       .scratch = own.scratch.data()});
   };
   pool_.run(jobs_of_block * w.blocks, multiply,
             rows * w.padded_rows() * w.cols >= kParallelProducts);

@@ -37,7 +37,11 @@ class CpuProducts {
   InstructionSet set_;
   const ProductKernels& kernels_;
   Scratch packed_;
-  std::vector<Scratch> scratch_;  // one a thread
+  struct Thread {
+    Scratch scratch;
+    const std::byte* next = nullptr;  // rows that memory was asked for with the job before
+  };
+  std::vector<Thread> threads_;
 };
 
 }  // namespace zi
