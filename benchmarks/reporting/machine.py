@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from string import ascii_lowercase
 
 from reporting.benchmark import options_of, own_rows, tier_of
 from reporting.passes import configuration, way, where_blocks_rest
@@ -76,7 +77,7 @@ def loading_table(results: list[Result]) -> str:
     lines = [g[0] for g in newest(of_kind(results, LOAD), lambda r: tuple(r[f] for f in fields))]
     if not lines:
         return ""
-    limits, runs = Notes("abcdefgh"), Notes()
+    limits, runs = Notes(ascii_lowercase), Notes()
     rows = [
         [
             r["machine"],
@@ -111,7 +112,7 @@ def attention_table(results: list[Result]) -> str:
     ]
     if not lines:
         return ""
-    limits, runs = Notes("abcdefgh"), Notes()
+    limits, runs = Notes(ascii_lowercase), Notes()
     rows = [
         [
             r["machine"],

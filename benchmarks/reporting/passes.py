@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from string import ascii_lowercase
 
 from reporting.results import PASS, PROMPT_PASS, ReportError, Result, newest, of_kind
 from reporting.text import (
@@ -187,7 +188,7 @@ def _below(limits: Notes, runs: Notes) -> str:
 
 
 def _one_table(lines: list[Result], with_machine: bool) -> str:
-    limits, runs = Notes("abcdefgh"), Notes()
+    limits, runs = Notes(ascii_lowercase), Notes()
     rows, keys = [], []
     for line in lines:
         cells = _cells(line, limits, runs)
