@@ -14,22 +14,29 @@
 /// The order of a sum is the same. kWideFrom 0: never.
 namespace zi::dots {
 
-/// How far ahead of its use memory is asked for a line, where weights are used once.
-inline constexpr std::int64_t kAheadElements = 512;
+/// How far ahead of its use memory is asked for a line at least, where weights are used once.
+inline constexpr std::int64_t kAheadBytes = 8192;
+inline constexpr std::int64_t kLineBytes = 64;
+
+/// What memory is asked for while some weight rows are used: as many bytes after them, line by line
+/// in the order in which they lie. Rows side by side would ask for lines of many pages.
+struct Ahead {
+  const std::byte* from = nullptr;  // null: nothing
+  std::int64_t step = 0;            // bytes for each block of columns of one weight row
+};
 /// Packed activations that a second-level cache keeps: all of them then pass by weight rows in the
 /// first one, and else a few at a time by the weight rows of a job.
 inline constexpr std::int64_t kKeptBytes = 256 << 10;
 
 template <typename Simd, int kRows>
 void dots(const std::uint16_t* const (&w)[Simd::kWeightRows], const typename Simd::Packed* a,
-          std::int64_t padded_cols, std::int64_t ahead, std::int64_t outputs, float* y,
-          std::int64_t ld) {
+          std::int64_t padded_cols, Ahead ahead, std::int64_t outputs, float* y, std::int64_t ld) {
   typename Simd::Sum sums[kRows][Simd::kWeightRows] = {};
   const std::int64_t row_elements = padded_cols;
   for (std::int64_t c = 0; c < padded_cols; c += kBlockColumns) {
-    if (ahead != 0) {
-      for (std::int64_t i = 0; i < Simd::kWeightRows; ++i) {
-        __builtin_prefetch(w[i] + c + ahead, 0, 3);
+    if (ahead.from != nullptr) {
+      for (std::int64_t i = 0; i < Simd::kWeightRows; ++i, ahead.from += ahead.step) {
+        __builtin_prefetch(ahead.from, 0, 2);
       }
     }
     Simd::template step<kRows>(sums, w, a, c, row_elements);
@@ -137,7 +144,7 @@ void with_rows(std::int64_t rows, const With& with) {
 /// from `first` on.
 template <typename Simd>
 void multiply_block(const ProductJob& job, const Rows& weights, std::int64_t row,
-                    std::int64_t first, std::int64_t rows, std::int64_t ahead, float* y) {
+                    std::int64_t first, std::int64_t rows, Ahead ahead, float* y) {
   const std::int64_t padded_cols = job.weights->padded_cols;
   const auto* a = reinterpret_cast<const typename Simd::Packed*>(job.packed) + first * padded_cols;
   const std::int64_t left = weights.count - row;
@@ -162,20 +169,25 @@ void multiply_rows(const ProductJob& job, const Rows& weights, bool in_memory, f
   const auto rows_from = [&](std::int64_t first) {
     return job.activations - first < most ? job.activations - first : most;
   };
+  const std::int64_t group = Simd::kWeightRows * weights.stride * 2;  // bytes
+  const std::int64_t distance = group < kAheadBytes ? kAheadBytes : group;
+  const auto ahead_of = [&](std::int64_t row, std::int64_t turn, std::int64_t of) -> Ahead {
+    if (!in_memory) return {};
+    const auto* const at = reinterpret_cast<const std::byte*>(weights.first + row * weights.stride);
+    return {at + distance + group / of * turn, kLineBytes / of};
+  };
   if (streams<Simd>(job.activations, job.weights->padded_cols)) {
-    // While the first activations pass by, memory brings the rows after these; where they are the
-    // only ones, there is time for less.
-    const std::int64_t next = turns > 1 ? Simd::kWeightRows * weights.stride : kAheadElements;
+    // While these weights meet all activations, memory brings the ones after them.
     for (std::int64_t row = 0; row < weights.count; row += Simd::kWeightRows) {
       for (std::int64_t first = 0; first < job.activations; first += most) {
-        const std::int64_t ahead = in_memory && first == 0 ? next : 0;
+        const Ahead ahead = ahead_of(row, first / most, turns);
         multiply_block<Simd>(job, weights, row, first, rows_from(first), ahead, y);
       }
     }
   } else {
     for (std::int64_t first = 0; first < job.activations; first += most) {
-      const std::int64_t ahead = in_memory && first == 0 ? kAheadElements : 0;
       for (std::int64_t row = 0; row < weights.count; row += Simd::kWeightRows) {
+        const Ahead ahead = first == 0 ? ahead_of(row, 0, 1) : Ahead{};
         multiply_block<Simd>(job, weights, row, first, rows_from(first), ahead, y);
       }
     }
@@ -294,7 +306,6 @@ void multiply(const ProductJob& job) {
     return;
   }
   // Rows that are used once are unpacked some at a time, and multiplied from the first cache.
-  constexpr std::int64_t kAheadBytes = 4096;
   const bool once = streams<Simd>(job.activations, weights.padded_cols);
   const std::int64_t step = once ? Simd::kWeightRows : job.count;
   const std::int64_t ahead =
