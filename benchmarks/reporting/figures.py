@@ -9,7 +9,7 @@ from typing import Any
 
 from reporting.benchmark import label_of, own_rows
 from reporting.machine import scaling_label, scaling_rows, tokens_per_second
-from reporting.passes import PASS_TABLES, PassTable, chosen, travel, way, where_blocks_rest
+from reporting.passes import PASS_TABLES, PassTable, chosen, travel, types_of, way, where_blocks_rest
 from reporting.results import PROMPT_PASS, PUBLISHED, Result, of_kind
 from reporting.text import shape
 
@@ -28,7 +28,7 @@ def _tiers(results: list[Result], spec: PassTable) -> Figure | None:
         return None
     groups: dict[str, list] = {}
     for line in bars.values():
-        where = f"{shape(line['model'])}, {where_blocks_rest(line)}"
+        where = f"{shape(line['model'])}{types_of(line)}, {where_blocks_rest(line)}"
         groups.setdefault(line["machine"], []).append(
             {
                 "label": f"{where}, batch {line['batch']}",

@@ -18,6 +18,7 @@ except ImportError as error:
 matplotlib.use("svg")
 from matplotlib import pyplot
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, ScalarFormatter
+from matplotlib.transforms import blended_transform_factory
 
 from reporting.figures import Figure
 from reporting.text import significant
@@ -66,8 +67,8 @@ def _bars(data: Figure) -> Any:
     least = min(min(bar["achieved"], bar["limit"]) for bar in pairs)
     at, places = 0, []
     for group in groups:
-        axes.text(0.005, at + 0.1, group["label"], transform=axes.get_yaxis_transform(),
-                  va="center", fontweight="bold")  # fmt: skip
+        place = blended_transform_factory(figure.transFigure, axes.transData)  # names may be long
+        axes.text(0.01, at + 0.1, group["label"], transform=place, va="center", fontweight="bold")
         for bar in group["bars"]:
             at += 1
             places.append(at)
