@@ -259,6 +259,7 @@ TEST(HttpLimits, ConnectionsThatWereRefusedTakeNoPlace) {
   only.reset();
   const auto begin = std::chrono::steady_clock::now();
   EXPECT_TRUE(wait_until([&] { return serves(server); }));
+  // The server lets go of the refused ones, whose clients do not close, after two seconds.
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds(1500));
 }
 

@@ -45,9 +45,9 @@ InstructionSet best_set() {
     return InstructionSet::kAvx2;
   }
   if ((CpuId(7, 1).eax & 1u << 5) == 0) return InstructionSet::kAvx512;  // AVX512_BF16
-  const CpuId features(7, 0);
-  const bool tiles = (features.edx & 1u << 24) != 0 && (features.edx & 1u << 22) != 0 &&  // AMX
-                     (features.ecx & 1u << 1) != 0;  // AVX512_VBMI, which goes with it
+  const unsigned features = CpuId(7, 0).edx;
+  const bool tiles = (features & 1u << 24) != 0 && (features & 1u << 22) != 0 &&  // AMX_TILE, _BF16
+                     __builtin_cpu_supports("avx512vbmi");
   return tiles && system_allows_tiles() ? InstructionSet::kAmx : InstructionSet::kAvx512Bf16;
 }
 #else

@@ -81,9 +81,11 @@ struct Int4Columns64 {
   static constexpr std::int64_t kScales = 4;
 
   Int4Columns64() {
-    for (__m512i* constant : {&first_, &second_, &shift_, &code_, &place_}) {
-      keep_in_register(*constant);
-    }
+    keep_in_register(first_);
+    keep_in_register(second_);
+    keep_in_register(shift_);
+    keep_in_register(code_);
+    keep_in_register(place_);
   }
 
   void write(const std::byte* codes, const std::byte* scales, std::uint16_t* out) const {

@@ -8,18 +8,17 @@
 namespace zi {
 namespace {
 
-constexpr std::int64_t kPackedColumns = 64;
+inline constexpr std::int64_t kPackedColumns = 64;
 /// Shorter rows are taken thirty-two at a time, two tiles, others sixteen: what memory was asked
 /// for far ahead may have left the second cache by the time of its use.
-constexpr std::int64_t kLongRowBytes = 2048;
+inline constexpr std::int64_t kLongRowBytes = 2048;
 /// Bytes of scratch: sums, and two pieces of two tiles of weights.
-constexpr std::int64_t kPackedRowsScratch = kSumsBytes + 2 * 2 * kTile * kPackedColumns * 2;
+inline constexpr std::int64_t kPackedRowsScratch = kSumsBytes + 2 * 2 * kTile * kPackedColumns * 2;
 
 /// kTiles times sixteen weight rows from `first` on. Pieces of their columns are unpacked to the
-/// first cache, and multiplied while the next ones are unpacked: half of the one between two halves
-/// of the other, since a multiplication takes longer than the instructions around it. Meanwhile
-/// memory is asked for as many rows after these, in the order in which they lie: pieces alone would
-/// ask for lines of many pages.
+/// first cache. The tiles of a piece's two blocks are multiplied after the two halves of the
+/// unpacking of the next piece, and so run beside it. Meanwhile memory is asked for as many rows
+/// after these, in the order in which they lie: pieces alone would ask for lines of many pages.
 template <int kTiles, typename Columns>
 void multiply_packed_rows(const ProductJob& job, std::int64_t first) {
   constexpr std::int64_t kRows = kTiles * kTile;
@@ -77,8 +76,8 @@ void multiply_packed_rows(const ProductJob& job, std::int64_t first) {
   if constexpr (kTiles == 2) put_tile<2>(job.scratch, width, kTile, width, y + kTile, job.ld);
 }
 
-/// All rows of a job but less than sixteen; none where columns are not whole pieces. Returns how
-/// many.
+/// The rows of a job, in whole tiles: fewer than sixteen are left. None where columns are not whole
+/// pieces. Returns how many.
 template <typename Columns>
 std::int64_t multiply_packed(const ProductJob& job) {
   std::int64_t first = 0;

@@ -58,8 +58,8 @@ bool amx_streams(std::int64_t activations, std::int64_t) { return activations <=
 /// A tile of sums, then weights.
 std::size_t amx_scratch_bytes(std::int64_t activations, std::int64_t padded_cols, std::int64_t) {
   const std::int64_t columns = 2 * (activations <= kTile ? kMostPieceColumns : padded_cols);
-  const std::int64_t bytes = kSumsBytes + kTile * columns * 2;
-  return static_cast<std::size_t>(bytes > kPackedRowsScratch ? bytes : kPackedRowsScratch);
+  static_assert(kSumsBytes + kTile * 2 * kMostPieceColumns * 2 >= kPackedRowsScratch);
+  return static_cast<std::size_t>(kSumsBytes + kTile * columns * 2);
 }
 
 /// While a part's pieces are read one after the other, memory brings as many rows after it, or the

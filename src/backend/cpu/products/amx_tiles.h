@@ -33,18 +33,18 @@ inline void tiles_begin(std::int64_t width) {
 }
 inline void tiles_end() { asm volatile("tilerelease"); }
 
-template <int kTile>
+template <int kRegister>
 inline void tile_zero() {
-  asm volatile("tilezero %%tmm%c0" ::"i"(kTile));
+  asm volatile("tilezero %%tmm%c0" ::"i"(kRegister));
 }
-template <int kTile>
+template <int kRegister>
 inline void tile_load(const void* from, std::int64_t stride_bytes) {
-  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride_bytes), "i"(kTile)
+  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride_bytes), "i"(kRegister)
                : "memory");
 }
-template <int kTile>
+template <int kRegister>
 inline void tile_store(void* to, std::int64_t stride_bytes) {
-  asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(stride_bytes), "i"(kTile)
+  asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(stride_bytes), "i"(kRegister)
                : "memory");
 }
 /// sums += weights . activations, pair by pair.

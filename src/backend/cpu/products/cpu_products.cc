@@ -25,8 +25,8 @@ constexpr std::int64_t kJobsOfThread = 4;
 constexpr std::int64_t kAskedBytes = 32 << 10;
 constexpr std::int64_t kLineBytes = 64;
 
-/// Memory brings all of these lines at the same time, while unpacking them would wait for one after
-/// the other.
+/// Memory brings many of these lines at the same time, while unpacking them would wait for one
+/// after the other.
 void ask_for(const std::byte* from, std::int64_t bytes) {
   for (std::int64_t i = 0; i < bytes; i += kLineBytes) __builtin_prefetch(from + i, 0, 2);
 }
@@ -109,12 +109,12 @@ void CpuProducts::run_group(const std::uint16_t* a, std::int64_t rows, const Row
   const std::int64_t height = job_rows(rows, w, weights);
   const std::int64_t jobs_of_block = ceil_div(w.rows_per_block, height);
   const std::size_t scratch = kernels_.scratch_bytes(rows, weights.padded_cols, height);
-  for (Thread& own : threads_) {
+  for (OfThread& own : threads_) {
     own.scratch.reserve(scratch);
     own.next = nullptr;
   }
   const auto multiply = [&](std::int64_t index, int thread) {
-    Thread& own = threads_[static_cast<std::size_t>(thread)];
+    OfThread& own = threads_[static_cast<std::size_t>(thread)];
     const std::int64_t block = index / jobs_of_block;
     const std::int64_t first = index % jobs_of_block * height;
     const std::int64_t count = std::min(height, w.rows_per_block - first);

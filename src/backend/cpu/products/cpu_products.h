@@ -37,11 +37,12 @@ class CpuProducts {
   InstructionSet set_;
   const ProductKernels& kernels_;
   Scratch packed_;
-  struct Thread {
+  struct OfThread {
     Scratch scratch;
-    const std::byte* next = nullptr;  // rows that memory was asked for with the job before
+    const std::byte* next =
+        nullptr;  // the end of its last job, which asked memory for what follows
   };
-  std::vector<Thread> threads_;
+  std::vector<OfThread> threads_;
 };
 
 }  // namespace zi

@@ -17,6 +17,7 @@ namespace zi::dots {
 /// How far ahead of its use memory is asked for a line at least, where weights are used once.
 inline constexpr std::int64_t kAheadBytes = 8192;
 inline constexpr std::int64_t kLineBytes = 64;
+inline constexpr std::int64_t kAskingTurns = 4;
 
 /// What memory is asked for while some weight rows are used: as many bytes after them, line by line
 /// in the order in which they lie. Rows side by side would ask for lines of many pages.
@@ -24,6 +25,7 @@ struct Ahead {
   const std::byte* from = nullptr;  // null: nothing
   std::int64_t step = 0;            // bytes for each block of columns of one weight row
 };
+
 /// Packed activations that a second-level cache keeps: all of them then pass by weight rows in the
 /// first one, and else a few at a time by the weight rows of a job.
 inline constexpr std::int64_t kKeptBytes = 256 << 10;
@@ -171,23 +173,25 @@ void multiply_rows(const ProductJob& job, const Rows& weights, bool in_memory, f
   };
   const std::int64_t group = Simd::kWeightRows * weights.stride * 2;  // bytes
   const std::int64_t distance = group < kAheadBytes ? kAheadBytes : group;
+  /// A share of what is asked for with these weight rows, in one of the first `of` turns.
   const auto ahead_of = [&](std::int64_t row, std::int64_t turn, std::int64_t of) -> Ahead {
-    if (!in_memory) return {};
+    if (!in_memory || turn >= of) return {};
     const auto* const at = reinterpret_cast<const std::byte*>(weights.first + row * weights.stride);
-    return {at + distance + group / of * turn, kLineBytes / of};
+    return {at + distance + group / of * turn, (kLineBytes + of - 1) / of};
   };
   if (streams<Simd>(job.activations, job.weights->padded_cols)) {
-    // While these weights meet all activations, memory brings the ones after them.
+    // While these weights meet activations, memory brings the ones after them.
+    const std::int64_t asking = turns < kAskingTurns ? turns : kAskingTurns;
     for (std::int64_t row = 0; row < weights.count; row += Simd::kWeightRows) {
       for (std::int64_t first = 0; first < job.activations; first += most) {
-        const Ahead ahead = ahead_of(row, first / most, turns);
+        const Ahead ahead = ahead_of(row, first / most, asking);
         multiply_block<Simd>(job, weights, row, first, rows_from(first), ahead, y);
       }
     }
   } else {
     for (std::int64_t first = 0; first < job.activations; first += most) {
       for (std::int64_t row = 0; row < weights.count; row += Simd::kWeightRows) {
-        const Ahead ahead = first == 0 ? ahead_of(row, 0, 1) : Ahead{};
+        const Ahead ahead = ahead_of(row, first / most, 1);
         multiply_block<Simd>(job, weights, row, first, rows_from(first), ahead, y);
       }
     }
