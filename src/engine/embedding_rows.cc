@@ -43,8 +43,7 @@ std::int64_t EmbeddingRows::most_indices(const Shape& s) {
 
 EmbeddingRows::EmbeddingRows(Device& device, Ops& ops, const Ways& ways, const MemoryPlan& plan,
                              const ModelConfig& config, int rank, const std::byte* shard)
-    : device_(&device),
-      ops_(&ops),
+    : ops_(&ops),
       ways_(ways),
       peers_room_(plan.product_exchange),
       shape_(shape_of(plan, config)),

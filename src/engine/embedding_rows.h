@@ -76,7 +76,6 @@ class EmbeddingRows {
   /// Sends what is packed.
   void exchange(const Round& round, Stream& compute);
 
-  Device* device_;
   Ops* ops_;
   Ways ways_;
   RowExchange::Room peers_room_;
