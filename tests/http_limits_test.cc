@@ -163,8 +163,9 @@ TEST(HttpLimits, BodiesOfAllRequestsTogetherAreBounded) {
   // that is let in.
   ASSERT_TRUE(wait_until([&] {
     HttpClient second(server.port());
-    second.send("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
-                "Content-Length: 1000\r\n\r\n");
+    second.send(
+        "POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+        "Content-Length: 1000\r\n\r\n");
     return second.read_response().status == 503;
   }));
   for (const std::string& request :

@@ -4,6 +4,8 @@
 
 #include <string>
 
+#include "zero_infer/error.h"
+
 namespace zi {
 namespace {
 
@@ -37,6 +39,35 @@ TEST(ConsoleSink, HandsOnTheTextAsItIsWhereThereIsNoTerminal) {
   EXPECT_EQ(printed(false, false),
             "[prompt 0, rank 0] " + kPrompt + kAnswer + "  (2 tokens, eos)\n");
   EXPECT_NE(printed(false, true).find(kPrompt), std::string::npos);
+}
+
+TEST(OutputEvents, SurviveTheTripBetweenRanks) {
+  std::string bytes;
+  append_event(bytes, {OutputEvent::Kind::kStarted, 7, 2, "a prompt"});
+  append_event(bytes, {OutputEvent::Kind::kFailed, 8, 0, ""});
+  const std::vector<OutputEvent> back = read_events(bytes);
+  ASSERT_EQ(back.size(), 2u);
+  EXPECT_EQ(back[0].kind, OutputEvent::Kind::kStarted);
+  EXPECT_EQ(back[0].index, 7u);
+  EXPECT_EQ(back[0].rank, 2);
+  EXPECT_EQ(back[0].body, "a prompt");
+  EXPECT_EQ(back[1].kind, OutputEvent::Kind::kFailed);
+}
+
+TEST(OutputEvents, RefuseDamagedBytes) {
+  std::string bytes;
+  append_event(bytes, {OutputEvent::Kind::kDelta, 7, 2, "text"});
+  for (std::size_t length = 1; length < bytes.size(); ++length) {
+    EXPECT_THROW(read_events(bytes.substr(0, length)), Error) << length;
+  }
+  std::string other;
+  append_event(other, {OutputEvent::Kind::kFinished, 7, 2, "text"});
+  std::size_t kind = 0;
+  while (bytes.at(kind) == other.at(kind)) ++kind;
+  for (const char byte : {'\x04', '\xff'}) {
+    bytes.at(kind) = byte;
+    EXPECT_THROW(read_events(bytes), Error);
+  }
 }
 
 }  // namespace

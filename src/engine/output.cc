@@ -54,6 +54,9 @@ std::vector<OutputEvent> read_events(std::string_view bytes) {
     std::memcpy(&header, bytes.data(), sizeof(header));
     bytes.remove_prefix(sizeof(header));
     if (bytes.size() < header.bytes) throw Error("an output event is cut off");
+    if (header.kind < 0 || header.kind > static_cast<std::int32_t>(OutputEvent::Kind::kFailed)) {
+      throw Error(fmt::format("an output event is of no known kind ({})", header.kind));
+    }
     events.push_back({static_cast<OutputEvent::Kind>(header.kind), header.index, header.rank,
                       std::string(bytes.substr(0, header.bytes))});
     bytes.remove_prefix(header.bytes);

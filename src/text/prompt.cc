@@ -18,7 +18,7 @@ std::string Prompt::serialize() const {
   out.put(text_ids);
   own.write(out);
   out.put(stream);
-  out.put(static_cast<char>(no_special_tokens));
+  out.put(no_special_tokens);
   out.put(chat_hash);
   out.put(where);
   return out.take();
@@ -36,7 +36,7 @@ Prompt Prompt::deserialize(std::string_view bytes) {
   prompt.text_ids = in.optional(ids);
   prompt.own = OwnSettings::read(in);
   prompt.stream = in.get<bool>();
-  prompt.no_special_tokens = in.get<char>() != 0;
+  prompt.no_special_tokens = in.get<bool>();
   prompt.chat_hash = in.text();
   prompt.where = in.text();
   in.finish();

@@ -33,7 +33,7 @@ class WireWriter {
   }
   template <typename T>
   void put(const std::optional<T>& value) {
-    put(static_cast<char>(value.has_value()));
+    put(value.has_value());
     if (value) put(*value);
   }
   std::string take() { return std::move(bytes_); }
@@ -52,9 +52,15 @@ class WireReader {
 
   template <typename T>
   requires std::is_arithmetic_v<T> T get() {
-    T value;
-    std::memcpy(&value, cut(sizeof(T)).data(), sizeof(T));
-    return value;
+    if constexpr (std::is_same_v<T, bool>) {
+      const auto byte = get<unsigned char>();
+      if (byte > 1) fail();  // as a bool it would be undefined
+      return byte == 1;
+    } else {
+      T value;
+      std::memcpy(&value, cut(sizeof(T)).data(), sizeof(T));
+      return value;
+    }
   }
   std::string text() { return std::string(cut(get<std::uint64_t>())); }
   /// `read` gives one value.
@@ -69,9 +75,7 @@ class WireReader {
   }
   template <typename Read>
   auto optional(Read read) -> std::optional<decltype(read())> {
-    const char has = get<char>();
-    if (has != 0 && has != 1) fail();
-    if (has == 0) return std::nullopt;
+    if (!get<bool>()) return std::nullopt;
     return read();
   }
   void finish() const {

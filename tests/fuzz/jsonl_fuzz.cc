@@ -1,6 +1,6 @@
 // Any bytes as a line of a prompt file: refused with a reason, or a prompt that keeps its promises
-// and survives the trip between ranks. The same bytes as such a message must be refused or read,
-// never crash.
+// and survives the trip between ranks. The same bytes as a message of each kind must be refused or
+// read, never crash.
 
 #include <cstdint>
 #include <cstdlib>
@@ -45,6 +45,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }
   try {
     zi::Result::deserialize(bytes);
+  } catch (const zi::Error&) {
+  }
+  try {
+    zi::Delta::deserialize(bytes);
   } catch (const zi::Error&) {
   }
   return 0;
