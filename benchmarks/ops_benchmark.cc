@@ -39,13 +39,26 @@ struct Bench {
 };
 
 DType dtype_of(std::int64_t index) { return static_cast<DType>(index); }
+
+/// Our own, and what is common in checkpoints of other programs: AWQ and asymmetric GPTQ, symmetric
+/// GPTQ, int8 with a scale a row, float8 with a scale a block.
+constexpr WeightFormat kPackedFormats[] = {
+    kInt8Weights,
+    kInt4Weights,
+    {WeightFormat::Kind::kInt4, ScaleType::kFloat16, 128, true},
+    {WeightFormat::Kind::kInt4, ScaleType::kFloat16, 128},
+    {WeightFormat::Kind::kInt8, ScaleType::kBFloat16, 0},
+    {WeightFormat::Kind::kFloat8, ScaleType::kFloat32, 128},
+};
+constexpr std::int64_t kFirstPacked = 16;  // of arguments; those below are a DType
+
 WeightFormat format_of(std::int64_t index) {
-  if (index == 8) return kInt8Weights;
-  return index == 4 ? kInt4Weights : WeightFormat(dtype_of(index));
+  return index < kFirstPacked ? WeightFormat(dtype_of(index))
+                              : kPackedFormats[index - kFirstPacked];
 }
 
-/// Arguments: rows, cols (K), output rows (N), type of activations, weights: a DType, or 8 and 4 of
-/// packed ones.
+/// Arguments: rows, cols (K), output rows (N), type of activations, weights: a DType, or from
+/// kFirstPacked on a packed format.
 void Matmul(benchmark::State& state) {
   Bench& bench = Bench::get();
   const std::int64_t rows = state.range(0);
@@ -64,6 +77,7 @@ void Matmul(benchmark::State& state) {
     bench.ops->matmul(a.data(), a_dtype, rows, w, y.as<float>(), *bench.stream);
     bench.stream->synchronize();
   }
+  state.SetLabel(name_of(w.format));
   state.SetBytesProcessed(state.iterations() * static_cast<std::int64_t>(w.bytes()));
   state.counters["flops"] = benchmark::Counter(2.0 * static_cast<double>(rows * w.rows * w.cols),
                                                benchmark::Counter::kIsIterationInvariantRate);
@@ -130,9 +144,9 @@ void bloom_560m_shapes(benchmark::internal::Benchmark* bench) {
   }
   bench->Args({1, 1024, 250880, bf16, bf16});
   for (const std::int64_t rows : {1, 16, 512}) {
-    for (const std::int64_t packed : {8, 4}) {
-      bench->Args({rows, 1024, 4096, bf16, packed});
-      bench->Args({rows, 4096, 1024, bf16, packed});
+    for (std::int64_t packed = 0; packed < std::ssize(kPackedFormats); ++packed) {
+      bench->Args({rows, 1024, 4096, bf16, kFirstPacked + packed});
+      bench->Args({rows, 4096, 1024, bf16, kFirstPacked + packed});
     }
   }
   const auto f32 = static_cast<std::int64_t>(DType::kFloat32);

@@ -26,8 +26,11 @@ using Kind = WeightFormat::Kind;
 constexpr WeightFormat kFormats[] = {DType::kBFloat16,
                                      kInt8Weights,
                                      kInt4Weights,
-                                     {Kind::kInt4, ScaleType::kFloat16, 64},
-                                     {Kind::kInt8, ScaleType::kBFloat16, 0}};
+                                     {Kind::kInt4, ScaleType::kFloat16, 128, true},
+                                     {Kind::kInt4, ScaleType::kFloat16, 32},
+                                     {Kind::kInt8, ScaleType::kBFloat16, 0},
+                                     {Kind::kInt8, ScaleType::kFloat16, 64, true},
+                                     {Kind::kFloat8, ScaleType::kFloat32, 128}};
 
 /// Bytes that end where memory ends: the next page cannot be read.
 class BytesAtTheEnd {
@@ -126,7 +129,7 @@ TEST_P(CpuProductsTest, OfOddShapesMatchTheReferenceAndReadNothingBeyondTheirOpe
         const auto w_bytes = weights(outputs, cols, format);
         const BytesAtTheEnd w_data(w_bytes);
         const RowBlockMatrix w = matrix(w_data.data(), outputs, cols, format);
-        for (const std::int64_t rows : {1, 2, 5, 15, 16, 17, 40}) {
+        for (const std::int64_t rows : {1, 5, 16, 17, 40}) {
           SCOPED_TRACE(fmt::format("{}: ({}, {}) x {} rows", name_of(format), outputs, cols, rows));
           const auto a = as_bfloat16(floats(rows * cols));
           const BytesAtTheEnd a_data(a);
@@ -188,7 +191,14 @@ TEST_P(CpuProductsTest, OfPackedWeightsAreThoseOfTheirValuesBitForBit) {
       SCOPED_TRACE(fmt::format("{}, {} columns", name_of(format), cols));
       // Jobs of several groups of tiles, or of one.
       const std::int64_t outputs = cols == 1024 ? 630 : 86;
-      const auto packed = weights(outputs, cols, format);
+      auto packed = weights(outputs, cols, format);
+      if (format.kind == Kind::kFloat8) {
+        // In a tile of ordinary rows, one of zeros and of 2^-6 under a scale near the largest.
+        std::byte* const row = packed.data() + 7 * format.row_bytes(cols);
+        for (std::int64_t i = 0; i < cols; ++i) row[i] = i % 2 == 0 ? std::byte{0} : std::byte{8};
+        const float huge = 0x1p121f;
+        std::memcpy(row + format.scales_at(cols), &huge, sizeof huge);
+      }
       std::vector<std::byte> values(static_cast<std::size_t>(outputs * cols) * 2);
       unpack_rows(packed.data(), outputs, cols, format, DType::kBFloat16, values.data());
       const auto a = as_bfloat16(floats(kRows * cols));

@@ -5,9 +5,9 @@
 #include <limits>
 #include <vector>
 
+#include "base/instruction_set.h"
 #include "packing/pack_rows.h"
 #include "packing/packed_row.h"
-#include "packing/unpack_part.h"
 #include "packing/unpack_rows.h"
 #include "packing/valid_rows.h"
 #include "zero_infer/error.h"
@@ -340,45 +340,6 @@ TEST(Int4Weights, AreBFloat16sExactly) {
   unpack_rows(packed.data(), 1, 1024, kInt4Weights, DType::kFloat32, exact.data());
   unpack_rows(packed.data(), 1, 1024, kInt4Weights, DType::kBFloat16, narrow.data());
   for (std::size_t i = 0; i < exact.size(); ++i) EXPECT_EQ(bfloat16_to_float(narrow[i]), exact[i]);
-}
-
-TEST(UnpackPart, WritesTheSameBitsWithEveryInstructionSetForEachCodeAndScale) {
-  // A row for each byte of a scale that rows have, with each code in turn, in an odd place.
-  for (const WeightFormat& format : {kInt8Weights, kInt4Weights}) {
-    const bool int4 = format.kind == WeightFormat::Kind::kInt4;
-    constexpr std::int64_t kCols = 32 * 9 + 21;
-    const PackedRow row(format, kCols);
-    std::vector<std::byte> packed;
-    for (int scale = 0; scale < 256; ++scale) {
-      if (scale % 128 < kLeastFloat8) continue;
-      std::vector<std::byte> bytes(row.bytes, static_cast<std::byte>(scale));
-      for (std::size_t i = 0; i < row.scales_at; ++i) {
-        const auto code = static_cast<int>(i) + scale;  // all bytes within a row of int8
-        bytes[i] = static_cast<std::byte>(int4 ? code % 16 * 16 + (code / 16 + scale) % 16 : code);
-      }
-      if (int4) bytes[row.scales_at + 1] = static_cast<std::byte>(kLeastFloat8);  // not all alike
-      packed.insert(packed.end(), bytes.begin(), bytes.end());
-    }
-    const auto rows = static_cast<std::int64_t>(packed.size() / row.bytes);
-    for (const auto& [first, columns] : {std::pair<std::int64_t, std::int64_t>{0, kCols},
-                                         {32, 128},
-                                         {160, 5},
-                                         {256, kCols - 256}}) {
-      const PackedPart part{packed.data(), rows, first, columns};
-      const std::int64_t stride = columns + 3;
-      const auto run = [&](InstructionSet set) {
-        std::vector<std::uint16_t> out(static_cast<std::size_t>(rows * stride), 0xabcd);
-        unpack_part(format, set)(row, part, out.data(), stride);
-        return out;
-      };
-      const auto want = run(InstructionSet::kBaseline);
-      EXPECT_EQ(want[static_cast<std::size_t>(columns)], 0xabcd) << "written beyond the columns";
-      for (int set = 1; set <= static_cast<int>(instruction_set()); ++set) {
-        EXPECT_EQ(run(static_cast<InstructionSet>(set)), want)
-            << name_of(format) << " with " << name_of(static_cast<InstructionSet>(set));
-      }
-    }
-  }
 }
 
 TEST(InstructionSets, AreLimitedByNameAndUnknownNamesAreRefused) {

@@ -88,23 +88,40 @@ struct Int4Columns64 {
     keep_in_register(place_);
   }
 
+  /// Of kInt4Weights.
   void write(const std::byte* codes, const std::byte* scales, std::uint16_t* out) const {
-    const __m512i blocks =
-        _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)));
-    write_block(_mm512_permutexvar_epi64(first_, blocks), scales, out);
-    write_block(_mm512_permutexvar_epi64(second_, blocks), scales + 2, out + 32);
+    const __m512i blocks = read(codes);
+    write_block(
+        _mm512_permutexvar_epi64(first_, blocks),
+        tables(values_.of[static_cast<int>(scales[0])], values_.of[static_cast<int>(scales[1])]),
+        out);
+    write_block(
+        _mm512_permutexvar_epi64(second_, blocks),
+        tables(values_.of[static_cast<int>(scales[2])], values_.of[static_cast<int>(scales[3])]),
+        out + 32);
+  }
+  /// Of the sixteen values of each block.
+  void write(const std::byte* codes, const std::uint16_t* values, const std::uint16_t* others,
+             std::uint16_t* out) const {
+    const __m512i blocks = read(codes);
+    write_block(_mm512_permutexvar_epi64(first_, blocks), tables(values, values), out);
+    write_block(_mm512_permutexvar_epi64(second_, blocks), tables(others, others), out + 32);
   }
 
  private:
+  static __m512i read(const std::byte* codes) {
+    return _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)));
+  }
+  static __m512i tables(const std::uint16_t* first, const std::uint16_t* other) {
+    return _mm512_inserti64x4(
+        _mm512_castsi256_si512(_mm256_load_si256(reinterpret_cast<const __m256i*>(first))),
+        _mm256_load_si256(reinterpret_cast<const __m256i*>(other)), 1);
+  }
   /// `words`: the block's first half for four lanes of eight bytes, its second half for four.
-  void write_block(__m512i words, const std::byte* scales, std::uint16_t* out) const {
+  void write_block(__m512i words, __m512i values, std::uint16_t* out) const {
     const __m512i shifted = _mm512_multishift_epi64_epi8(shift_, words);
     const __m512i index = _mm512_ternarylogic_epi32(shifted, code_, place_, 0xea);  // and, or
-    const auto* first = reinterpret_cast<const __m256i*>(values_.of[static_cast<int>(scales[0])]);
-    const auto* other = reinterpret_cast<const __m256i*>(values_.of[static_cast<int>(scales[1])]);
-    const __m512i table = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_load_si256(first)),
-                                             _mm256_load_si256(other), 1);
-    _mm512_storeu_si512(out, _mm512_permutexvar_epi8(index, table));
+    _mm512_storeu_si512(out, _mm512_permutexvar_epi8(index, values));
   }
 
   const Int4Values& values_ = int4_values();

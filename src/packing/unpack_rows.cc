@@ -128,12 +128,20 @@ constexpr Unpacks unpacks_of(Kind kind) {
 
 UnpackPart unpack_part(const WeightFormat& format, InstructionSet set) {
 #if defined(__x86_64__)
-  if (format == kInt4Weights && set >= InstructionSet::kAvx2) {
-    return set >= InstructionSet::kAvx512 ? unpack_int4_avx512 : unpack_int4_avx2;
-  }
-  if (format == kInt8Weights && set >= InstructionSet::kAvx2) {
-    if (set >= InstructionSet::kAvx512Bf16) return unpack_int8_avx512_bf16;
-    return set == InstructionSet::kAvx512 ? unpack_int8_avx512 : unpack_int8_avx2;
+  if (set >= InstructionSet::kAvx2) {
+    if (format == kInt4Weights) {
+      return set >= InstructionSet::kAvx512 ? unpack_int4_avx512 : unpack_int4_avx2;
+    }
+    if (format == kInt8Weights) {
+      if (set >= InstructionSet::kAvx512Bf16) return unpack_int8_avx512_bf16;
+      return set == InstructionSet::kAvx512 ? unpack_int8_avx512 : unpack_int8_avx2;
+    }
+    const GroupUnpacks& groups = set >= InstructionSet::kAvx512Bf16 ? kAvx512Bf16Groups
+                                 : set == InstructionSet::kAvx512   ? kAvx512Groups
+                                                                    : kAvx2Groups;
+    if (format.kind == Kind::kInt4) return groups.int4;
+    if (format.kind == Kind::kFloat8) return groups.float8;
+    return format.zeros ? groups.int8_with_zeros : groups.int8;
   }
 #endif
   static_cast<void>(set);  // of other processors there is one

@@ -16,6 +16,17 @@ void unpack_int8_avx512(const PackedRow&, const PackedPart&, std::uint16_t* out,
 void unpack_int8_avx512_bf16(const PackedRow&, const PackedPart&, std::uint16_t* out,
                              std::int64_t stride);
 
+/// UnpackPart of every other format, by its kind of codes.
+struct GroupUnpacks {
+  UnpackPart int8;
+  UnpackPart int8_with_zeros;
+  UnpackPart int4;
+  UnpackPart float8;
+};
+extern const GroupUnpacks kAvx2Groups;
+extern const GroupUnpacks kAvx512Groups;
+extern const GroupUnpacks kAvx512Bf16Groups;
+
 /// Every value of an int4 weight: the bfloat16s of codes 0 to 15 under each byte of a scale.
 struct Int4Values {
   alignas(64) std::uint16_t of[256][16];

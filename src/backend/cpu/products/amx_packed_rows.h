@@ -1,14 +1,14 @@
 #pragma once
 
+#include "backend/cpu/products/amx_row_formats.h"
 #include "backend/cpu/products/amx_tiles.h"
 #include "backend/cpu/products/product_kernels.h"
 
 /// Products of packed weight rows with a panel of up to sixteen rows of activations, for files that
-/// are compiled for AMX. `Columns` makes bfloat16s of sixty-four columns of a row at a time.
+/// are compiled for AMX.
 namespace zi {
 namespace {
 
-inline constexpr std::int64_t kPackedColumns = 64;
 /// Shorter rows are taken thirty-two at a time, two tiles, others sixteen: what memory was asked
 /// for far ahead may have left the second cache by the time of its use.
 inline constexpr std::int64_t kLongRowBytes = 2048;
@@ -19,31 +19,28 @@ inline constexpr std::int64_t kPackedRowsScratch = kSumsBytes + 2 * 2 * kTile * 
 /// first cache. The tiles of a piece's two blocks are multiplied after the two halves of the
 /// unpacking of the next piece, and so run beside it. Meanwhile memory is asked for as many rows
 /// after these, in the order in which they lie: pieces alone would ask for lines of many pages.
-template <int kTiles, typename Columns>
+template <int kTiles, typename Format>
 void multiply_packed_rows(const ProductJob& job, std::int64_t first) {
   constexpr std::int64_t kRows = kTiles * kTile;
   constexpr std::int64_t kStride = kPackedColumns * 2;
-  constexpr std::int64_t kPieceBytes = Columns::kCodeBytes + Columns::kScales;
   static_assert(kPackedColumns == 2 * kBlockColumns);
-  const Columns columns;
   const std::int64_t width = job.activations;
   const std::int64_t row_bytes = job.weights->row_bytes;
+  const std::int64_t piece_bytes = Format::bytes(*job.weights);
   const std::byte* codes = job.rows + first * row_bytes;
-  const std::byte* scales = codes + job.weights->packed_row->scales_at;
+  typename Format::template Rows<kRows> rows(*job.weights, codes);
   const std::byte* ahead = codes + kRows * row_bytes;
   const std::byte* panel = job.packed;
   std::byte* unpacked = job.scratch + kSumsBytes;
   std::byte* before = unpacked + kRows * kStride;
   const auto unpack = [&](std::int64_t from) {
     const std::byte* code = codes + from * row_bytes;
-    const std::byte* scale = scales + from * row_bytes;
     auto* out = reinterpret_cast<std::uint16_t*>(unpacked + from * kStride);
     for (std::int64_t r = 0; r < kRows / 2; ++r) {
       __builtin_prefetch(ahead, 0, 2);
-      columns.write(code, scale, out);
-      ahead += kPieceBytes;
+      rows.write(code, from + r, out);
+      ahead += piece_bytes;
       code += row_bytes;
-      scale += row_bytes;
       out += kPackedColumns;
     }
   };
@@ -66,8 +63,8 @@ void multiply_packed_rows(const ProductJob& job, std::int64_t first) {
     std::byte* const next = before;
     before = unpacked;
     unpacked = next;
-    codes += Columns::kCodeBytes;
-    scales += Columns::kScales;
+    codes += Format::kCodeBytes;
+    rows.next();
   }
   multiply(0);
   multiply(1);
@@ -78,17 +75,17 @@ void multiply_packed_rows(const ProductJob& job, std::int64_t first) {
 
 /// The rows of a job, in whole tiles: fewer than sixteen are left. None where columns are not whole
 /// pieces. Returns how many.
-template <typename Columns>
+template <typename Format>
 std::int64_t multiply_packed(const ProductJob& job) {
   std::int64_t first = 0;
-  if (job.weights->cols % kPackedColumns != 0) return first;
+  if (job.weights->cols % kPackedColumns != 0 || !Format::takes(*job.weights)) return first;
   if (job.weights->row_bytes < kLongRowBytes) {
     for (; job.count - first >= 2 * kTile; first += 2 * kTile) {
-      multiply_packed_rows<2, Columns>(job, first);
+      multiply_packed_rows<2, Format>(job, first);
     }
   }
   for (; job.count - first >= kTile; first += kTile) {
-    multiply_packed_rows<1, Columns>(job, first);
+    multiply_packed_rows<1, Format>(job, first);
   }
   return first;
 }

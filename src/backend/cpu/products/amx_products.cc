@@ -1,6 +1,5 @@
 #if defined(__x86_64__)
 #include "backend/cpu/products/amx_packed_rows.h"
-#include "packing/unpack_avx512_vbmi.h"
 
 /// Products of tiles: sixteen weight rows of a block of columns, as they lie, times as many rows of
 /// activations, packed in panels of pairs of columns:
@@ -128,8 +127,25 @@ void multiply_few_rows(const ProductJob& job, std::int64_t first, std::int64_t c
 void multiply_few(const ProductJob& job) {
   const WeightReader& weights = *job.weights;
   std::int64_t first = 0;
-  if (weights.packing == WeightReader::Packing::kInt8) first = multiply_packed<Int8Columns64>(job);
-  if (weights.packing == WeightReader::Packing::kInt4) first = multiply_packed<Int4Columns64>(job);
+  switch (weights.packing) {
+    case WeightReader::Packing::kInt8:
+      first = multiply_packed<OwnFormat<Int8Columns64>>(job);
+      break;
+    case WeightReader::Packing::kInt4:
+      first = multiply_packed<OwnFormat<Int4Columns64>>(job);
+      break;
+    case WeightReader::Packing::kOtherInt4:
+      first = multiply_packed<Int4Format>(job);
+      break;
+    case WeightReader::Packing::kOtherInt8:
+      first = multiply_packed<ByteFormat<Int8CodesAvx512<true>>>(job);
+      break;
+    case WeightReader::Packing::kOtherFloat8:
+      first = multiply_packed<ByteFormat<Float8CodesAvx512>>(job);
+      break;
+    case WeightReader::Packing::kNone:
+      break;
+  }
   if (2 * kTile * weights.row_bytes <= kAheadBytes || weights.in_place) {
     for (; job.count - first >= 2 * kTile; first += 2 * kTile) {
       multiply_few_rows<true>(job, first, 2 * kTile);

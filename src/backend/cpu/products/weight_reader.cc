@@ -6,6 +6,25 @@
 #include "zero_infer/bytes.h"
 
 namespace zi {
+namespace {
+
+WeightReader::Packing packing_of(const WeightFormat& format) {
+  if (format == kInt8Weights) return WeightReader::Packing::kInt8;
+  if (format == kInt4Weights) return WeightReader::Packing::kInt4;
+  switch (format.kind) {
+    case WeightFormat::Kind::kInt8:
+      return WeightReader::Packing::kOtherInt8;
+    case WeightFormat::Kind::kInt4:
+      return WeightReader::Packing::kOtherInt4;
+    case WeightFormat::Kind::kFloat8:
+      return WeightReader::Packing::kOtherFloat8;
+    case WeightFormat::Kind::kElements:
+      break;
+  }
+  return WeightReader::Packing::kNone;
+}
+
+}  // namespace
 
 WeightReader::WeightReader(const RowBlockMatrix& w, InstructionSet set)
     : cols(w.cols),
@@ -16,9 +35,7 @@ WeightReader::WeightReader(const RowBlockMatrix& w, InstructionSet set)
                         : kInt4PieceColumns),
       piece_bytes(row_bytes * piece_columns / std::max(w.cols, piece_columns)),
       in_place(!w.format.packed() && w.cols % kBlockColumns == 0),
-      packing(w.format == kInt8Weights   ? Packing::kInt8
-              : w.format == kInt4Weights ? Packing::kInt4
-                                         : Packing::kOther) {
+      packing(packing_of(w.format)) {
   if (!w.format.packed()) return;
   packed_row = &packed_.emplace(w.format, w.cols);
   unpack_ = unpack_part(w.format, set);
