@@ -393,11 +393,12 @@ std::int64_t elements_of(const ModelSpec& spec, bool tied) {
 }
 
 TEST(ShippedShapes, HaveTheParametersOfTheirModelCards) {
-  const std::map<std::string, std::int64_t> parameters = {{"llama-3.1-8b", 8'030'261'248},
-                                                          {"llama-3.1-70b", 70'553'706'496},
-                                                          {"llama-3.1-405b", 405'853'388'800},
-                                                          {"mistral-7b", 7'248'023'552},
-                                                          {"qwen3-32b", 32'762'123'264}};
+  const std::map<std::string, std::int64_t> parameters = {
+      {"llama-3.1-8b", 8'030'261'248},       {"llama-3.1-70b", 70'553'706'496},
+      {"llama-3.1-405b", 405'853'388'800},   {"mistral-7b", 7'248'023'552},
+      {"qwen2.5-1.5b", 1'543'714'304},       {"qwen2.5-1.5b-awq", 1'543'714'304},
+      {"qwen2.5-1.5b-fp8", 1'543'714'304},   {"qwen2.5-1.5b-gptq-int4", 1'543'714'304},
+      {"qwen2.5-1.5b-w8a16", 1'543'714'304}, {"qwen3-32b", 32'762'123'264}};
   for (const auto& [name, count] : parameters) {
     const auto c = ModelConfig::load(std::string(ZI_SOURCE_DIR "/config/models/") + name);
     EXPECT_EQ(elements_of(make_model(c, !c.tied_head)->spec(), c.tied_head), count) << name;

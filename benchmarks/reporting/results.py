@@ -157,7 +157,7 @@ def _name_weights(fields: dict[str, Any]) -> None:
     packed = {
         part: fields[key]
         for part, key in (("weights", "weight_format"), ("head", "head_format"))
-        if str(fields.get(key, "")).startswith(("int8", "int4"))
+        if str(fields.get(key, "")).startswith(("int8", "int4", "float8"))
     }
     if packed and isinstance(fields.get("dtype"), str):
         fields["dtype"] += "".join(f", {part} {name}" for part, name in packed.items())

@@ -58,12 +58,12 @@ class GroupScales {
   float scale[kRows];
   float zero[kRows];
 
-  /// Whether no value of a code is near a subnormal or an infinite float.
+  /// Whether no value of a code but zero is near a subnormal or an infinite float.
   bool ordinary(std::int64_t rows) const {
     bool all = true;
     for (std::int64_t r = 0; r < rows; ++r) {
       const float size = scale[r] < 0 ? -scale[r] : scale[r];
-      all = all && size > 0x1p-100f && size < 0x1p100f;
+      all = all && (size == 0 || (size > 0x1p-100f && size < 0x1p100f));
     }
     return all;
   }
