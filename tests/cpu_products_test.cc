@@ -124,8 +124,8 @@ std::size_t bytes_of(const std::vector<float>& values) { return values.size() * 
 
 TEST_P(CpuProductsTest, OfOddShapesMatchTheReferenceAndReadNothingBeyondTheirOperands) {
   for (const WeightFormat& format : kFormats) {
-    for (const std::int64_t cols : {1, 15, 31, 32, 33, 64, 127, 128, 160, 427, 1056}) {
-      for (const std::int64_t outputs : {1, 3, 16, 17, 33, 50}) {
+    for (const std::int64_t cols : {1, 15, 32, 33, 64, 128, 160, 427, 1056}) {
+      for (const std::int64_t outputs : {1, 3, 16, 33, 50}) {
         const auto w_bytes = weights(outputs, cols, format);
         const BytesAtTheEnd w_data(w_bytes);
         const RowBlockMatrix w = matrix(w_data.data(), outputs, cols, format);
@@ -185,7 +185,7 @@ TEST_P(CpuProductsTest, HaveTheSameBitsForAnyNumberOfRowsAnyCutAndAnyThreads) {
 }
 
 TEST_P(CpuProductsTest, OfPackedWeightsAreThoseOfTheirValuesBitForBit) {
-  constexpr std::int64_t kRows = 35;
+  constexpr std::int64_t kMostRows = 35;
   for (const WeightFormat& format : std::span(kFormats).subspan(1)) {
     for (const std::int64_t cols : {1, 48, 192, 427, 1024, 4096}) {
       SCOPED_TRACE(fmt::format("{}, {} columns", name_of(format), cols));
@@ -201,8 +201,8 @@ TEST_P(CpuProductsTest, OfPackedWeightsAreThoseOfTheirValuesBitForBit) {
       }
       std::vector<std::byte> values(static_cast<std::size_t>(outputs * cols) * 2);
       unpack_rows(packed.data(), outputs, cols, format, DType::kBFloat16, values.data());
-      const auto a = as_bfloat16(floats(kRows * cols));
-      for (const std::int64_t rows : {std::int64_t{1}, std::int64_t{16}, kRows}) {
+      const auto a = as_bfloat16(floats(kMostRows * cols));
+      for (const std::int64_t rows : {1, 2, 3, 5, 6, 16, 35}) {
         const auto got = multiply(a.data(), rows, matrix(packed.data(), outputs, cols, format));
         const auto want =
             multiply(a.data(), rows, matrix(values.data(), outputs, cols, DType::kBFloat16));

@@ -4,7 +4,8 @@
 
 #include "packing/unpack_groups.h"
 
-/// For files that are compiled for AVX-512.
+/// Thirty-two columns of a packed row to bfloat16, in a register (`read`) or to memory (`write`),
+/// for files that are compiled for AVX-512.
 namespace zi {
 namespace {
 
@@ -38,13 +39,16 @@ struct Int4Avx512 {
   __m512i second = _mm512_set_epi64(0x0010001000100010, 0x0010001000100010, 0x0010001000100010,
                                     0x0010001000100010, 0, 0, 0, 0);
 
-  void write(const std::byte* codes, const std::byte* scales, std::uint16_t* out) const {
+  __m512i read(const std::byte* codes, const std::byte* scales) const {
     const __m512i index = block.codes(block.pairs(codes), second);
     const auto* first = reinterpret_cast<const __m256i*>(values.of[static_cast<int>(scales[0])]);
     const auto* other = reinterpret_cast<const __m256i*>(values.of[static_cast<int>(scales[1])]);
     const __m512i table = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_load_si256(first)),
                                              _mm256_load_si256(other), 1);
-    _mm512_storeu_si512(out, _mm512_permutexvar_epi16(index, table));
+    return _mm512_permutexvar_epi16(index, table);
+  }
+  void write(const std::byte* codes, const std::byte* scales, std::uint16_t* out) const {
+    _mm512_storeu_si512(out, read(codes, scales));
   }
 };
 
@@ -60,10 +64,13 @@ struct Int8Avx512 {
   static constexpr std::int64_t kScales = 1;
   const Int8Scales& scales = int8_scales();
 
-  void write(const std::byte* blocks, const std::byte* scale, std::uint16_t* out) const {
+  __m512i read(const std::byte* blocks, const std::byte* scale) const {
     const __m512 by = _mm512_set1_ps(scales.of[static_cast<int>(*scale)]);
-    _mm512_storeu_si512(out, Rounding::join(_mm512_mul_ps(sixteen_of_int8(blocks), by),
-                                            _mm512_mul_ps(sixteen_of_int8(blocks + 16), by)));
+    return Rounding::join(_mm512_mul_ps(sixteen_of_int8(blocks), by),
+                          _mm512_mul_ps(sixteen_of_int8(blocks + 16), by));
+  }
+  void write(const std::byte* blocks, const std::byte* scale, std::uint16_t* out) const {
+    _mm512_storeu_si512(out, read(blocks, scale));
   }
 };
 
@@ -97,15 +104,18 @@ class Int4GroupAvx512 {
  public:
   static constexpr std::int64_t kCodeBytes = 16;
 
+  Int4GroupAvx512() = default;
   Int4GroupAvx512(float group_scale, float group_zero)
       : values_(_mm512_castsi256_si512(int4_values_of(group_scale, group_zero))) {}
+  __m512i read(const std::byte* codes) const {
+    const Int4Block block;  // constants, not a copy of them in each group
+    return _mm512_permutexvar_epi16(block.codes(block.pairs(codes)), values_);
+  }
   void write(const std::byte* codes, std::uint16_t* out) const {
-    const __m512i index = block_.codes(block_.pairs(codes));
-    _mm512_storeu_si512(out, _mm512_permutexvar_epi16(index, values_));
+    _mm512_storeu_si512(out, read(codes));
   }
 
  private:
-  Int4Block block_;
   __m512i values_;  // in the lower half
 };
 
@@ -116,13 +126,17 @@ class ByteGroupAvx512 {
  public:
   static constexpr std::int64_t kCodeBytes = 32;
 
+  ByteGroupAvx512() = default;
   ByteGroupAvx512(float group_scale, float group_zero)
       : scale_(_mm512_set1_ps(kOrdinary ? group_scale * Codes::kParts : group_scale)),
         zero_(_mm512_set1_ps(group_zero)) {}
-  void write(const std::byte* codes, std::uint16_t* out) const {
+  __m512i read(const std::byte* codes) const {
     __m512 low, high;
     Codes::read(codes, low, high);
-    _mm512_storeu_si512(out, Rounding::join(value(low), value(high)));
+    return Rounding::join(value(low), value(high));
+  }
+  void write(const std::byte* codes, std::uint16_t* out) const {
+    _mm512_storeu_si512(out, read(codes));
   }
 
  private:

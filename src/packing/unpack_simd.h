@@ -46,4 +46,19 @@ struct Int8Scales {
 };
 const Int8Scales& int8_scales();
 
+/// A scale of int8 weights, and 2^16 + 1 times it, for codes in the uppermost byte of a 32-bit
+/// word, which makes them 2^24 times as large, and for codes in the second byte, 2^8 times. Both
+/// factors are exact, and so is scale * code: a product rounds to a bfloat16 in two more operations
+/// (T. J. Dekker, A floating-point technique for extending the available precision, 1971):
+///
+///     above = (2^16 + 1) * scale * code,    value = above - (above - scale * code)
+struct Int8Factors {
+  float uppermost;
+  float above_uppermost;
+  float second;
+  float above_second;
+};
+/// For each byte of a scale.
+const Int8Factors* int8_factors();
+
 }  // namespace zi

@@ -1,3 +1,4 @@
+#include <array>
 #include <bit>
 
 #include "packing/packed_row.h"
@@ -38,6 +39,17 @@ Int8Scales make_scales() {
   return scales;
 }
 
+std::array<Int8Factors, 256> make_factors() {
+  constexpr float kAbove = 65537;
+  std::array<Int8Factors, 256> factors;
+  for (std::size_t byte = 0; byte < factors.size(); ++byte) {
+    const float scale = int8_scales().of[byte];
+    factors[byte] = {scale * 0x1p-24f, scale * 0x1p-24f * kAbove, scale * 0x1p-8f,
+                     scale * 0x1p-8f * kAbove};
+  }
+  return factors;
+}
+
 }  // namespace
 
 const Int4Values& int4_values() {
@@ -53,6 +65,11 @@ const Int4Bytes& int4_bytes() {
 const Int8Scales& int8_scales() {
   static const Int8Scales scales = make_scales();
   return scales;
+}
+
+const Int8Factors* int8_factors() {
+  static const std::array<Int8Factors, 256> factors = make_factors();
+  return factors.data();
 }
 
 }  // namespace zi

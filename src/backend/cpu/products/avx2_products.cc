@@ -2,12 +2,51 @@
 #include <immintrin.h>
 
 #include "backend/cpu/products/dot_products.h"
+#include "packing/unpack_avx2.h"
 
 namespace zi {
 namespace {
 
+/// A block's floats: even columns, and odd ones.
+struct Floats256 {
+  __m256 evens[2];
+  __m256 odds[2];
+};
+
+/// Rounds kInt8Weights, see Int8Factors.
+struct Int8Floats256 {
+  static constexpr std::int64_t kCodeBytes = 32;
+  static constexpr std::int64_t kScales = 1;
+  const Int8Factors* const factors = int8_factors();
+
+  static __m256 value(__m256i code, float scale, float above_scale) {
+    const __m256 wide = _mm256_cvtepi32_ps(code);
+    const __m256 above = _mm256_mul_ps(wide, _mm256_set1_ps(above_scale));
+    return _mm256_sub_ps(above, _mm256_fnmadd_ps(wide, _mm256_set1_ps(scale), above));
+  }
+  Floats256 read(const std::byte* codes, const std::byte* scale) const {
+    const Int8Factors& by = factors[static_cast<int>(*scale)];
+    Floats256 floats;
+    for (int half = 0; half < 2; ++half) {
+      const __m256i pairs = _mm256_cvtepi16_epi32(
+          _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + 16 * half)));
+      floats.evens[half] = value(_mm256_slli_epi32(pairs, 24), by.uppermost, by.above_uppermost);
+      floats.odds[half] =
+          value(_mm256_and_si256(pairs, _mm256_set1_epi32(-256)), by.second, by.above_second);
+    }
+    return floats;
+  }
+};
+
 /// The sixteen lanes in two registers. The bits are those of Avx512.
 struct Avx2 {
+  using Int8Columns = Int8Floats256;
+  using Int4Columns = Int4Avx2;
+  using Int4Group = Int4GroupAvx2;
+  template <typename Codes, bool kOrdinary>
+  using ByteGroup = ByteGroupAvx2<Codes, kOrdinary>;
+  using Int8Codes = Int8CodesAvx2<true>;
+  using Float8Codes = Float8CodesAvx2;
   using Packed = float;  // the even columns of a block, then the odd ones
   struct Sum {
     __m256 half[2];
@@ -44,6 +83,26 @@ struct Avx2 {
         for (int i = 0; i < 2; ++i) {
           sums[r][i].half[half] = _mm256_fmadd_ps(odds[i], activations, sums[r][i].half[half]);
         }
+      }
+    }
+  }
+  template <int kRows>
+  static void add(Sum (&sums)[kRows][2], std::int64_t row, const Pairs256& weights, const Packed* a,
+                  std::int64_t row_elements) {
+    add<kRows>(sums, row,
+               Floats256{{even(weights.half[0]), even(weights.half[1])},
+                         {odd(weights.half[0]), odd(weights.half[1])}},
+               a, row_elements);
+  }
+  template <int kRows>
+  static void add(Sum (&sums)[kRows][2], std::int64_t row, const Floats256& weights,
+                  const Packed* a, std::int64_t row_elements) {
+    for (int half = 0; half < 2; ++half) {
+      for (int r = 0; r < kRows; ++r) {
+        const Packed* const from = a + r * row_elements + 8 * half;
+        __m256& sum = sums[r][row].half[half];
+        sum = _mm256_fmadd_ps(weights.evens[half], _mm256_loadu_ps(from), sum);
+        sum = _mm256_fmadd_ps(weights.odds[half], _mm256_loadu_ps(from + 16), sum);
       }
     }
   }

@@ -1,12 +1,22 @@
 #if defined(__x86_64__)
 #include "backend/cpu/products/avx512_sums.h"
 #include "backend/cpu/products/dot_products.h"
+#include "packing/unpack_avx512.h"
+#include "packing/unpack_avx512_pairs.h"
 
 namespace zi {
 namespace {
 
 /// Both products of a lane by one instruction.
 struct Avx512Bf16 {
+  using Int8Columns = Int8Avx512<RoundedPairs>;
+  using Int4Columns = Int4Avx512;
+  using Int4Group = Int4GroupAvx512;
+  template <typename Codes, bool kOrdinary>
+  using ByteGroup =
+      ByteGroupAvx512<Codes, std::conditional_t<kOrdinary, RoundedPairs, RoundedBits>, kOrdinary>;
+  using Int8Codes = Int8CodesAvx512<true>;
+  using Float8Codes = Float8CodesAvx512;
   using Packed = std::uint16_t;
   using Sum = __m512;
   static constexpr int kWeightRows = 4;
@@ -26,6 +36,14 @@ struct Avx512Bf16 {
       for (int i = 0; i < 4; ++i) {
         sums[r][i] = _mm512_dpbf16_ps(sums[r][i], weights[i], activations);
       }
+    }
+  }
+  template <int kRows>
+  static void add(Sum (&sums)[kRows][4], std::int64_t row, __m512i pairs, const Packed* a,
+                  std::int64_t row_elements) {
+    const auto weights = reinterpret_cast<__m512bh>(pairs);
+    for (int r = 0; r < kRows; ++r) {
+      sums[r][row] = _mm512_dpbf16_ps(sums[r][row], weights, block(a + r * row_elements));
     }
   }
   static void total(const Sum (&sums)[4], float (&out)[4]) { avx512_sums(sums, out); }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "backend/cpu/products/packed_dot_products.h"
 #include "backend/cpu/products/product_kernels.h"
 
 /// Products as dot products along rows, for files that are compiled for one instruction set; `Simd`
@@ -122,25 +123,6 @@ struct Rows {
   std::int64_t stride;
   std::int64_t count;
 };
-
-/// Calls with.operator()<rows>(), for up to six.
-template <typename With>
-void with_rows(std::int64_t rows, const With& with) {
-  switch (rows) {
-    case 1:
-      return with.template operator()<1>();
-    case 2:
-      return with.template operator()<2>();
-    case 3:
-      return with.template operator()<3>();
-    case 4:
-      return with.template operator()<4>();
-    case 5:
-      return with.template operator()<5>();
-    default:
-      return with.template operator()<6>();
-  }
-}
 
 /// Simd::kWeightRows of them from `row` on, or those that are left, with `rows` rows of activations
 /// from `first` on.
@@ -303,6 +285,7 @@ void multiply(const ProductJob& job) {
   if constexpr (Simd::kWideFrom > 0) {
     if (is_wide<Simd>(job.activations)) return multiply_wide<Simd>(job);
   }
+  if (multiply_few_packed<Simd>(job)) return;
   const WeightReader& weights = *job.weights;
   if (weights.in_place) {
     const auto* rows = reinterpret_cast<const std::uint16_t*>(job.rows);
