@@ -15,7 +15,7 @@ packages=(g++ cmake ninja-build pkg-config openmpi-bin libopenmpi-dev liburing-d
   libdnnl-dev libonig-dev nlohmann-json3-dev libcli11-dev libspdlog-dev libfmt-dev libxxhash-dev
   libhwloc-dev libicu-dev libboost-dev libssl-dev)
 if [ "${1:-}" = --tests ]; then
-  packages+=(libgtest-dev libgmock-dev libbenchmark-dev clang libclang-rt-dev llvm libomp-dev python3 python3-venv
+  packages+=(libgtest-dev libgmock-dev libbenchmark-dev clang libclang-rt-dev llvm lld libomp-dev python3 python3-venv
     iproute2 binutils)
   # Slurm's daemons, for a test that starts them itself; not where they would be started as services, too.
   slurm=(slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge)

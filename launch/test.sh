@@ -38,8 +38,8 @@ wait "$reference_packages" || echo "tests that compare with reference packages w
 check cpu
 if [ "$quick" != --quick ]; then
   build asan  # with the fuzzers
-  check asan -LE 'slow|fuzz' -E '/cpu1'  # ops on one thread
+  check asan -LE 'slow|fuzz'
   build tsan
-  check tsan -LE slow -E '/cpu1'
+  check tsan -LE slow
   check asan -L fuzz  # side by side
 fi
