@@ -68,6 +68,8 @@ TEST(OutputEvents, RefuseDamagedBytes) {
     bytes.at(kind) = byte;
     EXPECT_THROW(read_events(bytes), Error);
   }
+  bytes.at(kind + 3) = '\xff';  // the kind is less than zero
+  EXPECT_THROW(read_events(bytes), Error);
 }
 
 }  // namespace

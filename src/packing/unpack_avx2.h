@@ -21,7 +21,7 @@ struct Pairs256 {
 };
 
 /// Rounded to nearest even, in the lower half of each lane.
-__m256i rounded(__m256 v) {
+inline __m256i rounded(__m256 v) {
   const __m256i bits = _mm256_castps_si256(v);
   const __m256i last = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
   const __m256i sum = _mm256_add_epi32(bits, _mm256_add_epi32(last, _mm256_set1_epi32(0x7fff)));
@@ -29,18 +29,18 @@ __m256i rounded(__m256 v) {
 }
 
 /// Sixteen bfloat16s.
-__m256i rounded(__m256 low, __m256 high) {
+inline __m256i rounded(__m256 low, __m256 high) {
   return _mm256_permute4x64_epi64(_mm256_packus_epi32(rounded(low), rounded(high)), 0xd8);
 }
 
-__m256 eight_of_int8(const std::byte* codes) {
+inline __m256 eight_of_int8(const std::byte* codes) {
   return _mm256_cvtepi32_ps(
       _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes))));
 }
 
 /// A block of int4 codes, by tables of the lower and the upper bytes of their values, sixteen for
 /// each half of the block.
-class Int4Block {
+class Int4Block256 {
  public:
   Pairs256 read(const std::byte* block, __m256i lower, __m256i upper) const {
     const __m256i words =
@@ -70,7 +70,7 @@ struct Int4Avx2 {
   static constexpr std::int64_t kCodeBytes = 16;
   static constexpr std::int64_t kScales = 2;
   const Int4Bytes& values = int4_bytes();
-  Int4Block block;
+  Int4Block256 block;
 
   __m256i tables(const std::uint8_t (*of)[16], const std::byte* scales) const {
     const auto* first = reinterpret_cast<const __m128i*>(of[static_cast<int>(scales[0])]);
@@ -116,7 +116,7 @@ class Int4GroupAvx2 {
     upper_ = bytes(_mm256_srli_epi16(values, 8));
   }
   Pairs256 read(const std::byte* codes) const {
-    const Int4Block block;  // constants, not a copy of them in each group
+    const Int4Block256 block;  // constants, not a copy of them in each group
     return block.read(codes, lower_, upper_);
   }
   void write(const std::byte* codes, std::uint16_t* out) const { read(codes).store(out); }
@@ -131,8 +131,8 @@ class Int4GroupAvx2 {
   __m256i upper_;
 };
 
-/// `Codes` makes floats of eight codes, in parts of kParts to the code's value. Those of a value
-/// may be left to an ordinary scale, which has no place for them near its bounds.
+/// `Codes` makes floats of eight codes: their values, but for a factor, kFactor. An ordinary scale
+/// takes the factor upon itself; one near float32's bounds could overflow, and the code takes it.
 template <typename Codes, bool kOrdinary>
 class ByteGroupAvx2 {
  public:
@@ -140,7 +140,7 @@ class ByteGroupAvx2 {
 
   ByteGroupAvx2() = default;
   ByteGroupAvx2(float group_scale, float group_zero)
-      : scale_(_mm256_set1_ps(kOrdinary ? group_scale * Codes::kParts : group_scale)),
+      : scale_(_mm256_set1_ps(kOrdinary ? group_scale * Codes::kFactor : group_scale)),
         zero_(_mm256_set1_ps(group_zero)) {}
   Pairs256 read(const std::byte* codes) const {
     return {
@@ -151,7 +151,7 @@ class ByteGroupAvx2 {
  private:
   __m256 eight(const std::byte* codes) const {
     __m256 value = Codes::eight(codes);
-    if constexpr (!kOrdinary) value = _mm256_mul_ps(value, _mm256_set1_ps(Codes::kParts));
+    if constexpr (!kOrdinary) value = _mm256_mul_ps(value, _mm256_set1_ps(Codes::kFactor));
     if constexpr (Codes::kZeros) value = _mm256_sub_ps(value, zero_);
     return _mm256_mul_ps(value, scale_);
   }
@@ -160,13 +160,13 @@ class ByteGroupAvx2 {
 };
 template <bool kWithZeros>
 struct Int8CodesAvx2 {
-  static constexpr float kParts = 1;
+  static constexpr float kFactor = 1;
   static constexpr bool kZeros = kWithZeros;
   static __m256 eight(const std::byte* codes) { return eight_of_int8(codes); }
 };
 /// A code's bits, moved, are a float16: it has 4 bits of exponent as these have 5.
 struct Float8CodesAvx2 {
-  static constexpr float kParts = 256;
+  static constexpr float kFactor = 256;
   static constexpr bool kZeros = false;
   static __m256 eight(const std::byte* codes) {
     const __m128i wide =

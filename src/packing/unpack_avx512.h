@@ -11,7 +11,7 @@ namespace {
 
 /// Which value each column of a block of int4 has: the pairs of columns that stand half a word
 /// apart come to the two halves of a lane.
-class Int4Block {
+class Int4Block512 {
  public:
   __m512i pairs(const std::byte* block) const {
     const __m512i words =
@@ -35,7 +35,7 @@ struct Int4Avx512 {
   static constexpr std::int64_t kCodeBytes = 16;
   static constexpr std::int64_t kScales = 2;
   const Int4Values& values = int4_values();
-  Int4Block block;
+  Int4Block512 block;
   __m512i second = _mm512_set_epi64(0x0010001000100010, 0x0010001000100010, 0x0010001000100010,
                                     0x0010001000100010, 0, 0, 0, 0);
 
@@ -52,7 +52,7 @@ struct Int4Avx512 {
   }
 };
 
-__m512 sixteen_of_int8(const std::byte* codes) {
+inline __m512 sixteen_of_int8(const std::byte* codes) {
   return _mm512_cvtepi32_ps(
       _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes))));
 }
@@ -94,7 +94,7 @@ struct RoundedBits {
 };
 
 /// The values of codes 0 to 15.
-__m256i int4_values_of(float scale, float zero) {
+inline __m256i int4_values_of(float scale, float zero) {
   const __m512 codes = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   const __m512 less = _mm512_sub_ps(codes, _mm512_set1_ps(zero));
   return RoundedBits::narrow(_mm512_mul_ps(less, _mm512_set1_ps(scale)));
@@ -108,7 +108,7 @@ class Int4GroupAvx512 {
   Int4GroupAvx512(float group_scale, float group_zero)
       : values_(_mm512_castsi256_si512(int4_values_of(group_scale, group_zero))) {}
   __m512i read(const std::byte* codes) const {
-    const Int4Block block;  // constants, not a copy of them in each group
+    const Int4Block512 block;  // constants, not a copy of them in each group
     return _mm512_permutexvar_epi16(block.codes(block.pairs(codes)), values_);
   }
   void write(const std::byte* codes, std::uint16_t* out) const {
@@ -119,8 +119,9 @@ class Int4GroupAvx512 {
   __m512i values_;  // in the lower half
 };
 
-/// `Codes` makes floats of thirty-two codes, in parts of kParts to the code's value. Those of a
-/// value may be left to an ordinary scale, which has no place for them near its bounds.
+/// `Codes` makes floats of thirty-two codes: their values, but for a factor, kFactor. An ordinary
+/// scale takes the factor upon itself; one near float32's bounds could overflow, and the code takes
+/// it.
 template <typename Codes, typename Rounding, bool kOrdinary>
 class ByteGroupAvx512 {
  public:
@@ -128,7 +129,7 @@ class ByteGroupAvx512 {
 
   ByteGroupAvx512() = default;
   ByteGroupAvx512(float group_scale, float group_zero)
-      : scale_(_mm512_set1_ps(kOrdinary ? group_scale * Codes::kParts : group_scale)),
+      : scale_(_mm512_set1_ps(kOrdinary ? group_scale * Codes::kFactor : group_scale)),
         zero_(_mm512_set1_ps(group_zero)) {}
   __m512i read(const std::byte* codes) const {
     __m512 low, high;
@@ -141,7 +142,7 @@ class ByteGroupAvx512 {
 
  private:
   __m512 value(__m512 code) const {
-    if constexpr (!kOrdinary) code = _mm512_mul_ps(code, _mm512_set1_ps(Codes::kParts));
+    if constexpr (!kOrdinary) code = _mm512_mul_ps(code, _mm512_set1_ps(Codes::kFactor));
     if constexpr (Codes::kZeros) code = _mm512_sub_ps(code, zero_);
     return _mm512_mul_ps(code, scale_);
   }
@@ -150,7 +151,7 @@ class ByteGroupAvx512 {
 };
 template <bool kWithZeros>
 struct Int8CodesAvx512 {
-  static constexpr float kParts = 1;
+  static constexpr float kFactor = 1;
   static constexpr bool kZeros = kWithZeros;
   static void read(const std::byte* codes, __m512& low, __m512& high) {
     low = sixteen_of_int8(codes);
@@ -159,7 +160,7 @@ struct Int8CodesAvx512 {
 };
 /// A code's bits, moved, are a float16: it has 4 bits of exponent as these have 5.
 struct Float8CodesAvx512 {
-  static constexpr float kParts = 256;
+  static constexpr float kFactor = 256;
   static constexpr bool kZeros = false;
   static void read(const std::byte* codes, __m512& low, __m512& high) {
     const __m512i wide =

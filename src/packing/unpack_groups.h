@@ -8,8 +8,8 @@
 namespace zi {
 namespace {
 
-/// Sixteen bytes of codes and the last half of a line: what is read at once.
-inline constexpr std::int64_t kGroupColumns = 32;
+/// Columns that are written at once: a block of int4 codes, two of others.
+inline constexpr std::int64_t kStepColumns = 32;
 
 /// The scales and zero points of one group of up to sixteen rows; see PackedRow::scale and zero.
 class GroupScales {
@@ -43,15 +43,14 @@ class GroupScales {
         }
         break;
     }
+    if (!row.format.zeros) {
+      for (std::int64_t r = 0; r < rows; ++r) zero[r] = int4 ? 8.0f : 0.0f;
+      return;
+    }
     const std::byte* const zeros = packed + static_cast<std::int64_t>(row.zeros_at) + group;
     for (std::int64_t r = 0; r < rows; ++r) {
-      if (!row.format.zeros) {
-        zero[r] = int4 ? 8.0f : 0.0f;
-      } else if (int4) {
-        zero[r] = static_cast<float>(value_at<std::uint8_t>(zeros + r * row_bytes)) / 8;
-      } else {
-        zero[r] = static_cast<float>(value_at<std::int8_t>(zeros + r * row_bytes));
-      }
+      zero[r] = int4 ? static_cast<float>(value_at<std::uint8_t>(zeros + r * row_bytes)) / 8
+                     : static_cast<float>(value_at<std::int8_t>(zeros + r * row_bytes));
     }
   }
 
@@ -86,48 +85,45 @@ class GroupScales {
   }
 };
 
-/// Columns of one group after the other, and of each group all rows. A `Group` is made of a scale
-/// and a zero point and writes thirty-two columns at a time; an `AnyGroup` as well, for scales that
-/// are not ordinary. A row has bytes beyond its last block of codes, which may be read: its scales.
+/// Rows are taken by sixteen, and of those one group of columns after the other, as UnpackPieces
+/// takes pieces. A `Group` is made of a scale and a zero point and writes kStepColumns at a time;
+/// an `AnyGroup` as well, for scales that are not ordinary. A row has bytes beyond its last block
+/// of codes, which may be read: its scales.
 template <typename Group, typename AnyGroup = Group>
 class UnpackGroups {
  public:
   static void run(const PackedRow& row, const PackedPart& part, std::uint16_t* out,
                   std::int64_t stride) {
     const std::int64_t end = part.first + part.columns;
-    const std::byte* ahead = part.ahead;
-    for (std::int64_t c = part.first; c < end;) {
-      const std::int64_t group = c / row.group;
-      const std::int64_t next = (group + 1) * row.group;
-      const std::int64_t stop = next < end ? next : end;
-      for (std::int64_t r = 0; r < part.rows; r += GroupScales::kRows) {
-        const std::int64_t left = part.rows - r;
-        const PackedPart some{part.packed + r * static_cast<std::int64_t>(row.bytes),
-                              left < GroupScales::kRows ? left : GroupScales::kRows,
-                              c,
-                              stop - c,
-                              ahead,
-                              part.ahead_step};
+    PackedPart some = part;
+    for (std::int64_t r = 0; r < part.rows; r += GroupScales::kRows) {
+      const std::int64_t left = part.rows - r;
+      some.rows = left < GroupScales::kRows ? left : GroupScales::kRows;
+      std::uint16_t* to = out + r * stride;
+      for (some.first = part.first; some.first < end; some.first += some.columns) {
+        const std::int64_t group = some.first / row.group;
+        const std::int64_t next = (group + 1) * row.group;
+        some.columns = (next < end ? next : end) - some.first;
         GroupScales scales;
         scales.read(row, some.packed, some.rows, group);
-        ahead = scales.ordinary(some.rows)
-                    ? rows<Group>(row, some, scales, out + r * stride, stride)
-                    : rows<AnyGroup>(row, some, scales, out + r * stride, stride);
+        some.ahead = scales.ordinary(some.rows) ? rows<Group>(row, some, scales, to, stride)
+                                                : rows<AnyGroup>(row, some, scales, to, stride);
+        to += some.columns;
       }
-      out += stop - c;
-      c = stop;
+      some.packed += some.rows * static_cast<std::int64_t>(row.bytes);
     }
   }
 
  private:
   static constexpr std::int64_t kBlocks = 64 / Group::kCodeBytes;  // of a line of codes
-  static constexpr std::int64_t kLine = kBlocks * kGroupColumns;
+  static constexpr std::int64_t kLine = kBlocks * kStepColumns;
 
   static const std::byte* codes_of(const std::byte* packed, std::int64_t column) {
-    return packed + column / kGroupColumns * Group::kCodeBytes;
+    return packed + column / kStepColumns * Group::kCodeBytes;
   }
 
-  /// Up to sixteen rows of a group. Returns what to ask memory for next.
+  /// Up to sixteen rows of a group. Returns what to ask memory for next: a line for each that is
+  /// begun here.
   template <typename Of>
   static const std::byte* rows(const PackedRow& row, const PackedPart& part,
                                const GroupScales& scales, std::uint16_t* out, std::int64_t stride) {
@@ -135,7 +131,19 @@ class UnpackGroups {
     const std::int64_t stop = part.first + part.columns;
     const std::byte* ahead = part.ahead;
     std::int64_t c = part.first;
-    for (; c % kLine == 0 && c + kLine <= stop; c += kLine, out += kLine) {
+    const auto rest_to = [&](std::int64_t to) {
+      for (std::int64_t r = 0; r < part.rows; ++r) {
+        rest(Of(scales.scale[r], scales.zero[r]), part.packed + r * row_bytes, c, to,
+             out + r * stride);
+      }
+      out += to - c;
+      c = to;
+    };
+    if (c % kLine != 0) {
+      const std::int64_t line = (c / kLine + 1) * kLine;
+      rest_to(line < stop ? line : stop);
+    }
+    for (; c + kLine <= stop; c += kLine, out += kLine) {
       const std::byte* codes = codes_of(part.packed, c);
       std::uint16_t* to = out;
       for (std::int64_t r = 0; r < part.rows; ++r) {
@@ -145,39 +153,39 @@ class UnpackGroups {
         const Of group(scales.scale[r], scales.zero[r]);
 #pragma GCC unroll 4
         for (std::int64_t b = 0; b < kBlocks; ++b) {
-          group.write(codes + b * Group::kCodeBytes, to + b * kGroupColumns);
+          group.write(codes + b * Group::kCodeBytes, to + b * kStepColumns);
         }
         codes += row_bytes;
         to += stride;
       }
     }
     if (c == stop) return ahead;
-    if (c % kLine == 0) {
-      for (std::int64_t r = 0; r < part.rows; ++r, ahead += part.ahead_step) {
-        __builtin_prefetch(ahead, 0, 2);
-      }
+    for (std::int64_t r = 0; r < part.rows; ++r, ahead += part.ahead_step) {
+      __builtin_prefetch(ahead, 0, 2);
     }
-    for (std::int64_t r = 0; r < part.rows; ++r) {
-      rest(Of(scales.scale[r], scales.zero[r]), part.packed + r * row_bytes, c, stop,
-           out + r * stride);
-    }
+    rest_to(stop);
     return ahead;
   }
 
-  /// Columns `c` to `stop` of a row, which begin or end within a line of codes.
+  /// Columns `c` to `stop` of a row, of one line of codes.
   template <typename Of>
   static void rest(const Of& group, const std::byte* packed, std::int64_t c, std::int64_t stop,
                    std::uint16_t* out) {
+    constexpr std::int64_t kHalf = kStepColumns / 2;  // a multiple of which every group is
     while (c < stop) {
-      const std::int64_t skipped = c % kGroupColumns;  // half a block, of another group
+      const std::int64_t skipped = c % kStepColumns;  // of another group
       const std::int64_t left = stop - c;
-      const std::int64_t count = left < kGroupColumns - skipped ? left : kGroupColumns - skipped;
-      if (count == kGroupColumns) {
+      const std::int64_t count = left < kStepColumns - skipped ? left : kStepColumns - skipped;
+      if (count == kStepColumns) {
         group.write(codes_of(packed, c), out);
       } else {
-        alignas(64) std::uint16_t all[kGroupColumns];
+        alignas(64) std::uint16_t all[kStepColumns];
         group.write(codes_of(packed, c), all);
-        for (std::int64_t i = 0; i < count; ++i) out[i] = all[skipped + i];
+        if (count == kHalf) {
+          __builtin_memcpy(out, all + skipped, kHalf * sizeof *out);
+        } else {
+          for (std::int64_t i = 0; i < count; ++i) out[i] = all[skipped + i];
+        }
       }
       c += count;
       out += count;

@@ -18,7 +18,8 @@ struct PackedPart {
   /// What is read later on: for each line of codes that is read here, memory is asked for the line
   /// that is `ahead_step` bytes after the one before, from `ahead` on, whether it is there or not.
   /// A step of 0 asks for nothing new. With scales a step is a little more than a line: one line in
-  /// nine of int4, and in thirty-three of int8, is left to the processor's fetches of neighbours.
+  /// nine of kInt4Weights, and in thirty-three of kInt8Weights, is left to the processor's fetches
+  /// of neighbours.
   const std::byte* ahead = packed;
   std::ptrdiff_t ahead_step = 0;
 };

@@ -138,7 +138,9 @@ void multiply_few(const ProductJob& job) {
       first = multiply_packed<Int4Format>(job);
       break;
     case WeightReader::Packing::kOtherInt8:
-      first = multiply_packed<ByteFormat<Int8CodesAvx512<true>>>(job);
+      first = weights.packed_row->format.zeros
+                  ? multiply_packed<ByteFormat<Int8CodesAvx512<true>>>(job)
+                  : multiply_packed<ByteFormat<Int8CodesAvx512<false>>>(job);
       break;
     case WeightReader::Packing::kOtherFloat8:
       first = multiply_packed<ByteFormat<Float8CodesAvx512>>(job);

@@ -42,7 +42,7 @@ struct OwnFormat {
 /// Whether each piece of sixty-four columns lies in one group.
 inline bool has_long_groups(const WeightReader& weights) {
   const std::int64_t group = weights.packed_row->group;
-  return group % kPackedColumns == 0 || group == weights.cols;
+  return group % kPackedColumns == 0 || group >= weights.cols;
 }
 
 /// Other formats of a byte a code, in long groups: `Codes` makes floats of codes.
@@ -78,7 +78,7 @@ struct ByteFormat {
     template <typename Group>
     static void write_by(const Group& group, const std::byte* codes, std::uint16_t* out) {
       group.write(codes, out);
-      group.write(codes + kGroupColumns, out + kGroupColumns);
+      group.write(codes + kStepColumns, out + kStepColumns);
     }
     void read_scales() {
       const std::int64_t group = column_ / row_.group;
@@ -106,14 +106,14 @@ struct Int4Format {
     return weights.piece_bytes * kPackedColumns / weights.piece_columns;
   }
   static bool takes(const WeightReader& weights) {
-    return has_long_groups(weights) || weights.packed_row->group == kGroupColumns;
+    return has_long_groups(weights) || weights.packed_row->group == kStepColumns;
   }
 
   template <std::int64_t kRows>
   class Rows {
    public:
     Rows(const WeightReader& weights, const std::byte* packed)
-        : row_(*weights.packed_row), packed_(packed), second_(row_.group == kGroupColumns ? 1 : 0) {
+        : row_(*weights.packed_row), packed_(packed), second_(row_.group == kStepColumns ? 1 : 0) {
       read_scales();
     }
     void write(const std::byte* codes, std::int64_t row, std::uint16_t* out) const {

@@ -45,7 +45,8 @@ struct Avx2 {
   using Int4Group = Int4GroupAvx2;
   template <typename Codes, bool kOrdinary>
   using ByteGroup = ByteGroupAvx2<Codes, kOrdinary>;
-  using Int8Codes = Int8CodesAvx2<true>;
+  template <bool kZeros>
+  using Int8Codes = Int8CodesAvx2<kZeros>;
   using Float8Codes = Float8CodesAvx2;
   using Packed = float;  // the even columns of a block, then the odd ones
   struct Sum {

@@ -15,7 +15,8 @@ struct Avx512Bf16 {
   template <typename Codes, bool kOrdinary>
   using ByteGroup =
       ByteGroupAvx512<Codes, std::conditional_t<kOrdinary, RoundedPairs, RoundedBits>, kOrdinary>;
-  using Int8Codes = Int8CodesAvx512<true>;
+  template <bool kZeros>
+  using Int8Codes = Int8CodesAvx512<kZeros>;
   using Float8Codes = Float8CodesAvx512;
   using Packed = std::uint16_t;
   using Sum = __m512;

@@ -39,7 +39,8 @@ struct Avx512 {
   using Int4Group = Int4GroupAvx512;
   template <typename Codes, bool kOrdinary>
   using ByteGroup = ByteGroupAvx512<Codes, RoundedBits, kOrdinary>;
-  using Int8Codes = Int8CodesAvx512<true>;
+  template <bool kZeros>
+  using Int8Codes = Int8CodesAvx512<kZeros>;
   using Float8Codes = Float8CodesAvx512;
   using Packed = float;  // the even columns of a block, then the odd ones
   using Sum = __m512;

@@ -67,7 +67,7 @@ class GroupRows {
   static constexpr std::int64_t kCodeBytes = Group::kCodeBytes;
   static bool take(const WeightReader& weights) {
     const std::int64_t group = weights.packed_row->group;
-    return group % kPieceColumns == 0 || group == weights.cols;
+    return group % kPieceColumns == 0 || group >= weights.cols;
   }
 
   GroupRows(const WeightReader& weights, const std::byte* packed, std::int64_t count)
@@ -159,15 +159,20 @@ bool multiply_few_packed(const ProductJob& job) {
   using Int4Group = typename Simd::Int4Group;
   using Float8Group = typename Simd::template ByteGroup<typename Simd::Float8Codes, true>;
   using AnyFloat8Group = typename Simd::template ByteGroup<typename Simd::Float8Codes, false>;
-  using Int8Group = typename Simd::template ByteGroup<typename Simd::Int8Codes, true>;
-  using AnyInt8Group = typename Simd::template ByteGroup<typename Simd::Int8Codes, false>;
+  const auto multiply_int8 = [&]<bool kZeros>() {
+    using Codes = typename Simd::template Int8Codes<kZeros>;
+    using Int8Group = typename Simd::template ByteGroup<Codes, true>;
+    using AnyInt8Group = typename Simd::template ByteGroup<Codes, false>;
+    return multiply_packed_as<Simd, GroupRows<Int8Group, AnyInt8Group, kRows>>(job);
+  };
   switch (job.weights->packing) {
     case WeightReader::Packing::kInt8:
       return multiply_packed_as<Simd, OwnRows<typename Simd::Int8Columns, kRows>>(job);
     case WeightReader::Packing::kInt4:
       return multiply_packed_as<Simd, OwnRows<typename Simd::Int4Columns, kRows>>(job);
     case WeightReader::Packing::kOtherInt8:
-      return multiply_packed_as<Simd, GroupRows<Int8Group, AnyInt8Group, kRows>>(job);
+      return job.weights->packed_row->format.zeros ? multiply_int8.template operator()<true>()
+                                                   : multiply_int8.template operator()<false>();
     case WeightReader::Packing::kOtherInt4:
       return multiply_packed_as<Simd, GroupRows<Int4Group, Int4Group, kRows>>(job);
     case WeightReader::Packing::kOtherFloat8:

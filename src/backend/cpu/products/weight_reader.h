@@ -34,8 +34,8 @@ class WeightReader {
   const std::int64_t piece_bytes;
   /// Whether rows can be read where they are.
   const bool in_place;
-  /// Packed rows that an instruction set may unpack itself: kInt8Weights, kInt4Weights, and other
-  /// formats. Plain members, since files of one set
+  /// Packed rows, which an instruction set may unpack itself: kInt8Weights, kInt4Weights, and other
+  /// formats of the same codes. Plain members, since files of one set
   /// call no inline function of others.
   enum class Packing { kNone, kInt8, kInt4, kOtherInt8, kOtherInt4, kOtherFloat8 };
   const Packing packing;
