@@ -66,6 +66,11 @@ RunConfig config_for(const std::string& model, WeightChoice blocks = kStored,
   return config;
 }
 
+/// As a run on the CPU opens it.
+OpenModel open_for_cpu(const RunConfig& config) {
+  return open_model(config, MissingWeights::kRefuse, ProductsOf::kCpu);
+}
+
 /// The shards of all units of all ranks.
 std::vector<std::vector<std::byte>> all_shards(const OpenModel& open, int world) {
   std::vector<std::vector<std::byte>> shards;
@@ -106,6 +111,16 @@ struct QuantizedModel : ::testing::Test {
   }
   test::TemporaryDirectory directory;
 };
+
+TEST_F(QuantizedModel, IsMultipliedInBFloat16OnACpuUnlessTheConfigSaysOtherwise) {
+  for (const Model& model : kModels) {
+    SCOPED_TRACE(model.name);
+    RunConfig config = config_for(kQuantized + model.name);
+    EXPECT_EQ(open_for_cpu(config).compute_dtype, DType::kBFloat16);
+    config.compute_dtype = DType::kFloat16;
+    EXPECT_EQ(open_for_cpu(config).compute_dtype, DType::kFloat16);
+  }
+}
 
 TEST_F(QuantizedModel, RestsInTheFormatOfItsCheckpointAndTheHeadInElements) {
   for (const Model& model : kModels) {

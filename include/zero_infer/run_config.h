@@ -64,7 +64,8 @@ struct RunConfig {
   std::vector<std::string> stop;
   bool ignore_eos = false;
   std::int64_t logprobs = 0;
-  std::optional<DType> compute_dtype;  // default: the weights' own 16-bit type, else bfloat16
+  /// Default: the weights' own 16-bit type, else bfloat16; for packed weights on a CPU bfloat16.
+  std::optional<DType> compute_dtype;
   WeightChoice weight_format = WeightChoice::kStored;  // of the blocks
   WeightChoice head_format = WeightChoice::kAuto;      // of head and embedding
   bool score = false;

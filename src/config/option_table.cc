@@ -219,7 +219,9 @@ std::vector<Option> model_options() {
                          "dummy: seeded random weights, only config.json is read"),
       with_default(
           quantity("compute-dtype", &RunConfig::compute_dtype, "TYPE",
-                   "type of the matrix products: bfloat16, float16 or float32", parse_dtype),
+                   "type of the matrix products: bfloat16, float16 or float32;\nfor packed "
+                   "weights on a CPU bfloat16 unless it is given",
+                   parse_dtype),
           "the weights' own 16-bit type, else bfloat16"),
       choice<WeightChoice>("weight-format", &RunConfig::weight_format,
                            {{"stored", WeightChoice::kStored},

@@ -177,7 +177,8 @@ void Engine::make_runner(Buffer slots) {
 }
 
 void Engine::open() {
-  open_ = open_model(config_);
+  open_ = open_model(config_, MissingWeights::kRefuse,
+                     backend_->device->is_host() ? ProductsOf::kCpu : ProductsOf::kAny);
   const bool first = world_->rank() == 0;
   for (const std::string& line : open_.warnings) {
     if (first) log_warning(line);

@@ -168,7 +168,7 @@ void warn_of_adapter(OpenModel& open) {
 
 }  // namespace
 
-OpenModel open_model(const RunConfig& config, MissingWeights missing) {
+OpenModel open_model(const RunConfig& config, MissingWeights missing, ProductsOf products) {
   OpenModel open;
   open.directory = resolve_model(config.model);
   if (open.directory.filename().empty()) open.directory = open.directory.parent_path();
@@ -197,8 +197,12 @@ OpenModel open_model(const RunConfig& config, MissingWeights missing) {
   }
   open.stored_dtype =
       open.source->stored_dtype(open.model->spec().blocks.front().matrices.front().name);
-  open.compute_dtype = config.compute_dtype.value_or(
-      open.stored_dtype == DType::kFloat32 ? DType::kBFloat16 : open.stored_dtype);
+  const bool packed = config.weight_format != WeightChoice::kStored ||
+                      model_config.quantization.layout != Quantization::Layout::kNone ||
+                      !model_config.block_format.empty();
+  const bool own =
+      open.stored_dtype != DType::kFloat32 && !(packed && products == ProductsOf::kCpu);
+  open.compute_dtype = config.compute_dtype.value_or(own ? open.stored_dtype : DType::kBFloat16);
   // In float32 the weights keep their stored values; else they are converted once, while loading.
   open.element_dtype =
       open.compute_dtype == DType::kFloat32 ? open.stored_dtype : open.compute_dtype;

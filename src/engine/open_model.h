@@ -52,10 +52,16 @@ WeightFormats weight_formats(const OpenModel& open, const RunConfig& config);
 /// What to do about a model directory that holds a config.json and no weights at all.
 enum class MissingWeights { kRefuse, kAssume };
 
+/// What makes the products of a run, which decides their type unless the config does. A CPU makes
+/// products of float16 in float32, many times slower than those of bfloat16: there, bfloat16 is the
+/// type for packed weights, whose values are less precise than either. kAny takes the weights' own.
+enum class ProductsOf { kAny, kCpu };
+
 /// Reads config.json and, unless weights are dummies, the headers of the checkpoint. Throws
 /// CheckpointError for a model that is not there or cannot be used, whose config.json asks for what
 /// the checkpoint does not hold, or which is packed in several formats. What the checkpoint holds
 /// and the model does not use is among the warnings.
-OpenModel open_model(const RunConfig& config, MissingWeights missing = MissingWeights::kRefuse);
+OpenModel open_model(const RunConfig& config, MissingWeights missing = MissingWeights::kRefuse,
+                     ProductsOf products = ProductsOf::kAny);
 
 }  // namespace zi

@@ -15,8 +15,8 @@ namespace zi {
 std::vector<RowExchange::Row> staying_rows(const Model& model, const PartitionLayout& block,
                                            DType compute_dtype);
 
-/// Device memory for these exchanges: rounds of so many rows of each rank, or of what some MiB hold;
-/// of one row at least.
+/// Device memory for these exchanges: rounds of so many rows of each rank, or of what some MiB
+/// hold; of one row at least.
 RowExchange::Room staying_room(const MemoryPlan& plan, const Model& model, std::int64_t rows);
 
 /// What one rank receives, in how many collective calls, in a pass of all blocks whose largest row

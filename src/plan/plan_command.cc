@@ -17,9 +17,9 @@ namespace {
 /// Of the larger caches of CPUs and GPUs.
 constexpr double kCacheBytes = 64 << 20;
 
-OpenModel open_for_plan(const RunConfig& config) {
+OpenModel open_for_plan(const RunConfig& config, ProductsOf products) {
   try {
-    return open_model(config, MissingWeights::kAssume);
+    return open_model(config, MissingWeights::kAssume, products);
   } catch (const CheckpointError& error) {
     if (std::filesystem::is_directory(config.model)) throw;
     throw CheckpointError(std::string(error.what()) +
@@ -58,7 +58,8 @@ double weight_bytes(const MemoryPlan& plan) {
 std::string plan_text(const RunConfig& config, const PlanOptions& options) {
   PlanReport report;
   report.machine = choose_machine(config, options);
-  const OpenModel open = open_for_plan(config);
+  const OpenModel open =
+      open_for_plan(config, report.machine.device_is_host() ? ProductsOf::kCpu : ProductsOf::kAny);
   report.model = config.model;
   report.parameters = parameters_of(open.model->spec());
   report.tokens = options.tokens;

@@ -16,10 +16,19 @@ void CpuMatmul::warn_of_float32() {
       "makes long prompts slow");
 }
 
+void CpuMatmul::warn_of_float16() {
+  if (warned_) return;
+  warned_ = true;
+  log_warning(
+      "products of float16 are made in float32 on a CPU, which is slow: --compute-dtype bfloat16 "
+      "is faster");
+}
+
 void CpuMatmul::run(const void* a, DType a_dtype, std::int64_t rows, const RowBlockMatrix& w,
                     float* y, std::int64_t ld) {
   const bool bfloat16 = a_dtype == DType::kBFloat16 && CpuProducts::takes(w.format);
   if (bfloat16) warn_of_float32();
+  if (a_dtype == DType::kFloat16) warn_of_float16();
   if (bfloat16 && products_) {
     products_->run(a, rows, w, y, ld);
   } else {

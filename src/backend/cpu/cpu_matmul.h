@@ -26,6 +26,7 @@ class CpuMatmul {
 
  private:
   void warn_of_float32();
+  void warn_of_float16();
 
   std::optional<CpuProducts> products_;  // where there is code for this CPU
   FloatProducts float_products_;
