@@ -15,6 +15,33 @@ namespace {
 
 using Kind = WeightFormat::Kind;
 
+/// Every instruction set writes the same values of parts of these rows, and nothing beside them.
+void expect_equal_bits(const WeightFormat& format, const std::vector<std::byte>& packed,
+                       std::int64_t cols) {
+  const PackedRow row(format, cols);
+  const auto rows = static_cast<std::int64_t>(packed.size() / row.bytes);
+  for (const auto& [first, columns] : {std::pair<std::int64_t, std::int64_t>{0, cols},
+                                       {32, 128},
+                                       {64, 64},
+                                       {160, 5},
+                                       {256, cols - 256}}) {
+    const PackedPart part{packed.data(), rows, first, columns};
+    const std::int64_t stride = columns + 3;
+    const auto run = [&](InstructionSet set) {
+      std::vector<std::uint16_t> out(static_cast<std::size_t>(rows * stride), 0xabcd);
+      unpack_part(format, set)(row, part, out.data(), stride);
+      return out;
+    };
+    const auto want = run(InstructionSet::kBaseline);
+    EXPECT_EQ(want[static_cast<std::size_t>(columns)], 0xabcd) << "written beyond the columns";
+    for (int set = 1; set <= static_cast<int>(instruction_set()); ++set) {
+      EXPECT_EQ(run(static_cast<InstructionSet>(set)), want)
+          << name_of(format) << ", columns from " << first << " of " << cols << ", with "
+          << name_of(static_cast<InstructionSet>(set));
+    }
+  }
+}
+
 TEST(UnpackPart, WritesTheSameBitsWithEveryInstructionSetForEachCodeAndScale) {
   // A row for each byte of a scale that rows have, with each code in turn, in an odd place.
   for (const WeightFormat& format : {kInt8Weights, kInt4Weights}) {
@@ -32,25 +59,7 @@ TEST(UnpackPart, WritesTheSameBitsWithEveryInstructionSetForEachCodeAndScale) {
       if (int4) bytes[row.scales_at + 1] = static_cast<std::byte>(kLeastFloat8);  // not all alike
       packed.insert(packed.end(), bytes.begin(), bytes.end());
     }
-    const auto rows = static_cast<std::int64_t>(packed.size() / row.bytes);
-    for (const auto& [first, columns] : {std::pair<std::int64_t, std::int64_t>{0, kCols},
-                                         {32, 128},
-                                         {160, 5},
-                                         {256, kCols - 256}}) {
-      const PackedPart part{packed.data(), rows, first, columns};
-      const std::int64_t stride = columns + 3;
-      const auto run = [&](InstructionSet set) {
-        std::vector<std::uint16_t> out(static_cast<std::size_t>(rows * stride), 0xabcd);
-        unpack_part(format, set)(row, part, out.data(), stride);
-        return out;
-      };
-      const auto want = run(InstructionSet::kBaseline);
-      EXPECT_EQ(want[static_cast<std::size_t>(columns)], 0xabcd) << "written beyond the columns";
-      for (int set = 1; set <= static_cast<int>(instruction_set()); ++set) {
-        EXPECT_EQ(run(static_cast<InstructionSet>(set)), want)
-            << name_of(format) << " with " << name_of(static_cast<InstructionSet>(set));
-      }
-    }
+    expect_equal_bits(format, packed, kCols);
   }
 }
 
@@ -121,28 +130,7 @@ TEST(UnpackPart, OfAnyFormatWritesTheSameBitsWithEveryInstructionSet) {
                                              {Kind::kFloat8, ScaleType::kFloat32, 128},
                                              {Kind::kFloat8, ScaleType::kFloat16, 80},
                                              {Kind::kFloat8, ScaleType::kBFloat16, 0}}) {
-      const PackedRow row(format, cols);
-      const auto packed = random_rows(format, kRows, cols);
-      for (const auto& [first, columns] : {std::pair<std::int64_t, std::int64_t>{0, cols},
-                                           {32, 128},
-                                           {64, 64},
-                                           {160, 5},
-                                           {256, cols - 256}}) {
-        const PackedPart part{packed.data(), kRows, first, columns};
-        const std::int64_t stride = columns + 3;
-        const auto run = [&](InstructionSet set) {
-          std::vector<std::uint16_t> out(static_cast<std::size_t>(kRows * stride), 0xabcd);
-          unpack_part(format, set)(row, part, out.data(), stride);
-          return out;
-        };
-        const auto want = run(InstructionSet::kBaseline);
-        EXPECT_EQ(want[static_cast<std::size_t>(columns)], 0xabcd) << "written beyond the columns";
-        for (int set = 1; set <= static_cast<int>(instruction_set()); ++set) {
-          EXPECT_EQ(run(static_cast<InstructionSet>(set)), want)
-              << name_of(format) << ", columns from " << first << " of " << cols << ", with "
-              << name_of(static_cast<InstructionSet>(set));
-        }
-      }
+      expect_equal_bits(format, random_rows(format, kRows, cols), cols);
     }
   }
 }
