@@ -14,6 +14,7 @@ namespace {
 
 using testing::AllOf;
 using testing::HasSubstr;
+using testing::Not;
 
 const std::string kModels = std::string(ZI_SOURCE_DIR) + "/config/models/bloom-";
 
@@ -57,6 +58,21 @@ TEST(CliPlan, PlansADescribedMachineWithoutMpi) {
   EXPECT_THAT(ended.out, AllOf(HasSubstr("gather               302 GB"), HasSubstr("<- bottleneck"),
                                HasSubstr("What would help")));
   EXPECT_EQ(ended.err, "");
+}
+
+TEST(CliPlan, SaysWhatAGpuDoesWithFormatsOfOtherProgramsThatItDoesNotCount) {
+  const std::string note = "are unpacked to its memory for each product";
+  const std::string shapes = std::string(ZI_SOURCE_DIR) + "/config/models/qwen2.5-1.5b";
+  const std::vector<std::string> gpu = {"--gpus-like", "h100", "--host-memory", "64GiB"};
+  const auto planned = [](std::vector<std::string> arguments, const std::string& shape) {
+    arguments.insert(arguments.end(), {"--model", shape});
+    const Ended ended = run_plan(arguments);
+    EXPECT_EQ(ended.code, 0) << ended.err;
+    return ended.out;
+  };
+  EXPECT_THAT(planned(gpu, shapes + "-awq"), HasSubstr(note));
+  EXPECT_THAT(planned(gpu, shapes), Not(HasSubstr(note)));
+  EXPECT_THAT(planned({"--backend", "cpu"}, shapes + "-awq"), Not(HasSubstr(note)));
 }
 
 TEST(CliPlan, SpeaksOnceUnderMpirunAndForAllOfItsRanks) {

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The table of what fits where in src/plan/README.md: `zero-infer plan` of each shape in config/models on some machines.
+"""The table of what fits where in src/plan/README.md: `zero-infer plan` of each shape in config/models on some machines,
+but for those that say how their weights are quantized.
 
     tests/fit_table.py ZERO_INFER ROOT [--write]     without --write: exit code 1 when the page says otherwise
 """
@@ -61,6 +62,8 @@ def table(program, root):
              "|---" * (3 + len(MACHINES)) + "|"]
     shapes = []
     for model in (root / "config" / "models").iterdir():
+        if "quantization_config" in json.loads((model / "config.json").read_text()):
+            continue
         found = plan(program, model, "h200", "8TiB", 8, ["--cpu-offload"])
         if found is None:
             sys.exit(f"{model} fits nowhere")

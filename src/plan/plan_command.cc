@@ -69,6 +69,13 @@ std::string plan_text(const RunConfig& config, const PlanOptions& options) {
   if (open.compute_dtype == DType::kFloat32) {
     report.notes.push_back("the rate of matrix products is for 16-bit types; float32 is slower");
   }
+  const WeightFormat& blocks = open.block_format;
+  if (blocks.packed() && blocks != kInt8Weights && blocks != kInt4Weights &&
+      !report.machine.device_is_host()) {
+    report.notes.push_back(
+        "on a GPU, weights in " + describe(blocks) +
+        " are unpacked to its memory for each product, which the rates here do not count");
+  }
   const Planner planner(open, report.machine, options.tokens);
   report.plan = planner.plan(config);
   if (weight_bytes(report.plan) < kCacheBytes) {
