@@ -24,6 +24,7 @@ namespace {
 
 using std::chrono::milliseconds;
 using testing::HasSubstr;
+using testing::ThrowsMessage;
 
 constexpr auto kReplace = OutputFile::Mode::kReplace;
 constexpr auto kAppend = OutputFile::Mode::kAppend;
@@ -125,6 +126,16 @@ TEST_F(OutputFileTest, WaitsABoundedTimeForAnotherJob) {
   OutputFile second(path(), "--output", kAppend, milliseconds(20'000));
   ends_soon.join();
   EXPECT_EQ(second.size(), 6);
+}
+
+TEST_F(OutputFileTest, SaysWhenTheFileIsRemovedWhileItIsWritten) {
+  OutputFile file(path(), "--output", OutputFile::Mode::kReplace);
+  file.write("one\n");
+  std::filesystem::rename(path(), path().string() + ".moved");
+  file.write("two\n");  // it is still somewhere
+  std::filesystem::remove(path().string() + ".moved");
+  EXPECT_THAT([&] { file.write("three\n"); },
+              ThrowsMessage<IoError>(HasSubstr("--output was removed while it was written")));
 }
 
 TEST_F(OutputFileTest, LocksTheFileThatThePathLeadsToInTheEnd) {

@@ -50,6 +50,10 @@ OutputFile::~OutputFile() {
       identity_of(made_) == identity_of(file_.get())) {
     ::unlink(made_.c_str());
   }
+  if (begun_ && is_removed()) {
+    log_error(
+        fmt::format("{}: {} was removed while it was written: all of it is lost", name_, flag_));
+  }
   // Network file systems may report a full disk only here.
   if (file_.close() != 0) {
     log_error(system_error_text(name_, "closing failed, its last lines may be lost", errno));
@@ -104,6 +108,13 @@ bool OutputFile::lock(const std::filesystem::path& path, std::chrono::millisecon
 }
 
 void OutputFile::write(std::string_view text) {
+  if (is_removed()) {
+    begun_ = false;  // one message is enough
+    throw IoError(fmt::format(
+        "{}: {} was removed while it was written: what it held is lost; leave the file and its "
+        "folder where they are until the job ends",
+        name_, flag_));
+  }
   if (!begun_ && replaces_) drop_content(text.size());
   begun_ = true;
   keep();
@@ -152,6 +163,11 @@ off_t OutputFile::size() const {
   struct stat status {};
   if (::fstat(file_.get(), &status) != 0) fail("fstat", errno);
   return S_ISREG(status.st_mode) ? status.st_size : -1;
+}
+
+bool OutputFile::is_removed() const {
+  struct stat status {};
+  return ::fstat(file_.get(), &status) == 0 && S_ISREG(status.st_mode) && status.st_nlink == 0;
 }
 
 void OutputFile::cut(off_t size) {

@@ -36,8 +36,9 @@ class OutputFile {
   OutputFile& operator=(const OutputFile&) = delete;
 
   /// Writes all of it; it is on its way to the disk when this returns. Throws IoError naming the
-  /// path (disk full, ..): the file is then as it was before. The first write of kReplace promises
-  /// that only for a disk without room, on file systems that reserve it (fallocate).
+  /// path (disk full, ..): the file is then as it was before; and for a file that was removed,
+  /// which would take everything with it. The first write of kReplace promises that only for a disk
+  /// without room, on file systems that reserve it (fallocate).
   void write(std::string_view text);
 
   /// An empty file is a result too: it stays when nothing is written.
@@ -57,6 +58,8 @@ class OutputFile {
   /// Whether the path still leads to the open file, now that it is locked.
   bool lock(const std::filesystem::path& path, std::chrono::milliseconds patience);
   void drop_content(std::size_t bytes_to_come);
+  /// Of a regular file: no folder has it any more.
+  bool is_removed() const;
   [[noreturn]] void fail(const char* what, int error) const;
 
   std::string name_;

@@ -223,7 +223,9 @@ void check_pack(const PackOptions& pack) {
   const bool head_too =
       pack.head_format == WeightChoice::kInt8 || pack.head_format == WeightChoice::kInt4;
   if (pack.weight_format == WeightChoice::kStored && !head_too) {
-    throw ConfigError("nothing to pack: give --weight-format int8 or int4");
+    throw ConfigError(
+        "nothing to pack: give --weight-format int8 or int4; for a checkpoint whose blocks are "
+        "quantized already --head-format int8 or int4");
   }
 }
 

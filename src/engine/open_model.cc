@@ -151,8 +151,8 @@ WeightFormat format_of(const OpenModel& open, const Part& part, WeightChoice cho
   if (!packed) return chosen.value_or(usual);
   if (!chosen || chosen == packed) return *packed;
   throw CheckpointError(fmt::format(
-      "{}: {} are stored in {}, --{} asks for {}: leave it out, or give the checkpoint "
-      "from which they were packed",
+      "{}: {} are stored in {}, --{} asks for {}: leave it out, or give a checkpoint in which "
+      "they are not quantized",
       open.assumed ? (open.directory / "config.json").string() : open.source->describe(), part.what,
       with_name(*packed), part.flag, with_name(*chosen)));
 }
