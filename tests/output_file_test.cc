@@ -16,6 +16,7 @@
 #include <sstream>
 #include <thread>
 
+#include "base/file_descriptor.h"
 #include "open_files.h"
 #include "zero_infer/error.h"
 
@@ -136,6 +137,15 @@ TEST_F(OutputFileTest, SaysWhenTheFileIsRemovedWhileItIsWritten) {
   std::filesystem::remove(path().string() + ".moved");
   EXPECT_THAT([&] { file.write("three\n"); },
               ThrowsMessage<IoError>(HasSubstr("--output was removed while it was written")));
+}
+
+TEST_F(OutputFileTest, WritesAFileThatNeverHadAName) {
+  const FileDescriptor unnamed(::memfd_create("out", MFD_CLOEXEC));
+  const std::string path = "/proc/self/fd/" + std::to_string(unnamed.get());
+  OutputFile file(path, "--output", OutputFile::Mode::kReplace);
+  file.write("one\n");
+  file.write("two\n");
+  EXPECT_EQ(file.size(), 8);
 }
 
 TEST_F(OutputFileTest, LocksTheFileThatThePathLeadsToInTheEnd) {

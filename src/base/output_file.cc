@@ -41,6 +41,7 @@ OutputFile::OutputFile(const std::filesystem::path& path, std::string flag, Mode
   do {
     open(path, mode);
   } while (size() >= 0 && !lock(path, patience));
+  had_name_ = size() >= 0 && has_name();
 }
 
 OutputFile::~OutputFile() {
@@ -50,7 +51,7 @@ OutputFile::~OutputFile() {
       identity_of(made_) == identity_of(file_.get())) {
     ::unlink(made_.c_str());
   }
-  if (begun_ && is_removed()) {
+  if (begun_ && had_name_ && !has_name()) {
     log_error(
         fmt::format("{}: {} was removed while it was written: all of it is lost", name_, flag_));
   }
@@ -108,7 +109,7 @@ bool OutputFile::lock(const std::filesystem::path& path, std::chrono::millisecon
 }
 
 void OutputFile::write(std::string_view text) {
-  if (is_removed()) {
+  if (had_name_ && !has_name()) {
     begun_ = false;  // one message is enough
     throw IoError(fmt::format(
         "{}: {} was removed while it was written: what it held is lost; leave the file and its "
@@ -165,9 +166,9 @@ off_t OutputFile::size() const {
   return S_ISREG(status.st_mode) ? status.st_size : -1;
 }
 
-bool OutputFile::is_removed() const {
+bool OutputFile::has_name() const {
   struct stat status {};
-  return ::fstat(file_.get(), &status) == 0 && S_ISREG(status.st_mode) && status.st_nlink == 0;
+  return ::fstat(file_.get(), &status) == 0 && status.st_nlink > 0;
 }
 
 void OutputFile::cut(off_t size) {

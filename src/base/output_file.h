@@ -58,14 +58,15 @@ class OutputFile {
   /// Whether the path still leads to the open file, now that it is locked.
   bool lock(const std::filesystem::path& path, std::chrono::milliseconds patience);
   void drop_content(std::size_t bytes_to_come);
-  /// Of a regular file: no folder has it any more.
-  bool is_removed() const;
+  /// Whether a folder has it: a stdout that was never in one is no removed file.
+  bool has_name() const;
   [[noreturn]] void fail(const char* what, int error) const;
 
   std::string name_;
   std::string flag_;
   bool replaces_;
   bool begun_ = false;
+  bool had_name_ = false;       // when it was opened by its path
   std::filesystem::path made_;  // where it was made here; empty else
   FileDescriptor file_;
 };

@@ -28,7 +28,7 @@ void CpuMatmul::run(const void* a, DType a_dtype, std::int64_t rows, const RowBl
                     float* y, std::int64_t ld) {
   const bool bfloat16 = a_dtype == DType::kBFloat16 && CpuProducts::takes(w.format);
   if (bfloat16) warn_of_float32();
-  if (a_dtype == DType::kFloat16) warn_of_float16();
+  if (a_dtype == DType::kFloat16 && products_) warn_of_float16();
   if (bfloat16 && products_) {
     products_->run(a, rows, w, y, ld);
   } else {
