@@ -66,7 +66,7 @@ class OutputFile {
   std::string flag_;
   bool replaces_;
   bool begun_ = false;
-  bool had_name_ = false;       // when it was opened by its path
+  bool had_name_ = false;       // a regular file, when it was opened
   std::filesystem::path made_;  // where it was made here; empty else
   FileDescriptor file_;
 };
