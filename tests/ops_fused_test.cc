@@ -186,7 +186,11 @@ TEST_P(FusedTest, AGateEqualsProductAndGate) {
 TEST_P(FusedTest, PackedWeightsAreFusedAsOthersAre) {
   std::vector<std::pair<int, int>> lengths;
   for (int s = 0; s < 9; ++s) lengths.emplace_back(1, 1 + s * 7 % 40);
-  for (const WeightFormat& format : {kInt8Weights, kInt4Weights}) {
+  using Kind = WeightFormat::Kind;
+  for (const WeightFormat& format :
+       {kInt8Weights, kInt4Weights, WeightFormat{Kind::kInt4, ScaleType::kFloat16, 128},
+        WeightFormat{Kind::kInt8, ScaleType::kBFloat16, 0},
+        WeightFormat{Kind::kFloat8, ScaleType::kFloat32, 128}}) {
     // Whole fours and not, odd columns, columns shared by a cluster of blocks.
     for (const auto& [cols, block_rows, blocks, padding] :
          {std::tuple{72, 20, 2, 3}, {33, 33, 1, 0}, {1288, 107, 4, 3}, {520, 300, 3, 1}}) {
@@ -194,7 +198,9 @@ TEST_P(FusedTest, PackedWeightsAreFusedAsOthersAre) {
       TestMatrix up = matrix(block_rows, blocks, cols, format);
       for (const std::int64_t rows : {0, 1, 9, 16, 33, 65}) {
         match_activate(rows, gate, padding, DType::kBFloat16, DType::kBFloat16);
-        match_gate(rows, gate, up, padding, DType::kBFloat16);
+        for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+          match_gate(rows, gate, up, padding, dtype);
+        }
         if (HasFatalFailure()) return;
       }
     }

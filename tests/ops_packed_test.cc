@@ -23,6 +23,8 @@ constexpr WeightFormat kFormats[] = {kInt8Weights,
                                      {Kind::kInt4, ScaleType::kBFloat16, 128, true},
                                      {Kind::kInt8, ScaleType::kBFloat16, 0},
                                      {Kind::kInt8, ScaleType::kFloat16, 128, true},
+                                     {Kind::kInt8, ScaleType::kFloat32, 32},
+                                     {Kind::kInt4, ScaleType::kFloat16, 256, true},
                                      {Kind::kFloat8, ScaleType::kFloat32, 128},
                                      {Kind::kFloat8, ScaleType::kBFloat16, 0}};
 constexpr int kGatheredRows[] = {5, 0, 5};
@@ -86,13 +88,13 @@ TEST_P(PackedTest, ProductsMatchTheReferenceOfTheUnpackedValues) {
 TEST_P(PackedTest, LongRowsAndFewOfThemMatchTheReference) {
   constexpr std::int64_t kRows = 33,
                          kCols = 4168;  // several steps of all kernels, and a part of one
-  for (const WeightFormat& format : {kInt8Weights, kInt4Weights}) {
+  for (const WeightFormat& format : kFormats) {
     const TestMatrix m = matrix(37, 2, kCols, format);
     for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
       const auto host_a = as(floats(kRows * kCols), dtype);
       const Buffer a = upload(host_a);
       const Wanted want = wanted(host_a, dtype, kRows, m);
-      for (const std::int64_t rows : {1, 2, 3, 4, 5, 33}) {
+      for (const std::int64_t rows : {1, 2, 3, 4, 5, 9, 17, 33}) {
         SCOPED_TRACE(fmt::format("{} x {}, {} rows", name_of(dtype), name_of(format), rows));
         expect_products(multiply(a.data(), dtype, rows, m.device), want, kCols);
         if (HasFatalFailure()) return;

@@ -83,6 +83,10 @@ bool CudaMatmul::run_streamed(const void* a, DType a_dtype, std::int64_t rows, c
     packed_.run(a, a_dtype, rows, w, output, scratch_, stream);
     return true;
   }
+  if (group_.fits(a, a_dtype, rows, w, output, scratch_)) {
+    group_.run(a, a_dtype, rows, w, output, scratch_, stream);
+    return true;
+  }
   if (wide_.fits(a, a_dtype, rows, w)) {
     wide_.run(a, rows, w, output, stream);
     return true;

@@ -6,6 +6,7 @@
 #include <span>
 
 #include "backend/cuda/cuda_support.h"
+#include "backend/cuda/group_matmul.h"
 #include "backend/cuda/packed_gemv.h"
 #include "backend/cuda/packed_matmul.h"
 #include "backend/cuda/skinny_matmul.h"
@@ -50,6 +51,7 @@ class CudaMatmul {
   WideMatmul wide_;
   PackedGemv gemv_;
   PackedMatmul packed_;
+  GroupMatmul group_;
   cublasHandle_t handle_ = nullptr;
   cudaStream_t stream_ = nullptr;
   std::span<std::byte> workspace_;

@@ -46,9 +46,45 @@ __device__ inline void commit_products() {
   asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory");
 }
 
-/// Before sums are read, and before anything else takes the place of factors.
-__device__ inline void wait_for_products() {
-  asm volatile("wgmma.wait_group.sync.aligned 0;\n" ::: "memory");
+/// Waits for all products but those that were committed last, kPending times: before their sums
+/// are read, and before anything else takes the place of their factors.
+template <int kPending>
+__device__ inline void wait_for_products_but() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(kPending) : "memory");
+}
+__device__ inline void wait_for_products() { wait_for_products_but<0>(); }
+
+/// A barrier in shared memory, at a multiple of 8, which bulk copies arrive at. Its phases end one
+/// after the other. One thread makes it; then show_barriers, and a barrier of the block.
+__device__ inline void make_barrier(std::uint32_t barrier) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\n" ::"r"(barrier) : "memory");
+}
+__device__ inline void show_barriers() {
+  asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
+}
+/// Starts a copy of `bytes`, a multiple of 16, whose arrival ends the phase of `barrier`. By one
+/// thread. What was there before is read, and by matrix units alone.
+__device__ inline void copy_bulk(std::uint32_t shared, const void* global, int bytes,
+                                 std::uint32_t barrier) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(barrier), "r"(bytes)
+               : "memory");
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::
+          "r"(shared),
+      "l"(global), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+/// Waits for the end of the phase of this parity: of the first phase it is 0. What was copied is
+/// visible then, to matrix units as well.
+__device__ inline void wait_for_phase(std::uint32_t barrier, int parity) {
+  asm volatile(
+      "{.reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra again;\n"
+      "}\n" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
 }
 
 /// After wait_for_products: keeps the compiler from reading sums before it.

@@ -13,20 +13,22 @@
 /// makes fragments in registers.
 namespace zi {
 
-/// Rows for which warps multiply by themselves (packed_mma.cuh); warpgroups do for more
-/// (packed_wgmma.cuh).
-inline constexpr int kMostMmaRows = 16;
 inline constexpr int kMostPackedSharedBytes = 111 << 10;
 inline constexpr int kMostPackedStages = 8;
+inline constexpr int kFewestPackedStages = 3;
 /// Columns of a block that shares a tile at least, for all numbers of rows.
 inline constexpr int kFewestPackedCols = 8 * kUnitCols;
 
 /// A stage of the ring of packed_mma.cuh: activations, codes, scales; each row's units side by
 /// side.
-template <typename Fragments, int kRows>
+template <typename FragmentsOf, int kRows>
 struct PackedStage {
+  using Fragments = FragmentsOf;
+  static constexpr int kUnitBytes =
+      kRows * kUnitCols * 2 + kWideTileRows * (Fragments::kCodeBytes + Fragments::kScaleBytes);
   /// Long steps, where codes and activations do not take too much memory for that.
-  static constexpr int kUnits = kRows == 8 || Fragments::kCodeBytes == 64 ? 2 : 1;
+  static constexpr int kUnits =
+      kRows <= 16 && kFewestPackedStages * 2 * kUnitBytes <= kMostPackedSharedBytes ? 2 : 1;
   static constexpr int kCols = kUnits * kUnitCols;
   static constexpr int kXRowBytes = kCols * 2;
   static constexpr int kCodeRowBytes = kUnits * Fragments::kCodeBytes;
@@ -38,17 +40,49 @@ struct PackedStage {
   static constexpr int kStages = std::min(kMostPackedStages, kMostPackedSharedBytes / kBytes);
   static constexpr int kSharedBytes =
       std::max(kStages * kBytes, kRows* kWideTileRows* static_cast<int>(sizeof(float)));
-  static_assert(kStages >= 3);
+  static_assert(kStages >= kFewestPackedStages);
 };
 
-/// Where the 16-byte piece of a row of codes is in it, so that lanes hit all banks that read pieces
-/// 4 u + t (int4), or pieces 2 t and then 2 t + 1 (int8), of two rows.
+/// Where the scales of a row of codes are, and what they are: ScaleType::kFloat8 unless the kernel
+/// is one for groups (group_fragments.cuh).
+struct RowScales {
+  int at;        // bytes from the row's start
+  int zeros_at;  // of zero points; less than zero: there are none
+  int last;      // group
+  int shift;     // column >> shift is its group
+  ScaleType type;
+};
+
+/// A thread's share of the copies of scales of a byte, as they are: of one row, those of a step
+/// side by side.
 template <typename StageOf>
-__device__ constexpr int code_place(int row, int piece) {
-  if (StageOf::kCodeRowBytes == 64) return piece;
-  return StageOf::kCodeRowBytes == 64 * StageOf::kUnits ? piece ^ (row & 1) << 2
-                                                        : piece ^ (row & 1);
-}
+class ByteScaleCopies {
+  static constexpr int kBytes = StageOf::kScaleRowBytes;
+
+ public:
+  static __device__ std::uint32_t place() { return threadIdx.x * kBytes; }
+  /// Row of the tile.
+  static __device__ int row() { return static_cast<int>(threadIdx.x) % kWideTileRows; }
+
+  __device__ void start_tile(const std::byte* row, const RowScales& scales, const WideWork& work) {
+    from_ = row + scales.at + work.split * kBytes;
+  }
+  __device__ void finish_step(const RowScales&) {}
+  __device__ void copy_step(std::uint32_t to, const RowScales&, int, int splits) {
+    if (threadIdx.x >= kWideTileRows) return;
+    if constexpr (kBytes == 16) {
+      ptx::copy_async_16(to, from_, true);
+    } else if constexpr (kBytes == 8) {
+      ptx::copy_async_8(to, from_, true);
+    } else {
+      ptx::copy_async_4(to, from_, true);
+    }
+    from_ += splits * kBytes;
+  }
+
+ private:
+  const std::byte* from_;
+};
 
 /// A thread's share of the copies of codes and scales.
 template <typename StageOf, bool kMixed>
@@ -56,15 +90,15 @@ class CodeCopies {
   static constexpr int kPieces = StageOf::kCodeRowBytes / 16;  // of a row
   static constexpr int kRowsAtOnce = kWideThreads / kPieces;
   static constexpr int kRowsOfThread = kWideTileRows / kRowsAtOnce;
+  using Scales = typename StageOf::Fragments::template Scales<StageOf>;
 
  public:
-  __device__ CodeCopies(const WideProduct& args, const WideWork& work, int scales_at)
+  __device__ CodeCopies(const WideProduct& args, const WideWork& work, const RowScales& scales)
       : args_(args),
         work_(work),
-        scales_at_(scales_at),
+        row_scales_(scales),
         policy_(evict_first_policy()),
-        code_advance_(args.splits * StageOf::kCodeRowBytes),
-        scale_advance_(args.splits * StageOf::kScaleRowBytes),
+        advance_(args.splits * StageOf::kCodeRowBytes),
         tile_(work.tile) {
     start_tile();
   }
@@ -74,30 +108,23 @@ class CodeCopies {
     const int row = static_cast<int>(threadIdx.x) / kPieces;
     const int piece = static_cast<int>(threadIdx.x) % kPieces;
     return static_cast<std::uint32_t>(row * StageOf::kCodeRowBytes +
-                                      code_place<StageOf>(row, piece) * 16);
+                                      StageOf::Fragments::code_place(row, piece, kPieces) * 16);
   }
+  static __device__ std::uint32_t scales_place() { return Scales::place(); }
 
   /// Starts those of the next step; none after the last one. `codes` has place() in it, `scales`
-  /// the thread's row.
+  /// has scales_place().
   __device__ void copy_step(std::uint32_t codes, std::uint32_t scales) {
+    scales_.finish_step(row_scales_);
     if (tile_ >= args_.tiles) return;
     const bool there = left_ > static_cast<int>(threadIdx.x) % kPieces * kPieceCols;
 #pragma unroll
     for (int i = 0; i < kRowsOfThread; ++i) {
       copy_weights_and_fetch_async(codes + i * kRowsAtOnce * StageOf::kCodeRowBytes, from_[i],
                                    there, policy_);
-      from_[i] += code_advance_;
+      from_[i] += advance_;
     }
-    if (threadIdx.x < kWideTileRows) {
-      if constexpr (StageOf::kScaleRowBytes == 16) {
-        ptx::copy_async_16(scales, scales_, left_ > 0);
-      } else if constexpr (StageOf::kScaleRowBytes == 8) {
-        ptx::copy_async_8(scales, scales_, left_ > 0);
-      } else {
-        ptx::copy_async_4(scales, scales_, left_ > 0);
-      }
-      scales_ += scale_advance_;
-    }
+    scales_.copy_step(scales, row_scales_, args_.cols - left_, args_.splits);
     left_ -= work_.advance;
     if (--steps_ == 0) {
       tile_ += work_.stride;
@@ -121,45 +148,62 @@ class CodeCopies {
       from_[i] = row_at<kMixed>(args_, tile, row + i * kRowsAtOnce) +
                  work_.split * StageOf::kCodeRowBytes + piece * 16;
     }
-    scales_ = row_at<kMixed>(args_, tile, static_cast<int>(threadIdx.x) % kWideTileRows) +
-              scales_at_ + work_.split * StageOf::kScaleRowBytes;
+    scales_.start_tile(row_at<kMixed>(args_, tile, Scales::row()), row_scales_, work_);
   }
 
   const WideProduct& args_;
   const WideWork& work_;
-  int scales_at_;
+  const RowScales& row_scales_;
   std::uint64_t policy_;
-  int code_advance_;
-  int scale_advance_;
+  int advance_;
   int tile_;
   int steps_ = 0;  // of the tile, not yet begun
   int left_ = 0;   // columns from the next step's first on
   const std::byte* from_[kRowsOfThread];
-  const std::byte* scales_;
+  Scales scales_;
 };
 
-/// The fragments of a unit of a warp's rows g and g + 8, in a stage.
-template <typename Fragments, typename StageOf>
-__device__ __forceinline__ void make_fragments(const std::byte* stage, int unit,
-                                               LaneFragments& upper, LaneFragments& lower) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int lane_of_row = lane % 4;
-  const int row = static_cast<int>(threadIdx.x) / 32 * 16 + lane / 4;
-  const std::byte* const codes = stage + StageOf::kCodesAt + row * StageOf::kCodeRowBytes;
-  const std::byte* const scales =
-      stage + StageOf::kScalesAt + row * StageOf::kScaleRowBytes + unit * Fragments::kScaleBytes;
-  constexpr int kPieces = Fragments::kCodeBytes / 64;  // of a lane
-  const int first = unit * Fragments::kCodeBytes / 16 + lane_of_row * kPieces;
-  const int at = code_place<StageOf>(lane / 4, first) * 16;
-  const int second = code_place<StageOf>(lane / 4, first + 1) * 16 - at;
-  Fragments::make(codes + at, scales, lane_of_row, second, upper);
-  Fragments::make(codes + 8 * StageOf::kCodeRowBytes + at, scales + 8 * StageOf::kScaleRowBytes,
-                  lane_of_row, second, lower);
-}
+/// What a lane has of a unit of its warp's rows g and g + 8, in a stage.
+template <typename StageOf>
+class LaneCodes {
+  using Fragments = typename StageOf::Fragments;
+  static constexpr int kPieces = StageOf::kCodeRowBytes / 16;  // of a row
+
+ public:
+  /// Reads scales.
+  __device__ __forceinline__ LaneCodes(const std::byte* codes, const std::byte* scales, int unit)
+      : codes_(codes + tile_row() * StageOf::kCodeRowBytes),
+        row_(static_cast<int>(threadIdx.x) % 32 / 4),
+        first_(unit * Fragments::kCodeBytes / 16) {
+    const std::byte* const own =
+        scales + tile_row() * StageOf::kScaleRowBytes + unit * Fragments::kScaleBytes;
+    upper_.load_scales(own);
+    lower_.load_scales(own + 8 * StageOf::kScaleRowBytes);
+  }
+
+  /// Reads codes of a half, half 0 before half 1, and makes its fragments.
+  template <int kHalf>
+  __device__ __forceinline__ void make(HalfFragments& upper, HalfFragments& lower) {
+    upper_.template load_half<kPieces, kHalf>(codes_, row_, first_);
+    lower_.template load_half<kPieces, kHalf>(codes_ + 8 * StageOf::kCodeRowBytes, row_, first_);
+    upper_.template make<kHalf>(upper);
+    lower_.template make<kHalf>(lower);
+  }
+
+ private:
+  static __device__ int tile_row() {
+    return static_cast<int>(threadIdx.x) / 32 * 16 + static_cast<int>(threadIdx.x) % 32 / 4;
+  }
+
+  const std::byte* codes_;
+  int row_;
+  int first_;
+  typename Fragments::Lane upper_, lower_;
+};
 
 template <typename Output>
 struct PackedArgs : WideArgs<Output> {
-  int scales_at;  // of a row
+  RowScales scales;
 };
 
 }  // namespace zi

@@ -19,13 +19,11 @@ namespace zi {
 /// packed_wgmma.cuh).
 class PackedMatmul {
  public:
-  static constexpr std::int64_t kMaxRows = 64;
-
   /// Asks the current device what it holds; where it has no code for the device nothing fits.
   PackedMatmul();
 
   /// kInt8Weights or kInt4Weights, activations and outputs of a 16-bit type, of float16 only
-  /// SumsOutput; 1 .. kMaxRows rows, columns in multiples of 8, and `a` and all rows of w aligned
+  /// SumsOutput; 1 .. 64 rows, columns in multiples of 8, and `a` and all rows of w aligned
   /// to 16 bytes; scratch memory for 64 rows of activations where
   /// there are more than 16.
   bool fits(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w,

@@ -1,16 +1,11 @@
 #pragma once
 
+#include "backend/cuda/group_fragments.cuh"
 #include "backend/cuda/launch.cuh"
 #include "backend/cuda/packed_copies.cuh"
 
-/// Up to kMostMmaRows rows: warps read the activations' fragments from shared memory.
+/// Few rows: warps read the activations' fragments from shared memory.
 namespace zi {
-
-/// Where the 16-byte piece of a row of a unit of activations is, so that lanes hit all banks that
-/// read pieces 4 t + j of a unit.
-__device__ constexpr int x_place(int row, int piece) {
-  return piece ^ (piece >> 3 & 1) ^ (row & 1) << 1;
-}
 
 /// A thread's share of the copies of activations: the columns of a tile again and again.
 template <typename StageOf, int kRows>
@@ -31,8 +26,9 @@ class MmaActivations {
   static __device__ std::uint32_t place() {
     const int row = static_cast<int>(threadIdx.x) / kPieces;
     const int piece = static_cast<int>(threadIdx.x) % kPieces;
-    return static_cast<std::uint32_t>(row * StageOf::kXRowBytes +
-                                      (piece / 16 * 16 + x_place(row, piece % 16)) * 16);
+    return static_cast<std::uint32_t>(
+        row * StageOf::kXRowBytes +
+        (piece / 16 * 16 + StageOf::Fragments::x_place(row, piece % 16)) * 16);
   }
 
   /// Starts those of the next step; none after the last one. `to` has place() in it.
@@ -65,30 +61,44 @@ class MmaActivations {
 
 /// sums (16 weight rows of the warp, kRows) += the products of one step: four sums for each eight
 /// activation rows, as ptx::multiply_add leaves them.
-template <typename T, typename Fragments, int kRows>
+template <typename T, typename StageOf, int kRows>
 __device__ inline void multiply_mma_step(float (&sums)[kRows / 2], const std::byte* stage) {
-  using StageOf = PackedStage<Fragments, kRows>;
+  using Fragments = typename StageOf::Fragments;
+  constexpr int kGroups = Fragments::kScaledGroups;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int lane_of_row = lane % 4;
 #pragma unroll
   for (int unit = 0; unit < StageOf::kUnits; ++unit) {
     LaneFragments upper, lower;
-    make_fragments<Fragments, StageOf>(stage, unit, upper, lower);
+    LaneCodes<StageOf> codes(stage + StageOf::kCodesAt, stage + StageOf::kScalesAt, unit);
+    codes.template make<0>(upper[0], lower[0]);
+    codes.template make<1>(upper[1], lower[1]);
+    GroupFactors<kGroups> factors;
+    if constexpr (kGroups > 0) factors.template read<StageOf>(stage + StageOf::kScalesAt, unit);
 #pragma unroll
     for (int eight = 0; eight < kRows / 8; ++eight) {
       float(&to)[4] = *reinterpret_cast<float(*)[4]>(sums + 4 * eight);
       const std::byte* const x =
           stage + (eight * 8 + lane / 4) * StageOf::kXRowBytes + unit * kUnitCols * 2;
+      float of_group[4] = {};
+      float(&add_to)[4] = kGroups > 0 ? of_group : to;
 #pragma unroll
       for (int j = 0; j < kLaneCols / 8; ++j) {
-        const uint4 b =
-            *reinterpret_cast<const uint4*>(x + x_place(lane / 4, lane_of_row * 4 + j) * 16);
-        const std::uint32_t a0[4] = {upper[2 * j][0], lower[2 * j][0], upper[2 * j][1],
-                                     lower[2 * j][1]};
-        ptx::multiply_add<T>(to, a0, b.x, b.y);
-        const std::uint32_t a1[4] = {upper[2 * j + 1][0], lower[2 * j + 1][0], upper[2 * j + 1][1],
-                                     lower[2 * j + 1][1]};
-        ptx::multiply_add<T>(to, a1, b.z, b.w);
+        const int piece = Fragments::x_place(lane / 4, Fragments::x_piece(lane % 4, j));
+        const uint4 b = *reinterpret_cast<const uint4*>(x + piece * 16);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const auto& u = upper[j / 2][j % 2 * 2 + i];
+          const auto& l = lower[j / 2][j % 2 * 2 + i];
+          const std::uint32_t a[4] = {u[0], l[0], u[1], l[1]};
+          ptx::multiply_add<T>(add_to, a, i == 0 ? b.x : b.z, i == 0 ? b.y : b.w);
+        }
+        if constexpr (kGroups > 0) {
+          constexpr int kPieces = kLaneCols / 8 / kGroups;  // of a lane, of a group
+          if (j % kPieces != kPieces - 1) continue;
+          factors.add(to, of_group, j / kPieces);
+#pragma unroll
+          for (float& sum : of_group) sum = 0;
+        }
       }
     }
   }
@@ -115,12 +125,12 @@ __global__ void __launch_bounds__(kWideThreads, 2)
       __shfl_sync(0xffffffffu, ring + StageOf::kCodesAt + Codes::place(), lane);
   const std::uint32_t last = first + (kStages - 1) * kStageBytes;
   const std::uint32_t to_scales =  // from a stage's codes
-      ring + StageOf::kScalesAt + threadIdx.x * StageOf::kScaleRowBytes - first;
+      ring + StageOf::kScalesAt + Codes::scales_place() - first;
   const std::uint32_t to_x = ring + Activations::place() - first;
 
   const WideWork work(args, StageOf::kCols);
   const Stores stores(args.out, stores_shared);
-  Codes codes(args, work, args.scales_at);
+  Codes codes(args, work, args.scales);
   Activations activations(args, work);
   // Weights were there before the kernels that may still run: only activations wait for those.
   for (std::uint32_t to = first; to != last; to += kStageBytes) codes.copy_step(to, to + to_scales);
@@ -144,7 +154,7 @@ __global__ void __launch_bounds__(kWideThreads, 2)
       codes.copy_step(to, to + to_scales);
       activations.copy_step(to + to_x);
       commit_copies();
-      multiply_mma_step<T, Fragments, kRows>(
+      multiply_mma_step<T, StageOf, kRows>(
           sums, reinterpret_cast<const std::byte*>(memory) + stage * kStageBytes);
       to = to == last ? first : to + kStageBytes;
       stage = stage + 1 < kStages ? stage + 1 : 0;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "backend/cuda/group_fragments.cuh"
 #include "backend/cuda/launch.cuh"
 #include "backend/cuda/packed_copies.cuh"
 
@@ -17,7 +18,7 @@ namespace zi {
 constexpr int ordered_unit_bytes(int rows) { return rows * kUnitCols * 2; }
 
 /// Puts x (rows, cols) of 16 bits into order (units, ordered_unit_bytes), zeros where it has none.
-template <int kRows>
+template <typename Fragments, int kRows>
 __global__ void __launch_bounds__(kWideThreads)
     order_activations(const std::byte* x, int rows, int cols, int units, std::byte* ordered) {
   wait_for_previous();
@@ -30,7 +31,7 @@ __global__ void __launch_bounds__(kWideThreads)
   std::uint32_t pairs[4];
 #pragma unroll
   for (int lane = 0; lane < 4; ++lane) {
-    const int col = unit * kUnitCols + lane * kLaneCols + 2 * pair;
+    const int col = unit * kUnitCols + Fragments::x_piece(lane, pair / 4) * 8 + pair % 4 * 2;
     const bool there = row < rows && col < cols;
     pairs[lane] = there ? *reinterpret_cast<const std::uint32_t*>(
                               x + (static_cast<std::size_t>(row) * cols + col) * 2)
@@ -42,49 +43,47 @@ __global__ void __launch_bounds__(kWideThreads)
       make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
 }
 
-/// A stage of the ring: ordered activations, codes and scales of a unit.
-template <typename Fragments, int kRows>
+/// The rings in shared memory, a unit a stage: of ordered activations, which the products of the
+/// step before may still read when a step begins, and of codes and scales, which are read by then.
+template <typename FragmentsOf, int kRows>
 struct WgmmaStage {
+  using Fragments = FragmentsOf;
   static constexpr int kUnits = 1;
   static constexpr int kCols = kUnitCols;
   static constexpr int kCodeRowBytes = Fragments::kCodeBytes;
   static constexpr int kScaleRowBytes = Fragments::kScaleBytes;
-  static constexpr int kCodesAt = ordered_unit_bytes(kRows);
-  static constexpr int kScalesAt = kCodesAt + kWideTileRows * kCodeRowBytes;
-  static constexpr int kBytes = (kScalesAt + kWideTileRows * kScaleRowBytes + kRingAlignment - 1) /
-                                kRingAlignment * kRingAlignment;
-  static constexpr int kStages = std::min(kMostPackedStages, kMostPackedSharedBytes / kBytes);
+  static constexpr int kXBytes = ordered_unit_bytes(kRows);
+  static constexpr int kScalesAt = kWideTileRows * kCodeRowBytes;  // from codes
+  static constexpr int kBytes =                                    // of codes and scales
+      (kScalesAt + kWideTileRows * kScaleRowBytes + kLineBytes - 1) / kLineBytes * kLineBytes;
+  static constexpr int kXStages = kMostPackedSharedBytes < 4 * kXBytes + 4 * kBytes ? 3 : 4;
+  static constexpr int kStages =
+      std::min(kMostPackedStages, (kMostPackedSharedBytes - kXStages * kXBytes) / kBytes);
+  static constexpr int kCodesAt = kXStages * kXBytes;
   static constexpr int kSharedBytes =
-      std::max(kStages * kBytes, kRows* kWideTileRows* static_cast<int>(sizeof(float)));
-  static_assert(kStages >= 3);
+      std::max(kCodesAt + kStages * kBytes, kRows* kWideTileRows* static_cast<int>(sizeof(float)));
+  static_assert(kStages >= kFewestPackedStages);
 };
 
-/// A thread's share of the copies of ordered activations, the units of a tile again and again.
+/// The copies of ordered activations, the units of a tile again and again: one thread starts them.
+/// They come past the threads, so that none has to show them to the matrix units.
 template <int kRows>
 class OrderedCopies {
   static constexpr int kBytes = ordered_unit_bytes(kRows);
-  static constexpr int kBytesAtOnce = kWideThreads * 16;
-  static_assert(kBytes % kBytesAtOnce == 0);
 
  public:
   __device__ OrderedCopies(const std::byte* ordered, const WideWork& work)
-      : first_(ordered + static_cast<std::size_t>(work.begin / kUnitCols) * kBytes +
-               threadIdx.x * 16),
+      : first_(ordered + static_cast<std::size_t>(work.begin / kUnitCols) * kBytes),
         advance_(work.advance / kUnitCols * kBytes),
         steps_(work.steps),
         all_steps_(work.all_steps),
         from_(first_) {}
 
-  static __device__ std::uint32_t place() { return threadIdx.x * 16; }
-
-  /// Starts those of the next step; none after the last one. `to` has place() in it.
-  __device__ void copy_step(std::uint32_t to) {
-    if (all_steps_ == 0) return;
+  /// Starts that of the next step; none after the last one.
+  __device__ void copy_step(std::uint32_t to, std::uint32_t arrival) {
+    if (threadIdx.x != 0 || all_steps_ == 0) return;
     --all_steps_;
-#pragma unroll
-    for (int i = 0; i < kBytes / kBytesAtOnce; ++i) {
-      ptx::copy_async_16(to + i * kBytesAtOnce, from_ + i * kBytesAtOnce, true);
-    }
+    ptx::copy_bulk(to, from_, kBytes, arrival);
     from_ += advance_;
     if (++step_ == steps_) {
       step_ = 0;
@@ -101,18 +100,17 @@ class OrderedCopies {
   int step_ = 0;
 };
 
-/// Begins sums (64 weight rows of the warpgroup, kRows) += the products of a unit. `x` is where its
-/// activations are in shared memory.
-template <typename T, int kRows>
-__device__ __forceinline__ void begin_wgmma_step(float (&sums)[kRows / 2],
-                                                 const LaneFragments& upper,
-                                                 const LaneFragments& lower, std::uint32_t x) {
+/// Begins sums (64 weight rows of the warpgroup, kRows) += the products of half a unit, or = with
+/// kFirst. `x` is where the unit's activations are in shared memory.
+template <typename T, int kRows, int kHalf, bool kFirst>
+__device__ __forceinline__ void begin_half(float (&sums)[kRows / 2], const HalfFragments& upper,
+                                           const HalfFragments& lower, std::uint32_t x) {
   ptx::begin_products();
+  const std::uint64_t rows = ptx::describe_rows(x + kHalf * kRows * 128);
 #pragma unroll
-  for (int i = 0; i < kUnitCols / 16; ++i) {
+  for (int i = 0; i < kUnitCols / 32; ++i) {
     const std::uint32_t a[4] = {upper[i][0], lower[i][0], upper[i][1], lower[i][1]};
-    const std::uint64_t b = ptx::describe_rows(x + i / 4 * kRows * 128) + 2 * (i % 4);
-    ptx::multiply_add_async<T, kRows, false>(sums, a, b, true);
+    ptx::multiply_add_async<T, kRows, false>(sums, a, rows + 2 * i, !kFirst || i > 0);
   }
   ptx::commit_products();
 }
@@ -123,6 +121,10 @@ struct OrderedArgs : PackedArgs<Output> {
 };
 
 /// Up to kRows activation rows. A cluster has one tile.
+///
+/// While half a unit is multiplied, the fragments of the next half are made. So when a step begins,
+/// the second half of the step before is still being multiplied, and the stage of activations that
+/// is filled again is the one before that.
 template <typename T, template <typename> typename Format, int kRows, typename Output>
 __global__ void __launch_bounds__(kWideThreads, 2)
     packed_wgmma_kernel(const __grid_constant__ OrderedArgs<Output> args) {
@@ -130,69 +132,101 @@ __global__ void __launch_bounds__(kWideThreads, 2)
   using StageOf = WgmmaStage<Fragments, kRows>;
   using Stores = OutputStores<T, kRows, Output>;
   using Codes = CodeCopies<StageOf, Output::kMixed>;
-  using Activations = OrderedCopies<kRows>;
   constexpr int kColumns = kWideTileRows / (Output::kMixed ? 2 : 1);  // of a tile
-  constexpr int kStages = StageOf::kStages;
+  constexpr int kAhead = StageOf::kStages - 1;    // steps whose codes are being copied
+  constexpr int kXAhead = StageOf::kXStages - 2;  // and activations
   constexpr std::uint32_t kStageBytes = StageOf::kBytes;
+  constexpr bool kScaled = Fragments::kScaledGroups > 0;
   __shared__ typename Stores::Shared stores_shared;
+  __shared__ std::uint64_t arrivals[StageOf::kXStages];  // of activations
   extern __shared__ std::byte aligned_memory[];
   const std::uint32_t start = ptx::shared_address(aligned_memory);
-  const std::uint32_t ring = (start + kRingAlignment - 1) / kRingAlignment * kRingAlignment;
-  std::byte* const stages = aligned_memory + (ring - start);
+  const std::uint32_t rings = (start + kRingAlignment - 1) / kRingAlignment * kRingAlignment;
+  std::byte* const memory = aligned_memory + (rings - start);
   const int lane = static_cast<int>(threadIdx.x) % 32;
   // Through a shuffle, as in wide_matmul.cu.
   const std::uint32_t first =
-      __shfl_sync(0xffffffffu, ring + StageOf::kCodesAt + Codes::place(), lane);
-  const std::uint32_t last = first + (kStages - 1) * kStageBytes;
+      __shfl_sync(0xffffffffu, rings + StageOf::kCodesAt + Codes::place(), lane);
+  const std::uint32_t last = first + (StageOf::kStages - 1) * kStageBytes;
   const std::uint32_t to_scales =  // from a stage's codes
-      ring + StageOf::kScalesAt + threadIdx.x * StageOf::kScaleRowBytes - first;
-  const std::uint32_t to_x = ring + Activations::place() - first;
+      rings + StageOf::kCodesAt + StageOf::kScalesAt + Codes::scales_place() - first;
+  const std::uint32_t first_arrival = ptx::shared_address(arrivals);
 
   const WideWork work(args, StageOf::kCols);
   const Stores stores(args.out, stores_shared);
-  Codes codes(args, work, args.scales_at);
-  Activations activations(args.ordered, work);
+  Codes codes(args, work, args.scales);
+  OrderedCopies<kRows> activations(args.ordered, work);
   // Weights were there before the kernels that may still run: only activations wait for those.
-  for (std::uint32_t to = first; to != last; to += kStageBytes) codes.copy_step(to, to + to_scales);
+  for (std::uint32_t to = first; to != last; to += kStageBytes) {
+    codes.copy_step(to, to + to_scales);
+    commit_copies();
+  }
   let_next_start();
   stores.prepare(args.rows, work.tile * kColumns + static_cast<int>(threadIdx.x) % kColumns);
+  if (threadIdx.x == 0) {
+    for (int stage = 0; stage < StageOf::kXStages; ++stage) {
+      ptx::make_barrier(first_arrival + stage * 8);
+    }
+    ptx::show_barriers();
+  }
   wait_for_previous();
-  for (std::uint32_t to = first; to != last; to += kStageBytes) {
-    activations.copy_step(to + to_x);
-    commit_copies();  // the first with all weights so far
+  for (int stage = 0; stage < kXAhead; ++stage) {
+    activations.copy_step(rings + stage * StageOf::kXBytes, first_arrival + stage * 8);
   }
 
-  std::uint32_t to = last;
-  int stage = 0;
   float sums[kRows / 2];
+  float of_unit[kScaled ? kRows / 2 : 1];
+  float(&add_to)[kRows / 2] =
+      *reinterpret_cast<float(*)[kRows / 2]>(kScaled ? &of_unit[0] : &sums[0]);
+  GroupFactors<Fragments::kScaledGroups> factors;
+  HalfFragments upper[2], lower[2];
+  std::uint32_t to = last;
+  int stage = 0, x_stage = 0, to_x_stage = kXAhead, parity = 0;
   for (int tile = work.tile; tile < args.tiles; tile += work.stride) {
 #pragma unroll
     for (float& sum : sums) sum = 0;
     for (int step = 0; step < work.steps; ++step) {
-      wait_for_all_copies_but<kStages - 2>();
-      ptx::show_to_async_proxy();
-      ptx::wait_for_products();
-      __syncthreads();  // all copies have arrived, and the stage before is used up
+      wait_for_all_copies_but<kAhead - 1>();
+      ptx::wait_for_products_but<1>();
+      __syncthreads();  // all codes have arrived, and stages are used up
       codes.copy_step(to, to + to_scales);
-      activations.copy_step(to + to_x);
       commit_copies();
-      LaneFragments upper, lower;
-      make_fragments<Fragments, StageOf>(stages + stage * kStageBytes, 0, upper, lower);
-      begin_wgmma_step<T, kRows>(sums, upper, lower, ring + stage * kStageBytes);
+      activations.copy_step(rings + to_x_stage * StageOf::kXBytes, first_arrival + to_x_stage * 8);
+      const std::byte* const filled = memory + StageOf::kCodesAt + stage * kStageBytes;
+      const std::uint32_t x = rings + x_stage * StageOf::kXBytes;
+      LaneCodes<StageOf> lane_codes(filled, filled + StageOf::kScalesAt, 0);
+      lane_codes.template make<0>(upper[0], lower[0]);
+      if constexpr (kScaled) {
+        ptx::wait_for_products();
+        if (step > 0) {
+          ptx::take_sums(of_unit);
+          factors.add(sums, of_unit, 0);
+        }
+        factors.template read<StageOf>(filled + StageOf::kScalesAt, 0);
+      }
+      ptx::wait_for_phase(first_arrival + x_stage * 8, parity);
+      begin_half<T, kRows, 0, kScaled>(add_to, upper[0], lower[0], x);
+      ptx::wait_for_products_but<1>();
+      lane_codes.template make<1>(upper[1], lower[1]);
+      begin_half<T, kRows, 1, false>(add_to, upper[1], lower[1], x);
       to = to == last ? first : to + kStageBytes;
-      stage = stage + 1 < kStages ? stage + 1 : 0;
+      stage = stage + 1 < StageOf::kStages ? stage + 1 : 0;
+      to_x_stage = to_x_stage + 1 < StageOf::kXStages ? to_x_stage + 1 : 0;
+      x_stage = x_stage + 1 < StageOf::kXStages ? x_stage + 1 : 0;
+      if (x_stage == 0) parity ^= 1;
     }
     ptx::wait_for_products();
-    ptx::take_sums(sums);
+    ptx::take_sums(add_to);
+    if constexpr (kScaled) factors.add(sums, of_unit, 0);
 #pragma unroll
     for (float& sum : sums) sum *= Fragments::kFactor;
     if (args.splits > 1) break;
     store_own_sums<kRows, Output::kMixed>(args, stores, tile, sums);
   }
   if (args.splits == 1) return;
-  __syncthreads();  // the ring is used up
-  store_sums_of_cluster<kRows, Output::kMixed>(args, work, stores, ring,
-                                               reinterpret_cast<float*>(stages), sums);
+  __syncthreads();  // the rings are used up
+  store_sums_of_cluster<kRows, Output::kMixed>(args, work, stores, rings,
+                                               reinterpret_cast<float*>(memory), sums);
 }
 
 }  // namespace zi
