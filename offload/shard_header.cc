@@ -21,7 +21,7 @@ namespace zi {
 namespace {
 
 constexpr std::string_view kMagic = "ZISHARD\n";
-constexpr std::uint32_t kVersion = 2;
+constexpr std::uint32_t kVersion = 3;
 constexpr std::uint32_t kByteOrder = std::endian::native == std::endian::little ? 1 : 2;
 constexpr std::size_t kFixedBytes = 80;
 constexpr std::size_t kUnitBytes = 4 + 8 + 8;

@@ -67,14 +67,16 @@ std::vector<float> unpacked(const std::vector<std::byte>& packed, std::int64_t r
   return values;
 }
 
-TEST(WeightFormat, ARowHasItsCodesThenScalesThenZeroPointsInMultiplesOf16Bytes) {
+TEST(WeightFormat, ARowHasItsCodesThenScalesThenZeroPointsInMultiplesOf16BytesOr32) {
   EXPECT_EQ(kInt8Weights.row_bytes(1024), 1024u + 32u);
   EXPECT_EQ(kInt4Weights.row_bytes(1024), 512u + 64u);
   EXPECT_EQ(kInt4Weights.row_bytes(33), 32u + 16u);  // 17 bytes of codes; three scales
   const WeightFormat zeros(WeightFormat::Kind::kInt4, ScaleType::kFloat16, 64, true);
   EXPECT_EQ(zeros.scales_at(100), 64u);
   EXPECT_EQ(zeros.zeros_at(100), 64u + 4u);
-  EXPECT_EQ(zeros.row_bytes(100), 64u + 16u);
+  EXPECT_EQ(zeros.row_bytes(100), 64u + 32u);
+  const WeightFormat one_scale(WeightFormat::Kind::kInt8, ScaleType::kBFloat16, 0);
+  EXPECT_EQ(one_scale.row_bytes(4096), 4096u + 32u);
   EXPECT_EQ(WeightFormat(DType::kFloat16).row_bytes(33), 66u);
 }
 

@@ -25,7 +25,7 @@ enum class ScaleType : std::uint8_t { kFloat32, kFloat16, kBFloat16, kFloat8 };
 ///                  scales       one for each group
 ///                  zero points  a byte for each group, if `zeros`: of int4 codes in steps of
 ///                               1 / 8, of int8 codes signed and whole
-///                  zeros        up to a multiple of 16 bytes
+///                  zeros        up to a multiple of 16 bytes; of 32 where scales are not kFloat8
 ///
 /// The value of a column is scale * (code - zero). Codes of int8 are signed, and without zero
 /// points zero is 0; codes of int4 are 0 .. 15, and without zero points zero is 8; codes of float8

@@ -75,7 +75,7 @@ bool CudaMatmul::run_streamed(const void* a, DType a_dtype, std::int64_t rows, c
     skinny_.run(a, rows, w, output, stream);
     return true;
   }
-  if (gemv_.fits(a, a_dtype, rows, w)) {
+  if (gemv_.fits(a, a_dtype, rows, w, output)) {
     gemv_.run(a, rows, w, output, stream);
     return true;
   }

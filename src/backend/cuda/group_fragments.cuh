@@ -42,14 +42,16 @@ struct CodeDifferences<__half> {
   static constexpr float kFloat8Unit = 0x1p-8f;
 };
 
-/// What becomes of the scale and the zero point of a group, in shared memory.
+/// What becomes of the scale and the zero point of a group, in shared memory: the scale for the
+/// group's sums, with what those lack; and where zero points differ what makes differences of
+/// codes, less the zero point, as a pair of T.
 struct GroupFactor {
-  float scale;           // for the group's sums, with what those lack
-  std::uint32_t offset;  // less the zero point, as a pair of T: of differences
+  float scale;
+  std::uint32_t offset;
 };
 
-/// A thread's share of scales and zero points: those of a row of the tile in a step. They are read
-/// to registers one step before they are put into shared memory.
+/// The scales and zero points of a thread's row in a step. They are read to registers one step
+/// before they are put into shared memory.
 template <typename StageOf>
 class GroupScaleCopies {
   using Fragments = typename StageOf::Fragments;
@@ -57,45 +59,43 @@ class GroupScaleCopies {
   static constexpr int kGroupCols = kUnitCols / Fragments::kScaledGroups;    // at least
 
  public:
-  static __device__ std::uint32_t place() { return row() * StageOf::kScaleRowBytes; }
-  static __device__ int row() { return static_cast<int>(threadIdx.x) % kWideTileRows; }
-
-  __device__ void start_tile(const std::byte* row, const RowScales&, const WideWork&) {
-    row_ = row;
-  }
-
   /// Puts those of the last copy_step where it was told to.
   __device__ void finish_step(const RowScales& scales) {
     if (to_ == 0) return;
 #pragma unroll
     for (int g = 0; g < kCount; ++g) {
       float zero = Fragments::kMiddle;
-      if (scales.zeros_at >= 0) {
-        const auto byte = static_cast<std::uint8_t>(zeros_[g / 4] >> g % 4 * 8);
-        zero = zero_point_of(byte, Fragments::kKind);
+      if (Fragments::kOffsets && scales.zeros_at >= 0) {
+        const std::uint32_t byte = zeros_apart_ ? zeros_[g] : zeros_[g / 4] >> g % 4 * 8;
+        zero = zero_point_of(static_cast<std::uint8_t>(byte), Fragments::kKind);
       }
-      const GroupFactor factor = Fragments::factor(scale_of(scales.type, g), zero);
-      asm volatile(
-          "st.shared.v2.b32 [%0], {%1, %2};\n" ::"r"(to_ + g * static_cast<int>(sizeof(factor))),
-          "r"(__float_as_uint(factor.scale)), "r"(factor.offset)
-          : "memory");
+      const GroupFactor factor = Fragments::factor(scale_of(scales, g), zero);
+      const std::uint32_t to = to_ + g * Fragments::kFactorBytes;
+      if constexpr (Fragments::kOffsets) {
+        asm volatile("st.shared.v2.b32 [%0], {%1, %2};\n" ::"r"(to),
+                     "r"(__float_as_uint(factor.scale)), "r"(factor.offset)
+                     : "memory");
+      } else {
+        asm volatile("st.shared.b32 [%0], %1;\n" ::"r"(to), "r"(__float_as_uint(factor.scale))
+                     : "memory");
+      }
     }
     to_ = 0;
   }
 
   /// `first` is the step's first column.
-  __device__ void copy_step(std::uint32_t to, const RowScales& scales, int first, int) {
-    if (threadIdx.x >= kWideTileRows) return;
+  __device__ void copy_step(std::uint32_t to, const std::byte* row, const RowScales& scales,
+                            int first) {
     to_ = to;
-    const std::byte* const at = row_ + scales.at;
-    const std::byte* const zeros = row_ + scales.zeros_at;
+    const std::byte* const at = row + scales.at;
+    const std::byte* const zeros = row + scales.zeros_at;
     const int group = first >> scales.shift;
     const auto group_of = [&](int g) {  // columns end with activations
       return min((first + g * kGroupCols) >> scales.shift, scales.last);
     };
     // Of other groups and at the end of a row, one by one.
-    const bool neighbours = kGroupCols >> scales.shift == 1 && group + kCount - 1 <= scales.last;
-    if (neighbours) {
+    apart_ = kGroupCols >> scales.shift != 1 || group + kCount - 1 > scales.last;
+    if (!apart_) {
       if (scales.type == ScaleType::kFloat32) {
         load<kCount * 4>(scales_, at + group * 4);
       } else {
@@ -104,27 +104,27 @@ class GroupScaleCopies {
     } else {
 #pragma unroll
       for (int g = 0; g < kCount; ++g) {
-        if (scales.type == ScaleType::kFloat32) {
-          scales_[g] = __ldg(reinterpret_cast<const std::uint32_t*>(at) + group_of(g));
-        } else {
-          const std::uint32_t bits =
-              __ldg(reinterpret_cast<const std::uint16_t*>(at) + group_of(g));
-          scales_[g / 2] = g % 2 == 0 ? bits : scales_[g / 2] | bits << 16;
-        }
+        if (g > 0 && scales.last == 0) break;  // of the whole row
+        scales_[g] = scales.type == ScaleType::kFloat32
+                         ? __ldg(reinterpret_cast<const std::uint32_t*>(at) + group_of(g))
+                         : __ldg(reinterpret_cast<const std::uint16_t*>(at) + group_of(g));
       }
     }
+    if constexpr (!Fragments::kOffsets) return;
     if (scales.zeros_at < 0) return;
-    if (neighbours && scales.zeros_at % kCount == 0) {
+    zeros_apart_ = apart_ || scales.zeros_at % kCount != 0;
+    if (!zeros_apart_) {
       load<kCount>(zeros_, zeros + group);
     } else {
 #pragma unroll
       for (int g = 0; g < kCount; ++g) {
-        const std::uint32_t byte =
-            __ldg(reinterpret_cast<const std::uint8_t*>(zeros) + group_of(g));
-        zeros_[g / 4] = g % 4 == 0 ? byte : zeros_[g / 4] | byte << g % 4 * 8;
+        zeros_[g] = __ldg(reinterpret_cast<const std::uint8_t*>(zeros) + group_of(g));
       }
     }
   }
+
+  /// The row is always given from its begin.
+  static __device__ int advance(int) { return 0; }
 
  private:
   /// kBytes from an address that is a multiple of them, or of 16.
@@ -152,18 +152,26 @@ class GroupScaleCopies {
     }
   }
 
-  __device__ float scale_of(ScaleType type, int group) const {
-    if (type == ScaleType::kFloat32) return __uint_as_float(scales_[group]);
-    const std::uint32_t bits = scales_[group / 2] >> group % 2 * 16;
-    if (type == ScaleType::kBFloat16) return __uint_as_float(bits << 16);
-    return __half2float(__ushort_as_half(static_cast<std::uint16_t>(bits)));
+  __device__ float scale_of(const RowScales& scales, int g) const {
+    std::uint32_t bits = scales_[g];
+    if (apart_ && scales.last == 0) bits = scales_[0];
+    if (!apart_ && scales.type != ScaleType::kFloat32) {
+      bits = scales_[g / 2] >> g % 2 * 16 & 0xffffu;
+    }
+    return scale_from_bits(scales.type, bits);
   }
 
-  const std::byte* row_;
   std::uint32_t to_ = 0;
-  std::uint32_t scales_[kCount];  // as they are stored
-  std::uint32_t zeros_[(kCount + 3) / 4];
+  // As they are stored, side by side or one in each.
+  std::uint32_t scales_[kCount], zeros_[kCount];
+  bool apart_, zeros_apart_;
 };
+
+/// Whether kernels for so many groups of a unit know zero points. For large groups of bytes they
+/// do not, for the sake of longer steps: few such formats have any.
+constexpr bool has_offsets(WeightFormat::Kind kind, int groups) {
+  return kind == WeightFormat::Kind::kInt4 || (kind == WeightFormat::Kind::kInt8 && groups > 1);
+}
 
 /// Of a unit that has kGroups groups at most: one, or four.
 template <WeightFormat::Kind kOfKind, int kGroups>
@@ -175,7 +183,10 @@ struct GroupFragments {
     static constexpr bool kFloat8 = kKind == WeightFormat::Kind::kFloat8;
     using Numbers = CodeDifferences<T>;
     static constexpr int kCodeBytes = kInt4 ? 64 : 128;
-    static constexpr int kScaleBytes = kGroups * static_cast<int>(sizeof(GroupFactor));
+    /// Whether the kernel knows zero points.
+    static constexpr bool kOffsets = has_offsets(kKind, kGroups);
+    static constexpr int kFactorBytes = kOffsets ? 8 : 4;
+    static constexpr int kScaleBytes = kGroups * kFactorBytes;
     static constexpr int kScaledGroups = kGroups;
     static constexpr int kMostMmaRows = kMostGroupMmaRows;
     static constexpr int kMostRows = kGroups == 1 ? 64 : kMostMmaRows;
@@ -229,7 +240,8 @@ struct GroupFragments {
       __device__ __forceinline__ void load_scales(const std::byte* scales) {
 #pragma unroll
         for (int g = 0; g < kGroups; ++g) {
-          offsets[g] = kFloat8 ? 0 : reinterpret_cast<const GroupFactor*>(scales)[g].offset;
+          offsets[g] = kOffsets ? reinterpret_cast<const GroupFactor*>(scales)[g].offset
+                                : factor(0, kMiddle).offset;
         }
       }
 
@@ -293,8 +305,8 @@ struct GroupFactors {
     for (int g = 0; g < kGroups; ++g) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        scale[g][half] =
-            reinterpret_cast<const GroupFactor*>(at + half * 8 * StageOf::kScaleRowBytes)[g].scale;
+        scale[g][half] = *reinterpret_cast<const float*>(at + half * 8 * StageOf::kScaleRowBytes +
+                                                         g * StageOf::Fragments::kFactorBytes);
       }
     }
   }

@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <bit>
-#include <limits>
 #include <type_traits>
 
 #include "backend/cuda/group_matmul.h"
@@ -11,11 +10,13 @@ namespace {
 
 using Kind = WeightFormat::Kind;
 
-/// Groups of less than a unit's columns are handled by fours.
+/// Groups of less than a unit's columns are handled by fours; so are those of formats whose zero
+/// points the kernels for larger ones do not know.
 constexpr int kSmallGroups = 4;
 
-bool has_small_groups(const WeightFormat& format) {
-  return format.group != 0 && format.group < kUnitCols;
+bool takes_small_groups(const WeightFormat& format) {
+  return (format.group != 0 && format.group < kUnitCols) ||
+         (format.zeros && !has_offsets(format.kind, 1));
 }
 
 template <typename Output>
@@ -77,7 +78,7 @@ GroupMatmul::GroupMatmul() {
 bool GroupMatmul::fits(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w,
                        const ProductOutput& output, std::span<std::byte> scratch) const {
   const WeightFormat& format = w.format();
-  const bool small_groups = has_small_groups(format);
+  const bool small_groups = takes_small_groups(format);
   const bool groups =
       format.group == 0 || (format.group >= kUnitCols / kSmallGroups &&
                             std::has_single_bit(static_cast<std::uint32_t>(format.group)));
@@ -97,18 +98,11 @@ void GroupMatmul::run(const void* a, DType a_dtype, std::int64_t rows, const Mat
                       const ProductOutput& output, std::span<std::byte> scratch,
                       cudaStream_t stream) const {
   const WeightFormat& format = w.format();
-  const std::int64_t cols = w.cols();
-  const RowScales scales{.at = static_cast<int>(format.scales_at(cols)),
-                         .zeros_at = format.zeros ? static_cast<int>(format.zeros_at(cols)) : -1,
-                         .last = static_cast<int>(format.groups(cols)) - 1,
-                         .shift = format.group == 0
-                                      ? std::numeric_limits<int>::digits
-                                      : std::countr_zero(static_cast<std::uint32_t>(format.group)),
-                         .type = format.scale};
+  const RowScales scales = row_scales(format, w.cols());
   const PackedProduct product{a, rows, w, scales, scratch, clusters_, stream};
   std::visit(
       [&]<typename Output>(const Output& out) {
-        with_kernels<Output>(a_dtype, format.kind, has_small_groups(format),
+        with_kernels<Output>(a_dtype, format.kind, takes_small_groups(format),
                              [&](auto kernels) { decltype(kernels)::launch(product, out); });
       },
       output);

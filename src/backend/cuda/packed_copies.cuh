@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "backend/cuda/packed_fragments.cuh"
+#include "backend/cuda/row_scales.cuh"
 #include "backend/cuda/wide_product.cuh"
 
 /// What the kernels for products of packed weights share: codes, read once, their scales and the
@@ -43,88 +44,75 @@ struct PackedStage {
   static_assert(kStages >= kFewestPackedStages);
 };
 
-/// Where the scales of a row of codes are, and what they are: ScaleType::kFloat8 unless the kernel
-/// is one for groups (group_fragments.cuh).
-struct RowScales {
-  int at;        // bytes from the row's start
-  int zeros_at;  // of zero points; less than zero: there are none
-  int last;      // group
-  int shift;     // column >> shift is its group
-  ScaleType type;
-};
+/// Threads of a block that copy scales and activations; the others copy codes. A thread's copies
+/// arrive in their order, and so the first activations do not wait for all codes ahead of them.
+inline constexpr int kScaleThreads = kWideTileRows;
 
-/// A thread's share of the copies of scales of a byte, as they are: of one row, those of a step
-/// side by side.
+/// The copies of scales of a byte, as they are: of a thread's row, those of a step side by side.
 template <typename StageOf>
 class ByteScaleCopies {
   static constexpr int kBytes = StageOf::kScaleRowBytes;
 
  public:
-  static __device__ std::uint32_t place() { return threadIdx.x * kBytes; }
-  /// Row of the tile.
-  static __device__ int row() { return static_cast<int>(threadIdx.x) % kWideTileRows; }
-
-  __device__ void start_tile(const std::byte* row, const RowScales& scales, const WideWork& work) {
-    from_ = row + scales.at + work.split * kBytes;
-  }
   __device__ void finish_step(const RowScales&) {}
-  __device__ void copy_step(std::uint32_t to, const RowScales&, int, int splits) {
-    if (threadIdx.x >= kWideTileRows) return;
+  /// `row` begins at the scales of the step in a row.
+  __device__ void copy_step(std::uint32_t to, const std::byte* row, const RowScales& scales, int) {
+    row += scales.at;
     if constexpr (kBytes == 16) {
-      ptx::copy_async_16(to, from_, true);
+      ptx::copy_async_16(to, row, true);
     } else if constexpr (kBytes == 8) {
-      ptx::copy_async_8(to, from_, true);
+      ptx::copy_async_8(to, row, true);
     } else {
-      ptx::copy_async_4(to, from_, true);
+      ptx::copy_async_4(to, row, true);
     }
-    from_ += splits * kBytes;
   }
-
- private:
-  const std::byte* from_;
+  /// Bytes from a row's begin, or from a step to the next, in so many steps.
+  static __device__ int advance(int steps) { return steps * kBytes; }
 };
 
-/// A thread's share of the copies of codes and scales.
+/// A thread's share of the copies of codes, or of scales: then those of a row of the tile.
 template <typename StageOf, bool kMixed>
-class CodeCopies {
+class WeightCopies {
   static constexpr int kPieces = StageOf::kCodeRowBytes / 16;  // of a row
-  static constexpr int kRowsAtOnce = kWideThreads / kPieces;
+  static constexpr int kRowsAtOnce = (kWideThreads - kScaleThreads) / kPieces;
   static constexpr int kRowsOfThread = kWideTileRows / kRowsAtOnce;
   using Scales = typename StageOf::Fragments::template Scales<StageOf>;
 
  public:
-  __device__ CodeCopies(const WideProduct& args, const WideWork& work, const RowScales& scales)
+  __device__ WeightCopies(const WideProduct& args, const WideWork& work, const RowScales& scales)
       : args_(args),
         work_(work),
         row_scales_(scales),
         policy_(evict_first_policy()),
-        advance_(args.splits * StageOf::kCodeRowBytes),
+        advance_(has_scales() ? Scales::advance(args.splits)
+                              : args.splits * StageOf::kCodeRowBytes),
         tile_(work.tile) {
     start_tile();
   }
 
-  /// Where a thread's first piece of a step's codes goes, from their start.
+  /// Where what a thread copies goes first, from the start of a stage.
   static __device__ std::uint32_t place() {
-    const int row = static_cast<int>(threadIdx.x) / kPieces;
-    const int piece = static_cast<int>(threadIdx.x) % kPieces;
-    return static_cast<std::uint32_t>(row * StageOf::kCodeRowBytes +
-                                      StageOf::Fragments::code_place(row, piece, kPieces) * 16);
+    if (has_scales()) return StageOf::kScalesAt + threadIdx.x * StageOf::kScaleRowBytes;
+    return static_cast<std::uint32_t>(StageOf::kCodesAt + row() * StageOf::kCodeRowBytes +
+                                      StageOf::Fragments::code_place(row(), piece(), kPieces) * 16);
   }
-  static __device__ std::uint32_t scales_place() { return Scales::place(); }
 
-  /// Starts those of the next step; none after the last one. `codes` has place() in it, `scales`
-  /// has scales_place().
-  __device__ void copy_step(std::uint32_t codes, std::uint32_t scales) {
-    scales_.finish_step(row_scales_);
+  /// Starts the copies of the next step; none after the last one. `to` has place() in it.
+  __device__ void copy_step(std::uint32_t to) {
+    if (has_scales()) scales_.finish_step(row_scales_);
     if (tile_ >= args_.tiles) return;
-    const bool there = left_ > static_cast<int>(threadIdx.x) % kPieces * kPieceCols;
+    if (has_scales()) {
+      scales_.copy_step(to, from_[0], row_scales_, args_.cols - left_);
+      from_[0] += advance_;
+    } else {
+      const bool there = left_ > piece() * kPieceCols;
 #pragma unroll
-    for (int i = 0; i < kRowsOfThread; ++i) {
-      copy_weights_and_fetch_async(codes + i * kRowsAtOnce * StageOf::kCodeRowBytes, from_[i],
-                                   there, policy_);
-      from_[i] += advance_;
+      for (int i = 0; i < kRowsOfThread; ++i) {
+        copy_weights_and_fetch_async(to + i * kRowsAtOnce * StageOf::kCodeRowBytes, from_[i], there,
+                                     policy_);
+        from_[i] += advance_;
+      }
     }
-    scales_.copy_step(scales, row_scales_, args_.cols - left_, args_.splits);
     left_ -= work_.advance;
     if (--steps_ == 0) {
       tile_ += work_.stride;
@@ -135,20 +123,28 @@ class CodeCopies {
  private:
   static constexpr int kPieceCols = 16 * StageOf::kCols / StageOf::kCodeRowBytes;
 
+  static __device__ bool has_scales() { return threadIdx.x < kScaleThreads; }
+  static __device__ int row() { return (static_cast<int>(threadIdx.x) - kScaleThreads) / kPieces; }
+  static __device__ int piece() {
+    return (static_cast<int>(threadIdx.x) - kScaleThreads) % kPieces;
+  }
+
   __device__ void start_tile() {
     if (tile_ >= args_.tiles) return;
     steps_ = work_.steps;
     left_ = args_.cols - work_.begin;
     const StreamedTile tile = tile_of<kWideTileRows, kMixed>(args_, tile_);
-    const int row = static_cast<int>(threadIdx.x) / kPieces;
-    const int piece = static_cast<int>(threadIdx.x) % kPieces;
+    if (has_scales()) {
+      from_[0] =
+          row_at<kMixed>(args_, tile, static_cast<int>(threadIdx.x)) + Scales::advance(work_.split);
+      return;
+    }
 #pragma unroll
     for (int i = 0; i < kRowsOfThread; ++i) {
       // Nobody stores the sums of rows after the last one.
-      from_[i] = row_at<kMixed>(args_, tile, row + i * kRowsAtOnce) +
-                 work_.split * StageOf::kCodeRowBytes + piece * 16;
+      from_[i] = row_at<kMixed>(args_, tile, row() + i * kRowsAtOnce) +
+                 work_.split * StageOf::kCodeRowBytes + piece() * 16;
     }
-    scales_.start_tile(row_at<kMixed>(args_, tile, Scales::row()), row_scales_, work_);
   }
 
   const WideProduct& args_;

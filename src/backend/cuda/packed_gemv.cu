@@ -1,5 +1,7 @@
 #include <algorithm>
+#include <bit>
 #include <cstddef>
+#include <type_traits>
 
 #include "backend/cuda/cuda_attention_mma.cuh"
 #include "backend/cuda/cuda_support.h"
@@ -47,17 +49,17 @@ struct GemvRing {
 template <typename Output>
 struct GemvArgs : StreamedProduct {
   Output out;
-  int scales_at;  // of a row
+  RowScales scales;
 };
 
 /// A lane's place in the stream of weights of its block.
 template <typename Slots, bool kMixed>
 class GemvStream {
  public:
-  __device__ GemvStream(const StreamedProduct& args, int scales_at)
+  __device__ GemvStream(const StreamedProduct& args, const RowScales& scales)
       : args_(args),
+        row_scales_(scales),
         policy_(evict_first_policy()),
-        scales_at_(scales_at),
         warp_(static_cast<int>(threadIdx.x) / 32),
         lane_(static_cast<int>(threadIdx.x) % 32),
         tile_(static_cast<int>(blockIdx.x)) {
@@ -67,6 +69,7 @@ class GemvStream {
   /// Starts the copies of the next step; none after the last tile. `codes` is the lane's place,
   /// `scales` that of a row of its number.
   __device__ void copy_step(std::uint32_t codes, std::uint32_t scales) {
+    scales_.finish_step(row_scales_);
     if (tile_ >= args_.tiles) return;
 #pragma unroll
     for (int p = 0; p < Slots::kPieces; ++p) {
@@ -78,14 +81,10 @@ class GemvStream {
       }
     }
     const bool there = left_ + lane_ % 4 * Slots::kPieceCols > 0;  // any of the warp's columns
-    if constexpr (Slots::kScaleBytes == 8) {
-      ptx::copy_async_8(scales, scale_, there);
-    } else {
-      ptx::copy_async_4(scales, scale_, there);
-    }
+    scales_.copy_step(scales, scale_row_, row_scales_, unit_, there);
 #pragma unroll
     for (int r = 0; r < kRowsOfLane; ++r) row_[r] += kWarps * Slots::kUnitBytes;
-    scale_ += kWarps * Slots::kScaleBytes;
+    unit_ += kWarps;
     left_ -= kBlockCols;
     if (--steps_ == 0) {
       tile_ += static_cast<int>(gridDim.x);
@@ -105,19 +104,22 @@ class GemvStream {
       row_[r] = row_at<kMixed>(args_, tile, r * 8 + lane_ / 4) + warp_ * Slots::kUnitBytes +
                 lane_ % 4 * 16;
     }
-    scale_ = row_at<kMixed>(args_, tile, lane_) + scales_at_ + warp_ * Slots::kScaleBytes;
+    scale_row_ = row_at<kMixed>(args_, tile, lane_);
+    unit_ = warp_;
   }
 
   const StreamedProduct& args_;
+  const RowScales& row_scales_;
   std::uint64_t policy_;
-  int scales_at_;
   int warp_;
   int lane_;
   int tile_;
   int left_;   // columns of the row from the lane's next one on
   int steps_;  // of the tile, not yet begun
+  int unit_;   // the warp's next one
   const std::byte* row_[kRowsOfLane];
-  const std::byte* scale_;
+  const std::byte* scale_row_;
+  typename Slots::Scales scales_;
 };
 
 /// Copies of a unit of the activations: 16 bytes of lanes 0 .. 15 for each row, zeros for what is
@@ -152,9 +154,14 @@ class GemvActivations {
   int col_;
 };
 
-/// sums[mma of the tile][set][upper, lower row] += the products of a step, of the lane's slots.
+/// A lane's sums: [mma of the tile][set][upper, lower row] of its slots, and where slots are rows
+/// of each of two.
+template <typename Slots, int kSets>
+using GemvSums = float[kTileMma][kSets][Slots::kRowSlots ? 4 : 2];
+
+/// Adds the products of a step.
 template <typename Slots, int kRows, int kSets>
-__device__ __forceinline__ void multiply_unit(float (&sums)[kTileMma][kSets][2],
+__device__ __forceinline__ void multiply_unit(GemvSums<Slots, kSets>& sums,
                                               SlotFragments (&x)[kSets], const std::byte* stage,
                                               const bool (&has)[2]) {
   using Ring = GemvRing<Slots, kRows>;
@@ -187,10 +194,14 @@ __device__ __forceinline__ void multiply_unit(float (&sums)[kTileMma][kSets][2],
       for (int p = 0; p < Slots::kPieces; ++p) {
         codes[half][p] = own[((2 * m + half) * Slots::kPieces + p) * 32];
       }
-      const std::uint32_t pair = scale_pair(*reinterpret_cast<const std::uint16_t*>(
-          scales + (2 * m + half) * 8 * Slots::kScaleBytes));
-      scale[half][0] = __uint_as_float(pair << 16);
-      scale[half][1] = __uint_as_float(pair & 0xffff0000u);
+      const std::byte* const own_scales = scales + (2 * m + half) * 8 * Slots::kScaleBytes;
+      if constexpr (Slots::kRowSlots) {
+        scale[half][0] = *reinterpret_cast<const float*>(own_scales) * Slots::kFactor;
+      } else {
+        const std::uint32_t pair = scale_pair(*reinterpret_cast<const std::uint16_t*>(own_scales));
+        scale[half][0] = __uint_as_float(pair << 16);
+        scale[half][1] = __uint_as_float(pair & 0xffff0000u);
+      }
     }
 #pragma unroll
     for (int set = 0; set < kSets; ++set) {
@@ -199,15 +210,20 @@ __device__ __forceinline__ void multiply_unit(float (&sums)[kTileMma][kSets][2],
       for (int p = 0; p < Slots::kPieces; ++p) {
         Slots::add(of, codes[0][p], codes[1][p], p, x[set]);
       }
-      float(&to)[2] = sums[m][set];
+      auto& to = sums[m][set];
       float all[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         all[i] = of[0][i] + taken[set][0][i];
         for (int c = 1; c < kChains; ++c) all[i] += of[c][i] + taken[set][c][i];
       }
-      to[0] = fmaf(scale[0][1], all[1], fmaf(scale[0][0], all[0], to[0]));
-      to[1] = fmaf(scale[1][1], all[3], fmaf(scale[1][0], all[2], to[1]));
+      if constexpr (Slots::kRowSlots) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) to[i] = fmaf(scale[i / 2][0], all[i], to[i]);
+      } else {
+        to[0] = fmaf(scale[0][1], all[1], fmaf(scale[0][0], all[0], to[0]));
+        to[1] = fmaf(scale[1][1], all[3], fmaf(scale[1][0], all[2], to[1]));
+      }
     }
   }
 }
@@ -217,24 +233,34 @@ __device__ __forceinline__ void multiply_unit(float (&sums)[kTileMma][kSets][2],
 template <typename Slots, int kRows, int kSets, bool kMixed, typename Stores>
 __device__ __forceinline__ void store_tile(const StreamedProduct& args, const Stores& stores,
                                            int tile, float* partials,
-                                           const float (&sums)[kTileMma][kSets][2]) {
+                                           const GemvSums<Slots, kSets>& sums) {
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  constexpr int kLanesOfRow = 4 / Slots::kRowsOfSet;  // that hold slots of one activation row
+  const auto put = [&](int row, int m, int half, float sum) {
+    if (row < kRows) {
+      partials[(warp * kRows + row) * kTileRows + 16 * m + 8 * half + lane / 4] = sum;
+    }
+  };
 #pragma unroll
   for (int m = 0; m < kTileMma; ++m) {
 #pragma unroll
     for (int set = 0; set < kSets; ++set) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        float sum = sums[m][set][half];
+        const int first_row = set * Slots::kRowsOfSet;
+        if constexpr (Slots::kRowSlots) {
 #pragma unroll
-        for (int lanes = 1; lanes < kLanesOfRow; lanes *= 2) {
-          sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
-        }
-        const int row = set * Slots::kRowsOfSet + lane % 4 / kLanesOfRow;
-        if (lane % kLanesOfRow == 0 && row < kRows) {
-          partials[(warp * kRows + row) * kTileRows + 16 * m + 8 * half + lane / 4] = sum;
+          for (int c = 0; c < 2; ++c) {
+            put(first_row + lane % 4 * 2 + c, m, half, sums[m][set][2 * half + c]);
+          }
+        } else {
+          constexpr int kLanesOfRow = 4 / Slots::kRowsOfSet;  // that hold its slots
+          float sum = sums[m][set][half];
+#pragma unroll
+          for (int lanes = 1; lanes < kLanesOfRow; lanes *= 2) {
+            sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
+          }
+          if (lane % kLanesOfRow == 0) put(first_row + lane % 4 / kLanesOfRow, m, half, sum);
         }
       }
     }
@@ -277,7 +303,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       ptx::shared_address(own) + Ring::kScalesAt + lane * Slots::kScaleBytes - first;
   const std::uint32_t to_x = Ring::kXAt;
 
-  GemvStream<Slots, Output::kMixed> weights(args, args.scales_at);
+  GemvStream<Slots, Output::kMixed> weights(args, args.scales);
   // Weights were there before the kernels that may still run: only activations wait for those.
   for (std::uint32_t to = first; to <= last; to += kStageBytes) {
     weights.copy_step(to, to + to_scales);
@@ -301,7 +327,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   int odd = 0;
   for (int tile = static_cast<int>(blockIdx.x); tile < args.tiles;
        tile += static_cast<int>(gridDim.x)) {
-    float sums[kTileMma][kSets][2] = {};
+    GemvSums<Slots, kSets> sums = {};
     for (int step = 0; step < steps; ++step) {
       wait_for_all_copies_but<Ring::kStages - 1>();
       __syncwarp();  // the copies of all lanes have arrived
@@ -319,20 +345,43 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-/// Calls call(kernel, its shared bytes) with the kernel for an output and up to so many rows.
+template <typename Output>
+constexpr bool kHasGroupKernels =
+    std::is_same_v<Output, SumsOutput> || std::is_same_v<Output, GateOutput<Activation::kSilu>>;
+
+/// Calls call(kernel, its shared bytes) with the kernel for a format, an output and up to so many
+/// rows.
 template <typename Output, typename Call>
-void with_kernel(WeightFormat::Kind kind, std::int64_t rows, const Call& call) {
+void with_kernel(const WeightFormat& format, std::int64_t rows, const Call& call) {
   const auto chosen = [&]<typename Slots, int kRows>() {
     call(gemv_kernel<Slots, kRows, Output>, GemvRing<Slots, kRows>::kSharedBytes);
   };
-  if (kind == WeightFormat::Kind::kInt4) {
+  const auto of_bytes = [&]<typename Slots>() {
+    if (rows <= 2) {
+      rows <= 1 ? chosen.template operator()<Slots, 1>() : chosen.template operator()<Slots, 2>();
+    } else {
+      chosen.template operator()<Slots, 4>();
+    }
+  };
+  if (format == kInt4Weights) {
     chosen.template operator()<Int4Slots, 1>();
-  } else if (rows <= 2) {
-    rows <= 1 ? chosen.template operator()<Int8Slots, 1>()
-              : chosen.template operator()<Int8Slots, 2>();
-  } else {
-    chosen.template operator()<Int8Slots, 4>();
+  } else if (format == kInt8Weights) {
+    of_bytes.template operator()<Int8Slots>();
+  } else if constexpr (kHasGroupKernels<Output>) {
+    if (format.kind == WeightFormat::Kind::kInt8) {
+      of_bytes.template operator()<ByteGroupSlots<WeightFormat::Kind::kInt8>>();
+    } else {
+      of_bytes.template operator()<ByteGroupSlots<WeightFormat::Kind::kFloat8>>();
+    }
   }
+}
+
+/// Codes of a byte, for which a unit has one scale and no zero points.
+bool has_row_slots(const WeightFormat& format) {
+  return (format.kind == WeightFormat::Kind::kInt8 || format.kind == WeightFormat::Kind::kFloat8) &&
+         format.scale != ScaleType::kFloat8 && !format.zeros &&
+         (format.group == 0 || (format.group >= kUnitCols &&
+                                std::has_single_bit(static_cast<std::uint32_t>(format.group))));
 }
 
 }  // namespace
@@ -344,9 +393,12 @@ PackedGemv::PackedGemv() {
   ZI_CUDA(cudaDeviceGetAttribute(&most_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   if (most_shared < kMostSharedBytes) return;
   for_each_output([]<typename Output>(const Output&) {
-    for (const auto kind : {WeightFormat::Kind::kInt8, WeightFormat::Kind::kInt4}) {
+    using Kind = WeightFormat::Kind;
+    for (const auto& format :
+         {kInt8Weights, kInt4Weights, WeightFormat(Kind::kInt8, ScaleType::kFloat32, 0),
+          WeightFormat(Kind::kFloat8, ScaleType::kFloat32, 0)}) {
       for (const std::int64_t rows : {1, 2, 4}) {
-        with_kernel<Output>(kind, rows, [](auto* kernel, int bytes) {
+        with_kernel<Output>(format, rows, [](auto* kernel, int bytes) {
           ZI_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
           ZI_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
                                        cudaSharedmemCarveoutMaxShared));
@@ -357,20 +409,28 @@ PackedGemv::PackedGemv() {
   blocks_ = multiprocessors;
 }
 
-bool PackedGemv::fits(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w) const {
-  const bool int4 = w.format() == kInt4Weights;
-  return a_dtype == DType::kBFloat16 && (int4 || w.format() == kInt8Weights) && rows >= 1 &&
-         rows <= (int4 ? kMaxInt4Rows : kMaxInt8Rows) && blocks_ > 0 && can_stream_rows(a, w);
+bool PackedGemv::fits(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w,
+                      const ProductOutput& output) const {
+  const WeightFormat& format = w.format();
+  const bool has_kernels = std::visit(
+      [&]<typename Output>(const Output&) {
+        return format == kInt4Weights || format == kInt8Weights ||
+               (kHasGroupKernels<Output> && has_row_slots(format));
+      },
+      output);
+  return a_dtype == DType::kBFloat16 && has_kernels && rows >= 1 &&
+         rows <= (format == kInt4Weights ? kMaxInt4Rows : kMaxByteRows) && blocks_ > 0 &&
+         can_stream_rows(a, w);
 }
 
 void PackedGemv::run(const void* a, std::int64_t rows, const Matrices& w,
                      const ProductOutput& output, cudaStream_t stream) const {
   std::visit(
       [&]<typename Output>(const Output& out) {
-        with_kernel<Output>(w.format().kind, rows, [&](auto* kernel, int bytes) {
+        with_kernel<Output>(w.format(), rows, [&](auto* kernel, int bytes) {
           const GemvArgs<Output> args{{streamed(w, a, rows, kTileRows, Output::kMixed)},
                                       out,
-                                      static_cast<int>(w.format().scales_at(w.cols()))};
+                                      row_scales(w.format(), w.cols())};
           launch_early(kernel, static_cast<unsigned>(std::min(args.tiles, blocks_)), kThreads,
                        static_cast<std::size_t>(bytes), stream, args);
         });

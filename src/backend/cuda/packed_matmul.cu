@@ -57,11 +57,7 @@ bool PackedMatmul::fits(const void* a, DType a_dtype, std::int64_t rows, const M
 void PackedMatmul::run(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w,
                        const ProductOutput& output, std::span<std::byte> scratch,
                        cudaStream_t stream) const {
-  const RowScales scales{.at = static_cast<int>(w.format().scales_at(w.cols())),
-                         .zeros_at = -1,
-                         .last = 0,
-                         .shift = 0,
-                         .type = ScaleType::kFloat8};
+  const RowScales scales = row_scales(w.format(), w.cols());
   const PackedProduct product{a, rows, w, scales, scratch, clusters_, stream};
   std::visit(
       [&]<typename Output>(const Output& out) {

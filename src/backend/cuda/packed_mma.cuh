@@ -7,11 +7,12 @@
 /// Few rows: warps read the activations' fragments from shared memory.
 namespace zi {
 
-/// A thread's share of the copies of activations: the columns of a tile again and again.
+/// A thread's share of the copies of activations, by those that copy scales: the columns of a tile
+/// again and again.
 template <typename StageOf, int kRows>
 class MmaActivations {
   static constexpr int kPieces = StageOf::kXRowBytes / 16;  // of a row
-  static constexpr int kRowsAtOnce = kWideThreads / kPieces;
+  static constexpr int kRowsAtOnce = kScaleThreads / kPieces;
   static constexpr int kRowsOfThread = (kRows + kRowsAtOnce - 1) / kRowsAtOnce;
 
  public:
@@ -33,7 +34,7 @@ class MmaActivations {
 
   /// Starts those of the next step; none after the last one. `to` has place() in it.
   __device__ void copy_step(std::uint32_t to) {
-    if (all_steps_ == 0) return;
+    if (threadIdx.x >= kScaleThreads || all_steps_ == 0) return;
     const bool in_row = first_col_ + col_ < args_.cols;
 #pragma unroll
     for (int i = 0; i < kRowsOfThread; ++i) {
@@ -111,7 +112,7 @@ __global__ void __launch_bounds__(kWideThreads, 2)
   using Fragments = Format<T>;
   using StageOf = PackedStage<Fragments, kRows>;
   using Stores = OutputStores<T, kRows, Output>;
-  using Codes = CodeCopies<StageOf, Output::kMixed>;
+  using Weights = WeightCopies<StageOf, Output::kMixed>;
   using Activations = MmaActivations<StageOf, kRows>;
   constexpr int kColumns = kWideTileRows / (Output::kMixed ? 2 : 1);  // of a tile
   constexpr int kStages = StageOf::kStages;
@@ -121,25 +122,25 @@ __global__ void __launch_bounds__(kWideThreads, 2)
   const std::uint32_t ring = ptx::shared_address(memory);
   const int lane = static_cast<int>(threadIdx.x) % 32;
   // Through a shuffle, as in wide_matmul.cu.
-  const std::uint32_t first =
-      __shfl_sync(0xffffffffu, ring + StageOf::kCodesAt + Codes::place(), lane);
+  const std::uint32_t first = __shfl_sync(0xffffffffu, ring + Weights::place(), lane);
   const std::uint32_t last = first + (kStages - 1) * kStageBytes;
-  const std::uint32_t to_scales =  // from a stage's codes
-      ring + StageOf::kScalesAt + Codes::scales_place() - first;
   const std::uint32_t to_x = ring + Activations::place() - first;
 
   const WideWork work(args, StageOf::kCols);
   const Stores stores(args.out, stores_shared);
-  Codes codes(args, work, args.scales);
+  Weights weights(args, work, args.scales);
   Activations activations(args, work);
   // Weights were there before the kernels that may still run: only activations wait for those.
-  for (std::uint32_t to = first; to != last; to += kStageBytes) codes.copy_step(to, to + to_scales);
+  for (std::uint32_t to = first; to != last; to += kStageBytes) {
+    weights.copy_step(to);
+    if (threadIdx.x >= kScaleThreads) commit_copies();
+  }
   let_next_start();
   stores.prepare(args.rows, work.tile * kColumns + static_cast<int>(threadIdx.x) % kColumns);
   wait_for_previous();
   for (std::uint32_t to = first; to != last; to += kStageBytes) {
     activations.copy_step(to + to_x);
-    commit_copies();  // the first with all weights so far
+    if (threadIdx.x < kScaleThreads) commit_copies();  // the first with all scales so far
   }
 
   std::uint32_t to = last;
@@ -151,7 +152,7 @@ __global__ void __launch_bounds__(kWideThreads, 2)
     for (int step = 0; step < work.steps; ++step) {
       wait_for_all_copies_but<kStages - 2>();
       __syncthreads();  // all copies have arrived, and the stage before is used up
-      codes.copy_step(to, to + to_scales);
+      weights.copy_step(to);
       activations.copy_step(to + to_x);
       commit_copies();
       multiply_mma_step<T, StageOf, kRows>(

@@ -53,15 +53,16 @@ struct WgmmaStage {
   static constexpr int kCodeRowBytes = Fragments::kCodeBytes;
   static constexpr int kScaleRowBytes = Fragments::kScaleBytes;
   static constexpr int kXBytes = ordered_unit_bytes(kRows);
-  static constexpr int kScalesAt = kWideTileRows * kCodeRowBytes;  // from codes
-  static constexpr int kBytes =                                    // of codes and scales
+  static constexpr int kCodesAt = 0;  // of a stage of codes and scales
+  static constexpr int kScalesAt = kWideTileRows * kCodeRowBytes;
+  static constexpr int kBytes =
       (kScalesAt + kWideTileRows * kScaleRowBytes + kLineBytes - 1) / kLineBytes * kLineBytes;
   static constexpr int kXStages = kMostPackedSharedBytes < 4 * kXBytes + 4 * kBytes ? 3 : 4;
   static constexpr int kStages =
       std::min(kMostPackedStages, (kMostPackedSharedBytes - kXStages * kXBytes) / kBytes);
-  static constexpr int kCodesAt = kXStages * kXBytes;
+  static constexpr int kRingAt = kXStages * kXBytes;  // of codes and scales
   static constexpr int kSharedBytes =
-      std::max(kCodesAt + kStages * kBytes, kRows* kWideTileRows* static_cast<int>(sizeof(float)));
+      std::max(kRingAt + kStages * kBytes, kRows* kWideTileRows* static_cast<int>(sizeof(float)));
   static_assert(kStages >= kFewestPackedStages);
 };
 
@@ -131,7 +132,7 @@ __global__ void __launch_bounds__(kWideThreads, 2)
   using Fragments = Format<T>;
   using StageOf = WgmmaStage<Fragments, kRows>;
   using Stores = OutputStores<T, kRows, Output>;
-  using Codes = CodeCopies<StageOf, Output::kMixed>;
+  using Weights = WeightCopies<StageOf, Output::kMixed>;
   constexpr int kColumns = kWideTileRows / (Output::kMixed ? 2 : 1);  // of a tile
   constexpr int kAhead = StageOf::kStages - 1;    // steps whose codes are being copied
   constexpr int kXAhead = StageOf::kXStages - 2;  // and activations
@@ -146,19 +147,17 @@ __global__ void __launch_bounds__(kWideThreads, 2)
   const int lane = static_cast<int>(threadIdx.x) % 32;
   // Through a shuffle, as in wide_matmul.cu.
   const std::uint32_t first =
-      __shfl_sync(0xffffffffu, rings + StageOf::kCodesAt + Codes::place(), lane);
+      __shfl_sync(0xffffffffu, rings + StageOf::kRingAt + Weights::place(), lane);
   const std::uint32_t last = first + (StageOf::kStages - 1) * kStageBytes;
-  const std::uint32_t to_scales =  // from a stage's codes
-      rings + StageOf::kCodesAt + StageOf::kScalesAt + Codes::scales_place() - first;
   const std::uint32_t first_arrival = ptx::shared_address(arrivals);
 
   const WideWork work(args, StageOf::kCols);
   const Stores stores(args.out, stores_shared);
-  Codes codes(args, work, args.scales);
+  Weights weights(args, work, args.scales);
   OrderedCopies<kRows> activations(args.ordered, work);
   // Weights were there before the kernels that may still run: only activations wait for those.
   for (std::uint32_t to = first; to != last; to += kStageBytes) {
-    codes.copy_step(to, to + to_scales);
+    weights.copy_step(to);
     commit_copies();
   }
   let_next_start();
@@ -179,7 +178,9 @@ __global__ void __launch_bounds__(kWideThreads, 2)
   float(&add_to)[kRows / 2] =
       *reinterpret_cast<float(*)[kRows / 2]>(kScaled ? &of_unit[0] : &sums[0]);
   GroupFactors<Fragments::kScaledGroups> factors;
-  HalfFragments upper[2], lower[2];
+  // Of both halves, or where there is no room for that of one.
+  constexpr int kHalves = kScaled && kRows > 32 ? 1 : 2;
+  HalfFragments upper[kHalves], lower[kHalves];
   std::uint32_t to = last;
   int stage = 0, x_stage = 0, to_x_stage = kXAhead, parity = 0;
   for (int tile = work.tile; tile < args.tiles; tile += work.stride) {
@@ -189,26 +190,30 @@ __global__ void __launch_bounds__(kWideThreads, 2)
       wait_for_all_copies_but<kAhead - 1>();
       ptx::wait_for_products_but<1>();
       __syncthreads();  // all codes have arrived, and stages are used up
-      codes.copy_step(to, to + to_scales);
+      weights.copy_step(to);
       commit_copies();
       activations.copy_step(rings + to_x_stage * StageOf::kXBytes, first_arrival + to_x_stage * 8);
-      const std::byte* const filled = memory + StageOf::kCodesAt + stage * kStageBytes;
+      const std::byte* const filled = memory + StageOf::kRingAt + stage * kStageBytes;
       const std::uint32_t x = rings + x_stage * StageOf::kXBytes;
       LaneCodes<StageOf> lane_codes(filled, filled + StageOf::kScalesAt, 0);
-      lane_codes.template make<0>(upper[0], lower[0]);
-      if constexpr (kScaled) {
-        ptx::wait_for_products();
-        if (step > 0) {
-          ptx::take_sums(of_unit);
-          factors.add(sums, of_unit, 0);
+      const auto take_unit = [&] {
+        if constexpr (kScaled) {
+          ptx::wait_for_products();
+          if (step > 0) {
+            ptx::take_sums(of_unit);
+            factors.add(sums, of_unit, 0);
+          }
+          factors.template read<StageOf>(filled + StageOf::kScalesAt, 0);
         }
-        factors.template read<StageOf>(filled + StageOf::kScalesAt, 0);
-      }
+      };
+      if constexpr (kHalves == 1) take_unit();
+      lane_codes.template make<0>(upper[0], lower[0]);
+      if constexpr (kHalves == 2) take_unit();
       ptx::wait_for_phase(first_arrival + x_stage * 8, parity);
       begin_half<T, kRows, 0, kScaled>(add_to, upper[0], lower[0], x);
-      ptx::wait_for_products_but<1>();
-      lane_codes.template make<1>(upper[1], lower[1]);
-      begin_half<T, kRows, 1, false>(add_to, upper[1], lower[1], x);
+      ptx::wait_for_products_but<kHalves - 1>();
+      lane_codes.template make<1>(upper[kHalves - 1], lower[kHalves - 1]);
+      begin_half<T, kRows, 1, false>(add_to, upper[kHalves - 1], lower[kHalves - 1], x);
       to = to == last ? first : to + kStageBytes;
       stage = stage + 1 < StageOf::kStages ? stage + 1 : 0;
       to_x_stage = to_x_stage + 1 < StageOf::kXStages ? to_x_stage + 1 : 0;
