@@ -443,6 +443,10 @@ TEST_F(ChatCompletionRequest, NamesWhatIsWrongWithMessages) {
     EXPECT_EQ(said.status, 400) << messages;
     EXPECT_EQ(said.param, "messages") << messages << ": " << said.message;
   }
+  const json image = {{"type", "image_url"}, {"image_url", {{"url", "x"}}}};
+  EXPECT_EQ(refusal({{"messages", {{{"role", "user"}, {"content", {image}}}}}}).message,
+            "`messages`[0]: a part of `content` is of the type `image_url`; only text is "
+            "supported");
   EXPECT_EQ(refusal(user("add_generation_prompt", false)).param, "add_generation_prompt");
   EXPECT_EQ(refusal(user("tools", "f")).param, "tools");
   EXPECT_EQ(refusal(user("chat_template_kwargs", 5)).param, "chat_template_kwargs");
