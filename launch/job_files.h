@@ -1,8 +1,10 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "base/output_file.h"
 #include "launch/standard_descriptors.h"
@@ -33,11 +35,15 @@ class JobFiles {
   std::optional<OutputFile> trace;       // --trace
   std::int64_t bad_lines = 0;            // of the prompts: reported by `source` so far
 
+  /// With --resume: throws ConfigError where results were made by another model.
+  void check_model(const std::string& model, const std::string& output) const;
+
  private:
   std::unique_ptr<PromptSource> open_prompts(const RunConfig& config, bool tell);
   void resume(const RunConfig& config);
 
-  std::shared_ptr<const CheckpointChat> chat_;  // what makes messages a prompt
+  std::shared_ptr<const CheckpointChat> chat_;   // what makes messages a prompt
+  std::map<std::string, std::uint64_t> models_;  // that made the results, with a line of each
 };
 
 }  // namespace zi

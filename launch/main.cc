@@ -87,7 +87,8 @@ void report_failures(const Engine& engine, const Engine::Outcome& outcome, std::
   }
 }
 
-int generate(World& world, Engine& engine, JobFiles& files, Trace* trace) {
+int generate(World& world, Engine& engine, JobFiles& files, const std::string& model,
+             Trace* trace) {
   const RunConfig& config = engine.config();
   std::unique_ptr<OutputSink> sink;
   world.all_or_none([&] {
@@ -101,6 +102,7 @@ int generate(World& world, Engine& engine, JobFiles& files, Trace* trace) {
                   .encode_ahead = true,
                   .stop_signal = stop_signal};
   if (trace != nullptr) job.on_pass = [trace](const PassTimes& times) { trace->add(times); };
+  job.options.model = model;
   const char streams = world.rank() == 0 && sink->streams() ? 1 : 0;
   job.options.stream_text = world.broadcast(std::string(1, streams), 0).front() != 0;
   const Engine::Outcome outcome = engine.generate(job);
@@ -134,8 +136,17 @@ int generate_all(World& world, const RunConfig& config, JobFiles& files, Trace* 
   // The results are in a file then: a job does not end for its log. Where they are printed, it does
   // not go on when nobody reads them.
   if (config.output && *config.output != "-") ignore_closed_pipes();
-  Engine engine(world, make_backend(world, config), config);
-  return generate(world, engine, files, trace);
+  std::string model;  // for the lines of results
+  const auto before_load = [&](const Engine& engine) {
+    world.all_or_none([&] {
+      if (!config.output) return;
+      model = engine.model_name();
+      if (world.rank() == 0) files.check_model(model, *config.output);
+    });
+  };
+  Engine engine(world, std::make_shared<Backend>(make_backend(world, config)), config, {},
+                before_load);
+  return generate(world, engine, files, model, trace);
 }
 
 /// That running requests have after a signal: a launcher that kills the ranks must not be sooner.

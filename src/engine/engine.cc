@@ -1,6 +1,7 @@
 #include "engine/engine.h"
 
 #include <fmt/format.h>
+#include <xxhash.h>
 
 #include <algorithm>
 #include <chrono>
@@ -44,7 +45,7 @@ Engine::Engine(World& world, Backend backend, RunConfig config)
     : Engine(world, std::make_shared<Backend>(std::move(backend)), std::move(config)) {}
 
 Engine::Engine(World& world, std::shared_ptr<Backend> backend, RunConfig config,
-               LoadObserver observer)
+               LoadObserver observer, const BeforeLoad& before_load)
     : world_(&world),
       backend_(std::move(backend)),
       config_(std::move(config)),
@@ -66,6 +67,7 @@ Engine::Engine(World& world, std::shared_ptr<Backend> backend, RunConfig config,
     log_verbose("\n" + plan_->table());
     for (const std::string& note : plan_->notes) log_warning(note);
   }
+  if (before_load) before_load(*this);
   Buffer slots = allocate_slots();
   world.all_or_none([&] {
     const LoadOptions options{
@@ -324,6 +326,21 @@ Engine::Outcome Engine::generate(const Job& job) {
   outcome.fetched = runner_->take_fetch_stats();
   outcome.exchanged = runner_->take_exchanged();
   return outcome;
+}
+
+std::string Engine::model_name() const {
+  std::string values;
+  for (const Agreed& a : model_agreement(open_, *tokenizer_)) {
+    values += fmt::format("{}:{} {}:{} ", a.name.size(), a.name, a.value.size(), a.value);
+  }
+  std::string name = fmt::format("{}@{:016x}", open_.directory.filename().string(),
+                                 XXH3_64bits(values.data(), values.size()));
+  const auto add = [&](const char* what, const WeightFormat& format, bool was_packed) {
+    if (format.packed() && !was_packed) name += fmt::format(", {} {}", what, name_of(format));
+  };
+  add("blocks", open_.block_format, open_.packed_blocks.has_value());
+  add("head", open_.head_format, open_.packed_head.has_value());
+  return name;
 }
 
 std::string Engine::nvme_method() const {

@@ -221,7 +221,10 @@ void Generator::tell(Sequence& s) {
 
 void Generator::finish(Sequence& s) {
   const std::unique_ptr<Sequence> done = scheduler_.retire(&s);
+  std::string settings;
+  if (!options_.model.empty()) settings = settings_record(options_.recorded(), done->prompt);
   Result r = done->take_result();
+  r.settings = std::move(settings);
   r.rank = rank_;
   if (options_.score) r.become_score();
   ++stats_.sequences;
