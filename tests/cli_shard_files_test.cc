@@ -18,6 +18,7 @@ namespace {
 using testing::AllOf;
 using testing::HasSubstr;
 using testing::IsEmpty;
+using testing::Not;
 namespace fs = std::filesystem;
 
 std::vector<fs::path> files_below(const std::string& folder) {
@@ -85,6 +86,16 @@ TEST(ShardFiles, AJobThatIsKilledWhileItWritesThemLeavesNothing) {
     }));
     EXPECT_THAT(files_below(folder / "nvme"), IsEmpty()) << "after signal " << signal;
   }
+}
+
+TEST(ShardFiles, APathWhoseParentIsMissingIsRefusedBeforeAnythingIsMade) {
+  const TemporaryFolder folder;
+  const Ended ended = run_job(2, {"--model", model(), "--prompt", "Jesus wept.",
+                                  "--nvme-offload-path", folder / "mistyped/nvme"});
+  EXPECT_EQ(ended.code, 2);
+  EXPECT_THAT(ended.err, AllOf(HasSubstr("there is no folder " + (folder / "mistyped")),
+                               Not(HasSubstr("memory of a rank"))));
+  EXPECT_FALSE(fs::exists(folder / "mistyped"));
 }
 
 TEST(ShardFiles, WhatStandsInTheirPlaceIsRefusedWithoutHanging) {

@@ -12,6 +12,7 @@
 #include "engine/needless_offload.h"
 #include "engine/share_trial.h"
 #include "engine/travel_trial.h"
+#include "offload/shard_folder.h"
 #include "text/encoded_prompts.h"
 #include "zero_infer/backend.h"
 #include "zero_infer/bytes.h"
@@ -179,6 +180,7 @@ void Engine::make_runner(Buffer slots) {
 }
 
 void Engine::open() {
+  if (config_.nvme_offload_path) check_shard_directory(*config_.nvme_offload_path);
   open_ = open_model(config_, MissingWeights::kRefuse,
                      backend_->device->is_host() ? ProductsOf::kCpu : ProductsOf::kAny);
   const bool first = world_->rank() == 0;
