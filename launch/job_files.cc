@@ -12,6 +12,7 @@
 #include "chat/chat_template.h"
 #include "checkpoint/checkpoint_files.h"
 #include "engine/generation_options.h"
+#include "text/first_prompts.h"
 #include "zero_infer/checkpoint.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
@@ -111,6 +112,14 @@ void JobFiles::resume(const RunConfig& config) {
 
 void JobFiles::check_model(const std::string& model, const std::string& output) const {
   check_models(models_, model, output);
+}
+
+void JobFiles::check_first_prompts(std::size_t most, const std::function<void(Prompt&)>& check) {
+  if (!source->total()) return;  // a pipe may be slow
+  source = zi::check_first_prompts(std::move(source), most, check, [this](const std::string& why) {
+    log_error(why);
+    ++bad_lines;
+  });
 }
 
 }  // namespace zi

@@ -101,7 +101,9 @@ TEST(CompletionRequest, SaysHowManyTokensDoNotFit) {
   EXPECT_EQ(said.status, 400);
   EXPECT_EQ(said.code, "context_length_exceeded");
   EXPECT_THAT(said.message, HasSubstr("maximum context length is 64 tokens"));
-  EXPECT_THAT(said.message, HasSubstr("the prompt has no room beside 5 new tokens"));
+  EXPECT_THAT(said.message, HasSubstr("you requested 65 tokens (60 in the prompt, 5 new ones)"));
+  EXPECT_THAT(refusal({{"prompt", std::string(1'100'000, 'a')}, {"max_tokens", 5}}).message,
+              HasSubstr("the prompt has no room beside 5 new tokens"));
   EXPECT_EQ(refusal(with("max_tokens", 100)).code, "context_length_exceeded");
   EXPECT_THAT(refusal({{"prompt", std::vector<int>(60, 97)}, {"max_tokens", 5}}).message,
               HasSubstr("you requested 65 tokens (60 in the prompt, 5 new ones)"));

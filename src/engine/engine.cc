@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "base/printable_text.h"
-#include "engine/admission.h"
 #include "engine/needless_offload.h"
 #include "engine/share_trial.h"
 #include "engine/travel_trial.h"
@@ -258,8 +257,7 @@ void Engine::equalize_kv_pages(const PlanInput& input) {
   world_->all_or_none([&] {
     if (plan_->kv_pages == fewest) return;
     RunConfig config = config_;
-    config.kv_budget =
-        plan_->kv / static_cast<std::size_t>(plan_->kv_pages) * static_cast<std::size_t>(fewest);
+    config.kv_budget = plan_->kv_page_bytes() * static_cast<std::size_t>(fewest);
     plan_ = make_plan(input, config);
   });
 }
@@ -303,9 +301,13 @@ GenerationOptions Engine::generation_options() const {
   return options;
 }
 
+Admission Engine::admission(GenerationOptions options) const {
+  return {*tokenizer_, std::move(options), plan_->kv_pages * kKvPageTokens, plan_->kv_page_bytes()};
+}
+
 Engine::Outcome Engine::generate(const Job& job) {
   const bool shares = job.options.share_prefixes && !job.options.score;
-  const Admission admission(*tokenizer_, job.options, plan_->kv_pages * kKvPageTokens);
+  const Admission admission = this->admission(job.options);
   std::unique_ptr<PromptSource> encoded;
   if (job.source != nullptr && job.encode_ahead) {
     // As many as all ranks can take in one turn.

@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 
+#include "engine/admission.h"
 #include "engine/agreement.h"
 #include "engine/backend_choice.h"
 #include "engine/generation_options.h"
@@ -101,6 +102,8 @@ class Engine {
   const std::filesystem::path& directory() const { return open_.directory; }
   /// The options of the config with the model's ids.
   GenerationOptions generation_options() const;
+  /// What can be run with these options on any rank.
+  Admission admission(GenerationOptions options) const;
 
  private:
   void open();

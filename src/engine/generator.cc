@@ -27,7 +27,7 @@ Generator::Generator(PassRunner& runner, WorkExchange& exchange, const Tokenizer
       scheduler_(lanes, plan.pass_tokens, plan.kv_pages, options.share_prefixes),
       rank_(rank),
       options_(std::move(options)),
-      admission_(tokenizer, options_, scheduler_.max_sequence_tokens()),
+      admission_(tokenizer, options_, scheduler_.max_sequence_tokens(), plan.kv_page_bytes()),
       stop_signal_(std::move(stop_signal)) {}
 
 int Generator::run() {
