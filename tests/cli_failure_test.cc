@@ -307,6 +307,17 @@ TEST(BadInput, PromptsThatCannotFitAreNamedBeforeTheModelIsLoaded) {
   EXPECT_EQ(run_job(2, arguments).code, 0);
 }
 
+TEST(BadInput, ARunInWhichEveryPromptWasRefusedTellsNoRates) {
+  // From a pipe, whose prompts nobody sees before the model is loaded.
+  const Ended ended = run_job(2, {"--model", model(), "--prompts", "-"},
+                              "{\"prompt_ids\": [99999]}\n{\"prompt_ids\": [1, 99999]}\n");
+  EXPECT_EQ(ended.code, 3);
+  EXPECT_THAT(ended.err, HasSubstr("no prompt was computed; loaded in "));
+  for (const char* rate : {"tokens/s", "B/s", "what rank 0 moved"}) {
+    EXPECT_THAT(ended.err, Not(HasSubstr(rate)));
+  }
+}
+
 TEST(BadInput, AFileWhosePromptsAreAllDoneLoadsNoModel) {
   const TemporaryFolder folder;
   write_file(folder / "in.jsonl", "{\"prompt\": \"Jesus wept.\"}\n");
