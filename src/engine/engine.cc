@@ -9,6 +9,7 @@
 
 #include "base/printable_text.h"
 #include "engine/needless_offload.h"
+#include "engine/shard_space.h"
 #include "engine/share_trial.h"
 #include "engine/travel_trial.h"
 #include "offload/shard_folder.h"
@@ -67,22 +68,46 @@ Engine::Engine(World& world, std::shared_ptr<Backend> backend, RunConfig config,
     log_verbose("\n" + plan_->table());
     for (const std::string& note : plan_->notes) log_warning(note);
   }
+  load(before_load);
+}
+
+void Engine::load(const BeforeLoad& before_load) {
+  World& world = *world_;
   if (before_load) before_load(*this);
+  std::filesystem::path written;
+  const LoadOptions options{
+      .rank = partition().rank(),
+      .world = partition().size(),
+      .threads = std::clamp(threads_per_rank(world.local_size()), kFewestReads, kMostReads),
+      .show_progress = world.rank() == 0 && !config_.quiet,
+      .observer = observer_,
+      .model_name = open_.directory.filename().string(),
+      .nvme_path = config_.nvme_offload_path,
+      .others_write_alike = partition().size() < world.size(),
+      .on_shard_file = [&](const std::filesystem::path& path) { written = path; }};
+  check_shard_file(options);
   Buffer slots = allocate_slots();
-  world.all_or_none([&] {
-    const LoadOptions options{
-        .rank = partition().rank(),
-        .world = partition().size(),
-        .threads = std::clamp(threads_per_rank(world.local_size()), kFewestReads, kMostReads),
-        .show_progress = world.rank() == 0 && !config_.quiet,
-        .observer = observer_,
-        .model_name = open_.directory.filename().string(),
-        .nvme_path = config_.nvme_offload_path,
-        .others_write_alike = partition().size() < world.size()};
-    weights_ = std::make_unique<ModelWeights>(*backend_->device, *backend_->ops, *open_.source,
-                                              open_.model->spec(), *plan_, options);
-  });
+  try {
+    world.all_or_none([&] {
+      weights_ = std::make_unique<ModelWeights>(*backend_->device, *backend_->ops, *open_.source,
+                                                open_.model->spec(), *plan_, options);
+    });
+  } catch (const Error&) {
+    if (!written.empty()) {
+      log_warning(
+          fmt::format("{} was written and is complete: it stays for the next start of this "
+                      "job; remove it where there is to be none",
+                      written.string()));
+    }
+    throw;
+  }
   make_runner(std::move(slots));
+}
+
+void Engine::check_shard_file(const LoadOptions& options) {
+  std::optional<ShardFilePlan> file;
+  world_->all_or_none([&] { file = plan_of_shard_file(*open_.source, *plan_, options); });
+  check_shard_space(*world_, file ? &*file : nullptr, options);
 }
 
 Engine::~Engine() = default;

@@ -110,6 +110,10 @@ class Engine {
   /// Says what of the checkpoint is loaded in another format.
   void log_conversions() const;
   void make_memory_plan();
+  /// Collective. Everything, into the memory of the plan.
+  void load(const BeforeLoad& before_load);
+  /// Collective. Refuses what is there in place of a shard file, and disks without room.
+  void check_shard_file(const LoadOptions& options);
   /// Collective. Where partitions differ in ranks, and with them in memory: as many pages of the KV
   /// cache as the one with the fewest has, so that a prompt is refused by all or none.
   void equalize_kv_pages(const PlanInput& input);
