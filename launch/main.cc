@@ -297,7 +297,7 @@ int pack(int argc, char** argv) {
     if (signal == 0) return 0;
     log_error(fmt::format("stopped by {}; nothing was left behind", name_of_signal(signal)));
     return 128 + signal;
-  } catch (const IoError& error) {
+  } catch (const PackFailed& error) {
     log_error(error.what());
     return kFailed;
   }
