@@ -310,6 +310,8 @@ TEST(CompletionRequest, BiasesIdsOfTheModelAlone) {
   const Refusal said = refusal(with("logit_bias", {{"256", 1}}));
   EXPECT_EQ(said.status, 400);
   EXPECT_THAT(said.message, HasSubstr("`logit_bias`: token id 256 is out of range"));
+  EXPECT_EQ(said.param, "logit_bias");
+  EXPECT_EQ(refusal({{"prompt", {256}}}).param, "prompt");
 }
 
 TEST(CompletionRequest, NamesWhatLeavesNoRoom) {
