@@ -11,6 +11,8 @@
 #include "base/file_roles.h"
 #include "chat/chat_template.h"
 #include "checkpoint/checkpoint_files.h"
+#include "engine/generation_options.h"
+#include "text/first_prompts.h"
 #include "zero_infer/checkpoint.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
@@ -91,17 +93,33 @@ std::unique_ptr<PromptSource> JobFiles::open_prompts(const RunConfig& config, bo
 void JobFiles::resume(const RunConfig& config) {
   const auto done = results->finished();
   done->check_kind(config.score, config.logprobs, *config.output);
+  done->warn_of_missing_settings(*config.output);
+  models_ = done->models;
   // Prompts that changed are better found now than when they are taken, between passes. Those of a
   // pipe, which cannot be read twice, are found then.
-  std::optional<std::int64_t> limit = config.max_new_tokens;
+  const RecordedJob job = GenerationOptions::from(config).recorded();
+  ChangedLimits limits = ChangedLimits::kTell;
   if (source->total()) {
-    const auto compared = skip_done(open_prompts(config, false), done, std::exchange(limit, {}));
+    const auto compared = skip_done(open_prompts(config, false), done, job,
+                                    std::exchange(limits, ChangedLimits::kIgnore));
     while (!compared->exhausted()) compared->take(kComparedAtOnce, true);
   }
   log_info(fmt::format("{} finished sequences found in {}: they are skipped", done->by_id.size(),
                        *config.output));
-  source = skip_done(std::move(source), done, limit);
+  source = skip_done(std::move(source), done, job, limits);
   results->forget_finished();
+}
+
+void JobFiles::check_model(const std::string& model, const std::string& output) const {
+  check_models(models_, model, output);
+}
+
+void JobFiles::check_first_prompts(std::size_t most, const std::function<void(Prompt&)>& check) {
+  if (!source->total()) return;  // a pipe may be slow
+  source = zi::check_first_prompts(std::move(source), most, check, [this](const std::string& why) {
+    log_error(why);
+    ++bad_lines;
+  });
 }
 
 }  // namespace zi

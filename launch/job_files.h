@@ -1,8 +1,12 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "base/output_file.h"
 #include "launch/standard_descriptors.h"
@@ -31,13 +35,21 @@ class JobFiles {
   std::optional<ResultFile> results;     // --output, also `-`; none with --benchmark
   std::optional<OutputFile> benchmark;   // --output FILE of --benchmark
   std::optional<OutputFile> trace;       // --trace
-  std::int64_t bad_lines = 0;            // of the prompts: reported by `source` so far
+  std::int64_t bad_lines = 0;            // of the prompts: reported so far
+
+  /// With --resume: throws ConfigError where results were made by another model.
+  void check_model(const std::string& model, const std::string& output) const;
+
+  /// Tries the first prompts, where they can be had at once: those that `check` refuses (see
+  /// check_first_prompts) are reported now, and count as bad lines.
+  void check_first_prompts(std::size_t most, const std::function<void(Prompt&)>& check);
 
  private:
   std::unique_ptr<PromptSource> open_prompts(const RunConfig& config, bool tell);
   void resume(const RunConfig& config);
 
-  std::shared_ptr<const CheckpointChat> chat_;  // what makes messages a prompt
+  std::shared_ptr<const CheckpointChat> chat_;   // what makes messages a prompt
+  std::map<std::string, std::uint64_t> models_;  // that made the results, with a line of each
 };
 
 }  // namespace zi

@@ -63,18 +63,10 @@ std::string prompt_count(std::int64_t count) {
 }
 
 /// What was wrong with prompts, on rank 0. `finished`: sequences of this job.
-void report_failures(const Engine& engine, const Engine::Outcome& outcome, std::int64_t bad_lines,
-                     std::int64_t finished) {
-  const RunConfig& config = engine.config();
-  const std::int64_t failed = outcome.failed.all() + bad_lines;
+void report_failures(const RunConfig& config, std::int64_t failed, std::int64_t finished) {
   const std::string unwritten = finished == 0 && config.output && *config.output != "-"
                                     ? "; nothing was written to " + *config.output
                                     : "";
-  if (outcome.failed.not_finite > 0) {
-    log_warning(fmt::format("the model gave NaN or infinity for {}: {}",
-                            prompt_count(outcome.failed.not_finite),
-                            advice_for_not_finite(engine.plan().compute_dtype)));
-  }
   if (failed > 0) {
     log_error(fmt::format("{} failed (named above); {}{}", prompt_count(failed),
                           finished > 0    ? "all others ran"
@@ -87,7 +79,38 @@ void report_failures(const Engine& engine, const Engine::Outcome& outcome, std::
   }
 }
 
-int generate(World& world, Engine& engine, JobFiles& files, Trace* trace) {
+/// Thrown on every rank before a model is loaded for which no prompt is left.
+struct NothingToRun {
+  std::int64_t bad_lines;
+};
+
+/// On every rank, before the model is loaded: what can be known of results and prompts by now.
+/// `model`: its name, for the lines of results.
+void check_before_load(World& world, const Engine& engine, JobFiles& files, std::string& model) {
+  constexpr std::size_t kMostTried = 64;
+  const RunConfig& config = engine.config();
+  struct Left {
+    bool any;
+    std::int64_t bad_lines;
+  };
+  Left left{true, 0};
+  world.all_or_none([&] {
+    if (config.output) model = engine.model_name();
+    if (world.rank() != 0) return;
+    if (config.output) files.check_model(model, *config.output);
+    const Admission admission = engine.admission(engine.generation_options());
+    files.check_first_prompts(kMostTried, [&](Prompt& prompt) {
+      const std::unique_ptr<Sequence> sequence = admission.admit(prompt);
+      if (prompt.text) prompt.text_ids = sequence->tokens;
+    });
+    left = {!files.source->exhausted(), files.bad_lines};
+  });
+  left = world.all_gather(left).front();
+  if (!left.any) throw NothingToRun{left.bad_lines};
+}
+
+int generate(World& world, Engine& engine, JobFiles& files, const std::string& model,
+             Trace* trace) {
   const RunConfig& config = engine.config();
   std::unique_ptr<OutputSink> sink;
   world.all_or_none([&] {
@@ -101,6 +124,7 @@ int generate(World& world, Engine& engine, JobFiles& files, Trace* trace) {
                   .encode_ahead = true,
                   .stop_signal = stop_signal};
   if (trace != nullptr) job.on_pass = [trace](const PassTimes& times) { trace->add(times); };
+  job.options.model = model;
   const char streams = world.rank() == 0 && sink->streams() ? 1 : 0;
   job.options.stream_text = world.broadcast(std::string(1, streams), 0).front() != 0;
   const Engine::Outcome outcome = engine.generate(job);
@@ -126,16 +150,34 @@ int generate(World& world, Engine& engine, JobFiles& files, Trace* trace) {
   const std::int64_t bad_lines = all.front().bad_lines;
   std::int64_t finished = 0;
   for (const Mine& rank : all) finished += rank.finished;
-  if (world.rank() == 0) report_failures(engine, outcome, bad_lines, finished);
-  return outcome.failed.all() + bad_lines > 0 ? kPromptsFailed : 0;
+  const std::int64_t failed = outcome.failed.all() + bad_lines;
+  if (world.rank() == 0) {
+    if (outcome.failed.not_finite > 0) {
+      log_warning(fmt::format("the model gave NaN or infinity for {}: {}",
+                              prompt_count(outcome.failed.not_finite),
+                              advice_for_not_finite(engine.plan().compute_dtype)));
+    }
+    report_failures(config, failed, finished);
+  }
+  return failed > 0 ? kPromptsFailed : 0;
 }
 
 int generate_all(World& world, const RunConfig& config, JobFiles& files, Trace* trace) {
   // The results are in a file then: a job does not end for its log. Where they are printed, it does
   // not go on when nobody reads them.
   if (config.output && *config.output != "-") ignore_closed_pipes();
-  Engine engine(world, make_backend(world, config), config);
-  return generate(world, engine, files, trace);
+  std::string model;
+  try {
+    Engine engine(world, std::make_shared<Backend>(make_backend(world, config)), config, {},
+                  [&](const Engine& opened) { check_before_load(world, opened, files, model); });
+    return generate(world, engine, files, model, trace);
+  } catch (const NothingToRun& nothing) {
+    if (world.rank() == 0) {
+      if (files.results) files.results->keep();
+      report_failures(config, nothing.bad_lines, 0);
+    }
+    return nothing.bad_lines > 0 ? kPromptsFailed : 0;
+  }
 }
 
 /// That running requests have after a signal: a launcher that kills the ranks must not be sooner.
@@ -255,7 +297,7 @@ int pack(int argc, char** argv) {
     if (signal == 0) return 0;
     log_error(fmt::format("stopped by {}; nothing was left behind", name_of_signal(signal)));
     return 128 + signal;
-  } catch (const IoError& error) {
+  } catch (const PackFailed& error) {
     log_error(error.what());
     return kFailed;
   }

@@ -93,13 +93,32 @@ bool make_one_folder(const std::filesystem::path& path) {
   return true;
 }
 
-void make_folders(const std::filesystem::path& path) {
-  if (path.empty() || ::access(path.c_str(), F_OK) == 0) return;
-  if (path.has_parent_path() && path.parent_path() != path) make_folders(path.parent_path());
-  make_one_folder(path);
-}
-
 }  // namespace
+
+void check_shard_directory(const std::filesystem::path& directory) {
+  struct stat info {};
+  if (::stat(directory.c_str(), &info) == 0) {
+    if (S_ISDIR(info.st_mode)) return;
+    throw IoError(fmt::format("--nvme-offload-path {} is {}, a folder is needed there; {}",
+                              directory.string(), kind_of(info.st_mode), kOtherDirectory));
+  }
+  // `/a/b/` has no last part, and its parent is itself.
+  const std::filesystem::path whole =
+      directory.has_filename() ? directory : directory.parent_path();
+  const std::filesystem::path parent =
+      whole.has_parent_path() ? whole.parent_path() : std::filesystem::path(".");
+  const bool there = ::stat(parent.c_str(), &info) == 0;
+  if (there && S_ISDIR(info.st_mode)) return;
+  if (there) {
+    throw IoError(fmt::format("--nvme-offload-path {}: {} is {}, a folder is needed there; {}",
+                              directory.string(), parent.string(), kind_of(info.st_mode),
+                              kOtherDirectory));
+  }
+  throw IoError(fmt::format(
+      "--nvme-offload-path {}: there is no folder {}; make it, or correct the path (only "
+      "its last part is made here)",
+      directory.string(), parent.string()));
+}
 
 void make_private(int fd, const std::string& path) {
   if (::fchmod(fd, kFileMode) != 0) {
@@ -132,7 +151,11 @@ std::optional<ShardFolder> ShardFolder::find(const std::filesystem::path& path) 
 }
 
 ShardFolder ShardFolder::make(const std::filesystem::path& path) {
-  make_folders(path.parent_path());
+  const std::filesystem::path directory = path.parent_path();
+  if (!directory.empty() && ::access(directory.c_str(), F_OK) != 0) {
+    check_shard_directory(directory);
+    make_one_folder(directory);
+  }
   make_one_folder(path);
   std::optional<ShardFolder> folder = find(path);
   if (!folder) {

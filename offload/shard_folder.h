@@ -14,6 +14,10 @@ namespace zi {
 inline constexpr std::string_view kOtherDirectory =
     "choose another directory with --nvme-offload-path";
 
+/// Throws IoError where the directory that was given for shard files is missing and so is the one
+/// above it: in what is misspelt, shards would land on another disk. Also where it is no folder.
+void check_shard_directory(const std::filesystem::path& directory);
+
 /// A folder that this user alone may change, held open: whatever its path leads to later, its files
 /// are looked up in the folder that was checked. Disks are shared, and whoever can write into the
 /// folder, or owns it, can put other weights in. The directory around it may belong to anyone, as
@@ -27,8 +31,8 @@ class ShardFolder {
  public:
   /// Nothing when it is not there.
   static std::optional<ShardFolder> find(const std::filesystem::path& path);
-  /// The same; makes it where it is missing, and the directories above it, for this user alone
-  /// whatever the umask is.
+  /// The same; makes it where it is missing, and the directory around it (see
+  /// check_shard_directory), for this user alone whatever the umask is.
   static ShardFolder make(const std::filesystem::path& path);
 
   const std::string& path() const { return path_; }

@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 #include <optional>
+#include <string>
 #include <string_view>
 
 #include "base/system_error.h"
@@ -285,8 +286,22 @@ ShardHeader read_shard_header(int fd, const std::string& path) {
   if (::fstat(fd, &info) != 0) throw IoError(system_error_text(path, "cannot stat it", errno));
   const auto size = static_cast<std::uint64_t>(info.st_size);
   std::vector<std::byte> bytes(kFixedBytes);
-  if (!S_ISREG(info.st_mode) || !read_start(fd, path, bytes) ||
-      std::memcmp(bytes.data(), kMagic.data(), kMagic.size()) != 0) {
+  const bool whole_start = S_ISREG(info.st_mode) && read_start(fd, path, bytes);
+  const auto start_of = [&](std::string_view text, std::size_t most) {
+    return std::memcmp(bytes.data(), text.data(), std::min(most, text.size())) == 0;
+  };
+  // What is left of one: nothing, the first bytes, or zeros, as file systems leave after a crash.
+  if (S_ISREG(info.st_mode) && size < kFixedBytes && start_of(kMagic, size)) {
+    throw IoError(size == 0
+                      ? fmt::format("{}: the shard file is empty; {}", path, kWrittenAgain)
+                      : fmt::format("{}: the shard file is cut short: {} bytes are left of it; {}",
+                                    path, size, kWrittenAgain));
+  }
+  if (whole_start && start_of(std::string(kMagic.size(), '\0'), kMagic.size())) {
+    throw IoError(fmt::format("{}: the shard file is damaged, it begins with zeros; {}", path,
+                              kWrittenAgain));
+  }
+  if (!whole_start || !start_of(kMagic, kMagic.size())) {
     throw IoError(path + " is not a shard file; move it away or use another directory");
   }
   const std::span<const std::byte> fixed = bytes;

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -74,12 +75,6 @@ void keep_units(const ShardHeader& header, std::vector<ShardSize>& wanted) {
       wanted.push_back({unit.unit, unit.bytes});
     }
   }
-}
-
-/// The end of a message about a disk without room.
-std::string full_disk_text(const std::string& others) {
-  const std::string text = fmt::format("; make room or {}", kOtherDirectory);
-  return others.empty() ? text : text + ". " + others;
 }
 
 /// Refuses what cannot fit, before a byte is written.
@@ -194,6 +189,40 @@ class ShardWriter {
 };
 
 }  // namespace
+
+std::string full_disk_text(const std::string& others) {
+  const std::string text = fmt::format("; make room or {}", kOtherDirectory);
+  return others.empty() ? text : text + ". " + others;
+}
+
+std::uint64_t shard_bytes_to_write(const std::filesystem::path& directory, const ShardFileKey& key,
+                                   const std::vector<ShardSize>& shards, std::size_t extent_bytes) {
+  const std::filesystem::path path = shard_file_path(directory, key);
+  std::vector<ShardSize> wanted = shards;
+  if (const auto folder = ShardFolder::find(path.parent_path())) {
+    const Found found = find_for_job(*folder, path.filename().string(), key, extent_bytes, wanted);
+    if (found.complete) return 0;
+    if (found.file) keep_units(found.file->header, wanted);
+  }
+  return plan_shard_file(key, extent_bytes, std::move(wanted)).file_bytes;
+}
+
+FreeSpace free_space(const std::filesystem::path& directory) {
+  // The parent of what is still to be made: see check_shard_directory.
+  const std::filesystem::path whole =
+      directory.has_filename() ? directory : directory.parent_path();
+  std::filesystem::path place = directory;
+  if (::access(place.c_str(), F_OK) != 0) {
+    place = whole.has_parent_path() ? whole.parent_path() : std::filesystem::path(".");
+  }
+  struct stat file {};
+  struct statvfs info {};
+  if (::stat(place.c_str(), &file) != 0 || ::statvfs(place.c_str(), &info) != 0) {
+    throw IoError(system_error_text(place.string(), "cannot ask for the free space", errno));
+  }
+  return {static_cast<std::uint64_t>(file.st_dev),
+          static_cast<std::uint64_t>(info.f_bavail) * static_cast<std::uint64_t>(info.f_frsize)};
+}
 
 std::filesystem::path prepare_shard_file(const std::filesystem::path& directory,
                                          const ShardFileKey& key, const std::vector<int>& units,

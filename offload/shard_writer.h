@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <filesystem>
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "offload/shard_header.h"
@@ -39,5 +40,23 @@ std::filesystem::path prepare_shard_file(const std::filesystem::path& directory,
                                          const std::function<void(std::size_t)>& progress,
                                          std::size_t extent_bytes = kShardExtentBytes,
                                          OtherWriter other = OtherWriter::kRefuse);
+
+/// Bytes of the file that prepare_shard_file would write for these shards; 0 where the one that is
+/// there will do. Throws as it does for a file that is there and cannot be used.
+std::uint64_t shard_bytes_to_write(const std::filesystem::path& directory, const ShardFileKey& key,
+                                   const std::vector<ShardSize>& shards,
+                                   std::size_t extent_bytes = kShardExtentBytes);
+
+/// What a file system has left.
+struct FreeSpace {
+  std::uint64_t file_system = 0;  // its number on this host
+  std::uint64_t bytes = 0;
+};
+
+/// Of the one that the directory for shard files is on, or will be made on. Throws IoError.
+FreeSpace free_space(const std::filesystem::path& directory);
+
+/// The end of a message about a disk without room. `others`: see other_shards_text.
+std::string full_disk_text(const std::string& others);
 
 }  // namespace zi

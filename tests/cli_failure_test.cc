@@ -246,7 +246,7 @@ TEST(BadInput, PromptsBeyondTheModelsPositionsAreNamedAndTheOthersRun) {
 TEST(BadInput, PromptsLongerThanAnyContextAreRefusedBeforeTheyAreTokenised) {
   const TemporaryFolder folder;
   // A token of this model stands for a few bytes, and the cache holds a few hundred of them.
-  const std::string text = std::string(100'000, 'x');
+  const std::string text = std::string(1'100'000, 'x');
   write_file(folder / "in.jsonl",
              "{\"prompt\": \"Jesus wept.\", \"id\": \"good\"}\n{\"prompt\": \"" + text + "\"}\n" +
                  "{\"prompt\": \"Jesus wept.\", \"max_new_tokens\": 100000}\n");
@@ -255,15 +255,81 @@ TEST(BadInput, PromptsLongerThanAnyContextAreRefusedBeforeTheyAreTokenised) {
         run_job(2, {"--model", model(), "--prompts", folder / "in.jsonl", "--output",
                     folder / "out.jsonl", "--max-new-tokens", "5", "--kv-budget", "1MiB", mode});
     EXPECT_EQ(ended.code, 3) << ended.err;
-    EXPECT_THAT(ended.err, HasSubstr("in.jsonl:2: the prompt has 100000 bytes, and the "));
+    EXPECT_THAT(ended.err, HasSubstr("in.jsonl:2: the prompt has 1100000 bytes, which are "));
     EXPECT_THAT(ended.err, HasSubstr("--kv-budget"));
     const auto lines = json_lines(read_file(folder / "out.jsonl"));
     ASSERT_FALSE(lines.empty());
     EXPECT_EQ(lines.front().at("id"), "good");
     if (std::string(mode) == "--score") continue;
     EXPECT_EQ(lines.size(), 1u);
-    EXPECT_THAT(ended.err, HasSubstr("in.jsonl:3: 100000 new tokens leave no room"));
+    EXPECT_THAT(ended.err,
+                testing::ContainsRegex(
+                    "in.jsonl:3: . prompt tokens and 100000 new ones do not fit the KV"));
   }
+}
+
+TEST(BadInput, PromptsThatCannotFitAreNamedBeforeTheModelIsLoaded) {
+  const TemporaryFolder folder;
+  const std::string out = folder / "out.jsonl";
+  // Beyond the model's positions (128) and beyond the cache: no budget helps.
+  const std::string short_model = ZI_TEST_DATA "/families/mistral-4x2x96-window";
+  const std::string in = folder / "in.jsonl";
+  const auto ids = [](int tokens) {
+    return nlohmann::json{{"prompt_ids", std::vector<int>(static_cast<std::size_t>(tokens), 65)}}
+               .dump() +
+           "\n";
+  };
+  write_file(in, ids(120) + ids(40));
+  const Ended none = run_job(2, {"--model", short_model, "--prompts", in, "--output", out,
+                                 "--max-new-tokens", "100", "--kv-budget", "64kB"});
+  EXPECT_EQ(none.code, 3);
+  EXPECT_THAT(none.err, HasSubstr("in.jsonl:1: 120 prompt tokens and 100 new ones do not fit the "
+                                  "model's positions (128 tokens); shorten"));
+  EXPECT_THAT(none.err, HasSubstr("2 prompts failed (named above); there were no others"));
+  EXPECT_THAT(none.err, Not(HasSubstr("--kv-budget")));
+  EXPECT_THAT(none.err, Not(HasSubstr("loaded in"))) << "there was nothing to load for";
+  // What is said to be enough is, and one unit less is not.
+  std::vector<std::string> arguments = {"--model",  model(),   "--prompts",        in,
+                                        "--output", out,       "--max-new-tokens", "3",
+                                        "--travel", "weights", "--kv-budget",      "1MiB"};
+  write_file(in, ids(500) + ids(5));
+  const Ended one = run_job(2, arguments);
+  EXPECT_EQ(one.code, 3);
+  EXPECT_EQ(json_lines(read_file(out)).size(), 1u);
+  const std::string before = "give --kv-budget ";
+  const auto at = one.err.find(before);
+  ASSERT_NE(at, std::string::npos) << one.err;
+  EXPECT_LT(at, one.err.find("loaded in")) << one.err;
+  const int needed = std::stoi(one.err.substr(at + before.size()));
+  arguments.back() = std::to_string(needed - 1) + "MiB";
+  EXPECT_EQ(run_job(2, arguments).code, 3);
+  arguments.back() = std::to_string(needed) + "MiB";
+  EXPECT_EQ(run_job(2, arguments).code, 0);
+}
+
+TEST(BadInput, ARunInWhichEveryPromptWasRefusedTellsNoRates) {
+  // From a pipe, whose prompts nobody sees before the model is loaded.
+  const Ended ended = run_job(2, {"--model", model(), "--prompts", "-"},
+                              "{\"prompt_ids\": [99999]}\n{\"prompt_ids\": [1, 99999]}\n");
+  EXPECT_EQ(ended.code, 3);
+  EXPECT_THAT(ended.err, HasSubstr("no prompt was computed; loaded in "));
+  for (const char* rate : {"tokens/s", "B/s", "what rank 0 moved"}) {
+    EXPECT_THAT(ended.err, Not(HasSubstr(rate)));
+  }
+}
+
+TEST(BadInput, AFileWhosePromptsAreAllDoneLoadsNoModel) {
+  const TemporaryFolder folder;
+  write_file(folder / "in.jsonl", "{\"prompt\": \"Jesus wept.\"}\n");
+  std::vector<std::string> arguments = {
+      "--model",  model(),     "--prompts", folder / "in.jsonl", "--output", folder / "out",
+      "--resume", "--backend", "cpu",       "--max-new-tokens",  "3"};
+  ASSERT_EQ(run_job(2, arguments).code, 0);
+  arguments.insert(arguments.end(), {"--nvme-offload-path", folder / "nvme"});
+  const Ended again = run_job(2, arguments);
+  EXPECT_EQ(again.code, 0);
+  EXPECT_THAT(again.err, HasSubstr("no prompt was left to run"));
+  EXPECT_FALSE(std::filesystem::exists(folder / "nvme")) << "shard files were written";
 }
 
 TEST(BadInput, TokensBesideTheTokenizerThatTheModelHasNoRowForAreNamed) {

@@ -245,6 +245,55 @@ TEST(Resume, RefusesOtherPromptsAndOtherKindsOfResultsBeforeItLoads) {
   EXPECT_EQ(run_job(0, job(model(), in, {"--output", out, "--score", "--resume"})).code, 0);
 }
 
+/// A model that gives NaN for prompts with token 5.
+std::string nan_model(const TemporaryFolder& folder) {
+  make_nan_checkpoint(model(), folder / "nan", 5);
+  return folder / "nan";
+}
+
+TEST(Resume, RefusesAnotherModelAndOtherSettingsByNameBeforeItLoads) {
+  const TemporaryFolder folder;
+  const std::string in = folder / "in.jsonl";
+  const std::string out = folder / "out.jsonl";
+  write_file(in, kTwoPrompts);
+  const auto resumed = [&](const std::string& model, const std::vector<std::string>& more) {
+    return run_job(
+        2, with(job(model, in, {"--output", out, "--resume", "--temperature", "0.8"}), more));
+  };
+  ASSERT_EQ(resumed(model(), {}).code, 0);
+  const std::string made = read_file(out);
+  const auto refused = [&](const std::string& model, const std::vector<std::string>& more) {
+    const Ended ended = resumed(model, more);
+    EXPECT_EQ(ended.code, 2) << ended.err;
+    EXPECT_THAT(ended.err, Not(HasSubstr("loaded")));
+    EXPECT_EQ(read_file(out), made);
+    return ended.err;
+  };
+  EXPECT_THAT(refused(model(), {"--seed", "5"}),
+              HasSubstr("in.jsonl:1: id `\"a\"` is in the output file with other settings: seed 0 "
+                        "there and 5 here"));
+  EXPECT_THAT(refused(model(), {"--top-p", "0.9"}), HasSubstr("top_p unset there and 0.9 here"));
+  EXPECT_THAT(refused(nan_model(folder), {}),
+              HasSubstr(out + ":1 was made by another model: `bloom-kjv@"));
+  EXPECT_THAT(refused(model(), {"--weight-format", "int8"}), HasSubstr("by another model"));
+  // The same model elsewhere is the same; so are other ranks, tiers and lanes, and more prompts.
+  write_file(in, kTwoPrompts + "{\"prompt\": \"more\"}\n");
+  const Ended ended = resumed(copy_of_model(folder), {"--cpu-offload", "--batch-size", "3"});
+  EXPECT_EQ(ended.code, 0) << ended.err;
+  EXPECT_EQ(json_lines(read_file(out)).size(), 3u);
+
+  // Lines of older versions do not say by what they were made.
+  std::string older;
+  for (auto& line : json_lines(read_file(out))) {
+    line.erase("settings");
+    older += line.dump() + "\n";
+  }
+  write_file(out, older);
+  const Ended warned = resumed(model(), {"--seed", "5"});
+  EXPECT_EQ(warned.code, 0) << warned.err;
+  EXPECT_THAT(warned.err, HasSubstr("3 lines do not say by which model and with which settings"));
+}
+
 TEST(Resume, SaysThatFinishedTextsHaveAnotherLimit) {
   const TemporaryFolder folder;
   const std::string in = folder / "in.jsonl";
@@ -264,12 +313,6 @@ TEST(Resume, SaysThatFinishedTextsHaveAnotherLimit) {
   ASSERT_NE(said, std::string::npos) << ended.err;
   EXPECT_EQ(ended.err.find("limit is now", said + 40), std::string::npos) << ended.err;
   EXPECT_EQ(read_file(out), before);
-}
-
-/// A model that gives NaN for prompts with token 5.
-std::string nan_model(const TemporaryFolder& folder) {
-  make_nan_checkpoint(model(), folder / "nan", 5);
-  return folder / "nan";
 }
 
 TEST(NotFinite, PromptsFailByNameAndTheOthersRun) {

@@ -143,6 +143,11 @@ TEST(CliPack, TakesItsOwnFlagsAndRefusesWhatItCannotDo) {
           "unknown flag `--batch-size`");
   refused({"--model", folder / "none", "--output", folder / "p", "--weight-format", "int4"},
           "none");
+  // A place that cannot be written is found before anything runs.
+  refused({"--model", model(), "--output", "/proc/packed", "--weight-format", "int4"},
+          "/proc/packed.partial");
+  refused({"--model", model(), "--output", folder / "missing/p", "--weight-format", "int4"},
+          "missing/p.partial");
   EXPECT_FALSE(fs::exists(folder / "p"));
   const Ended help = run_job(0, {"pack", "--help"});
   EXPECT_EQ(help.code, 0);

@@ -1,15 +1,20 @@
 // The program and its shard files: killed while it writes them, and what is in their place.
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/file.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 
 #include <chrono>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <thread>
 
+#include "base/file_descriptor.h"
 #include "cli_harness.h"
 
 namespace zi::test {
@@ -18,6 +23,7 @@ namespace {
 using testing::AllOf;
 using testing::HasSubstr;
 using testing::IsEmpty;
+using testing::Not;
 namespace fs = std::filesystem;
 
 std::vector<fs::path> files_below(const std::string& folder) {
@@ -85,6 +91,93 @@ TEST(ShardFiles, AJobThatIsKilledWhileItWritesThemLeavesNothing) {
     }));
     EXPECT_THAT(files_below(folder / "nvme"), IsEmpty()) << "after signal " << signal;
   }
+}
+
+TEST(ShardFiles, APathWhoseParentIsMissingIsRefusedBeforeAnythingIsMade) {
+  const TemporaryFolder folder;
+  const Ended ended = run_job(2, {"--model", model(), "--prompt", "Jesus wept.",
+                                  "--nvme-offload-path", folder / "mistyped/nvme"});
+  EXPECT_EQ(ended.code, 2);
+  EXPECT_THAT(ended.err, AllOf(HasSubstr("there is no folder " + (folder / "mistyped")),
+                               Not(HasSubstr("memory of a rank"))));
+  EXPECT_FALSE(fs::exists(folder / "mistyped"));
+}
+
+/// A small file system, where this user may mount one.
+class SmallDisk {
+ public:
+  SmallDisk(const std::string& path, const char* size) : path_(path) {
+    fs::create_directories(path_);
+    mounted_ = ::mount("none", path_.c_str(), "tmpfs", 0, size) == 0;
+  }
+  ~SmallDisk() {
+    if (mounted_) ::umount(path_.c_str());
+  }
+  SmallDisk(const SmallDisk&) = delete;
+  SmallDisk& operator=(const SmallDisk&) = delete;
+  bool mounted() const { return mounted_; }
+
+ private:
+  std::string path_;
+  bool mounted_ = false;
+};
+
+TEST(ShardFiles, ADiskWithoutRoomForThoseOfAllRanksIsRefusedWithTheirSum) {
+  const TemporaryFolder folder;
+  const std::string disk = folder / "disk";
+  const SmallDisk small(disk, "size=10m");
+  if (!small.mounted()) GTEST_SKIP() << "no right to mount a small tmpfs";
+  const std::vector<std::string> arguments = {"--model",
+                                              model(),
+                                              "--prompt",
+                                              "Jesus wept.",
+                                              "--backend",
+                                              "cpu",
+                                              "--nvme-offload-path",
+                                              disk,
+                                              "--max-new-tokens",
+                                              "2"};
+  // The file of one of two ranks would fit.
+  const Ended refused = run_job(2, arguments);
+  EXPECT_EQ(refused.code, 2);
+  EXPECT_THAT(refused.err, testing::ContainsRegex(
+                               "the shard files of 2 ranks on .* need 1[0-9.]+ MiB together, " +
+                               disk + " has 10.* MiB free; make room"));
+  EXPECT_THAT(files_below(disk), IsEmpty());
+}
+
+TEST(ShardFiles, OneThatIsCompleteWhenAnotherRankFailsIsNamedAndUsedByTheNextStart) {
+  const TemporaryFolder folder;
+  const std::string disk = folder / "disk";
+  const std::vector<std::string> arguments = {"--model",
+                                              model(),
+                                              "--prompt",
+                                              "Jesus wept.",
+                                              "--backend",
+                                              "cpu",
+                                              "--nvme-offload-path",
+                                              disk,
+                                              "--max-new-tokens",
+                                              "2"};
+  ASSERT_EQ(run_job(2, arguments).code, 0);
+  std::map<std::string, fs::path> files;
+  for (const fs::path& path : files_below(disk)) files[path.filename()] = path;
+  fs::remove(files.at("rank-0.shard"));
+  fs::remove(files.at("rank-1.shard"));
+  // Somebody else seems to be writing the file of rank 1.
+  const std::string lock = files.at("rank-1.shard").string() + ".lock";
+  FileDescriptor other(::open(lock.c_str(), O_RDWR | O_CLOEXEC));
+  ASSERT_EQ(::flock(other.get(), LOCK_EX), 0);
+  const Ended failed = run_job(2, arguments);
+  EXPECT_EQ(failed.code, 2);
+  EXPECT_THAT(failed.err, AllOf(HasSubstr("is being written by another job"),
+                                HasSubstr(files.at("rank-0.shard").string() +
+                                          " was written and is complete: it stays for the next")));
+  EXPECT_TRUE(fs::exists(files.at("rank-0.shard")));
+  const auto written = fs::last_write_time(files.at("rank-0.shard"));
+  other.close();
+  EXPECT_EQ(run_job(2, arguments).code, 0);
+  EXPECT_EQ(fs::last_write_time(files.at("rank-0.shard")), written) << "it was written again";
 }
 
 TEST(ShardFiles, WhatStandsInTheirPlaceIsRefusedWithoutHanging) {

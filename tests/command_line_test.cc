@@ -1,10 +1,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <set>
+#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "config/foreign_names.h"
 #include "tests/config_refusal.h"
 #include "zero_infer/run_config.h"
 
@@ -203,6 +206,82 @@ TEST(CommandLine, RefusesWhatItDoesNotKnow) {
   EXPECT_THAT(refusal_with({"-x"}), StartsWith("unknown flag `-x`"));
   EXPECT_THAT(refusal_with({"--prompt", "two", "words"}),
               StartsWith("unexpected argument `words`"));
+}
+
+TEST(CommandLine, SaysWhatToDoInPlaceOfFlagsOfOtherPrograms) {
+  EXPECT_THAT(
+      refusal_with({"--tensor-parallel-size", "2"}),
+      StartsWith("unknown flag `--tensor-parallel-size`; the weights are cut over the ranks "
+                 "of the job: mpirun -np N"));
+  EXPECT_THAT(refusal_with({"--gpu-memory-utilization=0.9"}), HasSubstr("--gpu-weight-budget"));
+  EXPECT_THAT(refusal_with({"--max-model-len", "9"}),
+              HasSubstr("; zero-infer's flag for that is `--kv-budget`: it is a size"));
+  EXPECT_EQ(refusal_with({"--max-num-seqs", "4"}),
+            "unknown flag `--max-num-seqs`; zero-infer's flag for that is `--batch-size`");
+  EXPECT_EQ(refusal_with({"--max_num_seqs", "4"}),
+            "unknown flag `--max_num_seqs`; zero-infer's flag for that is `--batch-size`");
+  EXPECT_THAT(refusal_with({"-ngl", "99"}), HasSubstr("is `--gpu-weight-budget`"));
+  EXPECT_THAT(refusal_with({"--ctx-size", "9"}), HasSubstr("is `--kv-budget`"));
+  EXPECT_THAT(refusal_with({"--dtype", "float16"}), HasSubstr("is `--compute-dtype`"));
+  EXPECT_THAT(refusal_with({"--num_gpus", "8"}), HasSubstr("mpirun -np N"));
+}
+
+TEST(CommandLine, EveryAdviceNamesFlagsThatThereAre) {
+  std::set<std::string> known;
+  for (const std::vector<std::string>& command :
+       {std::vector<std::string>{"--help"}, {"serve", "--help"}}) {
+    std::istringstream words(parse(command).text);
+    for (std::string word; words >> word;) known.insert(word);
+  }
+  for (const char* name : {"tp",
+                           "gpu-memory-utilization",
+                           "max-model-len",
+                           "max-num-seqs",
+                           "max-num-batched-tokens",
+                           "dtype",
+                           "quantization",
+                           "cpu-offload-gb",
+                           "swap-space",
+                           "enable-prefix-caching",
+                           "no-enable-prefix-caching",
+                           "max-tokens",
+                           "download-dir",
+                           "ssl-certfile",
+                           "ssl-keyfile",
+                           "allowed-origins",
+                           "ngl",
+                           "n",
+                           "f",
+                           "np",
+                           "s",
+                           "temp",
+                           "repeat-penalty",
+                           "mlock",
+                           "reverse-prompt",
+                           "ds-config",
+                           "disk-offload",
+                           "quant-bits",
+                           "device",
+                           "do-sample"}) {
+    EXPECT_FALSE(known.contains(std::string("--") + name)) << name << " is one of ours";
+    std::istringstream words(foreign_name_advice(name, NameStyle::kFlag));
+    std::string word;
+    ASSERT_TRUE(words >> word) << name;
+    for (; words >> word;) {
+      std::erase_if(word, [](char c) { return c == '`' || c == ':' || c == ',' || c == ';'; });
+      if (!word.starts_with("--")) continue;
+      EXPECT_TRUE(known.contains(word)) << name << ": " << word;
+    }
+  }
+}
+
+TEST(CommandLine, RefusesAWordThatIsNoCommand) {
+  const auto refused = [](const std::vector<std::string>& words) {
+    return refusal([&] { parse(words); });
+  };
+  EXPECT_EQ(refused({"sever", "--model", "m"}), "unknown command `sever`; did you mean `serve`?");
+  EXPECT_THAT(refused({"run", "--model", "m"}), HasSubstr("a run has no command: zero-infer"));
+  EXPECT_THAT(refused({"benchmark"}), HasSubstr("the commands are serve, chat, plan, limits"));
 }
 
 TEST(CommandLine, RefusesAMalformedOrMissingValue) {

@@ -58,10 +58,12 @@ std::vector<std::string> left(const std::vector<Prompt>& prompts,
                               const std::vector<std::pair<std::string, FinishedPrompt>>& done,
                               std::optional<std::int64_t> max_new_tokens = std::nullopt) {
   FinishedPrompts finished;
+  RecordedJob job;
+  if (max_new_tokens) job.settings.max_new_tokens = *max_new_tokens;
   for (const auto& [id, prompt] : done) finished.by_id[id] = prompt;
-  const auto source =
-      skip_done(std::make_unique<ListedPrompts>(prompts),
-                std::make_shared<const FinishedPrompts>(std::move(finished)), max_new_tokens);
+  const auto source = skip_done(std::make_unique<ListedPrompts>(prompts),
+                                std::make_shared<const FinishedPrompts>(std::move(finished)), job,
+                                max_new_tokens ? ChangedLimits::kTell : ChangedLimits::kIgnore);
   EXPECT_EQ(source->total(), prompts.size() - std::min(prompts.size(), done.size()));
   std::vector<std::string> ids;
   while (!source->exhausted()) {
@@ -124,6 +126,80 @@ TEST(SkipDone, RefusesAPromptThatChangedUnderItsId) {
   // Older lines keep no ids.
   EXPECT_NO_THROW(ids(FinishedPrompt::of_text("x", 2)));
   EXPECT_THROW(ids(FinishedPrompt::of_text("x", 1)), PromptError);
+}
+
+/// What is wrong with a prompt that `finished`, a line of an output, has answered; empty: nothing.
+std::string refusal(const Prompt& prompt, const std::string& record, const RecordedJob& job) {
+  FinishedPrompts done;
+  done.settings.push_back(record);
+  done.by_id["0"] = FinishedPrompt::of_text("a", 1);
+  done.by_id["0"].settings = record.empty() ? 0 : 1;
+  const auto source = skip_done(std::make_unique<ListedPrompts>(std::vector{prompt}),
+                                std::make_shared<const FinishedPrompts>(std::move(done)), job,
+                                ChangedLimits::kTell);
+  try {
+    source->take(1, true);
+    return "";
+  } catch (const PromptError& error) {
+    return error.what();
+  }
+}
+
+TEST(SkipDone, RefusesATextThatWasDrawnWithOtherSettingsAndNamesThem) {
+  const Prompt prompt = by_text("0", "a");
+  RecordedJob drawn;
+  drawn.settings.temperature = 0.8F;
+  drawn.settings.seed = 1;
+  const std::string record = settings_record(drawn, prompt);
+  EXPECT_EQ(refusal(prompt, record, drawn), "");
+  EXPECT_EQ(refusal(prompt, "", drawn), "") << "a line of an older version";
+  RecordedJob other = drawn;
+  other.model = "it is compared elsewhere";
+  other.settings.max_new_tokens = 5;
+  other.settings.logprobs = 2;
+  EXPECT_EQ(refusal(prompt, record, other), "");
+  other.settings.temperature = 0.5F;
+  other.settings.seed = 2;
+  EXPECT_THAT(refusal(prompt, record, other),
+              HasSubstr("id `0` is in the output file with other settings: seed 1 there and 2 "
+                        "here, temperature 0.8 there and 0.5 here; --resume needs the same ones"));
+  // Those of the prompt itself count as well.
+  Prompt own = prompt;
+  own.own.temperature = 0.5F;
+  EXPECT_THAT(refusal(own, record, drawn), HasSubstr("temperature 0.8 there and 0.5 here"));
+  EXPECT_EQ(refusal(own, settings_record(drawn, own), drawn), "");
+}
+
+TEST(SettingsRecord, HoldsWhatChangesATextAndNothingElse) {
+  const Prompt text = by_text("0", "a");
+  RecordedJob job;
+  EXPECT_EQ(settings_record(job, text), R"({"temperature":0.0})");
+  job.settings.seed = 5;  // of a greedy text
+  job.settings.top_k = 7;
+  job.settings.max_new_tokens = 3;
+  job.model = "m@0123456789abcdef";
+  EXPECT_EQ(settings_record(job, text), R"({"model":"m@0123456789abcdef","temperature":0.0})");
+  job.settings.temperature = 0.7F;
+  job.settings.stop = {"x\xff"};
+  job.special_tokens = false;
+  EXPECT_EQ(settings_record(job, text),
+            R"({"model":"m@0123456789abcdef","seed":5,"special_tokens":false,)"
+            "\"stop\":[\"x\xEF\xBF\xBD\"],\"temperature\":0.7,\"top_k\":7}");
+  job.scored = true;
+  EXPECT_EQ(settings_record(job, by_ids("0", {5})), R"({"model":"m@0123456789abcdef"})");
+}
+
+TEST(SettingsRecord, ComparesModelsByTheirHash) {
+  EXPECT_TRUE(same_model("a@0123", "moved@here@0123"));
+  EXPECT_FALSE(same_model("a@0123", "a@0124"));
+  EXPECT_FALSE(same_model("a@0123", "a@0123, blocks int8"));
+  EXPECT_NO_THROW(check_models({{"a@01", 1}}, "b@01", "out.jsonl"));
+  EXPECT_THAT(
+      [] {
+        check_models({{"a@01", 1}, {"a@02", 7}}, "b@01", "out.jsonl");
+      },
+      testing::ThrowsMessage<ConfigError>(
+          HasSubstr("out.jsonl:7 was made by another model: `a@02` there, `b@01` here")));
 }
 
 TEST(FinishedPrompt, AnswersMessagesByWhatWasAskedAndNotByTheirText) {

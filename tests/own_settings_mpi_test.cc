@@ -311,7 +311,7 @@ TEST(Failures, ReachTheSinkWithTheirReason) {
   EXPECT_EQ(sink.results.size(), kTexts.size());
   for (std::uint64_t i = 0; i < kTexts.size(); ++i) {
     EXPECT_THAT(sink.failures.at(i + kTexts.size()),
-                testing::HasSubstr("1048576 new tokens leave no room"));
+                testing::HasSubstr("1048576 new ones do not fit the KV cache"));
   }
 }
 

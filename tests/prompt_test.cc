@@ -87,6 +87,72 @@ TEST_F(PromptTest, MessagesBecomeATextWithAllItsSpecialTokens) {
               ThrowsMessage<PromptError>(HasSubstr("more than one of")));
 }
 
+TEST_F(PromptTest, TextPartsAreJoinedWhereTheTemplateTakesNoList) {
+  const auto prompt = [&](const std::string& source, const std::string& line) {
+    std::ofstream(directory_ / "chat_template.jinja") << source;
+    const CheckpointChat chat(directory_);
+    return parse_prompt_line(line, &chat).text.value();
+  };
+  const std::string parts = R"([{"type": "text", "text": "a "}, "b"])";
+  const std::string line = R"({"messages": [{"role": "system", "content": )" + parts +
+                           R"(}, {"role": "user", "content": )" + parts +
+                           R"(}, {"role": "assistant", "content": )" + parts +
+                           R"(}, {"role": "user", "content": "c"}]})";
+  // Those that are written for texts: Llama 3 prints what it gets, Qwen3 takes no list for a text.
+  EXPECT_EQ(prompt("{% for m in messages %}[{{ m['content'] | trim }}]{% endfor %}", line),
+            "[a \nb][a \nb][a \nb][c]");
+  EXPECT_EQ(prompt("{% for m in messages %}[{{ m.content if m.content is string else '' }}]"
+                   "{% endfor %}",
+                   line),
+            "[a \nb][a \nb][a \nb][c]");
+  EXPECT_EQ(prompt("{% for m in messages %}{{ m.content | tojson }}{% endfor %}", line),
+            R"("a \nb""a \nb""a \nb""c")");
+  // One that takes lists gets them, whichever way it goes over them.
+  const std::string macro =
+      "{% macro text(c) %}{% if c is string %}{{ c }}{% else %}{% for p in c %}"
+      "{% if p.type == 'text' %}{{ p.text }}|{% endif %}{% endfor %}{% endif %}{% endmacro %}";
+  EXPECT_EQ(prompt(macro + "{% for m in messages %}[{{ text(m.content) }}]{% endfor %}", line),
+            "[a |b|][a |b|][a |b|][c]");
+  EXPECT_EQ(prompt("{% set c = messages[0].content %}{{ c if c is string else c[0].text }}", line),
+            "a \nb")
+      << "a template that takes the first part alone";
+  // Llama 3.2 Vision takes them of the user alone, others refuse a system message.
+  EXPECT_EQ(prompt(macro + "{% for m in messages %}[{% if m.role == 'user' %}{{ text(m.content) }}"
+                           "{% else %}{{ m.content }}{% endif %}]{% endfor %}",
+                   line),
+            "[a \nb][a |b|][a \nb][c]");
+  EXPECT_EQ(prompt("{% if messages[0].role == 'system' and messages[0].content is not string %}"
+                   "{{ raise_exception('no parts') }}{% endif %}{{ messages[0].content }}",
+                   line),
+            "a \nb");
+}
+
+TEST_F(PromptTest, PartsThatAreNoTextAreRefusedByName) {
+  std::ofstream(directory_ / "chat_template.jinja") << "{{ messages[0].content }}";
+  const CheckpointChat chat(directory_);
+  const std::pair<std::string, std::string> cases[] = {
+      {R"({"type": "image_url", "image_url": {"url": "x"}})",
+       "`messages`[0]: a part of `content` is of the type `image_url`; only text is supported"},
+      {R"({"type": "text", "content": "x"})",
+       "`messages`[0]: a part of `content` has no `text`, or one that is no text"},
+  };
+  for (const auto& [part, reason] : cases) {
+    const std::string line = R"({"messages": [{"role": "user", "content": [)" + part + "]}]}";
+    EXPECT_THAT([&] { parse_prompt_line(line, &chat); }, ThrowsMessage<PromptError>(reason));
+  }
+}
+
+TEST_F(PromptTest, ArgumentsOfToolCallsInATextBecomeAnObject) {
+  std::ofstream(directory_ / "chat_template.jinja")
+      << "{{ messages[0].tool_calls[0].function.arguments.x }}";
+  const CheckpointChat chat(directory_);
+  EXPECT_EQ(parse_prompt_line(R"({"messages": [{"role": "assistant", "tool_calls": [
+                {"function": {"name": "f", "arguments": "{\"x\": 5}"}}]}]})",
+                              &chat)
+                .text,
+            "5");
+}
+
 TEST_F(PromptTest, MessagesWithoutATemplateFailWhenTheFileIsOpenedOrAsLinesOfTheirOwn) {
   const auto chat = std::make_shared<const CheckpointChat>(directory_);
   const auto ignore = [](const std::string&) {};

@@ -341,6 +341,32 @@ TEST_F(ResultFileTest, KnowsTheFinishedPrompts) {
   EXPECT_EQ(done->scored_line, 4u);
 }
 
+TEST_F(ResultFileTest, KnowsTheSettingsAndModelsOfItsLines) {
+  Result first = generated("1");
+  first.settings = R"({"model":"m@01","seed":1,"temperature":0.5})";
+  Result other = generated("3");
+  other.settings = R"({"model":"n@02","temperature":0.0})";
+  {
+    ResultFile file(path(), false);
+    file.write(first);
+    first.id = "2";
+    file.write(first);
+    file.write(other);
+    file.write(generated("4"));
+  }
+  EXPECT_EQ(Result::deserialize(first.serialize()).settings, first.settings);
+  const ResultFile file(path(), true);
+  const auto done = file.finished();
+  EXPECT_THAT(done->settings, testing::ElementsAre("", R"({"seed":1,"temperature":0.5})",
+                                                   R"({"temperature":0.0})"));
+  EXPECT_EQ(done->by_id.at("1").settings, 1u);
+  EXPECT_EQ(done->by_id.at("2").settings, 1u);
+  EXPECT_EQ(done->by_id.at("3").settings, 2u);
+  EXPECT_EQ(done->by_id.at("4").settings, 0u);
+  EXPECT_THAT(done->models, testing::ElementsAre(std::pair("m@01", 1u), std::pair("n@02", 3u)));
+  EXPECT_EQ(done->lines_without_settings, 1u);
+}
+
 TEST_F(ResultFileTest, MixesNoScoresWithGeneratedText) {
   const auto kind = [this](const Result& result, bool score, std::int64_t logprobs) -> std::string {
     put(result.to_json() + "\n");

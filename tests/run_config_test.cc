@@ -137,6 +137,8 @@ TEST_F(Yaml, NamesAnUnknownKeyWithItsLineAndTheNearestKey) {
   EXPECT_EQ(refusal_of("max-new-tokens: 4\n"),
             "run.yaml:1: unknown key `max-new-tokens`; did you mean `max_new_tokens`?");
   EXPECT_EQ(refusal_of("colour: red\n"), "run.yaml:1: unknown key `colour`");
+  EXPECT_EQ(refusal_of("max_num_seqs: 8\n"),
+            "run.yaml:1: unknown key `max_num_seqs`; zero-infer's key for that is `batch_size`");
   EXPECT_THAT(refusal_of("model: m\n[a, b]: 1\n"), StartsWith("run.yaml:2: "));
 }
 

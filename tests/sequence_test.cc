@@ -243,20 +243,59 @@ TEST(Admission, RefusesTokensThatWereCutAheadAsThoseThatItCuts) {
   EXPECT_THAT(error_of([&] { admission.admit(foreign); }), HasSubstr("token id 256"));
 }
 
+TEST(Admission, NamesThePositionsFirstAndElseTheBudgetThatIsNeeded) {
+  constexpr std::size_t kPageBytes = std::size_t{3} << 20;
+  GenerationOptions job = options();  // 20 new tokens
+  job.max_positions = 100;
+  const Admission admission(bytes(), job, 64, kPageBytes);
+  EXPECT_EQ(admission.room(), 64);
+  const auto refusal = [&](std::int64_t tokens, std::int64_t new_tokens) {
+    Prompt prompt = of_text(std::string(static_cast<std::size_t>(tokens), 'a'));
+    prompt.own.max_new_tokens = new_tokens;
+    return error_of([&] { admission.admit(prompt); });
+  };
+  // 65 tokens take five pages of 16.
+  EXPECT_EQ(refusal(45, 20),
+            "45 prompt tokens and 20 new ones do not fit the KV cache (64 tokens); give "
+            "--kv-budget 15MiB or more, or shorten the prompt or --max-new-tokens");
+  EXPECT_THAT(refusal(80, 20), HasSubstr("do not fit the KV cache (64 tokens); give --kv-budget "
+                                         "21MiB or more"));
+  EXPECT_EQ(refusal(81, 20),
+            "the prompt has 81 bytes, which are 81 tokens at least, and with 20 new ones they do "
+            "not fit the model's positions (100 tokens); shorten the prompt or --max-new-tokens");
+  Prompt ids;
+  ids.ids.emplace(81, 1);
+  EXPECT_EQ(error_of([&] { admission.admit(ids); }),
+            "81 prompt tokens and 20 new ones do not fit the model's positions (100 tokens); "
+            "shorten the prompt or --max-new-tokens");
+  ids.own.max_new_tokens = 70;  // more than the cache has alone
+  EXPECT_THAT(error_of([&] { admission.admit(ids); }), HasSubstr("the model's positions"));
+  EXPECT_THAT(refusal(1, 80), HasSubstr("fit the KV cache (64 tokens); give --kv-budget 18MiB"));
+  EXPECT_THAT(refusal(1, 100), HasSubstr("in the model's positions (100 tokens); lower"));
+}
+
 TEST(Admission, CutsNoTextAheadThatCannotFit) {
   const Tokenizer tokenizer = with_special_tokens();  // a token is up to 4 bytes of a text
   ASSERT_EQ(tokenizer.longest_token_bytes(), 4u);
   const Admission admission(tokenizer, options(), 64);
   EXPECT_EQ(admission.encode(of_text(std::string(44 * 4, 'a'))).size(), 44u * 4 + 2);
-  const Prompt far_too_long = of_text(std::string(44 * 4 + 1, 'a'));
+  const Prompt far_too_long = of_text(std::string((1 << 20) + 1, 'a'));
   const std::string refused = error_of([&] { admission.encode(far_too_long); });
-  EXPECT_THAT(refused, HasSubstr("the prompt has 177 bytes"));
+  EXPECT_THAT(refused, HasSubstr("the prompt has 1048577 bytes, which are 262145 tokens at least, "
+                                 "and with 20 new ones they do not fit the KV cache (64 tokens)"));
   EXPECT_EQ(error_of([&] { admission.admit(far_too_long); }), refused);
+  GenerationOptions short_model = options();
+  short_model.max_positions = 32;
+  EXPECT_THAT(
+      error_of([&] {
+        Admission(tokenizer, short_model, 64).encode(of_text(std::string(12 * 4 + 1, 'a')));
+      }),
+      HasSubstr("49 bytes, which are 13 tokens at least, and with 20 new ones they do not fit "
+                "the model's positions (32 tokens); shorten"));
   Prompt greedy = of_text("a");
   greedy.own.max_new_tokens = 64;
-  const std::string no_room = error_of([&] { admission.encode(greedy); });
-  EXPECT_THAT(no_room, HasSubstr("64 new tokens leave no room for a prompt"));
-  EXPECT_EQ(error_of([&] { admission.admit(greedy); }), no_room);
+  EXPECT_THAT(error_of([&] { admission.admit(greedy); }),
+              HasSubstr("3 prompt tokens and 64 new ones do not fit the KV cache (64 tokens)"));
 }
 
 }  // namespace

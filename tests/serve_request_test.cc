@@ -101,7 +101,9 @@ TEST(CompletionRequest, SaysHowManyTokensDoNotFit) {
   EXPECT_EQ(said.status, 400);
   EXPECT_EQ(said.code, "context_length_exceeded");
   EXPECT_THAT(said.message, HasSubstr("maximum context length is 64 tokens"));
-  EXPECT_THAT(said.message, HasSubstr("the prompt has no room beside 5 new tokens"));
+  EXPECT_THAT(said.message, HasSubstr("you requested 65 tokens (60 in the prompt, 5 new ones)"));
+  EXPECT_THAT(refusal({{"prompt", std::string(1'100'000, 'a')}, {"max_tokens", 5}}).message,
+              HasSubstr("the prompt has no room beside 5 new tokens"));
   EXPECT_EQ(refusal(with("max_tokens", 100)).code, "context_length_exceeded");
   EXPECT_THAT(refusal({{"prompt", std::vector<int>(60, 97)}, {"max_tokens", 5}}).message,
               HasSubstr("you requested 65 tokens (60 in the prompt, 5 new ones)"));
@@ -308,6 +310,8 @@ TEST(CompletionRequest, BiasesIdsOfTheModelAlone) {
   const Refusal said = refusal(with("logit_bias", {{"256", 1}}));
   EXPECT_EQ(said.status, 400);
   EXPECT_THAT(said.message, HasSubstr("`logit_bias`: token id 256 is out of range"));
+  EXPECT_EQ(said.param, "logit_bias");
+  EXPECT_EQ(refusal({{"prompt", {256}}}).param, "prompt");
 }
 
 TEST(CompletionRequest, NamesWhatLeavesNoRoom) {
@@ -443,6 +447,10 @@ TEST_F(ChatCompletionRequest, NamesWhatIsWrongWithMessages) {
     EXPECT_EQ(said.status, 400) << messages;
     EXPECT_EQ(said.param, "messages") << messages << ": " << said.message;
   }
+  const json image = {{"type", "image_url"}, {"image_url", {{"url", "x"}}}};
+  EXPECT_EQ(refusal({{"messages", {{{"role", "user"}, {"content", {image}}}}}}).message,
+            "`messages`[0]: a part of `content` is of the type `image_url`; only text is "
+            "supported");
   EXPECT_EQ(refusal(user("add_generation_prompt", false)).param, "add_generation_prompt");
   EXPECT_EQ(refusal(user("tools", "f")).param, "tools");
   EXPECT_EQ(refusal(user("chat_template_kwargs", 5)).param, "chat_template_kwargs");

@@ -216,7 +216,7 @@ TEST_F(ShardFile, InAPlaceThatCannotBeWrittenNamesIt) {
   const fs::path file = directory() / "file";
   std::ofstream(file) << "text";
   EXPECT_THAT(message_of<IoError>([&] { units_.prepare(file / "below"); }),
-              AllOf(HasSubstr(file.string()), HasSubstr("Not a directory"),
+              AllOf(HasSubstr(file.string()), HasSubstr("is a plain file"),
                     HasSubstr("--nvme-offload-path")));
   EXPECT_THAT(message_of<IoError>([&] { units_.prepare("/proc/zi"); }),
               AllOf(HasSubstr("/proc/zi"), HasSubstr("--nvme-offload-path")));

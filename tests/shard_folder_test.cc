@@ -101,12 +101,12 @@ class SharedDisk : public testing::Test {
 
 TEST_F(SharedDisk, FilesAndFoldersAreForTheirOwnerAloneWhateverTheUmaskIs) {
   for (const mode_t mask : {0000, 0002, 0022, 0777}) {
+    fs::create_directories(directory() / "made");
     const fs::path place = directory() / "made" / fmt::format("for-{:o}", mask);
     const fs::path file = shard_file_path(place, units_.key);
     EXPECT_EQ(message_of_child([&] {
                 if (is_root()) {  // who is above permissions
                   ::umask(0);
-                  fs::create_directories(directory() / "made");
                   ::chmod((directory() / "made").c_str(), 01777);
                   become(kNobody);
                 }
@@ -120,6 +120,27 @@ TEST_F(SharedDisk, FilesAndFoldersAreForTheirOwnerAloneWhateverTheUmaskIs) {
     EXPECT_EQ(mode_of(file), 0600u) << mask;
     EXPECT_EQ(mode_of(file.string() + ".lock"), 0600u) << mask;
   }
+}
+
+TEST_F(SharedDisk, OnlyTheLastPartOfItsPathIsMade) {
+  const auto refusal = [](const fs::path& place) {
+    return message_of<IoError>([&] { check_shard_directory(place); });
+  };
+  const std::string none = "nothing was thrown";
+  const fs::path missing = directory() / "mising";
+  EXPECT_EQ(refusal(directory()), none);
+  EXPECT_EQ(refusal(missing), none);
+  EXPECT_EQ(refusal(missing / ""), none) << "with a / behind it";
+  EXPECT_EQ(refusal("not-there"), none);
+  for (const fs::path& place : {missing / "nvme", missing / "nvme" / ""}) {
+    EXPECT_THAT(refusal(place), AllOf(HasSubstr("--nvme-offload-path " + place.string()),
+                                      HasSubstr("there is no folder " + missing.string() + ";")));
+    EXPECT_THAT(message_of<IoError>([&] { units_.prepare(place); }), HasSubstr("no folder"));
+  }
+  EXPECT_FALSE(fs::exists(missing));
+  std::ofstream(missing) << "a file";
+  EXPECT_THAT(refusal(missing), HasSubstr("is a plain file, a folder is needed there"));
+  EXPECT_THAT(refusal(missing / "nvme"), HasSubstr(missing.string() + " is a plain file"));
 }
 
 TEST_F(SharedDisk, WhatOthersCouldOnlyReadIsUsedAndTakenFromThem) {

@@ -124,10 +124,21 @@ TEST_F(HeaderOfShardFile, OfAFileThatIsCutShortIsRefusedAtAnyLength) {
     EXPECT_THAT(failure_of_prepare(), AllOf(HasSubstr(path.string()), HasSubstr("cut short"),
                                             HasSubstr(std::to_string(cut))));
   }
-  for (const std::size_t cut : {4000, 60, 8, 0}) {
+  const std::string again = "; remove it, and the next start writes it again";
+  for (const std::size_t cut : {4000, 60, 8, 3}) {
     fs::resize_file(path, cut);
-    EXPECT_THAT(failure_of_prepare(), HasSubstr(path.string()));
+    EXPECT_THAT(failure_of_prepare(),
+                AllOf(HasSubstr(path.string() +
+                                ": the shard file is cut short: " + std::to_string(cut) + " bytes"),
+                      HasSubstr(again)));
   }
+  fs::resize_file(path, 0);
+  EXPECT_EQ(failure_of_prepare(), path.string() + ": the shard file is empty" + again);
+  fs::resize_file(path, size);  // zeros
+  EXPECT_EQ(failure_of_prepare(),
+            path.string() + ": the shard file is damaged, it begins with zeros" + again);
+  std::ofstream(path) << "a letter";
+  EXPECT_THAT(failure_of_prepare(), HasSubstr("is not a shard file; move it away"));
 }
 
 TEST_F(HeaderOfShardFile, OfAFileThatGrewIsRefused) {

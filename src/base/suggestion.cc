@@ -25,9 +25,10 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
 
 }  // namespace
 
-std::string suggestion(std::string_view name, const std::vector<std::string>& known) {
+std::string suggestion(std::string_view name, const std::vector<std::string>& known,
+                       std::size_t letters) {
   // If a third of the name is wrong, it is still a slip; if more, it is another word.
-  std::size_t best = std::max<std::size_t>(1, name.size() / 3) + 1;
+  std::size_t best = std::max<std::size_t>(1, name.size() / letters) + 1;
   const std::string* nearest = nullptr;
   for (const std::string& candidate : known) {
     const std::size_t distance = edit_distance(name, candidate);

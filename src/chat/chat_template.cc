@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 #include <xxhash.h>
 
+#include <algorithm>
 #include <ctime>
+#include <vector>
 
 #include "base/printable_text.h"
 #include "chat/chat_files.h"
@@ -21,12 +23,27 @@ using chat::Dict;
 using chat::None;
 using chat::Value;
 
-ChatRequest ChatRequest::of_user(std::string_view text) {
+namespace {
+
+Value message_of(std::string_view role, Value content) {
   Dict message;
-  message.set(Value::text("role"), Value::text("user"));
-  message.set(Value::text("content"), Value::text(std::string(text)));
+  message.set(Value::text("role"), Value::text(std::string(role)));
+  message.set(Value::text("content"), std::move(content));
+  return std::make_shared<const Dict>(std::move(message));
+}
+
+}  // namespace
+
+Value chat::text_part(std::string_view text) {
+  Dict part;
+  part.set(Value::text("type"), Value::text("text"));
+  part.set(Value::text("text"), Value::text(std::string(text)));
+  return std::make_shared<const Dict>(std::move(part));
+}
+
+ChatRequest ChatRequest::of_user(std::string_view text) {
   ChatRequest request;
-  request.messages = Value::list({std::make_shared<const Dict>(std::move(message))});
+  request.messages = Value::list({message_of("user", Value::text(std::string(text)))});
   return request;
 }
 
@@ -114,6 +131,33 @@ const ChatTemplate& CheckpointChat::chosen(const ChatRequest& request) const {
 
 std::string CheckpointChat::render(const ChatRequest& request) const {
   return chosen(request).render(request, loaded().tokens, std::time(nullptr));
+}
+
+bool CheckpointChat::takes_parts(const ChatRequest& request, std::string_view role) const {
+  constexpr std::string_view kTexts[] = {"zero-infer trial", "of parts"};
+  std::vector<Value> messages = {
+      message_of(role, Value::list({chat::text_part(kTexts[0]), chat::text_part(kTexts[1])}))};
+  const Value user = message_of("user", Value::text("a"));
+  if (role == "assistant") messages.insert(messages.begin(), user);
+  if (role == "assistant" || role == "system") {
+    messages.push_back(user);
+  } else if (role != "user") {
+    return false;
+  }
+  ChatRequest trial = request;
+  trial.messages = Value::list(std::move(messages));
+  std::string prompt;
+  try {
+    prompt = render(trial);
+  } catch (const PromptError&) {
+    return false;
+  }
+  return std::ranges::all_of(kTexts, [&](std::string_view text) {
+    const std::size_t at = prompt.find(text);
+    if (at == std::string::npos) return false;
+    const bool quoted = at > 0 && (prompt[at - 1] == '\'' || prompt[at - 1] == '"');
+    return !quoted;  // as a value in a list that was printed, or in its JSON
+  });
 }
 
 std::string CheckpointChat::hash(const ChatRequest& request) const {

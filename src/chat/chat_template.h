@@ -25,6 +25,11 @@ struct ChatRequest {
   static ChatRequest of_user(std::string_view text);
 };
 
+namespace chat {
+/// A part of a `content` that is a list: {"type": "text", "text": ..}.
+Value text_part(std::string_view text);
+}  // namespace chat
+
 /// The Jinja template that turns messages into a prompt. Immutable: any thread may use it.
 class ChatTemplate {
  public:
@@ -55,6 +60,11 @@ class CheckpointChat {
   void load() const;
   /// See ChatTemplate::render. Throws CheckpointError as `load` does.
   std::string render(const ChatRequest& request) const;
+  /// Whether the template that answers this request takes a list of text parts as the `content` of
+  /// a message of this role (`user`, `system`, `assistant`; of others it is never known): the parts
+  /// of a message for trial come out as plain text. Templates that were written for texts alone
+  /// print a list as Python does, or nothing. Throws CheckpointError as `load` does.
+  bool takes_parts(const ChatRequest& request, std::string_view role) const;
   /// 16 hexadecimal digits: equal for equal requests of equal templates.
   std::string hash(const ChatRequest& request) const;
 

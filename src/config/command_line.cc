@@ -7,6 +7,7 @@
 
 #include "base/suggestion.h"
 #include "config/command_options.h"
+#include "config/foreign_names.h"
 #include "config/option_table.h"
 #include "config/yaml_level.h"
 #include "zero_infer/error.h"
@@ -194,9 +195,10 @@ class Flags {
           "unexpected argument `{}`; a text with spaces needs quotes, see --help", extra)));
     }
     const std::string name = extra.substr(0, extra.find('='));
-    const std::string near = suggestion(name, known_);
-    throw ConfigError(
-        one_line(fmt::format("unknown flag `{}`{}", name, near.empty() ? "; see --help" : near)));
+    std::string advice = foreign_name_advice(name, NameStyle::kFlag);
+    if (advice.empty()) advice = suggestion(name, known_);
+    throw ConfigError(one_line(
+        fmt::format("unknown flag `{}`{}", name, advice.empty() ? "; see --help" : advice)));
   }
 
   CLI::App app_;
@@ -206,14 +208,23 @@ class Flags {
   std::vector<std::string> known_;
 };
 
+/// Throws ConfigError for a first word that is no command: those of a run begin with a flag.
 Command command_of(int argc, const char* const* argv) {
-  const std::string_view first = argc > 1 ? argv[1] : "";
+  const std::string first = argc > 1 ? argv[1] : "";
   if (first == "serve") return Command::kServe;
   if (first == "chat") return Command::kChat;
   if (first == "plan") return Command::kPlan;
   if (first == "limits") return Command::kLimits;
   if (first == "pack") return Command::kPack;
-  return Command::kRun;
+  if (first.empty() || first.starts_with("-")) return Command::kRun;
+  const std::string near = suggestion(first, {"serve", "chat", "plan", "limits", "pack"}, 2);
+  const char* const run = "; a run has no command: zero-infer --model DIR --prompt TEXT";
+  throw ConfigError(one_line(fmt::format("unknown command `{}`{}", first,
+                                         !near.empty() ? near
+                                         : first == "run" || first == "generate"
+                                             ? std::string(run)
+                                             : "; the commands are serve, chat, plan, "
+                                               "limits and pack, see --help")));
 }
 
 void check_pack(const PackOptions& pack) {

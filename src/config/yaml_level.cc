@@ -12,6 +12,7 @@
 
 #include "base/suggestion.h"
 #include "base/system_error.h"
+#include "config/foreign_names.h"
 #include "zero_infer/error.h"
 
 namespace zi {
@@ -88,7 +89,9 @@ class YamlLevel {
       known.push_back(option.key());
       if (known.back() == key) return option;
     }
-    throw at(mark, fmt::format("unknown key `{}`{}", key, suggestion(key, known)));
+    const std::string advice = foreign_name_advice(key, NameStyle::kKey);
+    throw at(mark, fmt::format("unknown key `{}`{}", key,
+                               advice.empty() ? suggestion(key, known) : advice));
   }
 
   std::string scalar(const Option& option, const YAML::Node& node, const YAML::Mark& mark) const {

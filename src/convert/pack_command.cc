@@ -320,7 +320,12 @@ int pack_checkpoint(const PackOptions& options, const std::function<int()>& stop
         options.model, in_quotes(matrix), describe(format), describe(open.block_format)));
   }
   Packer packer(options, open, stop_signal, file_bytes);
-  const int signal = packer.run();
+  int signal = 0;
+  try {
+    signal = packer.run();
+  } catch (const IoError& error) {
+    throw PackFailed(error.what());
+  }
   if (signal == 0) {
     log_info(fmt::format("{}: {} in {}, head and embedding in {}, {} file{}",
                          options.output.string(), packer.size_text(), describe(open.block_format),

@@ -14,14 +14,28 @@
 
 namespace zi {
 
+namespace {
+
+constexpr std::int64_t kNoLimit = std::numeric_limits<std::int64_t>::max();
+/// A text of so many bytes is cut into tokens even if it cannot fit, to say how many they are.
+constexpr std::size_t kCountedBytes = std::size_t{1} << 20;
+
+}  // namespace
+
 Admission::Admission(const Tokenizer& tokenizer, GenerationOptions options,
-                     std::int64_t cached_tokens)
+                     std::int64_t cached_tokens, std::size_t page_bytes)
     : tokenizer_(&tokenizer),
       options_(std::move(options)),
-      room_{cached_tokens, "the KV cache", "raise --kv-budget, or "} {
-  if (options_.max_positions > 0 && options_.max_positions <= cached_tokens) {
-    room_ = {options_.max_positions, "the model's positions", ""};
-  }
+      positions_(options_.max_positions > 0 ? options_.max_positions : kNoLimit),
+      cached_tokens_(cached_tokens),
+      page_bytes_(page_bytes) {}
+
+std::string Admission::advice(std::int64_t tokens, std::string_view otherwise) const {
+  if (page_bytes_ == 0) return fmt::format("raise --kv-budget, or {}", otherwise);
+  constexpr std::size_t kMiB = std::size_t{1} << 20;
+  const auto pages = static_cast<std::size_t>((tokens + kKvPageTokens - 1) / kKvPageTokens);
+  return fmt::format("give --kv-budget {}MiB or more, or {}",
+                     (pages * page_bytes_ + kMiB - 1) / kMiB, otherwise);
 }
 
 GenerationSettings Admission::settings_of(const Prompt& prompt) const {
@@ -37,12 +51,12 @@ GenerationSettings Admission::settings_of(const Prompt& prompt) const {
 std::int64_t Admission::least_new_tokens(const GenerationSettings& settings) const {
   const bool as_many_as_fit = settings.max_new_tokens == kAsManyAsFit;
   const std::int64_t new_tokens = as_many_as_fit ? 1 : settings.max_new_tokens;
-  if (new_tokens < room_.tokens) return new_tokens;
+  if (new_tokens < positions_) return new_tokens;
   throw PromptTooLong(
-      fmt::format("{} new tokens leave no room for a prompt in {} ({} tokens); {}lower "
-                  "--max-new-tokens",
-                  new_tokens, room_.of, room_.tokens, room_.what),
-      {0, new_tokens, room_.tokens});
+      fmt::format("{} new tokens leave no room for a prompt in the model's positions ({} tokens); "
+                  "lower --max-new-tokens",
+                  new_tokens, positions_),
+      {0, new_tokens, room()});
 }
 
 std::vector<std::int32_t> Admission::encode(const Prompt& prompt) const {
@@ -52,15 +66,19 @@ std::vector<std::int32_t> Admission::encode(const Prompt& prompt) const {
 std::vector<std::int32_t> Admission::encode(const Prompt& prompt, std::int64_t new_tokens) const {
   // Before it is cut into tokens, which may take long: n tokens cannot hold more bytes than this.
   // (Where there is no such limit, the tokens are counted afterwards.)
-  const std::int64_t most = room_.tokens - new_tokens;
+  const std::size_t bytes = prompt.text->size();
   const std::size_t longest = tokenizer_->longest_token_bytes().value_or(0);
-  const std::size_t most_bytes = static_cast<std::size_t>(most) * longest;
-  if (longest > 0 && prompt.text->size() > most_bytes) {
+  const auto least = static_cast<std::int64_t>(longest == 0 ? 0 : (bytes + longest - 1) / longest);
+  const bool positions = least > positions_ - new_tokens;  // which no setting makes more
+  if (positions || (least > cached_tokens_ - new_tokens && bytes > kCountedBytes)) {
+    constexpr const char* kShorten = "shorten the prompt or --max-new-tokens";
     throw PromptTooLong(
-        fmt::format("the prompt has {} bytes, and the {} tokens that {} can hold next to the new "
-                    "ones cover {} at most, {} each; {}shorten the prompt or --max-new-tokens",
-                    prompt.text->size(), most, room_.of, most_bytes, longest, room_.what),
-        {0, new_tokens, room_.tokens});
+        fmt::format("the prompt has {} bytes, which are {} tokens at least, and with {} new ones "
+                    "they do not fit {} ({} tokens); {}",
+                    bytes, least, new_tokens, positions ? "the model's positions" : "the KV cache",
+                    positions ? positions_ : cached_tokens_,
+                    positions ? kShorten : advice(least + new_tokens, kShorten)),
+        {0, new_tokens, room()});
   }
   return tokenizer_->encode(*prompt.text, options_.special_tokens && !prompt.no_special_tokens);
 }
@@ -91,15 +109,18 @@ std::unique_ptr<Sequence> Admission::admit(Prompt prompt) const {
   check_ids(s->tokens);
   s->prompt_text = s->prompt.text ? *s->prompt.text : tokenizer_->decode(s->tokens);
   s->prompt_tokens = static_cast<std::int64_t>(s->tokens.size());
-  if (s->prompt_tokens > room_.tokens - s->max_new_tokens) {
+  if (s->prompt_tokens > room() - s->max_new_tokens) {
+    constexpr const char* kShorten = "shorten the prompt or --max-new-tokens";
+    const bool positions = s->prompt_tokens > positions_ - s->max_new_tokens;
     throw PromptTooLong(
-        fmt::format("{} prompt tokens and {} new ones do not fit {} ({} tokens); {}shorten the "
-                    "prompt or --max-new-tokens",
-                    s->prompt_tokens, s->max_new_tokens, room_.of, room_.tokens, room_.what),
-        {s->prompt_tokens, s->max_new_tokens, room_.tokens});
+        fmt::format("{} prompt tokens and {} new ones do not fit {} ({} tokens); {}",
+                    s->prompt_tokens, s->max_new_tokens,
+                    positions ? "the model's positions" : "the KV cache",
+                    positions ? positions_ : cached_tokens_,
+                    positions ? kShorten : advice(s->prompt_tokens + s->max_new_tokens, kShorten)),
+        {s->prompt_tokens, s->max_new_tokens, room()});
   }
-  if (s->settings.max_new_tokens == kAsManyAsFit)
-    s->max_new_tokens = room_.tokens - s->prompt_tokens;
+  if (s->settings.max_new_tokens == kAsManyAsFit) s->max_new_tokens = room() - s->prompt_tokens;
   for (const auto& [id, value] : s->settings.logit_bias) {
     if (id >= options_.vocabulary) {
       throw PromptError(

@@ -1,8 +1,11 @@
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "engine/generation_options.h"
@@ -31,8 +34,10 @@ class PromptTooLong : public PromptError {
 /// Makes sequences of prompts, and refuses those that cannot be run. Any thread may use it.
 class Admission {
  public:
-  /// `cached_tokens`: of the longest sequence that the KV cache can hold.
-  Admission(const Tokenizer& tokenizer, GenerationOptions options, std::int64_t cached_tokens);
+  /// `cached_tokens`: of the longest sequence that the KV cache can hold. `page_bytes`: of one of
+  /// its pages, to say how large it would have to be; 0: that is not said.
+  Admission(const Tokenizer& tokenizer, GenerationOptions options, std::int64_t cached_tokens,
+            std::size_t page_bytes = 0);
 
   /// Throws PromptError for what is no prompt of this model, PromptTooLong for what does not fit
   /// next to its new tokens.
@@ -42,26 +47,25 @@ class Admission {
   /// does for a text that cannot be cut, or would be too long whatever its tokens are.
   std::vector<std::int32_t> encode(const Prompt& prompt) const;
 
-  /// How long a sequence can be, and why.
-  struct Room {
-    std::int64_t tokens;
-    const char* of;    // what holds that many tokens
-    const char* what;  // to do for more
-  };
-  const Room& room() const { return room_; }
+  /// How many tokens a sequence can have.
+  std::int64_t room() const { return std::min(positions_, cached_tokens_); }
 
  private:
   GenerationSettings settings_of(const Prompt& prompt) const;
-  /// The fewest new tokens that a prompt must leave room for. Throws PromptTooLong where there is
-  /// none for a prompt.
+  /// The fewest new tokens that a prompt must leave room for. Throws PromptTooLong where the
+  /// model's positions have none for a prompt.
   std::int64_t least_new_tokens(const GenerationSettings& settings) const;
   /// Throws PromptTooLong for a text that cannot fit next to the new tokens.
   std::vector<std::int32_t> encode(const Prompt& prompt, std::int64_t new_tokens) const;
   void check_ids(const std::vector<std::int32_t>& ids) const;
+  /// `--kv-budget 12MiB` for a sequence of so many tokens, with what else can be done.
+  std::string advice(std::int64_t tokens, std::string_view otherwise) const;
 
   const Tokenizer* tokenizer_;
   GenerationOptions options_;
-  Room room_;
+  std::int64_t positions_;  // of the model; very many where it has no limit
+  std::int64_t cached_tokens_;
+  std::size_t page_bytes_;
 };
 
 }  // namespace zi

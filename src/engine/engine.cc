@@ -1,16 +1,18 @@
 #include "engine/engine.h"
 
 #include <fmt/format.h>
+#include <xxhash.h>
 
 #include <algorithm>
 #include <chrono>
 #include <vector>
 
 #include "base/printable_text.h"
-#include "engine/admission.h"
 #include "engine/needless_offload.h"
+#include "engine/shard_space.h"
 #include "engine/share_trial.h"
 #include "engine/travel_trial.h"
+#include "offload/shard_folder.h"
 #include "text/encoded_prompts.h"
 #include "zero_infer/backend.h"
 #include "zero_infer/bytes.h"
@@ -44,7 +46,7 @@ Engine::Engine(World& world, Backend backend, RunConfig config)
     : Engine(world, std::make_shared<Backend>(std::move(backend)), std::move(config)) {}
 
 Engine::Engine(World& world, std::shared_ptr<Backend> backend, RunConfig config,
-               LoadObserver observer)
+               LoadObserver observer, const BeforeLoad& before_load)
     : world_(&world),
       backend_(std::move(backend)),
       config_(std::move(config)),
@@ -66,21 +68,46 @@ Engine::Engine(World& world, std::shared_ptr<Backend> backend, RunConfig config,
     log_verbose("\n" + plan_->table());
     for (const std::string& note : plan_->notes) log_warning(note);
   }
+  load(before_load);
+}
+
+void Engine::load(const BeforeLoad& before_load) {
+  World& world = *world_;
+  if (before_load) before_load(*this);
+  std::filesystem::path written;
+  const LoadOptions options{
+      .rank = partition().rank(),
+      .world = partition().size(),
+      .threads = std::clamp(threads_per_rank(world.local_size()), kFewestReads, kMostReads),
+      .show_progress = world.rank() == 0 && !config_.quiet,
+      .observer = observer_,
+      .model_name = open_.directory.filename().string(),
+      .nvme_path = config_.nvme_offload_path,
+      .others_write_alike = partition().size() < world.size(),
+      .on_shard_file = [&](const std::filesystem::path& path) { written = path; }};
+  check_shard_file(options);
   Buffer slots = allocate_slots();
-  world.all_or_none([&] {
-    const LoadOptions options{
-        .rank = partition().rank(),
-        .world = partition().size(),
-        .threads = std::clamp(threads_per_rank(world.local_size()), kFewestReads, kMostReads),
-        .show_progress = world.rank() == 0 && !config_.quiet,
-        .observer = observer_,
-        .model_name = open_.directory.filename().string(),
-        .nvme_path = config_.nvme_offload_path,
-        .others_write_alike = partition().size() < world.size()};
-    weights_ = std::make_unique<ModelWeights>(*backend_->device, *backend_->ops, *open_.source,
-                                              open_.model->spec(), *plan_, options);
-  });
+  try {
+    world.all_or_none([&] {
+      weights_ = std::make_unique<ModelWeights>(*backend_->device, *backend_->ops, *open_.source,
+                                                open_.model->spec(), *plan_, options);
+    });
+  } catch (const Error&) {
+    if (!written.empty()) {
+      log_warning(
+          fmt::format("{} was written and is complete: it stays for the next start of this "
+                      "job; remove it where there is to be none",
+                      written.string()));
+    }
+    throw;
+  }
   make_runner(std::move(slots));
+}
+
+void Engine::check_shard_file(const LoadOptions& options) {
+  std::optional<ShardFilePlan> file;
+  world_->all_or_none([&] { file = plan_of_shard_file(*open_.source, *plan_, options); });
+  check_shard_space(*world_, file ? &*file : nullptr, options);
 }
 
 Engine::~Engine() = default;
@@ -177,6 +204,7 @@ void Engine::make_runner(Buffer slots) {
 }
 
 void Engine::open() {
+  if (config_.nvme_offload_path) check_shard_directory(*config_.nvme_offload_path);
   open_ = open_model(config_, MissingWeights::kRefuse,
                      backend_->device->is_host() ? ProductsOf::kCpu : ProductsOf::kAny);
   const bool first = world_->rank() == 0;
@@ -254,8 +282,7 @@ void Engine::equalize_kv_pages(const PlanInput& input) {
   world_->all_or_none([&] {
     if (plan_->kv_pages == fewest) return;
     RunConfig config = config_;
-    config.kv_budget =
-        plan_->kv / static_cast<std::size_t>(plan_->kv_pages) * static_cast<std::size_t>(fewest);
+    config.kv_budget = plan_->kv_page_bytes() * static_cast<std::size_t>(fewest);
     plan_ = make_plan(input, config);
   });
 }
@@ -299,9 +326,13 @@ GenerationOptions Engine::generation_options() const {
   return options;
 }
 
+Admission Engine::admission(GenerationOptions options) const {
+  return {*tokenizer_, std::move(options), plan_->kv_pages * kKvPageTokens, plan_->kv_page_bytes()};
+}
+
 Engine::Outcome Engine::generate(const Job& job) {
   const bool shares = job.options.share_prefixes && !job.options.score;
-  const Admission admission(*tokenizer_, job.options, plan_->kv_pages * kKvPageTokens);
+  const Admission admission = this->admission(job.options);
   std::unique_ptr<PromptSource> encoded;
   if (job.source != nullptr && job.encode_ahead) {
     // As many as all ranks can take in one turn.
@@ -324,6 +355,21 @@ Engine::Outcome Engine::generate(const Job& job) {
   outcome.fetched = runner_->take_fetch_stats();
   outcome.exchanged = runner_->take_exchanged();
   return outcome;
+}
+
+std::string Engine::model_name() const {
+  std::string values;
+  for (const Agreed& a : model_agreement(open_, *tokenizer_)) {
+    values += fmt::format("{}:{} {}:{} ", a.name.size(), a.name, a.value.size(), a.value);
+  }
+  std::string name = fmt::format("{}@{:016x}", open_.directory.filename().string(),
+                                 XXH3_64bits(values.data(), values.size()));
+  const auto add = [&](const char* what, const WeightFormat& format, bool was_packed) {
+    if (format.packed() && !was_packed) name += fmt::format(", {} {}", what, name_of(format));
+  };
+  add("blocks", open_.block_format, open_.packed_blocks.has_value());
+  add("head", open_.head_format, open_.packed_head.has_value());
+  return name;
 }
 
 std::string Engine::nvme_method() const {

@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 
+#include "engine/admission.h"
 #include "engine/agreement.h"
 #include "engine/backend_choice.h"
 #include "engine/generation_options.h"
@@ -31,10 +32,15 @@ namespace zi {
 /// exchanges, are the partition's, of which the world has one or several.
 class Engine {
  public:
+  /// Called on every rank when the model is open and the memory planned, before any of it is taken:
+  /// of the engine, what the config, the plan, the tokenizer and the model say can be asked. It may
+  /// be collective, and ends the engine by throwing on every rank.
+  using BeforeLoad = std::function<void(const Engine& engine)>;
+
   /// Resolves the model, plans the memory, loads. A failure on any rank leaves all of them, with
   /// one message. `observer` is told how this rank's loading goes.
   Engine(World& world, std::shared_ptr<Backend> backend, RunConfig config,
-         LoadObserver observer = {});
+         LoadObserver observer = {}, const BeforeLoad& before_load = {});
   Engine(World& world, Backend backend, RunConfig config);
   ~Engine();
 
@@ -88,16 +94,26 @@ class Engine {
   double load_seconds() const { return weights_->load_seconds(); }
   /// `io_uring + O_DIRECT`; empty without an NVMe tier.
   std::string nvme_method() const;
+  /// The model by the last part of its path and a hash of what makes its results: `NAME@HASH`, with
+  /// the formats that weights are packed in while loading. Equal for equal weights, config and
+  /// tokenizer, wherever they are. The first call may read, see WeightSource::content_identity.
+  std::string model_name() const;
   /// Where the model's files are.
   const std::filesystem::path& directory() const { return open_.directory; }
   /// The options of the config with the model's ids.
   GenerationOptions generation_options() const;
+  /// What can be run with these options on any rank.
+  Admission admission(GenerationOptions options) const;
 
  private:
   void open();
   /// Says what of the checkpoint is loaded in another format.
   void log_conversions() const;
   void make_memory_plan();
+  /// Collective. Everything, into the memory of the plan.
+  void load(const BeforeLoad& before_load);
+  /// Collective. Refuses what is there in place of a shard file, and disks without room.
+  void check_shard_file(const LoadOptions& options);
   /// Collective. Where partitions differ in ranks, and with them in memory: as many pages of the KV
   /// cache as the one with the fewest has, so that a prompt is refused by all or none.
   void equalize_kv_pages(const PlanInput& input);

@@ -1,9 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "text/generation_settings.h"
+#include "text/settings_record.h"
 #include "zero_infer/run_config.h"
 
 namespace zi {
@@ -18,7 +20,11 @@ struct GenerationOptions {
   std::int64_t vocabulary = 0;     // valid prompt ids are below this
   std::int64_t max_positions = 0;  // tokens of a sequence at most; 0: the model has no limit
   bool stream_text = false;        // text of every prompt is told as it comes
+  /// Named in the `settings` of results, see Engine::model_name; empty: results have none.
+  std::string model;
 
+  /// For settings_record.
+  RecordedJob recorded() const { return {model, settings, score, special_tokens}; }
   static GenerationOptions from(const RunConfig& config);
 };
 

@@ -27,7 +27,7 @@ Generator::Generator(PassRunner& runner, WorkExchange& exchange, const Tokenizer
       scheduler_(lanes, plan.pass_tokens, plan.kv_pages, options.share_prefixes),
       rank_(rank),
       options_(std::move(options)),
-      admission_(tokenizer, options_, scheduler_.max_sequence_tokens()),
+      admission_(tokenizer, options_, scheduler_.max_sequence_tokens(), plan.kv_page_bytes()),
       stop_signal_(std::move(stop_signal)) {}
 
 int Generator::run() {
@@ -221,7 +221,10 @@ void Generator::tell(Sequence& s) {
 
 void Generator::finish(Sequence& s) {
   const std::unique_ptr<Sequence> done = scheduler_.retire(&s);
+  std::string settings;
+  if (!options_.model.empty()) settings = settings_record(options_.recorded(), done->prompt);
   Result r = done->take_result();
+  r.settings = std::move(settings);
   r.rank = rank_;
   if (options_.score) r.become_score();
   ++stats_.sequences;

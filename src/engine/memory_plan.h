@@ -62,6 +62,10 @@ struct MemoryPlan {
   std::size_t staging = 0;             // pinned buffers of the NVMe reads
   std::size_t loading = 0;             // pinned while weights are loaded, given back before passes
 
+  /// Of one page of the KV cache, all blocks together.
+  std::size_t kv_page_bytes() const {
+    return kv_pages == 0 ? 0 : kv / static_cast<std::size_t>(kv_pages);
+  }
   std::size_t device_bytes() const {
     return loaded_device_bytes() + kv + workspace + head_workspace + product_exchange.bytes() +
            split_products + row_exchange + inputs;

@@ -50,6 +50,23 @@ WeightFormat format_in_key(const MemoryPlan& plan) {
 
 }  // namespace
 
+std::optional<ShardFilePlan> plan_of_shard_file(const WeightSource& source, const MemoryPlan& plan,
+                                                const LoadOptions& options) {
+  ShardFilePlan file;
+  for (std::size_t b = 0; b < plan.blocks.size(); ++b) {
+    if (plan.tiers[b] != Tier::kNvme) continue;
+    file.units.push_back(static_cast<int>(b));
+    file.shards.push_back({static_cast<int>(b), plan.blocks[b].shard_bytes()});
+  }
+  if (file.units.empty()) return std::nullopt;  // a checkpoint is sampled for the rest
+  file.key = {.model_identity = identity_of(source, plan),
+              .model_name = options.model_name,
+              .world = options.world,
+              .rank = options.rank,
+              .format = format_in_key(plan)};
+  return file;
+}
+
 std::size_t ModelWeights::loading_bytes(const MemoryPlan& plan, bool by_rule) {
   const bool made = by_rule && std::ranges::all_of(plan.blocks, WeightLoader::can_make);
   if (made || plan.device_is_host) return plan.vectors;
@@ -112,16 +129,8 @@ void ModelWeights::load_shards(Device& device, Ops& ops, const WeightSource& sou
 
   const std::size_t loaded_bytes =
       plan.device_shards + plan.host_shards + plan.head_shard + plan.embedding_shard;
-  const auto& on_nvme = units[of(Tier::kNvme)];
-  // Only then: a checkpoint is sampled for it.
-  const ShardFileKey key{.model_identity = on_nvme.empty() ? 0 : identity_of(source, plan),
-                         .model_name = options.model_name,
-                         .world = options.world,
-                         .rank = options.rank,
-                         .format = format_in_key(plan)};
-  std::error_code unseen;  // whoever opens the file says why
-  const bool writes = !on_nvme.empty() &&
-                      !std::filesystem::exists(shard_file_path(*options.nvme_path, key), unseen);
+  const std::optional<ShardFilePlan> file = plan_of_shard_file(source, plan, options);
+  const bool writes = file && shard_bytes_to_write(*options.nvme_path, file->key, file->shards) > 0;
   const std::size_t all_bytes = loaded_bytes + (writes ? plan.nvme_shards : 0);
   Progress progress(writes ? "writing the shard file" : "loading weights", all_bytes,
                     Progress::Unit::kBytes, options.show_progress);
@@ -159,18 +168,18 @@ void ModelWeights::load_shards(Device& device, Ops& ops, const WeightSource& sou
   }
   for (int u : units[of(Tier::kDevice)]) loader.load_to_device(layout(u), device_->shard(u).data());
   for (int u : units[of(Tier::kHost)]) loader.load_to_host(layout(u), host_->shard(u));
-  if (!on_nvme.empty()) {
+  if (file) {
     // This and the reads of the head are all that a start from an existing file waits for.
     std::vector<ShardReader> readers;
-    for (int u : on_nvme) readers.emplace_back(source, layout(u), options.rank);
+    for (int u : file->units) readers.emplace_back(source, layout(u), options.rank);
     std::vector<const ShardReader*> pointers;
     for (const ShardReader& reader : readers) pointers.push_back(&reader);
-    std::vector<ShardSize> sizes;
-    for (int u : on_nvme) sizes.push_back({u, layout(u).shard_bytes()});
-    shard_file_ =
-        prepare_shard_file(*options.nvme_path, key, on_nvme, pointers, tell, kShardExtentBytes,
-                           options.others_write_alike ? OtherWriter::kWait : OtherWriter::kRefuse);
-    nvme_ = std::make_unique<NvmeStore>(device, shard_file_, key, sizes, NvmeOptions{});
+    shard_file_ = prepare_shard_file(
+        *options.nvme_path, file->key, file->units, pointers, tell, kShardExtentBytes,
+        options.others_write_alike ? OtherWriter::kWait : OtherWriter::kRefuse);
+    if (writes && options.on_shard_file) options.on_shard_file(shard_file_);
+    nvme_ =
+        std::make_unique<NvmeStore>(device, shard_file_, file->key, file->shards, NvmeOptions{});
   }
   loader.finish();
 }

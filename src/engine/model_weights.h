@@ -22,6 +22,13 @@ namespace zi {
 /// Is told how many bytes of a rank's are loaded, of how many; any thread may call it.
 using LoadObserver = std::function<void(std::size_t done, std::size_t all)>;
 
+/// The shard file of a rank: what it is for, and the units in it.
+struct ShardFilePlan {
+  ShardFileKey key;
+  std::vector<int> units;
+  std::vector<ShardSize> shards;  // of these
+};
+
 /// Where and how one rank loads.
 struct LoadOptions {
   int rank = 0;
@@ -33,7 +40,14 @@ struct LoadOptions {
   std::optional<std::filesystem::path> nvme_path;
   /// Ranks of other partitions may be writing the same shard file to the same disk: wait for them.
   bool others_write_alike = false;
+  /// Is told of a shard file that was written now and is complete.
+  std::function<void(const std::filesystem::path&)> on_shard_file = {};
 };
+
+/// The shard file that a rank needs by the plan; nothing where no block rests on NVMe. The first
+/// call for a source may read, see WeightSource::identity.
+std::optional<ShardFilePlan> plan_of_shard_file(const WeightSource& source, const MemoryPlan& plan,
+                                                const LoadOptions& options);
 
 /// This rank's weights in their tiers: shards of the blocks, of the head and of the embedding, and
 /// the replicated vectors. Reads only its own rows from the source, straight to where they rest.

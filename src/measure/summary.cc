@@ -60,9 +60,6 @@ std::string summarize(World& world, Engine& engine, const Engine::Outcome& outco
   const RankNumbers mine{outcome.stats, outcome.fetched, peak_memory_bytes(),
                          engine.load_seconds()};
   const std::vector<RankNumbers> all = world.all_gather(mine);
-  const RunLimits limits = measure_run_limits(engine);
-  if (world.rank() != 0) return "";
-
   GenerationStats total;
   std::size_t peak = 0;
   double load_seconds = 0;
@@ -80,6 +77,15 @@ std::string summarize(World& world, Engine& engine, const Engine::Outcome& outco
     peak = std::max(peak, r.peak_bytes);
     load_seconds = std::max(load_seconds, r.load_seconds);
   }
+  const double planned = static_cast<double>(engine.plan().process_bytes());
+  const std::string loaded = fmt::format(
+      "loaded in {:.2f} s; peak memory of a rank {} (planned {}, the program itself not counted)",
+      load_seconds, format_memory(static_cast<double>(peak)), format_memory(planned));
+  // Then no weights were read in a pass, and there are no rates.
+  if (total.prompt_rows == 0) return world.rank() == 0 ? "no prompt was computed; " + loaded : "";
+  const RunLimits limits = measure_run_limits(engine);
+  if (world.rank() != 0) return "";
+
   const double passes = static_cast<double>(std::max<std::int64_t>(total.passes, 1));
   const double pass_seconds = total.seconds / passes;
   const MemoryPlan& plan = engine.plan();
@@ -122,11 +128,7 @@ std::string summarize(World& world, Engine& engine, const Engine::Outcome& outco
         "those in its memory\n",
         format_bytes(bytes), 100 * bytes / static_cast<double>(plan.host_shards));
   }
-  const double planned = static_cast<double>(plan.process_bytes());
-  out += fmt::format(
-      "loaded in {:.2f} s; peak memory of a rank {} (planned {}, the program itself not counted)",
-      load_seconds, format_memory(static_cast<double>(peak)), format_memory(planned));
-  return out;
+  return out + loaded;
 }
 
 }  // namespace zi

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "serve/api_error.h"
-#include "serve/chat_messages.h"
+#include "text/chat_messages.h"
 #include "text/chat_prompt.h"
 #include "text/settings_json.h"
 
@@ -37,7 +37,7 @@ Prompt read_messages(std::string_view body, const json& object, const ServedMode
     throw ApiError::bad_field("no `messages`", "messages");
   }
   ChatRequest request = parse_chat_line(body);
-  request.messages = messages_for_template(request.messages);
+  require_contents(request.messages);
   if (!tools_shown(object)) request.tools = chat::None{};
   Prompt prompt;
   try {

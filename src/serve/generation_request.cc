@@ -176,7 +176,10 @@ CheckedPrompt check_prompt(Prompt prompt, std::int64_t new_tokens, const ServedM
     const PromptTooLong::Numbers& n = error.numbers();
     throw too_long(n, n.new_tokens >= n.room ? "max_tokens" : param);
   } catch (const PromptError& error) {
-    throw ApiError::bad_field(error.what(), param);
+    // Some name another member, such as `logit_bias`.
+    const std::string_view why = error.what();
+    throw why.starts_with('`') ? ApiError::bad_request(error.what())
+                               : ApiError::bad_field(error.what(), param);
   }
 }
 

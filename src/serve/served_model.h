@@ -42,7 +42,7 @@ class ServedModel {
   const GenerationOptions& options() const { return options_; }
   const RequestDefaults& defaults() const { return defaults_; }
   /// Tokens that a prompt and its answer can have together.
-  std::int64_t room() const { return admission_.room().tokens; }
+  std::int64_t room() const { return admission_.room(); }
 
  private:
   std::string name_;

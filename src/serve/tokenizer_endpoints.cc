@@ -13,8 +13,8 @@
 #include "chat/chat_files.h"
 #include "chat/values/json_text.h"
 #include "serve/api_error.h"
-#include "serve/chat_messages.h"
 #include "serve/generation_request.h"
+#include "text/chat_messages.h"
 #include "text/chat_prompt.h"
 
 namespace zi {
@@ -27,8 +27,8 @@ std::pair<std::string, bool> text_of(std::string_view body, const nlohmann::json
                                      const ServedModel& model) {
   if (find_field(object, "messages") == nullptr) return {read_text(object, "prompt"), true};
   Prompt prompt;
-  ChatRequest request = parse_chat_line(body);
-  request.messages = messages_for_template(request.messages);
+  const ChatRequest request = parse_chat_line(body);
+  require_contents(request.messages);
   set_chat(prompt, request, model.chat());
   return {std::move(*prompt.text), false};
 }

@@ -3,9 +3,9 @@
 #include <fmt/format.h>
 
 #include "base/json_file.h"
-#include "base/printable_text.h"
 #include "chat/values/json_text.h"
 #include "chat/values/template_error.h"
+#include "text/chat_messages.h"
 #include "zero_infer/error.h"
 
 namespace zi {
@@ -18,28 +18,6 @@ const chat::Series& list(const Value& value, std::string_view key) {
   const chat::Series* const items = value.series();
   if (items == nullptr) throw PromptError(fmt::format("`{}` is not a list", key));
   return *items;
-}
-
-void check_content(const Value& content, std::size_t index) {
-  if (content.text() != nullptr || content.is_none()) return;
-  // A list of parts; a tool's answer may be an object.
-  if (content.series() == nullptr && content.dict() == nullptr) {
-    throw PromptError(
-        fmt::format("`messages`[{}]: `content` is neither a text nor a list of parts", index));
-  }
-  if (content.series() == nullptr) return;
-  for (const Value& part : content.series()->items) {
-    if (part.text() != nullptr) continue;
-    const Value* const type = part.dict() == nullptr ? nullptr : part.dict()->find("type");
-    if (type == nullptr || type->text() == nullptr) {
-      throw PromptError(fmt::format("`messages`[{}]: a part of `content` has no `type`", index));
-    }
-    if (type->text()->text != "text") {
-      throw PromptError(fmt::format(
-          "`messages`[{}]: a part of `content` is of the type {}; only text is supported", index,
-          in_quotes(type->text()->text)));
-    }
-  }
 }
 
 void check_messages(const Value& messages) {
@@ -55,8 +33,8 @@ void check_messages(const Value& messages) {
     if (role->text() == nullptr) {
       throw PromptError(fmt::format("`messages`[{}]: `role` is not a text", i));
     }
-    if (const Value* const content = message->find("content")) check_content(*content, i);
   }
+  check_contents(messages);
 }
 
 }  // namespace
@@ -97,7 +75,9 @@ ChatRequest parse_chat_line(std::string_view line) {
 }
 
 void set_chat(Prompt& prompt, const ChatRequest& request, const CheckpointChat& chat) {
-  prompt.text = chat.render(request);
+  ChatRequest written = request;
+  written.messages = messages_for_template(request, chat);
+  prompt.text = chat.render(written);
   prompt.no_special_tokens = true;
   prompt.chat_hash = chat.hash(request);
   if (prompt.text->empty()) throw PromptError("the chat template gives an empty prompt");

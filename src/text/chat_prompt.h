@@ -13,8 +13,9 @@ namespace zi {
 /// PromptError for a line without messages, or with some that are none.
 ChatRequest parse_chat_line(std::string_view line);
 
-/// Makes the request a prompt's text, which has all its special tokens. Throws PromptError where
-/// the template refuses it, and CheckpointError where there is no template that can be used.
+/// Makes the request a prompt's text, which has all its special tokens; see messages_for_template.
+/// Throws PromptError where the template refuses it, and CheckpointError where there is no template
+/// that can be used.
 void set_chat(Prompt& prompt, const ChatRequest& request, const CheckpointChat& chat);
 
 }  // namespace zi

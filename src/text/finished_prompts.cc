@@ -74,8 +74,13 @@ std::int64_t logprobs_of(const json& line) {
 class SkipDone : public PromptSource {
  public:
   SkipDone(std::unique_ptr<PromptSource> source, std::shared_ptr<const FinishedPrompts> done,
-           std::optional<std::int64_t> max_new_tokens)
-      : source_(std::move(source)), done_(std::move(done)), max_new_tokens_(max_new_tokens) {}
+           RecordedJob job, ChangedLimits limits)
+      : source_(std::move(source)),
+        done_(std::move(done)),
+        job_(std::move(job)),
+        tells_limit_(limits == ChangedLimits::kTell) {
+    job_.model.clear();
+  }
 
   void wait() override { source_->wait(); }
 
@@ -99,6 +104,7 @@ class SkipDone : public PromptSource {
     const auto found = done_->by_id.find(prompt.id);
     if (found == done_->by_id.end()) return false;
     if (found->second.answers(prompt)) {
+      compare_settings(prompt, found->second);
       compare_limit(prompt, found->second);
       return true;
     }
@@ -108,11 +114,24 @@ class SkipDone : public PromptSource {
                     prompt.where, in_quotes(prompt.id)));
   }
 
+  void compare_settings(const Prompt& prompt, const FinishedPrompt& finished) const {
+    const std::string& there = done_->settings[finished.settings];
+    if (there.empty()) return;
+    const std::string here = settings_record(job_, prompt);
+    if (there == here) return;
+    const std::string difference = describe_difference(there, here);
+    if (difference.empty()) return;
+    throw PromptError(
+        fmt::format("{}: id {} is in the output file with other settings: {}; --resume needs the "
+                    "same ones: give --output another file",
+                    prompt.where, in_quotes(prompt.id), difference));
+  }
+
   void compare_limit(const Prompt& prompt, const FinishedPrompt& finished) {
-    if (!max_new_tokens_) return;
-    const std::int64_t limit = prompt.own.max_new_tokens.value_or(*max_new_tokens_);
+    if (!tells_limit_ || job_.scored) return;
+    const std::int64_t limit = prompt.own.max_new_tokens.value_or(job_.settings.max_new_tokens);
     if (finished.fits_limit(limit)) return;
-    max_new_tokens_.reset();  // one warning is enough
+    tells_limit_ = false;  // one warning is enough
     log_warning(fmt::format(
         "{}: id {} is in the output file with {} new tokens, and its limit is now {} ({}): what is "
         "finished stays as it is; to have all prompts run with the new limit, give --output "
@@ -123,8 +142,27 @@ class SkipDone : public PromptSource {
 
   std::unique_ptr<PromptSource> source_;
   std::shared_ptr<const FinishedPrompts> done_;
-  std::optional<std::int64_t> max_new_tokens_;
+  RecordedJob job_;
+  bool tells_limit_;
 };
+
+/// Takes `settings` out of a line: its index among those of all lines.
+std::uint32_t take_settings(json& line, std::uint64_t number, FinishedPrompts& done,
+                            std::unordered_map<std::string, std::uint32_t>& known) {
+  const auto settings = line.find("settings");
+  if (settings == line.end() || !settings->is_object()) {
+    ++done.lines_without_settings;
+    return 0;
+  }
+  if (const auto model = settings->find("model"); model != settings->end()) {
+    if (model->is_string()) done.models.emplace(model->get<std::string>(), number);
+    settings->erase(model);
+  }
+  const std::string text = settings->dump();
+  const auto [at, is_new] = known.emplace(text, done.settings.size());
+  if (is_new) done.settings.push_back(text);
+  return at->second;
+}
 
 }  // namespace
 
@@ -155,6 +193,7 @@ bool FinishedPrompt::fits_limit(std::int64_t max_new_tokens) const {
 FinishedPrompts FinishedPrompts::read(FileDescriptor file, const std::string& name) {
   LineReader lines(std::move(file), name, std::numeric_limits<std::size_t>::max());
   FinishedPrompts done;
+  std::unordered_map<std::string, std::uint32_t> known_settings;
   while (const auto line = lines.next()) {
     if (line->whole && line->blank()) continue;
     try {
@@ -162,7 +201,7 @@ FinishedPrompts FinishedPrompts::read(FileDescriptor file, const std::string& na
         check_cut_line(line->text);
         continue;
       }
-      const json object = parse_json_line(line->text);
+      json object = parse_json_line(line->text);
       std::string id = id_of(object);
       if (id.empty()) throw PromptError("no `id`");
       const bool scored = object.contains("token_logprobs");
@@ -172,7 +211,9 @@ FinishedPrompts FinishedPrompts::read(FileDescriptor file, const std::string& na
       std::optional<std::uint64_t>& first = scored ? done.scored_line : done.generated_line;
       if (!first && !scored) done.logprobs = logprobs_of(object);
       if (!first) first = line->number;
-      done.by_id[std::move(id)] = finished_prompt(object);
+      FinishedPrompt finished = finished_prompt(object);
+      finished.settings = take_settings(object, line->number, done, known_settings);
+      done.by_id[std::move(id)] = std::move(finished);
     } catch (const PromptError& problem) {
       throw PromptError(
           fmt::format("{}:{} is not a line that zero-infer wrote: {}; give --output "
@@ -198,10 +239,31 @@ void FinishedPrompts::check_kind(bool score, std::int64_t wanted, const std::str
   }
 }
 
+void FinishedPrompts::warn_of_missing_settings(const std::string& name) const {
+  if (lines_without_settings == 0) return;
+  log_warning(fmt::format(
+      "{}: {} line{} not say by which model and with which settings {} made (an older version "
+      "wrote {}); they are not compared with those of this job",
+      name, lines_without_settings, lines_without_settings == 1 ? " does" : "s do",
+      lines_without_settings == 1 ? "it was" : "they were",
+      lines_without_settings == 1 ? "it" : "them"));
+}
+
+void check_models(const std::map<std::string, std::uint64_t>& models, const std::string& model,
+                  const std::string& name) {
+  for (const auto& [other, line] : models) {
+    if (same_model(other, model)) continue;
+    throw ConfigError(
+        fmt::format("{}:{} was made by another model: {} there, {} here; --resume needs the same "
+                    "one: give --output another file",
+                    name, line, in_quotes(other), in_quotes(model)));
+  }
+}
+
 std::unique_ptr<PromptSource> skip_done(std::unique_ptr<PromptSource> source,
                                         std::shared_ptr<const FinishedPrompts> done,
-                                        std::optional<std::int64_t> max_new_tokens) {
-  return std::make_unique<SkipDone>(std::move(source), std::move(done), max_new_tokens);
+                                        RecordedJob job, ChangedLimits limits) {
+  return std::make_unique<SkipDone>(std::move(source), std::move(done), std::move(job), limits);
 }
 
 }  // namespace zi

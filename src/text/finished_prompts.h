@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -9,6 +10,7 @@
 
 #include "base/file_descriptor.h"
 #include "text/prompt_source.h"
+#include "text/settings_record.h"
 
 namespace zi {
 
@@ -23,6 +25,7 @@ struct FinishedPrompt {
   std::string chat_hash;
   std::int64_t new_tokens = 0;  // of a generated text
   bool at_limit = false;        // which ended there: its job's limit was `new_tokens`
+  std::uint32_t settings = 0;   // by what it was made: index into FinishedPrompts::settings
 
   static FinishedPrompt of_text(const std::string& text, std::int64_t prompt_tokens);
   static FinishedPrompt of_ids(const std::vector<std::int32_t>& ids);
@@ -41,23 +44,39 @@ struct FinishedPrompts {
   std::optional<std::uint64_t> scored_line, generated_line;
   /// Best ids of each token of the first generated line: --logprobs of the job that wrote it.
   std::int64_t logprobs = 0;
+  /// What lines say in `settings`, each text once and without the model; the first is empty, for
+  /// lines of older versions, which say nothing of it.
+  std::vector<std::string> settings{""};
+  /// The models that lines name, each with the number of the first one.
+  std::map<std::string, std::uint64_t> models;
+  std::uint64_t lines_without_settings = 0;
 
   /// Reads whole lines; a last one that is cut counts only as one of ours. Throws PromptError
   /// naming a line that is not. `name` is for messages.
   static FinishedPrompts read(FileDescriptor file, const std::string& name);
 
   /// A file holds results of one kind. Throws ConfigError when it has some of the other; warns when
-  /// it has other --logprobs. (Lines say nothing of the seed and the sampling options: those may
-  /// change from one job to the next. Of --max-new-tokens see skip_done.)
+  /// it has other --logprobs. (Of other settings, --max-new-tokens among them, see skip_done.)
   void check_kind(bool score, std::int64_t logprobs, const std::string& name) const;
+  /// Where lines do not say by what they were made.
+  void warn_of_missing_settings(const std::string& name) const;
 };
 
+/// Throws ConfigError where a line of the file was made by another model than `model` (see
+/// FinishedPrompts::models).
+void check_models(const std::map<std::string, std::uint64_t>& models, const std::string& model,
+                  const std::string& name);
+
+/// Whether skip_done tells where a text was ended by another limit of new tokens than its prompt
+/// has now.
+enum class ChangedLimits { kTell, kIgnore };
+
 /// Leaves out prompts whose id is in `done`; `total` is reduced by their number. `take` throws
-/// PromptError where the id is there with another prompt: the output belongs to other prompts. With
-/// `max_new_tokens`, the limit of prompts that name none, it warns once where a text was ended by
-/// another limit than its prompt has now.
+/// PromptError where the id is there with another prompt (the output belongs to other prompts) or
+/// was drawn with other settings than `job` and its prompt ask for now; limits of new tokens may
+/// change, which is told once.
 std::unique_ptr<PromptSource> skip_done(std::unique_ptr<PromptSource> source,
                                         std::shared_ptr<const FinishedPrompts> done,
-                                        std::optional<std::int64_t> max_new_tokens);
+                                        RecordedJob job, ChangedLimits limits);
 
 }  // namespace zi

@@ -1,14 +1,12 @@
 #include "text/result.h"
 
-#include <fmt/format.h>
-
-#include <charconv>
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <tuple>
 #include <utility>
 
+#include "text/tidy_number.h"
 #include "text/wire.h"
 #include "zero_infer/error.h"
 
@@ -18,16 +16,6 @@ namespace {
 using Json = nlohmann::ordered_json;
 constexpr char kDeltaKind = 'D';
 constexpr char kResultKind = 'R';
-
-/// The double whose shortest form is that of the float: `-0.1` and not `-0.10000000149011612`.
-/// What is not finite becomes null when it is written.
-double tidy(float value) {
-  if (!std::isfinite(value)) return static_cast<double>(value);
-  const std::string text = fmt::format("{}", value);
-  double out = 0;
-  std::from_chars(text.data(), text.data() + text.size(), out);
-  return out;
-}
 
 Json to_json(const std::vector<TokenLogprob>& logprobs) {
   Json array = Json::array();
@@ -139,6 +127,7 @@ std::string Result::to_json() const {
     if (logprobs) object["logprobs"] = zi::to_json(*logprobs);
     if (prompt_logprobs) object["prompt_logprobs"] = zi::to_json(*prompt_logprobs);
   }
+  if (!settings.empty()) object["settings"] = Json::parse(settings);
   return object.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
@@ -159,6 +148,7 @@ std::string Result::serialize() const {
   write(out, prompt_logprobs);
   out.put(token_logprobs);
   out.put(perplexity);
+  out.put(settings);
   out.put(first_token_seconds);
   out.put(seconds);
   return out.take();
@@ -185,6 +175,7 @@ Result Result::deserialize(std::string_view bytes) {
   result.prompt_logprobs = in.optional(logprobs);
   result.token_logprobs = in.optional([&] { return in.vector(number); });
   result.perplexity = in.get<double>();
+  result.settings = in.text();
   result.first_token_seconds = in.get<double>();
   result.seconds = in.get<double>();
   in.finish();

@@ -48,6 +48,7 @@ struct Result {
   std::optional<std::vector<TokenLogprob>> prompt_logprobs;  // of tokens 1.. of the prompt
   std::optional<std::vector<float>> token_logprobs;  // with --score: of tokens 1.. of the prompt
   double perplexity = 0;                             // with --score
+  std::string settings;  // by what it was made: see settings_record; empty: nobody asked for it
   // From when its rank took the prompt; not in the JSON:
   double first_token_seconds = 0;  // to the first new token
   double seconds = 0;              // to its end
