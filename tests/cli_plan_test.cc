@@ -60,18 +60,21 @@ TEST(CliPlan, PlansADescribedMachineWithoutMpi) {
   EXPECT_EQ(ended.err, "");
 }
 
-TEST(CliPlan, SaysWhatAGpuDoesWithFormatsOfOtherProgramsThatItDoesNotCount) {
-  const std::string note = "are unpacked to its memory for each product";
+TEST(CliPlan, SaysWhatAGpuWithoutPackedProductsDoesThatItDoesNotCount) {
+  const std::string note = "packed weights are unpacked to memory for each product";
   const std::string shapes = std::string(ZI_SOURCE_DIR) + "/config/models/qwen2.5-1.5b";
-  const std::vector<std::string> gpu = {"--gpus-like", "h100", "--host-memory", "64GiB"};
+  const auto gpu = [](const char* name) {
+    return std::vector<std::string>{"--gpus-like", name, "--host-memory", "64GiB"};
+  };
   const auto planned = [](std::vector<std::string> arguments, const std::string& shape) {
     arguments.insert(arguments.end(), {"--model", shape});
     const Ended ended = run_plan(arguments);
     EXPECT_EQ(ended.code, 0) << ended.err;
     return ended.out;
   };
-  EXPECT_THAT(planned(gpu, shapes + "-awq"), HasSubstr(note));
-  EXPECT_THAT(planned(gpu, shapes), Not(HasSubstr(note)));
+  EXPECT_THAT(planned(gpu("a100"), shapes + "-awq"), HasSubstr(note));
+  EXPECT_THAT(planned(gpu("a100"), shapes), Not(HasSubstr(note)));
+  EXPECT_THAT(planned(gpu("h100"), shapes + "-awq"), Not(HasSubstr(note)));
   EXPECT_THAT(planned({"--backend", "cpu"}, shapes + "-awq"), Not(HasSubstr(note)));
 }
 

@@ -15,6 +15,16 @@ TEST(GpuList, KnowsDriversNames) {
   EXPECT_EQ(listed_name("Tesla T4"), std::nullopt);
 }
 
+TEST(GpuList, KnowsHopperByAnyOfItsNames) {
+  for (const char* const name : {"h100", "H200", "NVIDIA H100 80GB HBM3", "NVIDIA GH200 480GB",
+                                 "NVIDIA H20", "NVIDIA H800", "NVIDIA H100 PCIe"}) {
+    EXPECT_TRUE(is_hopper(name)) << name;
+  }
+  for (const char* const name : {"a100", "NVIDIA B200", "NVIDIA GeForce RTX 4090", ""}) {
+    EXPECT_FALSE(is_hopper(name)) << name;
+  }
+}
+
 TEST(GpuList, EveryEntryMakesAWholeMachine) {
   for (const std::string& name : listed_gpus()) {
     const MachineLimits limits = limits_of_listed_gpu(name, 2, 2);

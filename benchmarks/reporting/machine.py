@@ -7,7 +7,17 @@ from string import ascii_lowercase
 
 from reporting.benchmark import options_of, own_rows, tier_of
 from reporting.passes import configuration, way, where_blocks_rest
-from reporting.results import ATTENTION, BENCHMARK, LIMITS, LOAD, PASS, Result, newest, of_kind
+from reporting.results import (
+    ATTENTION,
+    BENCHMARK,
+    LIMITS,
+    LOAD,
+    PASS,
+    PRODUCT,
+    Result,
+    newest,
+    of_kind,
+)
 from reporting.text import (
     Notes,
     block_size,
@@ -141,6 +151,42 @@ def attention_table(results: list[Result]) -> str:
     )  # fmt: skip
     hows = "; ".join(f"({mark}) {how}" for mark, how in limits)
     return f"{table(header, rows, labels=2)}\n\nLimits: {hows}.\n\n{runs_below(runs)}"
+
+
+def product_table(results: list[Result]) -> str:
+    """One product: a row for each format of weights, a column for each number of rows."""
+    fields = ("machine", "outputs", "columns", "dtype", "weights", "rows")
+    lines = [g[0] for g in newest(of_kind(results, PRODUCT), lambda r: tuple(r[f] for f in fields))]
+    if not lines:
+        return ""
+    limits, runs = Notes(ascii_lowercase), Notes()
+    row_counts = sorted({r["rows"] for r in lines})
+    groups: dict[tuple, dict[int, Result]] = {}
+    for r in lines:
+        key = (r["machine"], f"{r['outputs']:,} x {r['columns']:,}", r["dtype"], r["weights"])
+        groups.setdefault(key, {})[r["rows"]] = r
+    rows = [
+        [
+            *key,
+            *(
+                f"{significant(cells[n]['us'])} ({cells[n]['ratio']:.2f})" if n in cells else ""
+                for n in row_counts
+            ),
+            f"{significant(first['limit_gb_s'])} GB/s ({limits.mark(first['limit_how'])})",
+            ", ".join(dict.fromkeys(runs.mark(run_note(r)) for r in cells.values())),
+        ]
+        for key, cells in groups.items()
+        for first in [next(iter(cells.values()))]
+    ]
+    header = (
+        "machine", "outputs x columns", "activations", "weights",
+        *(f"us, {n} row{'s' if n > 1 else ''}" for n in row_counts), "limit", "run",
+    )  # fmt: skip
+    hows = "; ".join(f"({mark}) {how}" for mark, how in limits)
+    return (
+        f"{table(header, rows, labels=3)}\n\nIn brackets the share of the limit. Limits: {hows}.\n\n"
+        f"{runs_below(runs)}"
+    )
 
 
 def device_kind(line: Result) -> str:

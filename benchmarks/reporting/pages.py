@@ -8,7 +8,13 @@ from reporting.benchmark import benchmark_table, split_table
 from reporting.exchanges import exchange_table
 from reporting.figures import Figure
 from reporting.headline import headline_table
-from reporting.machine import attention_table, limits_table, loading_table, scaling_table
+from reporting.machine import (
+    attention_table,
+    limits_table,
+    loading_table,
+    product_table,
+    scaling_table,
+)
 from reporting.others import deepspeed_table, others_table
 from reporting.passes import PASS_TABLES, pass_block
 from reporting.serving import serving_table
@@ -19,7 +25,7 @@ from reporting.results import PASS, PROMPT_PASS, ReportError, Result, of_kind
 PAGES: dict[str, tuple[str, ...]] = {
     "README.md": ("headline",),
     "benchmarks/README.md": (
-        *(spec.block for spec in PASS_TABLES), "attention", "published-benchmark", "scaling",
+        *(spec.block for spec in PASS_TABLES), "attention", "products", "published-benchmark", "scaling",
         "beside-others", "beside-deepspeed", "exchanges", "loading", "limits", "weight-formats", "serving",
     ),
 }  # fmt: skip
@@ -47,6 +53,7 @@ def blocks(results: list[Result], figures: dict[str, Figure]) -> dict[str, str]:
     for spec in PASS_TABLES:
         made[spec.block] = _joined(_picture(figures, spec.plot), pass_block(results, spec))
     made["attention"] = attention_table(results)
+    made["products"] = product_table(results)
     made["published-benchmark"] = _joined(
         benchmark_table(results), _picture(figures, "ms-per-token.svg"), split_table(results)
     )

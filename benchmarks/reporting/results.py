@@ -31,6 +31,7 @@ PUBLISHED = "published_row"
 LOAD = "load"
 LIMITS = "limits"
 ATTENTION = "attention"
+PRODUCT = "product"
 WEIGHT_FORMATS = "weight_formats"
 SERVE = "serve"
 BESIDE_OTHERS = "beside_others"
@@ -62,6 +63,12 @@ SCHEMA: dict[str, dict[str, type]] = {
         "lanes": int, "rows": int, "context": int, "heads": int, "kv_heads": int, "head_dim": int,
         "us": float, "us_min": float, "us_max": float, "achieved_gb_s": float,
         "limit_gb_s": float, "limit_how": str, "ratio": float, "achieved_tflop_s": float,
+    },
+    PRODUCT: _RUN
+    | {
+        "weights": str, "dtype": str, "rows": int, "outputs": int, "columns": int, "us": float,
+        "us_min": float, "us_max": float, "achieved_gb_s": float, "limit_gb_s": float,
+        "limit_how": str, "ratio": float,
     },
     SERVE: _RUN
     | {

@@ -155,4 +155,12 @@ std::optional<std::string> listed_name(const std::string& device) {
   return std::nullopt;
 }
 
+bool is_hopper(const std::string& name) {
+  constexpr auto kNames = std::to_array<std::string_view>({"h100", "h200", "h800", "h20"});
+  std::string lower;
+  for (const char c : name) lower += static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
+  return std::ranges::any_of(
+      kNames, [&](std::string_view part) { return lower.find(part) != std::string::npos; });
+}
+
 }  // namespace zi

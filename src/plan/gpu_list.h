@@ -20,4 +20,8 @@ MachineLimits limits_of_listed_gpu(const std::string& name, int world, int ranks
 /// The listed name of a GPU as its driver calls it (`NVIDIA H100 80GB HBM3`), if it is listed.
 std::optional<std::string> listed_name(const std::string& device);
 
+/// Whether a GPU of this name, a listed one or its driver's, is one of Hopper's: H100, H200, H800,
+/// H20, GH200.
+bool is_hopper(const std::string& name);
+
 }  // namespace zi

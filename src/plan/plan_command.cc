@@ -5,6 +5,7 @@
 
 #include "engine/open_model.h"
 #include "plan/advice.h"
+#include "plan/gpu_list.h"
 #include "plan/plan_report.h"
 #include "plan/planned_machine.h"
 #include "plan/planner.h"
@@ -69,12 +70,12 @@ std::string plan_text(const RunConfig& config, const PlanOptions& options) {
   if (open.compute_dtype == DType::kFloat32) {
     report.notes.push_back("the rate of matrix products is for 16-bit types; float32 is slower");
   }
-  const WeightFormat& blocks = open.block_format;
-  if (blocks.packed() && blocks != kInt8Weights && blocks != kInt4Weights &&
-      !report.machine.device_is_host()) {
+  if (open.block_format.packed() && !report.machine.device_is_host() &&
+      !is_hopper(report.machine.listed.empty() ? report.machine.limits.device
+                                               : report.machine.listed)) {
     report.notes.push_back(
-        "on a GPU, weights in " + describe(blocks) +
-        " are unpacked to its memory for each product, which the rates here do not count");
+        "on GPUs other than Hopper's, packed weights are unpacked to memory for each product, "
+        "which the rates here do not count");
   }
   const Planner planner(open, report.machine, options.tokens);
   report.plan = planner.plan(config);
