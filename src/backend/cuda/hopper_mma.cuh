@@ -54,16 +54,24 @@ __device__ inline void wait_for_products_but() {
 }
 __device__ inline void wait_for_products() { wait_for_products_but<0>(); }
 
-/// A barrier in shared memory, at a multiple of 8, which bulk copies arrive at. Its phases end one
-/// after the other. One thread makes it; then show_barriers, and a barrier of the block.
-__device__ inline void make_barrier(std::uint32_t barrier) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\n" ::"r"(barrier) : "memory");
+/// A barrier in shared memory, at a multiple of 8, each of whose phases ends with `count` arrivals.
+/// One thread makes it; then show_barriers, and a barrier of the block.
+__device__ inline void make_barrier(std::uint32_t barrier, int count) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(barrier), "r"(count) : "memory");
+}
+/// An arrival; what the thread read and wrote before is done.
+__device__ inline void arrive(std::uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(barrier) : "memory");
+}
+/// An arrival once the thread's copies so far have arrived.
+__device__ inline void arrive_after_copies(std::uint32_t barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];\n" ::"r"(barrier) : "memory");
 }
 __device__ inline void show_barriers() {
   asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
 }
-/// Starts a copy of `bytes`, a multiple of 16, whose arrival ends the phase of `barrier`. By one
-/// thread. What was there before is read, and by matrix units alone.
+/// Starts a copy of `bytes`, a multiple of 16, and arrives at `barrier`, whose phase does not end
+/// before the copy. By one thread. What was there before is read, and by matrix units alone.
 __device__ inline void copy_bulk(std::uint32_t shared, const void* global, int bytes,
                                  std::uint32_t barrier) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(barrier), "r"(bytes)

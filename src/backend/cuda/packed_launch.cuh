@@ -21,8 +21,7 @@ struct PackedProduct {
 };
 
 inline std::size_t ordered_bytes(std::int64_t cols) {
-  return static_cast<std::size_t>((cols + kUnitCols - 1) / kUnitCols) *
-         ordered_unit_bytes(kMostPackedRows);
+  return static_cast<std::size_t>(ordered_units(cols)) * ordered_unit_bytes(kMostPackedRows);
 }
 
 /// The kernels for fragments of a type and an output.
@@ -108,7 +107,7 @@ class PackedKernels {
   }
 
   static void launch_order(const PackedProduct& product, int cols) {
-    const int units = (cols + kUnitCols - 1) / kUnitCols;
+    const int units = ordered_units(cols);
     const auto launch = [&]<int kRows>() {
       const int pieces = units * ordered_unit_bytes(kRows) / 16;
       launch_early(order_activations<Fragments, kRows>,
