@@ -22,7 +22,9 @@ namespace zi {
 namespace {
 
 constexpr std::string_view kMagic = "ZISHARD\n";
-constexpr std::uint32_t kVersion = 3;
+constexpr std::uint32_t kVersion = 2;
+/// Of files whose rows are padded to 32 bytes, and were to 16 in version 2.
+constexpr std::uint32_t kPaddedVersion = 3;
 constexpr std::uint32_t kByteOrder = std::endian::native == std::endian::little ? 1 : 2;
 constexpr std::size_t kFixedBytes = 80;
 constexpr std::size_t kUnitBytes = 4 + 8 + 8;
@@ -117,6 +119,10 @@ bool read_start(int fd, const std::string& path, std::span<std::byte> dst) {
   }
   read.throw_if_failed(path);
   return true;
+}
+
+std::uint32_t version_of(const WeightFormat& format) {
+  return format.packed() && format.scale != ScaleType::kFloat8 ? kPaddedVersion : kVersion;
 }
 
 WeightFormat decode_format(Decoder& in) {
@@ -218,7 +224,7 @@ ShardExtent ShardHeader::extent(const ShardUnit& unit, std::size_t index) const 
 std::vector<std::byte> ShardHeader::encode() const {
   Encoder out(header_bytes);
   out.put_text(kMagic);
-  out.put(kVersion);
+  out.put(version_of(key.format));
   out.put(kByteOrder);
   out.put(std::uint64_t{header_bytes});
   out.put(file_bytes);
@@ -307,11 +313,12 @@ ShardHeader read_shard_header(int fd, const std::string& path) {
   const std::span<const std::byte> fixed = bytes;
   Decoder start(fixed.subspan(kMagic.size()), path);
   const auto version = start.get<std::uint32_t>();
-  if (version != kVersion) {
+  const auto refuse_version = [&](std::uint32_t wanted) {
     throw IoError(fmt::format(
         "shard file {} has version {} of the format, this program writes version {}; {}", path,
-        version, kVersion, kWrittenAgain));
-  }
+        version, wanted, kWrittenAgain));
+  };
+  if (version != kVersion && version != kPaddedVersion) refuse_version(kPaddedVersion);
   if (start.get<std::uint32_t>() != kByteOrder) {
     throw IoError(
         fmt::format("shard file {} was written on a machine with the other byte order; {}", path,
@@ -344,7 +351,10 @@ ShardHeader read_shard_header(int fd, const std::string& path) {
                               path, size, file_bytes, size < file_bytes ? "cut short" : "damaged",
                               kWrittenAgain));
   }
-  return decode(fields, header_bytes, file_bytes);
+  ShardHeader header = decode(fields, header_bytes, file_bytes);
+  const std::uint32_t wanted = version_of(header.key.format);
+  if (version != wanted) refuse_version(wanted);
+  return header;
 }
 
 void check_extent_bytes(std::size_t extent_bytes) {

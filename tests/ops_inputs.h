@@ -70,7 +70,8 @@ struct OpsInputsTest : OpsTest {
         test::set_code(bytes.data() + row, format, c, static_cast<unsigned>(random()));
       }
       for (std::size_t g = 0; g < groups; ++g) {
-        const float scale = std::ldexp(1 + static_cast<float>(random() % 8) / 8, -5);
+        const float sign = random() % 2 == 0 ? 1.0f : -1.0f;
+        const float scale = sign * std::ldexp(1 + static_cast<float>(random() % 8) / 8, -5);
         const DType type = format.scale == ScaleType::kFloat32   ? DType::kFloat32
                            : format.scale == ScaleType::kFloat16 ? DType::kFloat16
                                                                  : DType::kBFloat16;

@@ -68,7 +68,7 @@ TEST_P(PackedTest, ProductsMatchTheReferenceOfTheUnpackedValues) {
   for (const WeightFormat& format : kFormats) {
     // Odd columns, and ones that no group divides; one row a block; blocks at a stride.
     for (const auto& [cols, block_rows, blocks] :
-         {std::tuple{33, 5, 3}, {427, 65, 1}, {576, 35, 2}, {320, 1, 4}, {1, 1, 1}}) {
+         {std::tuple{33, 5, 3}, {427, 65, 1}, {576, 35, 2}, {72, 9, 1}, {320, 1, 4}, {1, 1, 1}}) {
       const TestMatrix m = matrix(block_rows, blocks, cols, format);
       for (const DType dtype : {DType::kBFloat16, DType::kFloat32, DType::kFloat16}) {
         const auto host_a = as(floats(kRows * cols), dtype);
@@ -99,6 +99,26 @@ TEST_P(PackedTest, LongRowsAndFewOfThemMatchTheReference) {
         expect_products(multiply(a.data(), dtype, rows, m.device), want, kCols);
         if (HasFatalFailure()) return;
       }
+    }
+  }
+}
+
+TEST_P(PackedTest, MoreTilesThanADeviceRunsBlocksAtOnceMatchTheReference) {
+  if (GetParam().exact) GTEST_SKIP() << "this backend has no tiles, and sanitizers are slow";
+  constexpr std::int64_t kRows = 64, kCols = 392;  // several steps, the last a part of one
+  for (const WeightFormat& format :
+       {kInt8Weights, kInt4Weights, WeightFormat(Kind::kInt4, ScaleType::kFloat16, 128, true),
+        WeightFormat(Kind::kInt4, ScaleType::kFloat16, 32, true),
+        WeightFormat(Kind::kInt8, ScaleType::kBFloat16, 0),
+        WeightFormat(Kind::kFloat8, ScaleType::kFloat32, 128)}) {
+    const TestMatrix m = matrix(36000, 1, kCols, format);
+    const auto host_a = as(floats(kRows * kCols), DType::kBFloat16);
+    const Buffer a = upload(host_a);
+    const Wanted want = wanted(host_a, DType::kBFloat16, kRows, m);
+    for (const std::int64_t rows : {1, 2, 8, 16, 32, 64}) {
+      SCOPED_TRACE(fmt::format("{}, {} rows", name_of(format), rows));
+      expect_products(multiply(a.data(), DType::kBFloat16, rows, m.device), want, kCols);
+      if (HasFatalFailure()) return;
     }
   }
 }

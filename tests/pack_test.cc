@@ -304,8 +304,8 @@ TEST_F(Pack, ADamagedOneIsRefusedByName) {
                     HasSubstr("has the shape [1920, 96]"), HasSubstr("are [960, 192]")));
   // What the file says of its rows.
   EXPECT_THAT(
-      damaged([&] { edit_header([](json& h) { h["__metadata__"]["zero_infer.rows"] = "2"; }); }),
-      HasSubstr("its packed rows are of version `2`"));
+      damaged([&] { edit_header([](json& h) { h["__metadata__"]["zero_infer.rows"] = "3"; }); }),
+      HasSubstr("its packed rows are of version `3`"));
   EXPECT_THAT(damaged([&] { edit_header([](json& h) { h.erase("__metadata__"); }); }),
               HasSubstr("its packed rows are of version none"));
   EXPECT_THAT(damaged([&] {

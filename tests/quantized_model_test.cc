@@ -211,6 +211,18 @@ TEST_F(QuantizedModel, IsRepackedWithoutAChangeOfItsRows) {
               {.model = path, .output = out + "-again", .weight_format = kInt4, .quiet = true}, {});
         }),
         HasSubstr("--weight-format asks for"));
+    // As an earlier version wrote them, rows may have another length.
+    std::fstream file(out + "/model.safetensors", std::ios::in | std::ios::out | std::ios::binary);
+    std::string start(4096, '\0');
+    file.read(start.data(), static_cast<std::streamsize>(start.size()));
+    const std::string version = R"("zero_infer.rows":")";
+    const std::size_t at = start.find(version);
+    ASSERT_NE(at, std::string::npos);
+    file.seekp(static_cast<std::streamoff>(at + version.size()));
+    file.put('1').flush();
+    EXPECT_THAT(
+        message_of([&] { open_model(config_for(out)); }),
+        AllOf(HasSubstr("packed rows are of version `1`"), HasSubstr("this version reads 2")));
   }
 }
 

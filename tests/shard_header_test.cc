@@ -49,7 +49,7 @@ TEST_F(HeaderOfShardFile, WithAnyByteFlippedIsRefused) {
       EXPECT_THAT(message, HasSubstr("is not a shard file"));
     }
     if (i == 8) {
-      EXPECT_THAT(message, HasSubstr("version 19"));
+      EXPECT_THAT(message, HasSubstr("version 18"));
     }
     if (i == 12) {
       EXPECT_THAT(message, HasSubstr("byte order"));

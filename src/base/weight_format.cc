@@ -11,11 +11,10 @@
 namespace zi {
 namespace {
 
-/// Blocks of codes and scales begin at multiples of this, and packed rows with scales of a byte,
-/// which checkpoints hold (zero-infer pack).
+/// Blocks of codes, scales and packed rows with scales of a byte begin at multiples of this.
 constexpr std::size_t kRowAlignment = 16;
 /// Other packed rows: GPUs read memory by 32 bytes. Rows of 4,096 codes and one scale took a fifth
-/// longer at multiples of 16.
+/// longer at multiples of 16. (Checkpoints and shard files have versions of both.)
 constexpr std::size_t kSectorBytes = 32;
 
 std::string_view codes_of(WeightFormat::Kind kind) {

@@ -153,7 +153,7 @@ class FilesReader {
     CheckpointTensor place{file, tensor, {}};
     if (packed) {
       place.packed = packed->format;
-      place.elements = elements_of_packed(opened.header(), opened.path());
+      place.elements = elements_of_packed(opened.header(), packed->format, opened.path());
     }
     const std::string& matrix = packed ? packed->matrix : name;
     if (files_.tensors.emplace(matrix, std::move(place)).second) return;

@@ -28,17 +28,23 @@ std::optional<PackedTensor> packed_tensor(const std::string& name, const StoredT
   return PackedTensor{name.substr(0, dot), *format};
 }
 
-DType elements_of_packed(const SafetensorsHeader& header, const std::string& file) {
+const char* rows_version(const WeightFormat& format) {
+  return format.scale == ScaleType::kFloat8 ? kFirstRowsVersion : kRowsVersion;
+}
+
+DType elements_of_packed(const SafetensorsHeader& header, const WeightFormat& format,
+                         const std::string& file) {
   const auto said = [&](const char* key) {
     const auto found = header.metadata.find(key);
     return found == header.metadata.end() ? std::string() : found->second;
   };
   const std::string version = said(kRowsVersionKey);
-  if (version != kRowsVersion) {
+  if (version != kRowsVersion && version != rows_version(format)) {
     throw CheckpointError(fmt::format(
-        "{}: its packed rows are of version {} (`{}` of __metadata__), this version reads {}; pack "
-        "the checkpoint again",
-        file, version.empty() ? "none" : in_quotes(version), kRowsVersionKey, kRowsVersion));
+        "{}: its packed rows are of version {} (`{}` of __metadata__), this version reads {} "
+        "of {}; pack the checkpoint again",
+        file, version.empty() ? "none" : in_quotes(version), kRowsVersionKey, rows_version(format),
+        name_of(format)));
   }
   const std::string elements = said(kElementsKey);
   for (const DType dtype : {DType::kBFloat16, DType::kFloat16, DType::kFloat32}) {

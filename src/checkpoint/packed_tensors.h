@@ -21,8 +21,10 @@ struct PackedTensor {
 /// the blocks' elements had.
 inline constexpr const char* kRowsVersionKey = "zero_infer.rows";
 inline constexpr const char* kElementsKey = "zero_infer.elements";
-/// Raised when rows of the same format have other bytes.
-inline constexpr const char* kRowsVersion = "1";
+/// Raised when rows of the same format have other bytes: those with scales of a byte have the same
+/// in both, others are padded to 32 bytes since the second.
+inline constexpr const char* kFirstRowsVersion = "1";
+inline constexpr const char* kRowsVersion = "2";
 
 std::string packed_name(std::string_view matrix, const WeightFormat& format);
 
@@ -31,8 +33,12 @@ std::string packed_name(std::string_view matrix, const WeightFormat& format);
 std::optional<PackedTensor> packed_tensor(const std::string& name, const StoredTensor& tensor,
                                           const std::string& file);
 
-/// The type that the elements had. Throws CheckpointError for a file of another version, or without
-/// what it says of its rows.
-DType elements_of_packed(const SafetensorsHeader& header, const std::string& file);
+/// The version of the rows of a format.
+const char* rows_version(const WeightFormat& format);
+
+/// The type that the elements had, for a tensor of this format in the file. Throws CheckpointError
+/// for a file of another version, or without what it says of its rows.
+DType elements_of_packed(const SafetensorsHeader& header, const WeightFormat& format,
+                         const std::string& file);
 
 }  // namespace zi

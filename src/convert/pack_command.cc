@@ -9,6 +9,7 @@
 #include <set>
 #include <span>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -123,7 +124,10 @@ std::vector<Group> files_of(const std::vector<Tensor>& tensors, std::uint64_t fi
 /// Length word and JSON, up to a multiple of a page.
 std::string header_of(Group tensors, DType elements) {
   ordered_json header;
-  header["__metadata__"] = {{kRowsVersionKey, kRowsVersion},
+  const bool first_version = std::ranges::all_of(tensors, [](const Tensor& t) {
+    return !t.format.packed() || rows_version(t.format) == std::string_view(kFirstRowsVersion);
+  });
+  header["__metadata__"] = {{kRowsVersionKey, first_version ? kFirstRowsVersion : kRowsVersion},
                             {kElementsKey, std::string(name_of(elements))}};
   std::uint64_t begin = 0;
   for (const Tensor& t : tensors) {

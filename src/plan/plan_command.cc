@@ -70,12 +70,14 @@ std::string plan_text(const RunConfig& config, const PlanOptions& options) {
   if (open.compute_dtype == DType::kFloat32) {
     report.notes.push_back("the rate of matrix products is for 16-bit types; float32 is slower");
   }
-  if (open.block_format.packed() && !report.machine.device_is_host() &&
-      !is_hopper(report.machine.listed.empty() ? report.machine.limits.device
-                                               : report.machine.listed)) {
+  const bool has_packed_products =
+      open.compute_dtype != DType::kFloat32 &&
+      is_hopper(report.machine.listed.empty() ? report.machine.limits.device
+                                              : report.machine.listed);
+  if (open.block_format.packed() && !report.machine.device_is_host() && !has_packed_products) {
     report.notes.push_back(
-        "on GPUs other than Hopper's, packed weights are unpacked to memory for each product, "
-        "which the rates here do not count");
+        "on GPUs other than Hopper's and in float32, packed weights are unpacked to memory for "
+        "each product, which the rates here do not count");
   }
   const Planner planner(open, report.machine, options.tokens);
   report.plan = planner.plan(config);

@@ -23,7 +23,7 @@ void parse(std::string_view start, std::uint64_t file_bytes) {
       if (!packed) continue;
       if (zi::packed_name(packed->matrix, packed->format) != name) std::abort();
       if (!packed->format.packed() || packed->format.row_bytes(33) % 16 != 0) std::abort();
-      zi::elements_of_packed(header, "fuzz");
+      zi::elements_of_packed(header, packed->format, "fuzz");
     }
   } catch (const zi::CheckpointError& error) {
     if (error.what()[0] == '\0') std::abort();

@@ -15,10 +15,11 @@
 
 namespace zi {
 
-/// Ops::matmul by SkinnyMatmul, WideMatmul, PackedGemv or PackedMatmul where they fit, else by
-/// cuBLAS: the row blocks of a gathered slot are one strided-batched product, in place. Products of
-/// equal 16-bit types run on tensor cores; packed weights become that type first, piece by piece;
-/// all other pairs of types are converted to float32, in pieces as well, and multiplied in float32.
+/// Ops::matmul by SkinnyMatmul, WideMatmul, PackedGemv, PackedMatmul or GroupMatmul where they fit,
+/// else by cuBLAS: the row blocks of a gathered slot are one strided-batched product, in place.
+/// Products of equal 16-bit types run on tensor cores; packed weights become that type first, piece
+/// by piece; all other pairs of types are converted to float32, in pieces as well, and multiplied
+/// in float32.
 class CudaMatmul {
  public:
   /// `workspace` is cuBLAS's, `scratch` holds converted pieces; both are

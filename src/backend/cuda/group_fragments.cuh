@@ -42,9 +42,9 @@ struct CodeDifferences<__half> {
   static constexpr float kFloat8Unit = 0x1p-8f;
 };
 
-/// What becomes of the scale and the zero point of a group, in shared memory: the scale for the
-/// group's sums, with what those lack; and where zero points differ what makes differences of
-/// codes, less the zero point, as a pair of T.
+/// What becomes of the scale and the zero point of a group, in shared memory: `scale` is for the
+/// group's sums, with what those lack; `offset`, where the kernel knows zero points, is less the
+/// zero point in units of kUnit, as a pair of T.
 struct GroupFactor {
   float scale;
   std::uint32_t offset;
@@ -90,7 +90,7 @@ class GroupScaleCopies {
     const std::byte* const at = row + scales.at;
     const std::byte* const zeros = row + scales.zeros_at;
     const int group = first >> scales.shift;
-    const auto group_of = [&](int g) {  // columns end with activations
+    const auto group_of = [&](int g) {  // columns behind the last are multiplied by zeros
       return min((first + g * kGroupCols) >> scales.shift, scales.last);
     };
     // Of other groups and at the end of a row, one by one.

@@ -24,11 +24,10 @@ class GroupMatmul {
   GroupMatmul();
 
   /// Packed weights without scales of a byte, in groups of 32, of 64, or of a power of two of 128
-  /// or more, or of whole rows; activations and outputs of a 16-bit type, SumsOutput and, but for
-  /// groups of less than 128 and int8 with zero points, GateOutput. 1 .. 64 rows, 32 for those;
-  /// columns in multiples
-  /// of 8, and `a` and all rows of w aligned to 16 bytes; scratch memory for 64 rows of activations
-  /// where there are more than 32.
+  /// or more, or of whole rows; activations and outputs of a 16-bit type; SumsOutput or GateOutput,
+  /// 1 .. 64 rows. Groups of 32 and 64, and int8 with zero points: SumsOutput alone, 1 .. 32 rows.
+  /// Columns in multiples of 8, and `a` and all rows of w aligned to 16 bytes; scratch memory for
+  /// 64 rows of activations where there are more than 32.
   bool fits(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w,
             const ProductOutput& output, std::span<std::byte> scratch) const;
 

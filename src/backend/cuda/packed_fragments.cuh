@@ -88,9 +88,6 @@ struct CodeNumbers<__half> {
   }
 };
 
-template <typename StageOf>
-class ByteScaleCopies;
-
 /// What kernels ask of fragments: here of those that are values, their scales in them.
 ///
 ///     kCodeBytes, kScaleBytes   of a row of a unit
@@ -102,6 +99,7 @@ class ByteScaleCopies;
 ///     Scales<Stage>             copies scales
 ///     code_place(row, piece, pieces)   where a 16-byte piece of a row of so many is
 ///     x_piece(lane_of_row, j)          of a unit's activations, the j-th of a lane
+///     x_place(row, piece)              where that is in its row
 ///     Lane                      what a lane has of a row of a unit, first its half 0:
 ///                               load_scales(scales), then load_half<pieces, half>(codes, row,
 ///                               first) of the unit whose pieces of codes begin with `first`, and

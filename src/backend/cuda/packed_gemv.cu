@@ -176,11 +176,13 @@ __device__ __forceinline__ void multiply_unit(GemvSums<Slots, kSets>& sums,
 #pragma unroll
   for (int set = 0; set < kSets; ++set) {
     load_slots<Slots>(x[set], x_row + set * Slots::kRowsOfSet * Ring::kXRowBytes, has);
-    const std::uint32_t a[4] = {Slots::kTakenEven, Slots::kTakenEven, Slots::kTakenOdd,
-                                Slots::kTakenOdd};
+    if constexpr (Slots::kTakenEven != 0) {
+      const std::uint32_t a[4] = {Slots::kTakenEven, Slots::kTakenEven, Slots::kTakenOdd,
+                                  Slots::kTakenOdd};
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      ptx::multiply_add<__nv_bfloat16>(taken[set][i % kChains], a, x[set][i][0], x[set][i][1]);
+      for (int i = 0; i < 8; ++i) {
+        ptx::multiply_add<__nv_bfloat16>(taken[set][i % kChains], a, x[set][i][0], x[set][i][1]);
+      }
     }
   }
 #pragma unroll

@@ -12,7 +12,8 @@ namespace zi {
 
 /// Products of packed weights with one or a few rows, whose time is that of reading the weights
 /// once. The weights' values are exact: scales are applied in float32 to the sums of groups.
-/// Float32 sums in an order that neither the other rows nor the launch change.
+/// Float32 sums in an order that the launch does not change, nor the number of rows but for whether
+/// there are more than two.
 class PackedGemv {
  public:
   /// Of kInt4Weights, and of codes of a byte: PackedMatmul and GroupMatmul are as fast for more.

@@ -15,8 +15,8 @@ namespace zi {
 
 /// Products of packed weights for decode passes, on Hopper: codes are read once and become 16-bit
 /// values in registers, those of unpack_rows. Float32 sums in an order that follows from the shape
-/// of the weights, the kind of GPU and whether there are more than 16 rows (packed_mma.cuh and
-/// packed_wgmma.cuh).
+/// of the weights, the kind of GPU and the number of rows: up to 8, up to 16 (packed_mma.cuh), or
+/// more (packed_wgmma.cuh).
 class PackedMatmul {
  public:
   /// Asks the current device what it holds; where it has no code for the device nothing fits.

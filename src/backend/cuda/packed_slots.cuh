@@ -30,8 +30,8 @@ struct ByteSlotScales {
   }
 };
 
-/// One scale of any type a unit, as a float32 times kFactor: read to a register one step before it
-/// is put into shared memory.
+/// One scale of any type a unit, as a float32: read to a register one step before it is put into
+/// shared memory.
 class GroupSlotScales {
  public:
   __device__ void finish_step(const RowScales& scales) {

@@ -194,7 +194,7 @@ __global__ void __launch_bounds__(kWideThreads, 2)
       *reinterpret_cast<float(*)[kRows / 2]>(kScaled ? &of_unit[0] : &sums[0]);
   GroupFactors<Fragments::kScaledGroups> factors;
   // Of both halves, or where there is no room for that of one.
-  constexpr int kHalves = kScaled && kRows > 32 ? 1 : 2;
+  constexpr int kHalves = kRows > 32 && (kScaled || Fragments::kCodeBytes > 64) ? 1 : 2;
   HalfFragments upper[kHalves], lower[kHalves];
   std::uint32_t to = last;
   int stage = 0, x_stage = 0, x_parity = 0, to_x_stage = kXAhead, used_parity = 1;
@@ -234,7 +234,10 @@ __global__ void __launch_bounds__(kWideThreads, 2)
             factors.template read<StageOf>(filled + StageOf::kScalesAt, unit);
           }
         };
-        if constexpr (kHalves == 1) take_unit();
+        if constexpr (kHalves == 1) {
+          ptx::wait_for_products();
+          take_unit();
+        }
         codes.template make<0>(upper[0], lower[0]);
         if constexpr (kHalves == 2) take_unit();
         ptx::wait_for_phase(full + x_stage * 8, x_parity);
