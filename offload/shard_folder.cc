@@ -97,7 +97,15 @@ bool make_one_folder(const std::filesystem::path& path) {
 
 void check_shard_directory(const std::filesystem::path& directory) {
   struct stat info {};
-  if (::stat(directory.c_str(), &info) == 0) {
+  const auto is_there = [&](const std::filesystem::path& place) {
+    if (::stat(place.c_str(), &info) == 0) return true;
+    const int error = errno;
+    if (error == ENOENT || error == ENOTDIR) return false;
+    throw IoError(system_error_text("--nvme-offload-path " + directory.string(),
+                                    "cannot examine " + place.string(), error) +
+                  fmt::format("; {}", kOtherDirectory));
+  };
+  if (is_there(directory)) {
     if (S_ISDIR(info.st_mode)) return;
     throw IoError(fmt::format("--nvme-offload-path {} is {}, a folder is needed there; {}",
                               directory.string(), kind_of(info.st_mode), kOtherDirectory));
@@ -107,7 +115,7 @@ void check_shard_directory(const std::filesystem::path& directory) {
       directory.has_filename() ? directory : directory.parent_path();
   const std::filesystem::path parent =
       whole.has_parent_path() ? whole.parent_path() : std::filesystem::path(".");
-  const bool there = ::stat(parent.c_str(), &info) == 0;
+  const bool there = is_there(parent);
   if (there && S_ISDIR(info.st_mode)) return;
   if (there) {
     throw IoError(fmt::format("--nvme-offload-path {}: {} is {}, a folder is needed there; {}",

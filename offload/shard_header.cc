@@ -303,7 +303,7 @@ ShardHeader read_shard_header(int fd, const std::string& path) {
                       : fmt::format("{}: the shard file is cut short: {} bytes are left of it; {}",
                                     path, size, kWrittenAgain));
   }
-  if (whole_start && start_of(std::string(kMagic.size(), '\0'), kMagic.size())) {
+  if (S_ISREG(info.st_mode) && start_of(std::string(kMagic.size(), '\0'), size)) {
     throw IoError(fmt::format("{}: the shard file is damaged, it begins with zeros; {}", path,
                               kWrittenAgain));
   }

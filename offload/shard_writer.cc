@@ -200,7 +200,9 @@ std::uint64_t shard_bytes_to_write(const std::filesystem::path& directory, const
   const std::filesystem::path path = shard_file_path(directory, key);
   std::vector<ShardSize> wanted = shards;
   if (const auto folder = ShardFolder::find(path.parent_path())) {
-    const Found found = find_for_job(*folder, path.filename().string(), key, extent_bytes, wanted);
+    const std::string name = path.filename().string();
+    const Found found = find_for_job(*folder, name, key, extent_bytes, wanted);
+    remove_left_behind(*folder, name);  // it has blocks that the new file needs
     if (found.complete) return 0;
     if (found.file) keep_units(found.file->header, wanted);
   }

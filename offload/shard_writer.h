@@ -42,7 +42,8 @@ std::filesystem::path prepare_shard_file(const std::filesystem::path& directory,
                                          OtherWriter other = OtherWriter::kRefuse);
 
 /// Bytes of the file that prepare_shard_file would write for these shards; 0 where the one that is
-/// there will do. Throws as it does for a file that is there and cannot be used.
+/// there will do. Throws as it does for a file that is there and cannot be used. What a writer that
+/// was killed has left is removed, as it does: only then is the free space what there is to fill.
 std::uint64_t shard_bytes_to_write(const std::filesystem::path& directory, const ShardFileKey& key,
                                    const std::vector<ShardSize>& shards,
                                    std::size_t extent_bytes = kShardExtentBytes);

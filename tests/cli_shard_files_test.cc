@@ -146,6 +146,30 @@ TEST(ShardFiles, ADiskWithoutRoomForThoseOfAllRanksIsRefusedWithTheirSum) {
   EXPECT_THAT(files_below(disk), IsEmpty());
 }
 
+TEST(ShardFiles, WhatKilledWritersLeftTakesNoRoomFromTheNextStart) {
+  const TemporaryFolder folder;
+  const std::string disk = folder / "disk";
+  const SmallDisk small(disk, "size=20m");  // the files of both ranks need 14.1 MiB
+  if (!small.mounted()) GTEST_SKIP() << "no right to mount a small tmpfs";
+  const std::vector<std::string> arguments = {"--model",
+                                              model(),
+                                              "--prompt",
+                                              "Jesus wept.",
+                                              "--backend",
+                                              "cpu",
+                                              "--nvme-offload-path",
+                                              disk,
+                                              "--max-new-tokens",
+                                              "2"};
+  ASSERT_EQ(run_job(2, arguments).code, 0);
+  for (const fs::path& file : files_below(disk)) fs::rename(file, file.string() + ".tmp");
+  const Ended ended = run_job(2, arguments);
+  EXPECT_EQ(ended.code, 0) << ended.err;
+  EXPECT_THAT(ended.err, AllOf(HasSubstr("rank-0.shard.tmp (7.38 MB), which"),
+                               HasSubstr("rank-1.shard.tmp (7.38 MB), which")));
+  EXPECT_EQ(files_below(disk).size(), 2u);
+}
+
 TEST(ShardFiles, OneThatIsCompleteWhenAnotherRankFailsIsNamedAndUsedByTheNextStart) {
   const TemporaryFolder folder;
   const std::string disk = folder / "disk";

@@ -188,6 +188,18 @@ TEST_F(EncodedPrompts, ComeAsTheyAreWhereTheyCannotBeCutOrAreIds) {
   EXPECT_THAT(gate.calls(), ElementsAre(0, 2, 3));
 }
 
+TEST_F(EncodedPrompts, AreNotCutAgainWhereTheyHaveTheirTokens) {
+  source.prompts[0].text_ids = {17};
+  source.prompts[2].text_ids = {19};
+  source.prompts[2].text = "bad";
+  gate.allow(2);
+  begin(6);
+  EXPECT_THAT(ahead->take(0, false), IsEmpty());
+  gate.wait_for_call(3);
+  EXPECT_THAT(gate.calls(), ElementsAre(1, 3, 4));
+  EXPECT_THAT(tokens(ahead->take(4, false)), ElementsAre(17, 2, 19, 4));
+}
+
 TEST_F(EncodedPrompts, KeepNoMoreThanTheyMay) {
   gate.allow(1000);
   begin(2);

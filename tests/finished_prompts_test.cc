@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "text/prompt_line.h"
 #include "zero_infer/error.h"
 
 namespace zi {
@@ -168,6 +169,21 @@ TEST(SkipDone, RefusesATextThatWasDrawnWithOtherSettingsAndNamesThem) {
   own.own.temperature = 0.5F;
   EXPECT_THAT(refusal(own, record, drawn), HasSubstr("temperature 0.8 there and 0.5 here"));
   EXPECT_EQ(refusal(own, settings_record(drawn, own), drawn), "");
+}
+
+TEST(SkipDone, RefusesATextWhoseSeedWasTheJobsWhereItIsItsOwnNow) {
+  const Prompt of_job = parse_prompt_line(R"({"id": 0, "prompt": "a"})");
+  const Prompt own = parse_prompt_line(R"({"id": 0, "prompt": "a", "seed": 1})");
+  RecordedJob job;
+  job.settings.seed = 1;
+  EXPECT_EQ(settings_record(job, own), settings_record(job, of_job)) << "a greedy text";
+  job.settings.temperature = 0.5F;
+  EXPECT_EQ(settings_record(job, of_job), R"({"seed":1,"temperature":0.5})");
+  EXPECT_EQ(settings_record(job, own), R"({"draw_number":0,"seed":1,"temperature":0.5})");
+  EXPECT_THAT(refusal(own, settings_record(job, of_job), job),
+              HasSubstr("draw_number unset there and 0 here"));
+  EXPECT_THAT(refusal(of_job, settings_record(job, own), job),
+              HasSubstr("draw_number 0 there and unset here"));
 }
 
 TEST(SettingsRecord, HoldsWhatChangesATextAndNothingElse) {

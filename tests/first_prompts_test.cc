@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "zero_infer/error.h"
@@ -39,6 +41,23 @@ class InTwos final : public PromptSource {
   int count_;
 };
 
+/// Gives as many at a time as it is asked for.
+class AsManyAsAsked final : public PromptSource {
+ public:
+  explicit AsManyAsAsked(std::vector<Prompt> prompts) : prompts_(std::move(prompts)) {}
+  std::vector<Prompt> take(std::size_t most, bool) override {
+    std::vector<Prompt> taken;
+    while (taken.size() < most && !exhausted()) taken.push_back(prompts_[next_++]);
+    return taken;
+  }
+  bool exhausted() override { return next_ == prompts_.size(); }
+  std::optional<std::uint64_t> total() const override { return prompts_.size(); }
+
+ private:
+  std::vector<Prompt> prompts_;
+  std::size_t next_ = 0;
+};
+
 std::string texts_of(PromptSource& source) {
   std::string texts;
   while (!source.exhausted()) {
@@ -63,6 +82,20 @@ TEST(CheckFirstPrompts, LeavesOutAndReportsWhatIsRefusedAndKeepsTheOrder) {
   EXPECT_THAT(errors, ElementsAre("in:2: no b"));
   EXPECT_FALSE(checked->exhausted());
   EXPECT_EQ(texts_of(*checked), "a'c'def");
+}
+
+TEST(CheckFirstPrompts, TriesNoMoreTextThanIsKept) {
+  std::vector<Prompt> prompts(5);
+  for (Prompt& prompt : prompts) prompt.text = std::string(6 << 20, 'a');
+  prompts[1].text.reset();
+  prompts[1].ids = std::vector<std::int32_t>((6 << 20) / sizeof(std::int32_t), 7);
+  int tried = 0;
+  const auto checked = check_first_prompts(
+      std::make_unique<AsManyAsAsked>(std::move(prompts)), 64, [&](Prompt&) { ++tried; },
+      [](const std::string&) {});
+  EXPECT_EQ(tried, 3) << "the third one is beyond 16 MiB";
+  EXPECT_EQ(checked->take(9, true).size(), 3u);
+  EXPECT_EQ(checked->take(9, true).size(), 2u);
 }
 
 TEST(CheckFirstPrompts, IsExhaustedWhereNoneIsLeft) {

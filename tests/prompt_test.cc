@@ -127,6 +127,51 @@ TEST_F(PromptTest, TextPartsAreJoinedWhereTheTemplateTakesNoList) {
             "a \nb");
 }
 
+TEST_F(PromptTest, TextPartsReachTheTemplateInEveryRoleThatItTakesThemFrom) {
+  const auto prompt = [&](const std::string& source) {
+    std::ofstream(directory_ / "chat_template.jinja") << source;
+    const CheckpointChat chat(directory_);
+    const std::string parts = R"([{"type": "text", "text": "a"}, "b"])";
+    return parse_prompt_line(
+               R"({"messages": [{"role": "developer", "content": )" + parts +
+                   R"(}, {"role": "user", "content": "c"}, {"role": "assistant", "tool_calls": [
+                   {"id": "123456789", "type": "function", "function": {"name": "f", "arguments": {}}}]},
+                   {"role": "tool", "tool_call_id": "123456789", "content": )" +
+                   parts + R"(}, {"role": "other", "content": )" + parts + "}]}",
+               &chat)
+        .text.value();
+  };
+  const std::string text =
+      "{% macro text(c) %}{% if c is string or not c %}{{ c or '' }}{% else %}"
+      "{% for p in c %}{{ p.text }}|{% endfor %}{% endif %}{% endmacro %}";
+  const std::string all = "{% for m in messages %}[{{ text(m.content) }}]{% endfor %}";
+  EXPECT_EQ(prompt(text + all), "[a|b|][c][][a|b|][a|b|]");
+  EXPECT_EQ(prompt("{% for m in messages %}[{{ m.content }}]{% endfor %}"),
+            "[a\nb][c][][a\nb][a\nb]");
+  EXPECT_EQ(prompt("{% for m in messages %}[{{ '' + (m.content or '') }}]{% endfor %}"),
+            "[a\nb][c][][a\nb][a\nb]")
+      << "it fails on a list in every order of messages";
+  // gpt-oss wants a developer in the first place and a tool behind its call, others by its id.
+  const std::string orders =
+      "{% for m in messages %}{% if m.role == 'developer' and not loop.first %}"
+      "{{ raise_exception('a developer begins') }}{% endif %}"
+      "{% if m.role == 'tool' and (m.tool_call_id | length != 9 or "
+      "loop.previtem.tool_calls[0].id != m.tool_call_id) %}"
+      "{{ raise_exception('a result of nothing') }}{% endif %}{% endfor %}";
+  EXPECT_EQ(prompt(orders + text + all), "[a|b|][c][][a|b|][a|b|]");
+  // Others know no calls, or no turn between the user's and a result.
+  const std::string no_calls =
+      "{% for m in messages %}{% if m.tool_calls and messages | length < 5 %}"
+      "{{ raise_exception('no calls') }}{% endif %}{% endfor %}";
+  EXPECT_EQ(prompt(no_calls + text + all), "[a|b|][c][][a|b|][a|b|]");
+  const std::string no_answers =
+      "{% for m in messages %}{% if m.role == 'assistant' and messages | length < 5 %}"
+      "{{ raise_exception('no answers') }}{% endif %}"
+      "{% if m.role == 'developer' and loop.first and messages | length < 5 %}"
+      "{{ raise_exception('the user begins') }}{% endif %}{% endfor %}";
+  EXPECT_EQ(prompt(no_answers + text + all), "[a|b|][c][][a|b|][a|b|]");
+}
+
 TEST_F(PromptTest, PartsThatAreNoTextAreRefusedByName) {
   std::ofstream(directory_ / "chat_template.jinja") << "{{ messages[0].content }}";
   const CheckpointChat chat(directory_);

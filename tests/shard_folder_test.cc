@@ -30,6 +30,7 @@ using test::message_of_child;
 using test::TestUnits;
 using testing::AllOf;
 using testing::HasSubstr;
+using testing::Not;
 namespace fs = std::filesystem;
 
 bool is_root() { return ::geteuid() == 0; }
@@ -141,6 +142,26 @@ TEST_F(SharedDisk, OnlyTheLastPartOfItsPathIsMade) {
   std::ofstream(missing) << "a file";
   EXPECT_THAT(refusal(missing), HasSubstr("is a plain file, a folder is needed there"));
   EXPECT_THAT(refusal(missing / "nvme"), HasSubstr(missing.string() + " is a plain file"));
+}
+
+TEST_F(SharedDisk, APathThatMayNotBeLookedAtIsNotCalledMissing) {
+  const fs::path closed = directory() / "closed";
+  fs::create_directories(closed / "there");
+  set_mode(closed, 0);
+  for (const fs::path& place : {closed / "there", closed / "new", closed / "no" / "nvme"}) {
+    const std::string refusal = message_of_child([&] {
+      if (is_root()) become(kNobody);
+      check_shard_directory(place);
+    });
+    EXPECT_THAT(refusal, AllOf(HasSubstr("--nvme-offload-path " + place.string() +
+                                         ": cannot examine " + place.string()),
+                               HasSubstr("Permission denied; "), Not(HasSubstr("no folder"))));
+  }
+  set_mode(closed, 0700);
+  const fs::path circle = directory() / "circle";
+  fs::create_symlink(circle, circle);
+  EXPECT_THAT(message_of<IoError>([&] { check_shard_directory(circle / "nvme"); }),
+              HasSubstr("cannot examine " + (circle / "nvme").string() + ": Too many levels"));
 }
 
 TEST_F(SharedDisk, WhatOthersCouldOnlyReadIsUsedAndTakenFromThem) {

@@ -134,9 +134,13 @@ TEST_F(HeaderOfShardFile, OfAFileThatIsCutShortIsRefusedAtAnyLength) {
   }
   fs::resize_file(path, 0);
   EXPECT_EQ(failure_of_prepare(), path.string() + ": the shard file is empty" + again);
-  fs::resize_file(path, size);  // zeros
-  EXPECT_EQ(failure_of_prepare(),
-            path.string() + ": the shard file is damaged, it begins with zeros" + again);
+  for (const std::size_t zeros : {size, std::size_t{79}, std::size_t{16}, std::size_t{3}}) {
+    fs::resize_file(path, 0);
+    fs::resize_file(path, zeros);
+    EXPECT_EQ(failure_of_prepare(),
+              path.string() + ": the shard file is damaged, it begins with zeros" + again)
+        << zeros;
+  }
   std::ofstream(path) << "a letter";
   EXPECT_THAT(failure_of_prepare(), HasSubstr("is not a shard file; move it away"));
 }

@@ -227,6 +227,26 @@ TEST_F(WriterOfShardFiles, ThatWasKilledIsCleanedUpByAStartThatWritesNothing) {
   EXPECT_EQ(files_in(directory()), Names{"rank-1.shard"});
 }
 
+TEST_F(WriterOfShardFiles, ThatWasKilledTakesNoRoomWhenTheSpaceIsCounted) {
+  units_.prepare(directory(), 0, 1);
+  const auto bytes_to_write = [&](int units) {
+    return shard_bytes_to_write(directory(), units_.key, units_.sizes(0, units),
+                                TestUnits::kExtentBytes);
+  };
+  for (const int units : {2, 1}) {  // the file lacks one of them; it will do
+    std::ofstream(left_behind()) << std::string(100'000, 'x');
+    {
+      const auto folder = ShardFolder::find(this->folder());
+      const auto lock = folder->lock("rank-1.shard.lock");
+      ASSERT_TRUE(lock);
+      EXPECT_EQ(bytes_to_write(units) > 0, units == 2);
+      EXPECT_TRUE(fs::exists(left_behind())) << "its writer lives";
+    }
+    EXPECT_EQ(bytes_to_write(units) > 0, units == 2);
+    EXPECT_FALSE(fs::exists(left_behind()));
+  }
+}
+
 TEST_F(WriterOfShardFiles, ThatLivesKeepsWhatItWrites) {
   units_.prepare(directory());
   std::ofstream(left_behind()) << "being written";

@@ -32,6 +32,53 @@ Value message_of(std::string_view role, Value content) {
   return std::make_shared<const Dict>(std::move(message));
 }
 
+constexpr std::string_view kTrialTexts[] = {"zero-infer trial", "of parts"};
+constexpr std::string_view kTrialCall = "a1b2c3d4e";  // Mistral's templates want nine letters
+
+/// An answer that is a call of a tool.
+Value trial_call() {
+  Dict function;
+  function.set(Value::text("name"), Value::text("a"));
+  function.set(Value::text("arguments"), std::make_shared<const Dict>());
+  Dict call;
+  call.set(Value::text("id"), Value::text(std::string(kTrialCall)));
+  call.set(Value::text("type"), Value::text("function"));
+  call.set(Value::text("function"), std::make_shared<const Dict>(std::move(function)));
+  Dict message = *message_of("assistant", Value::text("")).dict();
+  message.set(Value::text("tool_calls"),
+              Value::list({std::make_shared<const Dict>(std::move(call))}));
+  return std::make_shared<const Dict>(std::move(message));
+}
+
+/// Conversations with one message of this role whose content is a list of the trial's texts. The
+/// first one that a template does not refuse tells what it does with such lists.
+std::vector<std::vector<Value>> trials_of_parts(std::string_view role) {
+  const Value parts = message_of(
+      role, Value::list({chat::text_part(kTrialTexts[0]), chat::text_part(kTrialTexts[1])}));
+  const Value user = message_of("user", Value::text("a"));
+  if (role == "user") return {{parts}};
+  if (role == "system") return {{parts, user}};
+  if (role == "assistant") return {{user, parts, user}};
+  if (role == "developer") return {{parts, user}, {user, parts}};
+  Dict result = *parts.dict();
+  result.set(Value::text("tool_call_id"), Value::text(std::string(kTrialCall)));
+  result.set(Value::text("name"), Value::text("a"));
+  const Value answer = message_of("assistant", Value::text("a"));
+  return {{user, trial_call(), std::make_shared<const Dict>(std::move(result))},
+          {user, answer, parts},
+          {user, parts}};
+}
+
+/// Whether the trial's texts came out as they are.
+bool shows_parts(const std::string& prompt) {
+  return std::ranges::all_of(kTrialTexts, [&](std::string_view text) {
+    const std::size_t at = prompt.find(text);
+    if (at == std::string::npos) return false;
+    const bool quoted = at > 0 && (prompt[at - 1] == '\'' || prompt[at - 1] == '"');
+    return !quoted;  // as a value in a list that was printed, or in its JSON
+  });
+}
+
 }  // namespace
 
 Value chat::text_part(std::string_view text) {
@@ -134,30 +181,16 @@ std::string CheckpointChat::render(const ChatRequest& request) const {
 }
 
 bool CheckpointChat::takes_parts(const ChatRequest& request, std::string_view role) const {
-  constexpr std::string_view kTexts[] = {"zero-infer trial", "of parts"};
-  std::vector<Value> messages = {
-      message_of(role, Value::list({chat::text_part(kTexts[0]), chat::text_part(kTexts[1])}))};
-  const Value user = message_of("user", Value::text("a"));
-  if (role == "assistant") messages.insert(messages.begin(), user);
-  if (role == "assistant" || role == "system") {
-    messages.push_back(user);
-  } else if (role != "user") {
-    return false;
-  }
   ChatRequest trial = request;
-  trial.messages = Value::list(std::move(messages));
-  std::string prompt;
-  try {
-    prompt = render(trial);
-  } catch (const PromptError&) {
-    return false;
+  for (std::vector<Value>& messages : trials_of_parts(role)) {
+    trial.messages = Value::list(std::move(messages));
+    try {
+      return shows_parts(render(trial));
+    } catch (const PromptError&) {
+      // The template refuses the list, or messages in this order.
+    }
   }
-  return std::ranges::all_of(kTexts, [&](std::string_view text) {
-    const std::size_t at = prompt.find(text);
-    if (at == std::string::npos) return false;
-    const bool quoted = at > 0 && (prompt[at - 1] == '\'' || prompt[at - 1] == '"');
-    return !quoted;  // as a value in a list that was printed, or in its JSON
-  });
+  return false;
 }
 
 std::string CheckpointChat::hash(const ChatRequest& request) const {

@@ -61,9 +61,11 @@ class CheckpointChat {
   /// See ChatTemplate::render. Throws CheckpointError as `load` does.
   std::string render(const ChatRequest& request) const;
   /// Whether the template that answers this request takes a list of text parts as the `content` of
-  /// a message of this role (`user`, `system`, `assistant`; of others it is never known): the parts
-  /// of a message for trial come out as plain text. Templates that were written for texts alone
-  /// print a list as Python does, or nothing. Throws CheckpointError as `load` does.
+  /// a message of this role: the parts of a message for trial come out as plain text. Templates
+  /// that were written for texts alone print a list as Python does, or nothing, or refuse it. A
+  /// `tool` (and any role that is not named here) is tried behind a call of a tool, behind an
+  /// answer and behind the user, a `developer` before the user and behind. Throws CheckpointError
+  /// as `load` does.
   bool takes_parts(const ChatRequest& request, std::string_view role) const;
   /// 16 hexadecimal digits: equal for equal requests of equal templates.
   std::string hash(const ChatRequest& request) const;

@@ -25,6 +25,8 @@ void check_shard_space(World& world, const ShardFilePlan* file, const LoadOption
   world.all_or_none([&] {
     if (file == nullptr) return;
     mine.bytes = shard_bytes_to_write(*options.nvme_path, file->key, file->shards);
+  });
+  world.all_or_none([&] {  // no rank's file of a writer that was killed is there any more
     if (mine.bytes > 0) mine.space = free_space(*options.nvme_path);
   });
   const std::vector<Need> all = world.all_gather(mine);

@@ -15,14 +15,6 @@
 namespace zi {
 namespace {
 
-/// Of texts (and ids that users gave). A token has at least a byte, so that ids have four times as
-/// much at most.
-constexpr std::size_t kMostKeptBytes = 16u << 20;
-
-std::size_t prompt_bytes(const Prompt& prompt) {
-  return prompt.text ? prompt.text->size() : prompt.ids->size() * sizeof(std::int32_t);
-}
-
 class EncodedPrompts final : public PromptSource {
  public:
   EncodedPrompts(PromptSource& source, PromptEncoder encode, std::size_t most)
@@ -68,7 +60,7 @@ class EncodedPrompts final : public PromptSource {
     const std::lock_guard lock(mutex_);
     std::vector<Prompt> prompts;
     while (!kept_.empty() && prompts.size() < most) {
-      kept_bytes_ -= prompt_bytes(kept_.front());
+      kept_bytes_ -= kept_.front().given_bytes();
       prompts.push_back(std::move(kept_.front()));
       kept_.pop_front();
       ++first_;
@@ -99,7 +91,7 @@ class EncodedPrompts final : public PromptSource {
     {
       const std::lock_guard lock(mutex_);
       for (Prompt& prompt : more) {
-        kept_bytes_ += prompt_bytes(prompt);
+        kept_bytes_ += prompt.given_bytes();
         kept_.push_back(std::move(prompt));
       }
     }
@@ -114,8 +106,9 @@ class EncodedPrompts final : public PromptSource {
       if (stop_) return;
       const std::uint64_t number = std::max(next_, first_);
       next_ = number + 1;
-      if (!kept_[number - first_].text) continue;
-      const Prompt prompt = kept_[number - first_];  // a copy: it may be taken meanwhile
+      const Prompt& kept = kept_[number - first_];
+      if (!kept.text || kept.text_ids) continue;
+      const Prompt prompt = kept;  // a copy: it may be taken meanwhile
       lock.unlock();
       std::optional<std::vector<std::int32_t>> ids = encoded(prompt);
       lock.lock();

@@ -16,11 +16,11 @@ namespace zi {
 using PromptEncoder = std::function<std::vector<std::int32_t>(const Prompt& prompt)>;
 
 /// The prompts of `source`, in the same order, taken ahead of their need: meanwhile a thread cuts
-/// their texts into tokens (`Prompt::text_ids`), so that passes need not wait for it. Nobody waits
-/// for that thread either: a prompt that is wanted before its turn comes without its tokens, for
-/// the rank that gets it to cut.
+/// their texts into tokens (`Prompt::text_ids`), those that have none yet, so that passes need not
+/// wait for it. Nobody waits for that thread either: a prompt that is wanted before its turn comes
+/// without its tokens, for the rank that gets it to cut.
 ///
-/// Up to `most` prompts are kept, and none are added while their texts have 16 MiB; only what the
+/// Up to `most` prompts are kept, and none are added while they have kMostKeptBytes; only what the
 /// source gives at once may go beyond that. `source` is used on the thread that calls, and must
 /// outlive this one; what it throws comes after the prompts before it. It must not cancel prompts:
 /// those that are kept here would not hear of it. `encode` is called by the thread alone; the end

@@ -44,10 +44,11 @@ std::unique_ptr<PromptSource> check_first_prompts(std::unique_ptr<PromptSource> 
                                                   const std::function<void(Prompt&)>& check,
                                                   const PromptErrorCallback& on_error) {
   std::deque<Prompt> first;
-  for (std::size_t tried = 0; tried < most && !source->exhausted();) {
-    std::vector<Prompt> prompts = source->take(most - tried, true);
-    tried += prompts.size();
-    for (Prompt& prompt : prompts) {
+  std::size_t bytes = 0;
+  for (std::size_t tried = 0; tried < most && bytes < kMostKeptBytes && !source->exhausted();) {
+    for (Prompt& prompt : source->take(1, true)) {
+      ++tried;
+      bytes += prompt.given_bytes();
       try {
         check(prompt);
         first.push_back(std::move(prompt));

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -25,6 +26,10 @@ struct Prompt {
   std::string chat_hash;  // of the messages and the template, where there were any
   std::string where;      // `prompts.jsonl:18` or `--prompt 2`, for messages
 
+  /// Of its text, or of the ids that the user gave.
+  std::size_t given_bytes() const {
+    return text ? text->size() : ids->size() * sizeof(std::int32_t);
+  }
   /// Compact bytes for the trip between ranks, and back (throws Error when damaged).
   std::string serialize() const;
   static Prompt deserialize(std::string_view bytes);

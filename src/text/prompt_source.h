@@ -15,6 +15,10 @@ namespace zi {
 
 class CheckpointChat;
 
+/// As much of prompts (Prompt::given_bytes) is cut into tokens before it is needed. A token has at
+/// least a byte of text, so that the tokens have four times as much at most.
+inline constexpr std::size_t kMostKeptBytes = 16u << 20;
+
 /// Where prompts come from; used by rank 0 only.
 class PromptSource {
  public:

@@ -30,6 +30,8 @@ void add_sampling(json& record, const GenerationSettings& s) {
   record["temperature"] = tidy(s.temperature);
   if (s.temperature > 0) {
     record["seed"] = s.seed;
+    // Nothing: the place of the prompt in the input decides the draws together with the seed.
+    if (s.draw_number) record["draw_number"] = *s.draw_number;
     if (s.top_k != usual.top_k) record["top_k"] = s.top_k;
     add("top_p", s.top_p, usual.top_p);
     add("min_p", s.min_p, usual.min_p);
