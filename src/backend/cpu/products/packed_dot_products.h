@@ -28,6 +28,14 @@ void with_rows(std::int64_t rows, const With& with) {
   }
 }
 
+/// Elements from a row of packed activations to the next: a block more than it has, for rows whose
+/// length is a power of two would share a few sets of the first cache with each other and with the
+/// weight rows that they meet.
+template <typename Simd>
+constexpr std::int64_t row_elements(std::int64_t padded_cols) {
+  return padded_cols + kBlockColumns;
+}
+
 /// Columns of a piece of a row, and how far ahead of its use memory is asked for it at least.
 inline constexpr std::int64_t kPieceColumns = 64;
 inline constexpr std::int64_t kPackedAheadBytes = 8192;
@@ -122,7 +130,7 @@ void packed_dots(const ProductJob& job, std::int64_t row, const std::byte* ahead
     for (std::int64_t block = 0; block < kPieceColumns / kBlockColumns; ++block) {
       for (std::int64_t i = 0; i < kWeightRows; ++i) {
         Simd::template add<kRows>(sums, i, rows.read(codes[i], i, block),
-                                  a + c + block * kBlockColumns, weights.cols);
+                                  a + c + block * kBlockColumns, row_elements<Simd>(weights.cols));
         codes[i] += Rows::kCodeBytes;
       }
     }
