@@ -13,6 +13,9 @@
 /// or more make kWideWeights weight rows floats first, in the order in which activations are
 /// packed, once for each block of activations (wide_block), of which kWideRows at a time meet them.
 /// The order of a sum is the same. kWideFrom 0: never.
+///
+/// Up to kAloneRows rows of activations meet one weight row after the other: such products wait for
+/// memory, which brings bytes that lie in one line faster than those of rows side by side.
 namespace zi::dots {
 
 /// How far ahead of its use memory is asked for a line at least, where weights are used once.
@@ -35,13 +38,26 @@ template <typename Simd, int kRows>
 void dots(const std::uint16_t* const (&w)[Simd::kWeightRows], const typename Simd::Packed* a,
           std::int64_t padded_cols, Ahead ahead, std::int64_t outputs, float* y, std::int64_t ld) {
   typename Simd::Sum sums[kRows][Simd::kWeightRows] = {};
-  for (std::int64_t c = 0; c < padded_cols; c += kBlockColumns) {
-    if (ahead.from != nullptr) {
-      for (std::int64_t i = 0; i < Simd::kWeightRows; ++i, ahead.from += ahead.step) {
-        __builtin_prefetch(ahead.from, 0, 2);
+  const auto ask = [&](std::int64_t lines) {
+    for (std::int64_t i = 0; i < lines; ++i, ahead.from += ahead.step) {
+      __builtin_prefetch(ahead.from, 0, 2);
+    }
+  };
+  const bool asks = ahead.from != nullptr;
+  if constexpr (kRows <= Simd::kAloneRows) {
+#pragma GCC unroll 4
+    for (int i = 0; i < Simd::kWeightRows; ++i) {
+      for (std::int64_t c = 0; c < padded_cols; c += kBlockColumns) {
+        if (asks) ask(1);
+        Simd::template add<kRows>(sums, i, Simd::pairs(w[i] + c), a + c,
+                                  row_elements<Simd>(padded_cols));
       }
     }
-    Simd::template step<kRows>(sums, w, a, c, row_elements<Simd>(padded_cols));
+  } else {
+    for (std::int64_t c = 0; c < padded_cols; c += kBlockColumns) {
+      if (asks) ask(Simd::kWeightRows);
+      Simd::template step<kRows>(sums, w, a, c, row_elements<Simd>(padded_cols));
+    }
   }
   float out[kRows][Simd::kWeightRows];
 #pragma GCC unroll 6
