@@ -40,6 +40,13 @@ constexpr std::int64_t row_elements(std::int64_t padded_cols) {
 inline constexpr std::int64_t kPieceColumns = 64;
 inline constexpr std::int64_t kPackedAheadBytes = 8192;
 
+/// The same for codes of `code_bytes` a block of columns. With Simd::kBytesNear, those of a byte a
+/// column are asked for into the first cache, and from nearer, for they would not stay there.
+template <typename Simd>
+constexpr bool near(std::int64_t code_bytes) {
+  return Simd::kBytesNear && code_bytes == kBlockColumns;
+}
+
 /// Weight rows side by side, in one of our own formats: `Columns` takes scales where they lie.
 template <typename Columns, std::int64_t kRows>
 class OwnRows {
@@ -112,6 +119,7 @@ class GroupRows {
 template <typename Simd, typename Rows, int kRows>
 void packed_dots(const ProductJob& job, std::int64_t row, const std::byte* ahead) {
   constexpr std::int64_t kWeightRows = Simd::kWeightRows;
+  constexpr int kCache = near<Simd>(Rows::kCodeBytes) ? 3 : 2;
   const WeightReader& weights = *job.weights;
   const std::int64_t step = weights.piece_bytes * kPieceColumns / weights.piece_columns;
   const auto* a = reinterpret_cast<const typename Simd::Packed*>(job.packed);
@@ -126,7 +134,9 @@ void packed_dots(const ProductJob& job, std::int64_t row, const std::byte* ahead
   typename Simd::Sum sums[kRows][kWeightRows] = {};
   for (std::int64_t c = 0; c < weights.cols; c += kPieceColumns) {
     rows.begin(c);
-    for (std::int64_t i = 0; i < kWeightRows; ++i, ahead += step) __builtin_prefetch(ahead, 0, 2);
+    for (std::int64_t i = 0; i < kWeightRows; ++i, ahead += step) {
+      __builtin_prefetch(ahead, 0, kCache);
+    }
     for (std::int64_t block = 0; block < kPieceColumns / kBlockColumns; ++block) {
       for (std::int64_t i = 0; i < kWeightRows; ++i) {
         Simd::template add<kRows>(sums, i, rows.read(codes[i], i, block),
@@ -148,7 +158,9 @@ bool multiply_packed_as(const ProductJob& job) {
   const WeightReader& weights = *job.weights;
   if (weights.cols % kPieceColumns != 0 || !Rows::take(weights)) return false;
   const std::int64_t group = Simd::kWeightRows * weights.row_bytes;
-  const std::int64_t distance = (kPackedAheadBytes / group + 1) * group;
+  constexpr std::int64_t kAhead =
+      near<Simd>(Rows::kCodeBytes) ? kPackedAheadBytes / 2 : kPackedAheadBytes;
+  const std::int64_t distance = (kAhead / group + 1) * group;
   for (std::int64_t row = 0; row < job.count; row += Simd::kWeightRows) {
     const std::byte* const ahead = job.rows + row * weights.row_bytes + distance;
     const auto with = [&]<int kRows>() {
