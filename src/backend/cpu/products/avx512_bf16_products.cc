@@ -23,7 +23,7 @@ struct Avx512Bf16 {
   static constexpr int kWeightRows = 4;
   static constexpr int kMostRows = 6;
   static constexpr int kAloneRows = 1;
-  static constexpr bool kBytesNear = true;
+  static constexpr bool kInt8Near = true;
   static constexpr std::int64_t kWideFrom = 0;
 
   static __m512bh block(const std::uint16_t* from) {

@@ -40,11 +40,11 @@ constexpr std::int64_t row_elements(std::int64_t padded_cols) {
 inline constexpr std::int64_t kPieceColumns = 64;
 inline constexpr std::int64_t kPackedAheadBytes = 8192;
 
-/// The same for codes of `code_bytes` a block of columns. With Simd::kBytesNear, those of a byte a
-/// column are asked for into the first cache, and from nearer, for they would not stay there.
-template <typename Simd>
-constexpr bool near(std::int64_t code_bytes) {
-  return Simd::kBytesNear && code_bytes == kBlockColumns;
+/// With Simd::kInt8Near, our own int8 is asked for into the first cache, and from nearer, for it
+/// would not stay there. Formats that need less work a byte wait for memory alone, and lose by it.
+template <typename Simd, typename Rows>
+constexpr bool near() {
+  return Simd::kInt8Near && Rows::kOwn && Rows::kCodeBytes == kBlockColumns;
 }
 
 /// Weight rows side by side, in one of our own formats: `Columns` takes scales where they lie.
@@ -52,6 +52,7 @@ template <typename Columns, std::int64_t kRows>
 class OwnRows {
  public:
   static constexpr std::int64_t kCodeBytes = Columns::kCodeBytes;
+  static constexpr bool kOwn = true;
   static bool take(const WeightReader&) { return true; }
 
   /// `count` rows from `packed` on; the last one again, if they are fewer.
@@ -80,6 +81,7 @@ template <typename Group, typename AnyGroup, std::int64_t kRows>
 class GroupRows {
  public:
   static constexpr std::int64_t kCodeBytes = Group::kCodeBytes;
+  static constexpr bool kOwn = false;
   static bool take(const WeightReader& weights) {
     const std::int64_t group = weights.packed_row->group;
     return group % kPieceColumns == 0 || group >= weights.cols;
@@ -119,7 +121,7 @@ class GroupRows {
 template <typename Simd, typename Rows, int kRows>
 void packed_dots(const ProductJob& job, std::int64_t row, const std::byte* ahead) {
   constexpr std::int64_t kWeightRows = Simd::kWeightRows;
-  constexpr int kCache = near<Simd>(Rows::kCodeBytes) ? 3 : 2;
+  constexpr int kCache = near<Simd, Rows>() ? 3 : 2;
   const WeightReader& weights = *job.weights;
   const std::int64_t step = weights.piece_bytes * kPieceColumns / weights.piece_columns;
   const auto* a = reinterpret_cast<const typename Simd::Packed*>(job.packed);
@@ -158,8 +160,7 @@ bool multiply_packed_as(const ProductJob& job) {
   const WeightReader& weights = *job.weights;
   if (weights.cols % kPieceColumns != 0 || !Rows::take(weights)) return false;
   const std::int64_t group = Simd::kWeightRows * weights.row_bytes;
-  constexpr std::int64_t kAhead =
-      near<Simd>(Rows::kCodeBytes) ? kPackedAheadBytes / 2 : kPackedAheadBytes;
+  constexpr std::int64_t kAhead = near<Simd, Rows>() ? kPackedAheadBytes / 2 : kPackedAheadBytes;
   const std::int64_t distance = (kAhead / group + 1) * group;
   for (std::int64_t row = 0; row < job.count; row += Simd::kWeightRows) {
     const std::byte* const ahead = job.rows + row * weights.row_bytes + distance;
