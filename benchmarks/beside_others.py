@@ -8,10 +8,11 @@ of JSON to FILE for each program and format of weights; only Python's own module
 
 BUILD is a folder in which the project was built. --instruction-sets are the most that this program may use, a
 line each; an empty one is what the processor has. DIR of --llama has llama-bench and llama-batched-bench; a GGUF file
-has the shape of --model in the named format (llama.cpp's Q8_0 for int8, Q4_0 for int4). PYTHON of --transformers is
-an interpreter that has torch and transformers. All use --threads threads and random weights. In each round every
-program, once warm, decodes 32 tokens with each batch, from prompts of one token, and computes one prompt of
---prompt-tokens; the middle round counts.
+has the shape of --model in the named format (llama.cpp's Q8_0 for int8, Q4_0 for int4). A format is that of the
+blocks, and with /FORMAT that of the head and the embedding, as in int4/int4; without, they are int8 beside packed
+blocks. PYTHON of --transformers is an interpreter that has torch and transformers. All use --threads threads and
+random weights. In each round every program, once warm, decodes 32 tokens with each batch, from prompts of one token,
+and computes one prompt of --prompt-tokens; the middle round counts.
 """
 
 from __future__ import annotations
@@ -66,8 +67,11 @@ def output_of(command: list[str | Path], **environment: str) -> str:
 
 
 def own(options: argparse.Namespace, weights: str, instructions: str) -> Rates:
+    blocks, _, head = weights.partition("/")
     command = [options.build / "benchmarks/pass_benchmark", "--backend", "cpu", "--model", options.model,
-               "--tier", "device", "--weight-format", "stored" if weights == "bfloat16" else weights]  # fmt: skip
+               "--tier", "device", "--weight-format", "stored" if blocks == "bfloat16" else blocks]  # fmt: skip
+    if head:
+        command += ["--head-format", head]
     environment = {"OMP_NUM_THREADS": str(options.threads)}
     if instructions:
         environment["ZI_INSTRUCTION_SET"] = instructions

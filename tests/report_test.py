@@ -369,6 +369,12 @@ class Machine(unittest.TestCase):
         rows = others_table(results_of(*own, OTHERS)).splitlines()[2:5]
         self.assertEqual([row.split("|")[4].strip() for row in rows], ["int8", "", "int4"])
 
+    def test_machines_stand_below_each_other_with_all_their_weights(self) -> None:
+        lines = [OTHERS | {"machine": m, "weights": weights} for weights in ("int8", "int4") for m in ("one", "two")]
+        rows = others_table(results_of(*lines)).splitlines()[2:6]
+        cells = [[row.split("|")[column].strip() for column in (1, 4)] for row in rows]
+        self.assertEqual(cells, [["one", "int8"], ["", "int4"], ["two", "int8"], ["", "int4"]])
+
     def test_deepspeed_stands_below_this_program_with_the_same_weights_and_ranks(self) -> None:
         own = {"program": "zero-infer", "version": "abc1234", "setting": "--travel auto", "pass_ms": {"1": 4.04, "8": 4.3}}
         host = DEEPSPEED | {"tier": "host", "world": 1, "pass_ms": {"1": 514}}

@@ -15,8 +15,9 @@ def others_table(results: list[Result]) -> str:
     lines = [g[0] for g in newest(of_kind(results, BESIDE_OTHERS), lambda r: tuple(r[f] for f in fields))]
     if not lines:
         return ""
+    machines = list(dict.fromkeys(r["machine"] for r in lines))
     formats = list(dict.fromkeys(r["weights"] for r in lines))
-    lines.sort(key=lambda r: formats.index(r["weights"]))
+    lines.sort(key=lambda r: (machines.index(r["machine"]), formats.index(r["weights"])))
     measured = list(dict.fromkeys(what for r in lines for what in r["tokens_s"] if what != "prompt"))
     heads = [f"batch {what.removeprefix('decode_')}" for what in measured]
     runs = Notes()

@@ -54,6 +54,8 @@ struct Avx2 {
   };
   static constexpr int kWeightRows = 2;
   static constexpr int kMostRows = 3;
+  static constexpr int kAloneRows = 0;
+  static constexpr bool kInt8Near = false;
   static constexpr std::int64_t kWideFrom = 8;
   static constexpr int kWideWeights = 4;
   static constexpr std::int64_t kWideRows = 3;

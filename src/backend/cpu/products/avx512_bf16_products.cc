@@ -22,11 +22,14 @@ struct Avx512Bf16 {
   using Sum = __m512;
   static constexpr int kWeightRows = 4;
   static constexpr int kMostRows = 6;
+  static constexpr int kAloneRows = 1;
+  static constexpr bool kInt8Near = true;
   static constexpr std::int64_t kWideFrom = 0;
 
   static __m512bh block(const std::uint16_t* from) {
     return reinterpret_cast<__m512bh>(_mm512_loadu_si512(from));
   }
+  static __m512i pairs(const std::uint16_t* from) { return _mm512_loadu_si512(from); }
   template <int kRows>
   static void step(Sum (&sums)[kRows][4], const std::uint16_t* const (&w)[4], const Packed* a,
                    std::int64_t c, std::int64_t row_elements) {

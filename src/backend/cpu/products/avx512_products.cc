@@ -46,6 +46,8 @@ struct Avx512 {
   using Sum = __m512;
   static constexpr int kWeightRows = 4;
   static constexpr int kMostRows = 5;
+  static constexpr int kAloneRows = 0;
+  static constexpr bool kInt8Near = false;
   static constexpr std::int64_t kWideFrom = 0;
 
   static __m512 even(__m512i pairs) { return _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)); }

@@ -13,6 +13,9 @@
 /// or more make kWideWeights weight rows floats first, in the order in which activations are
 /// packed, once for each block of activations (wide_block), of which kWideRows at a time meet them.
 /// The order of a sum is the same. kWideFrom 0: never.
+///
+/// Up to kAloneRows rows of activations meet one weight row after the other: such products wait for
+/// memory, which brings bytes that lie in one line faster than those of rows side by side.
 namespace zi::dots {
 
 /// How far ahead of its use memory is asked for a line at least, where weights are used once.
@@ -35,29 +38,45 @@ template <typename Simd, int kRows>
 void dots(const std::uint16_t* const (&w)[Simd::kWeightRows], const typename Simd::Packed* a,
           std::int64_t padded_cols, Ahead ahead, std::int64_t outputs, float* y, std::int64_t ld) {
   typename Simd::Sum sums[kRows][Simd::kWeightRows] = {};
-  const std::int64_t row_elements = padded_cols;
-  for (std::int64_t c = 0; c < padded_cols; c += kBlockColumns) {
-    if (ahead.from != nullptr) {
-      for (std::int64_t i = 0; i < Simd::kWeightRows; ++i, ahead.from += ahead.step) {
-        __builtin_prefetch(ahead.from, 0, 2);
+  const auto ask = [&](std::int64_t lines) {
+    for (std::int64_t i = 0; i < lines; ++i, ahead.from += ahead.step) {
+      __builtin_prefetch(ahead.from, 0, 2);
+    }
+  };
+  const bool asks = ahead.from != nullptr;
+  if constexpr (kRows <= Simd::kAloneRows) {
+#pragma GCC unroll 4
+    for (int i = 0; i < Simd::kWeightRows; ++i) {
+      for (std::int64_t c = 0; c < padded_cols; c += kBlockColumns) {
+        if (asks) ask(1);
+        Simd::template add<kRows>(sums, i, Simd::pairs(w[i] + c), a + c,
+                                  row_elements<Simd>(padded_cols));
       }
     }
-    Simd::template step<kRows>(sums, w, a, c, row_elements);
+  } else {
+    for (std::int64_t c = 0; c < padded_cols; c += kBlockColumns) {
+      if (asks) ask(Simd::kWeightRows);
+      Simd::template step<kRows>(sums, w, a, c, row_elements<Simd>(padded_cols));
+    }
   }
-  for (int r = 0; r < kRows; ++r) {
-    float out[Simd::kWeightRows];
-    Simd::total(sums[r], out);
-    if (outputs == Simd::kWeightRows) {
-      for (std::int64_t i = 0; i < Simd::kWeightRows; ++i) y[r * ld + i] = out[i];
-    } else {
-      for (std::int64_t i = 0; i < outputs; ++i) y[r * ld + i] = out[i];
+  float out[kRows][Simd::kWeightRows];
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows; ++r) Simd::total(sums[r], out[r]);
+  if (outputs == Simd::kWeightRows) {
+    for (int r = 0; r < kRows; ++r) {
+      for (std::int64_t i = 0; i < Simd::kWeightRows; ++i) y[r * ld + i] = out[r][i];
+    }
+  } else {
+    for (int r = 0; r < kRows; ++r) {
+      for (std::int64_t i = 0; i < outputs; ++i) y[r * ld + i] = out[r][i];
     }
   }
 }
 
 template <typename Simd>
 std::size_t packed_bytes(std::int64_t activations, std::int64_t padded_cols) {
-  return static_cast<std::size_t>(activations * padded_cols) * sizeof(typename Simd::Packed);
+  return static_cast<std::size_t>(activations * row_elements<Simd>(padded_cols)) *
+         sizeof(typename Simd::Packed);
 }
 
 template <typename Simd>
@@ -78,7 +97,7 @@ template <typename Simd>
 requires(Simd::kWideFrom > 0) std::int64_t
     wide_block(std::int64_t activations, std::int64_t padded_cols) {
   const std::int64_t row_bytes =
-      padded_cols * static_cast<std::int64_t>(sizeof(typename Simd::Packed));
+      row_elements<Simd>(padded_cols) * static_cast<std::int64_t>(sizeof(typename Simd::Packed));
   const std::int64_t kept = 2 * kKeptBytes / row_bytes;
   const std::int64_t most = kept < Simd::kWideRows ? Simd::kWideRows : kept;
   return activations < most ? activations : most;
@@ -104,7 +123,8 @@ template <typename Simd>
 void pack(const std::uint16_t* a, std::int64_t, std::int64_t cols, std::int64_t panel,
           std::byte* packed) {
   const std::int64_t padded_cols = (cols + kBlockColumns - 1) / kBlockColumns * kBlockColumns;
-  auto* to = reinterpret_cast<typename Simd::Packed*>(packed) + panel * padded_cols;
+  auto* to =
+      reinterpret_cast<typename Simd::Packed*>(packed) + panel * row_elements<Simd>(padded_cols);
   const std::uint16_t* from = a + panel * cols;
   for (std::int64_t c = 0; c < padded_cols; c += kBlockColumns) {
     if (c + kBlockColumns <= cols) {
@@ -130,7 +150,8 @@ template <typename Simd>
 void multiply_block(const ProductJob& job, const Rows& weights, std::int64_t row,
                     std::int64_t first, std::int64_t rows, Ahead ahead, float* y) {
   const std::int64_t padded_cols = job.weights->padded_cols;
-  const auto* a = reinterpret_cast<const typename Simd::Packed*>(job.packed) + first * padded_cols;
+  const auto* a = reinterpret_cast<const typename Simd::Packed*>(job.packed) +
+                  first * row_elements<Simd>(padded_cols);
   const std::int64_t left = weights.count - row;
   const std::int64_t here = left < Simd::kWeightRows ? left : Simd::kWeightRows;
   const std::uint16_t* w[Simd::kWeightRows];
@@ -264,8 +285,8 @@ void multiply_wide(const ProductJob& job) {
         }
         for (std::int64_t r = 0; r < rows; r += Simd::kWideRows) {
           const WideStep<Simd> step{.weights = wide,
-                                    .a = activations + (from + r) * cols + c,
-                                    .row_elements = cols,
+                                    .a = activations + (from + r) * row_elements<Simd>(cols) + c,
+                                    .row_elements = row_elements<Simd>(cols),
                                     .columns = columns,
                                     .first = c == 0,
                                     .last = c + columns == cols,

@@ -28,15 +28,31 @@ void with_rows(std::int64_t rows, const With& with) {
   }
 }
 
+/// Elements from a row of packed activations to the next: a block more than it has, for rows whose
+/// length is a power of two would share a few sets of the first cache with each other and with the
+/// weight rows that they meet.
+template <typename Simd>
+constexpr std::int64_t row_elements(std::int64_t padded_cols) {
+  return padded_cols + kBlockColumns;
+}
+
 /// Columns of a piece of a row, and how far ahead of its use memory is asked for it at least.
 inline constexpr std::int64_t kPieceColumns = 64;
 inline constexpr std::int64_t kPackedAheadBytes = 8192;
+
+/// With Simd::kInt8Near, our own int8 is asked for into the first cache, and from nearer, for it
+/// would not stay there. Formats that need less work a byte wait for memory alone, and lose by it.
+template <typename Simd, typename Rows>
+constexpr bool near() {
+  return Simd::kInt8Near && Rows::kOwn && Rows::kCodeBytes == kBlockColumns;
+}
 
 /// Weight rows side by side, in one of our own formats: `Columns` takes scales where they lie.
 template <typename Columns, std::int64_t kRows>
 class OwnRows {
  public:
   static constexpr std::int64_t kCodeBytes = Columns::kCodeBytes;
+  static constexpr bool kOwn = true;
   static bool take(const WeightReader&) { return true; }
 
   /// `count` rows from `packed` on; the last one again, if they are fewer.
@@ -65,6 +81,7 @@ template <typename Group, typename AnyGroup, std::int64_t kRows>
 class GroupRows {
  public:
   static constexpr std::int64_t kCodeBytes = Group::kCodeBytes;
+  static constexpr bool kOwn = false;
   static bool take(const WeightReader& weights) {
     const std::int64_t group = weights.packed_row->group;
     return group % kPieceColumns == 0 || group >= weights.cols;
@@ -104,6 +121,7 @@ class GroupRows {
 template <typename Simd, typename Rows, int kRows>
 void packed_dots(const ProductJob& job, std::int64_t row, const std::byte* ahead) {
   constexpr std::int64_t kWeightRows = Simd::kWeightRows;
+  constexpr int kCache = near<Simd, Rows>() ? 3 : 2;
   const WeightReader& weights = *job.weights;
   const std::int64_t step = weights.piece_bytes * kPieceColumns / weights.piece_columns;
   const auto* a = reinterpret_cast<const typename Simd::Packed*>(job.packed);
@@ -118,11 +136,13 @@ void packed_dots(const ProductJob& job, std::int64_t row, const std::byte* ahead
   typename Simd::Sum sums[kRows][kWeightRows] = {};
   for (std::int64_t c = 0; c < weights.cols; c += kPieceColumns) {
     rows.begin(c);
-    for (std::int64_t i = 0; i < kWeightRows; ++i, ahead += step) __builtin_prefetch(ahead, 0, 2);
+    for (std::int64_t i = 0; i < kWeightRows; ++i, ahead += step) {
+      __builtin_prefetch(ahead, 0, kCache);
+    }
     for (std::int64_t block = 0; block < kPieceColumns / kBlockColumns; ++block) {
       for (std::int64_t i = 0; i < kWeightRows; ++i) {
         Simd::template add<kRows>(sums, i, rows.read(codes[i], i, block),
-                                  a + c + block * kBlockColumns, weights.cols);
+                                  a + c + block * kBlockColumns, row_elements<Simd>(weights.cols));
         codes[i] += Rows::kCodeBytes;
       }
     }
@@ -140,7 +160,8 @@ bool multiply_packed_as(const ProductJob& job) {
   const WeightReader& weights = *job.weights;
   if (weights.cols % kPieceColumns != 0 || !Rows::take(weights)) return false;
   const std::int64_t group = Simd::kWeightRows * weights.row_bytes;
-  const std::int64_t distance = (kPackedAheadBytes / group + 1) * group;
+  constexpr std::int64_t kAhead = near<Simd, Rows>() ? kPackedAheadBytes / 2 : kPackedAheadBytes;
+  const std::int64_t distance = (kAhead / group + 1) * group;
   for (std::int64_t row = 0; row < job.count; row += Simd::kWeightRows) {
     const std::byte* const ahead = job.rows + row * weights.row_bytes + distance;
     const auto with = [&]<int kRows>() {
