@@ -16,7 +16,7 @@ using nlohmann::json;
 /// A value of this length is told in full; longer ones (stop texts, biases) by their name alone.
 constexpr std::size_t kMostShown = 40;
 
-std::string shown(const json& record, const std::string& key) {
+std::string value_text(const json& record, const std::string& key) {
   const auto value = record.find(key);
   if (value == record.end()) return "unset";
   return printable(value->dump(-1, ' ', false, json::error_handler_t::replace));
@@ -67,8 +67,8 @@ std::string describe_difference(std::string_view there, std::string_view here) {
   keys.erase("model");
   std::string text;
   for (const std::string& key : keys) {
-    const std::string of_theirs = shown(theirs, key);
-    const std::string of_mine = shown(mine, key);
+    const std::string of_theirs = value_text(theirs, key);
+    const std::string of_mine = value_text(mine, key);
     if (of_theirs == of_mine) continue;
     if (!text.empty()) text += ", ";
     text += of_theirs.size() > kMostShown || of_mine.size() > kMostShown
