@@ -17,7 +17,6 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <bit>
-#include <cmath>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -26,6 +25,7 @@
 #include <utility>
 #include <vector>
 
+#include "call_seconds.h"
 #include "command_of.h"
 #include "engine/backend_choice.h"
 #include "measure/bare_rates.h"
@@ -161,38 +161,6 @@ class Case {
   RaggedBatch batch_;
 };
 
-/// Seconds of a call in each of the repeats, ascending.
-std::vector<double> call_seconds(Case& layers, Device& device, Stream& stream, int repeats) {
-  // Around all layers, and recorded where the device can, as passes are: else the host's launches
-  // of short calls would be timed.
-  const int calls = std::max(static_cast<int>(layers.layers()), 32);
-  const auto attend = [&] {
-    for (int i = 0; i < calls; ++i) layers.attend();
-  };
-  attend();
-  stream.synchronize();
-  const auto graph = device.record(stream, attend);
-  // As often as it takes to read 4 GB.
-  const int rounds = static_cast<int>(std::ceil(4e9 / (calls * layers.kv_bytes())));
-  const auto timed = [&] {
-    for (int i = 0; i < rounds; ++i) {
-      if (graph == nullptr) {
-        attend();
-      } else {
-        graph->launch(stream);
-      }
-    }
-  };
-  // An idle GPU takes some 50 ms to come to its full clocks.
-  for (double warm = 0; warm < 0.1;) warm += stream_seconds(device, stream, timed);
-  std::vector<double> seconds;
-  for (int i = 0; i < repeats; ++i) {
-    seconds.push_back(stream_seconds(device, stream, timed) / (calls * rounds));
-  }
-  std::ranges::sort(seconds);
-  return seconds;
-}
-
 void run_case(World& world, const Backend& backend, Stream& stream, const Options& o,
               const std::string& lengths, const std::vector<std::int32_t>& contexts,
               const BareRate& copy) {
@@ -201,7 +169,8 @@ void run_case(World& world, const Backend& backend, Stream& stream, const Option
   }
   Case layers(backend, stream, o, contexts);
   const double bytes = layers.kv_bytes();
-  const auto seconds = call_seconds(layers, *backend.device, stream, o.repeats);
+  const auto seconds = call_seconds(*backend.device, stream, o.repeats, layers.layers(), bytes,
+                                    [&] { layers.attend(); });
   const double median = seconds[seconds.size() / 2];
   // A row sees the keys up to its own: two products of head_dim elements each.
   double seen = 0;

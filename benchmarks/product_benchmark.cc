@@ -14,13 +14,13 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <cmath>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <random>
 #include <string>
 #include <vector>
 
+#include "call_seconds.h"
 #include "command_of.h"
 #include "engine/backend_choice.h"
 #include "measure/bare_rates.h"
@@ -59,23 +59,18 @@ std::vector<std::byte> any_row(const WeightFormat& format, std::int64_t cols,
     std::byte* const at =
         row.data() + format.scales_at(cols) + static_cast<std::size_t>(g) * scale_bytes;
     const float scale = 1.0f / 32;
-    switch (format.scale) {
-      case ScaleType::kFloat32:
-        convert(&scale, DType::kFloat32, at, DType::kFloat32, 1);
-        break;
-      case ScaleType::kFloat16:
-        convert(&scale, DType::kFloat32, at, DType::kFloat16, 1);
-        break;
-      case ScaleType::kBFloat16:
-        convert(&scale, DType::kFloat32, at, DType::kBFloat16, 1);
-        break;
-      case ScaleType::kFloat8:
-        *at = std::byte{80};
-        break;
+    if (format.scale == ScaleType::kFloat8) {
+      *at = std::byte{80};  // 1 / 32, of int4 codes
+    } else {
+      const DType type = format.scale == ScaleType::kFloat32   ? DType::kFloat32
+                         : format.scale == ScaleType::kFloat16 ? DType::kFloat16
+                                                               : DType::kBFloat16;
+      convert(&scale, DType::kFloat32, at, type, 1);
     }
     if (format.zeros) {
       const bool int4 = format.kind == WeightFormat::Kind::kInt4;
-      row[format.zeros_at(cols) + static_cast<std::size_t>(g)] = static_cast<std::byte>(int4 ? 56 : 3);
+      row[format.zeros_at(cols) + static_cast<std::size_t>(g)] =
+          static_cast<std::byte>(int4 ? 56 : 3);
     }
   }
   return row;
@@ -98,12 +93,12 @@ class Case {
     y_ = device.allocate(static_cast<std::size_t>(rows * o.outputs) * sizeof(float));
     const UniformValues values{.key = 1, .half_width = 1, .stored = dtype_};
     ops_.fill_uniform(values, 0, rows * o.columns, a_.data(), dtype_, stream);
+    std::vector<std::byte> host;  // until it is copied
     if (!format.packed()) {
       ops_.fill_uniform(values, 0,
                         static_cast<std::int64_t>(memory_.bytes() / size_of(format.dtype)),
                         memory_.data(), format.dtype, stream);
     } else {
-      std::vector<std::byte> host;
       std::mt19937 random(1);
       const auto row_bytes = w_.row_bytes();
       std::vector<std::vector<std::byte>> some;
@@ -116,7 +111,6 @@ class Case {
         device.copy(memory_.data() + m * w_.block_stride_bytes, host.data(),
                     static_cast<std::size_t>(o.outputs) * row_bytes, stream);
       }
-      stream.synchronize();
     }
     stream.synchronize();
   }
@@ -142,43 +136,12 @@ class Case {
   Buffer memory_, a_, y_;
 };
 
-/// Seconds of a call in each of the repeats, ascending.
-std::vector<double> call_seconds(Case& products, Device& device, Stream& stream, int repeats) {
-  // Around all matrices, and recorded where the device can, as passes are: else the host's launches
-  // of short calls would be timed.
-  const int calls = std::max(static_cast<int>(products.matrices()), 32);
-  const auto multiply = [&] {
-    for (int i = 0; i < calls; ++i) products.multiply();
-  };
-  multiply();
-  stream.synchronize();
-  const auto graph = device.record(stream, multiply);
-  // As often as it takes to read 4 GB.
-  const int rounds = static_cast<int>(std::ceil(4e9 / (calls * products.weight_bytes())));
-  const auto timed = [&] {
-    for (int i = 0; i < rounds; ++i) {
-      if (graph == nullptr) {
-        multiply();
-      } else {
-        graph->launch(stream);
-      }
-    }
-  };
-  // An idle GPU takes some 50 ms to come to its full clocks.
-  for (double warm = 0; warm < 0.1;) warm += stream_seconds(device, stream, timed);
-  std::vector<double> seconds;
-  for (int i = 0; i < repeats; ++i) {
-    seconds.push_back(stream_seconds(device, stream, timed) / (calls * rounds));
-  }
-  std::ranges::sort(seconds);
-  return seconds;
-}
-
 void run_case(World& world, const Backend& backend, Stream& stream, const Options& o,
               const std::string& format, std::int64_t rows, const BareRate& copy) {
   Case products(backend, stream, o, format_named(format), rows);
   const double bytes = products.weight_bytes();
-  const auto seconds = call_seconds(products, *backend.device, stream, o.repeats);
+  const auto seconds = call_seconds(*backend.device, stream, o.repeats, products.matrices(), bytes,
+                                    [&] { products.multiply(); });
   const double median = seconds[seconds.size() / 2];
   const double operations =
       2.0 * static_cast<double>(rows) * static_cast<double>(o.outputs * o.columns);

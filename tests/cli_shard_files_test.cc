@@ -103,6 +103,19 @@ TEST(ShardFiles, APathWhoseParentIsMissingIsRefusedBeforeAnythingIsMade) {
   EXPECT_FALSE(fs::exists(folder / "mistyped"));
 }
 
+std::vector<std::string> short_run_with_shards_on(const std::string& path) {
+  return {"--model",
+          model(),
+          "--prompt",
+          "Jesus wept.",
+          "--backend",
+          "cpu",
+          "--nvme-offload-path",
+          path,
+          "--max-new-tokens",
+          "2"};
+}
+
 /// A small file system, where this user may mount one.
 class SmallDisk {
  public:
@@ -127,16 +140,7 @@ TEST(ShardFiles, ADiskWithoutRoomForThoseOfAllRanksIsRefusedWithTheirSum) {
   const std::string disk = folder / "disk";
   const SmallDisk small(disk, "size=10m");
   if (!small.mounted()) GTEST_SKIP() << "no right to mount a small tmpfs";
-  const std::vector<std::string> arguments = {"--model",
-                                              model(),
-                                              "--prompt",
-                                              "Jesus wept.",
-                                              "--backend",
-                                              "cpu",
-                                              "--nvme-offload-path",
-                                              disk,
-                                              "--max-new-tokens",
-                                              "2"};
+  const std::vector<std::string> arguments = short_run_with_shards_on(disk);
   // The file of one of two ranks would fit.
   const Ended refused = run_job(2, arguments);
   EXPECT_EQ(refused.code, 2);
@@ -151,16 +155,7 @@ TEST(ShardFiles, WhatKilledWritersLeftTakesNoRoomFromTheNextStart) {
   const std::string disk = folder / "disk";
   const SmallDisk small(disk, "size=20m");  // the files of both ranks need 14.1 MiB
   if (!small.mounted()) GTEST_SKIP() << "no right to mount a small tmpfs";
-  const std::vector<std::string> arguments = {"--model",
-                                              model(),
-                                              "--prompt",
-                                              "Jesus wept.",
-                                              "--backend",
-                                              "cpu",
-                                              "--nvme-offload-path",
-                                              disk,
-                                              "--max-new-tokens",
-                                              "2"};
+  const std::vector<std::string> arguments = short_run_with_shards_on(disk);
   ASSERT_EQ(run_job(2, arguments).code, 0);
   for (const fs::path& file : files_below(disk)) fs::rename(file, file.string() + ".tmp");
   const Ended ended = run_job(2, arguments);
@@ -173,16 +168,7 @@ TEST(ShardFiles, WhatKilledWritersLeftTakesNoRoomFromTheNextStart) {
 TEST(ShardFiles, OneThatIsCompleteWhenAnotherRankFailsIsNamedAndUsedByTheNextStart) {
   const TemporaryFolder folder;
   const std::string disk = folder / "disk";
-  const std::vector<std::string> arguments = {"--model",
-                                              model(),
-                                              "--prompt",
-                                              "Jesus wept.",
-                                              "--backend",
-                                              "cpu",
-                                              "--nvme-offload-path",
-                                              disk,
-                                              "--max-new-tokens",
-                                              "2"};
+  const std::vector<std::string> arguments = short_run_with_shards_on(disk);
   ASSERT_EQ(run_job(2, arguments).code, 0);
   std::map<std::string, fs::path> files;
   for (const fs::path& path : files_below(disk)) files[path.filename()] = path;

@@ -108,7 +108,7 @@ constexpr ForeignName kForeign[] = {
     {"num-beams", "", "there is no beam search"},
 };
 
-/// `--Max_Model_Len` -> `max-model-len`: some programs take both. Single letters keep their case.
+/// `--max_model_len` -> `max-model-len`: some programs take both.
 std::string plain(std::string_view name) {
   name.remove_prefix(std::min(name.find_first_not_of('-'), name.size()));
   std::string plain(name);

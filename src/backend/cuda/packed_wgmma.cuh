@@ -134,8 +134,9 @@ struct OrderedArgs : PackedArgs<Output> {
 
 /// Up to kRows activation rows. A cluster has one tile.
 ///
-/// While half a unit is multiplied, the fragments of the next half are made. So when a unit begins,
-/// the second half of the one before is still being multiplied, and reads activations.
+/// Where registers hold the fragments of both halves of a unit, those of the next half are made
+/// while one is multiplied. When a unit begins, the second half of the one before may still be
+/// multiplied, and read activations.
 template <typename T, template <typename> typename Format, int kRows, typename Output>
 __global__ void __launch_bounds__(kWideThreads, 2)
     packed_wgmma_kernel(const __grid_constant__ OrderedArgs<Output> args) {
