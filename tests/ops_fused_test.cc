@@ -116,12 +116,13 @@ struct FusedTest : OpsInputsTest {
 TEST_P(FusedTest, GeluEqualsProductAndGelu) {
   for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
     // (cols, rows of a block, blocks, padding): whole fours and not, columns shared by a cluster
-    // of blocks and not (the last has more tiles than a device runs blocks at once).
+    // of blocks and not, tiles of every size (the last has more than a device runs blocks at once).
     for (const auto& [cols, block_rows, blocks, padding] : {std::tuple{64, 64, 1, 0},
                                                             {8, 33, 1, 0},
                                                             {1288, 107, 4, 3},
                                                             {2056, 108, 2, 4},
                                                             {520, 300, 3, 1},
+                                                            {1288, 1100, 2, 3},
                                                             {72, 34000, 1, 0}}) {
       TestMatrix m = matrix(block_rows, blocks, cols, dtype);
       for (const std::int64_t rows : {0, 1, 8, 9, 16, 17, 32, 33, 64, 65}) {
@@ -163,6 +164,7 @@ TEST_P(FusedTest, AGateEqualsProductAndGate) {
                                                             {1288, 107, 4, 3},
                                                             {2056, 108, 2, 4},
                                                             {520, 300, 3, 1},
+                                                            {1288, 600, 2, 3},
                                                             {72, 17000, 1, 0}}) {
       TestMatrix gate = matrix(block_rows, blocks, cols, dtype);
       TestMatrix up = matrix(block_rows, blocks, cols, dtype);

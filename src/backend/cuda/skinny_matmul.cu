@@ -9,11 +9,12 @@
 #include "backend/cuda/product_output.cuh"
 #include "backend/cuda/skinny_matmul.h"
 #include "backend/cuda/weight_stream.cuh"
+#include "zero_infer/bytes.h"
 
 /// Weights are streamed once, past the L1 cache and marked to leave L2 first, into a ring in shared
-/// memory deep enough to cover the memory's latency. A block takes tiles of kTileRows weight rows
-/// in turn; its warps share the columns, kStepCols each in every step, and their sums meet at the
-/// tile's end while the next tile's weights are already on their way.
+/// memory deep enough to cover the memory's latency. A block takes tiles of weight rows in turn;
+/// its warps share the columns, kStepCols each in every step, and their sums meet at the tile's end
+/// while the next tile's weights are already on their way.
 ///
 /// Weights are the mma's A (16 weight rows), activations its B (8 rows). The order of a contraction
 /// is free, so lane 4 g + t takes 8 neighbouring columns from 8 t of weight rows g and g + 8, and
@@ -21,38 +22,49 @@
 /// stand in for 2 t, 2 t + 1 and the next two for 2 t + 8, 2 t + 9. Each lane thus multiplies the
 /// very bytes that it copied: the ring needs no barrier and no shuffle, and is free of bank
 /// conflicts.
+///
+/// (Norms made by every block for itself, in the kernel of the product behind them, were slower
+/// than a kernel for each: the next product's weights are then not read meanwhile.)
 namespace zi {
 namespace {
 
 constexpr int kWarps = 8;
 constexpr int kThreads = 32 * kWarps;
-constexpr int kTileRows = 32;
 constexpr int kStepCols = 64;  // a line of 128 bytes of each row
 constexpr int kBlockCols = kStepCols * kWarps;
-constexpr int kStages = 3;
-constexpr int kRowsOfLane = kTileRows / 8;
 constexpr int kHalves = kStepCols / 32;
-constexpr int kPiecesOfLane = kRowsOfLane * kHalves;  // of 16 bytes, a step
-constexpr int kWarpPieces = kPiecesOfLane * 32;
-constexpr int kStagePieces = kWarpPieces * kWarps;
 /// Two blocks fit into a multiprocessor of 228 KiB.
 constexpr int kBlocksOfMultiprocessor = 2;
+
+/// Tiles of 32 or 16 weight rows, for which a ring has 3 or 6 stages. A tile's rows do not change
+/// the order of its sums.
+template <int kTileRowsOf>
+struct Tile {
+  static constexpr int kTileRows = kTileRowsOf;
+  static constexpr int kStages = 96 / kTileRows;
+  static constexpr int kRowsOfLane = kTileRows / 8;
+  static constexpr int kPiecesOfLane = kRowsOfLane * kHalves;  // of 16 bytes, a step
+  static constexpr int kWarpPieces = kPiecesOfLane * 32;
+  static constexpr int kStagePieces = kWarpPieces * kWarps;
+
+  /// The ring, and the sums of one tile by all warps: (kWarps, 8 groups, kTileRows).
+  static constexpr std::size_t shared_bytes(int groups) {
+    return sizeof(uint4) * kStages * kStagePieces +
+           sizeof(float) * static_cast<std::size_t>(kWarps * 8 * groups * kTileRows);
+  }
+};
 
 template <typename Output>
 struct SkinnyArgs : StreamedProduct {
   Output out;
 };
 
-/// Sums of one tile by all warps: (kWarps, 8 kGroups, kTileRows).
-constexpr int partial_floats(int groups) { return kWarps * 8 * groups * kTileRows; }
-constexpr std::size_t shared_bytes(int groups) {
-  return sizeof(uint4) * kStages * kStagePieces +
-         sizeof(float) * static_cast<std::size_t>(partial_floats(groups));
-}
-
 /// A lane's place in the stream of weights of its block.
-template <bool kMixed>
+template <typename TileOf, bool kMixed>
 class WeightStream {
+  static constexpr int kTileRows = TileOf::kTileRows;
+  static constexpr int kRowsOfLane = TileOf::kRowsOfLane;
+
  public:
   /// `col` is the lane's first column.
   __device__ WeightStream(const StreamedProduct& args, int first_row_of_lane, int col)
@@ -126,7 +138,7 @@ __device__ inline void load_activations(uint4 (&x)[kGroups][kHalves], const Stre
 }
 
 /// sums[m] of weight rows 16 m .. 16 m + 15 (8 kGroups activation rows) += the step's products.
-template <typename T, int kGroups>
+template <typename T, int kGroups, int kTileRows>
 __device__ inline void multiply_step(float (&sums)[kTileRows / 16][kGroups][4], const uint4* pieces,
                                      const uint4 (&x)[kGroups][kHalves]) {
 #pragma unroll
@@ -146,13 +158,15 @@ __device__ inline void multiply_step(float (&sums)[kTileRows / 16][kGroups][4], 
   }
 }
 
-/// Exchanges the weight rows of a tile so that a warp's stores of its sums hit all banks.
+/// Exchanges the weight rows of a tile so that a warp's stores of its sums hit all banks, or half
+/// of them where a tile has 16 rows.
+template <int kTileRows>
 __device__ inline int partial_place(int x_row, int weight_row) {
-  return x_row * kTileRows + (weight_row ^ (x_row >> 1 & 3) << 3);
+  return x_row * kTileRows + (weight_row ^ (x_row >> 1 & (kTileRows / 8 - 1)) << 3);
 }
 
 /// Adds the sums of all warps, in their order, and stores the tile.
-template <int kGroups, bool kMixed, typename Stores>
+template <int kGroups, int kTileRows, bool kMixed, typename Stores>
 __device__ inline void store_tile(const StreamedProduct& args, const Stores& stores, int tile,
                                   float* partials,
                                   const float (&sums)[kTileRows / 16][kGroups][4]) {
@@ -168,7 +182,8 @@ __device__ inline void store_tile(const StreamedProduct& args, const Stores& sto
       for (int i = 0; i < 4; ++i) {
         const int x_row = 8 * group + 2 * (lane % 4) + i % 2;
         const int weight_row = 16 * m + 8 * (i / 2) + lane / 4;
-        partials[warp * kWarpFloats + partial_place(x_row, weight_row)] = sums[m][group][i];
+        partials[warp * kWarpFloats + partial_place<kTileRows>(x_row, weight_row)] =
+            sums[m][group][i];
       }
     }
   }
@@ -179,14 +194,19 @@ __device__ inline void store_tile(const StreamedProduct& args, const Stores& sto
     const int x_row = 8 * group + warp;
     if (x_row >= args.rows) continue;  // the whole warp
     float sum = 0;
+    const bool has_row = lane < kTileRows;
+    if (has_row) {
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w) {
-      sum += partials[w * kWarpFloats + partial_place(x_row, lane)];
+      for (int w = 0; w < kWarps; ++w) {
+        sum += partials[w * kWarpFloats + partial_place<kTileRows>(x_row, lane)];
+      }
     }
     if constexpr (kMixed) {
       const float up = __shfl_xor_sync(0xffffffffu, sum, 8);
-      if (lane % 16 < 8) stores.store(x_row, of.row + lane / 16 * 8 + lane % 8, sum, up);
-    } else {
+      if (has_row && lane % 16 < 8) {
+        stores.store(x_row, of.row + lane / 16 * 8 + lane % 8, sum, up);
+      }
+    } else if (has_row) {
       const TileColumns columns = columns_of(args, of);
       stores.store(x_row, columns.first + lane, columns.limit, sum);
     }
@@ -194,10 +214,13 @@ __device__ inline void store_tile(const StreamedProduct& args, const Stores& sto
 }
 
 /// Up to 8 kGroups rows; as many blocks as the device runs at once, or one a tile.
-template <typename T, int kGroups, typename Output>
+template <typename T, int kGroups, typename TileOf, typename Output>
 __global__ void __launch_bounds__(kThreads, kBlocksOfMultiprocessor)
     skinny_kernel(const __grid_constant__ SkinnyArgs<Output> args) {
   using Stores = OutputStores<T, 8 * kGroups, Output>;
+  constexpr int kTileRows = TileOf::kTileRows;
+  constexpr int kStages = TileOf::kStages;
+  constexpr int kStagePieces = TileOf::kStagePieces;
   constexpr int kColumns = kTileRows / (Output::kMixed ? 2 : 1);  // of a tile
   __shared__ typename Stores::Shared stores_shared;
   extern __shared__ __align__(kLineBytes) uint4 ring[];  // (kStages, kWarps, kPiecesOfLane, 32)
@@ -207,9 +230,9 @@ __global__ void __launch_bounds__(kThreads, kBlocksOfMultiprocessor)
   const int x_row = lane / 4;
   const int first_col = warp * kStepCols + lane % 4 * 8;
 
-  const uint4* const pieces = ring + warp * kWarpPieces + lane;
+  const uint4* const pieces = ring + warp * TileOf::kWarpPieces + lane;
   const std::uint32_t pieces_address = ptx::shared_address(pieces);
-  WeightStream<Output::kMixed> weights(args, lane / 4, first_col);
+  WeightStream<TileOf, Output::kMixed> weights(args, lane / 4, first_col);
   // Weights were there before the kernels that may still run: only activations wait for those.
 #pragma unroll
   for (int stage = 0; stage < kStages; ++stage) {
@@ -232,7 +255,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksOfMultiprocessor)
       const int next_col = col + kBlockCols < args.cols ? col + kBlockCols : 0;
       load_activations<kGroups>(next, args, x_row, next_col + first_col);
       wait_for_all_copies_but<kStages - 1>();
-      multiply_step<T, kGroups>(sums, pieces + stage * kStagePieces, x);
+      multiply_step<T, kGroups, kTileRows>(sums, pieces + stage * kStagePieces, x);
       __syncwarp();  // the pieces are read before they are overwritten
       weights.copy_step(pieces_address + stage * kStagePieces * 16);
       stage = stage + 1 < kStages ? stage + 1 : 0;
@@ -242,30 +265,38 @@ __global__ void __launch_bounds__(kThreads, kBlocksOfMultiprocessor)
         for (int h = 0; h < kHalves; ++h) x[group][h] = next[group][h];
       }
     }
-    store_tile<kGroups, Output::kMixed>(args, stores, tile, partials, sums);
+    store_tile<kGroups, kTileRows, Output::kMixed>(args, stores, tile, partials, sums);
   }
 }
 
-template <typename Output>
-using Kernel = void (*)(SkinnyArgs<Output>);
-
-template <typename Output>
-Kernel<Output> kernel_of(DType dtype, int groups) {
+/// Calls call(kernel, bytes of shared memory) with the kernel for up to 8 `groups` rows.
+template <typename Output, typename Call>
+void with_kernel(DType dtype, int groups, int tile_rows, const Call& call) {
+  const auto of = [&]<typename T, int kGroups, typename TileOf>() {
+    call(skinny_kernel<T, kGroups, TileOf, Output>, TileOf::shared_bytes(kGroups));
+  };
+  const auto of_type = [&]<typename T>() {
+    if (tile_rows == 16) {
+      groups == 1 ? of.template operator()<T, 1, Tile<16>>()
+                  : of.template operator()<T, 2, Tile<16>>();
+    } else {
+      groups == 1 ? of.template operator()<T, 1, Tile<32>>()
+                  : of.template operator()<T, 2, Tile<32>>();
+    }
+  };
   if (dtype == DType::kBFloat16) {
-    return groups == 1 ? skinny_kernel<__nv_bfloat16, 1, Output>
-                       : skinny_kernel<__nv_bfloat16, 2, Output>;
+    of_type.template operator()<__nv_bfloat16>();
+  } else {
+    of_type.template operator()<__half>();
   }
-  return groups == 1 ? skinny_kernel<__half, 1, Output> : skinny_kernel<__half, 2, Output>;
 }
 
 /// Lets the kernels have their shared memory; how many blocks of any of them a multiprocessor
 /// holds.
 template <typename Output>
 int prepare_kernels(int groups) {
-  const std::size_t bytes = shared_bytes(groups);
   int fewest = std::numeric_limits<int>::max();
-  for (const DType dtype : {DType::kFloat16, DType::kBFloat16}) {
-    const Kernel<Output> kernel = kernel_of<Output>(dtype, groups);
+  const auto prepare = [&](auto* kernel, std::size_t bytes) {
     ZI_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                  static_cast<int>(bytes)));
     ZI_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
@@ -273,8 +304,25 @@ int prepare_kernels(int groups) {
     int resident = 0;
     ZI_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, kThreads, bytes));
     fewest = std::min(fewest, resident);
+  };
+  for (const DType dtype : {DType::kFloat16, DType::kBFloat16}) {
+    for (const int tile_rows : {16, 32}) with_kernel<Output>(dtype, groups, tile_rows, prepare);
   }
   return fewest;
+}
+
+/// Rows of a tile where `blocks` run at once: 16 if the block with the most rows then has fewer of
+/// them. Not for short rows, unless there are tiles for a quarter of the blocks alone: there, two
+/// blocks on a multiprocessor take longer than one with a tile of 32.
+int tile_rows_for(const Matrices& w, int blocks) {
+  constexpr std::int64_t kShortCols = 2048;
+  std::int64_t rows = 0;
+  for (std::size_t i = 0; i < w.size(); ++i) rows += w[i].padded_rows();
+  const auto most_rows = [&](int tile_rows) {
+    return ceil_div(ceil_div(rows, tile_rows), blocks) * tile_rows;
+  };
+  const bool few = ceil_div(rows, 32) <= blocks / 4;
+  return most_rows(16) < most_rows(32) && (few || w.cols() >= kShortCols) ? 16 : 32;
 }
 
 }  // namespace
@@ -287,7 +335,7 @@ SkinnyMatmul::SkinnyMatmul() {
   for (const int groups : {1, 2}) {
     // The rows of QkvOutput's table are next to it.
     constexpr std::size_t kFixed = kMaxRows * sizeof(void*);
-    if (static_cast<std::size_t>(most_shared) < shared_bytes(groups) + kFixed) continue;
+    if (static_cast<std::size_t>(most_shared) < Tile<32>::shared_bytes(groups) + kFixed) continue;
     int fewest = std::numeric_limits<int>::max();
     for_each_output([&]<typename Output>(const Output&) {
       fewest = std::min(fewest, prepare_kernels<Output>(groups));
@@ -306,10 +354,14 @@ void SkinnyMatmul::run(const void* a, std::int64_t rows, const Matrices& w,
   const int groups = rows <= 8 ? 1 : 2;
   std::visit(
       [&]<typename Output>(const Output& out) {
-        const SkinnyArgs<Output> args{streamed(w, a, rows, kTileRows, Output::kMixed), out};
-        const auto blocks = static_cast<unsigned>(std::min(args.tiles, blocks_[groups - 1]));
-        launch_early(kernel_of<Output>(w.format().dtype, groups), blocks, kThreads,
-                     shared_bytes(groups), stream, args);
+        const int most = blocks_[groups - 1];
+        const int tile_rows = tile_rows_for(w, most);
+        const SkinnyArgs<Output> args{streamed(w, a, rows, tile_rows, Output::kMixed), out};
+        with_kernel<Output>(
+            w.format().dtype, groups, tile_rows, [&](auto* kernel, std::size_t bytes) {
+              launch_early(kernel, static_cast<unsigned>(std::min(args.tiles, most)), kThreads,
+                           bytes, stream, args);
+            });
       },
       output);
 }
