@@ -93,10 +93,12 @@ def llama_version(options: argparse.Namespace) -> str:
 def command_of(options: argparse.Namespace) -> str:
     """What makes these lines again, without what names this machine."""
     numbers = lambda values: ",".join(map(str, values))  # noqa: E731
+    seconds = ["--seconds", f"{options.seconds:.0f}"] if options.seconds < float("inf") else []
     return shlex.join(
         ["beside_split.py", "--model", options.model, "--llama", "DIR", "--gguf", "FILE",
          "--batch", numbers(options.batch), "--blocks", numbers(options.blocks),
-         "--threads", numbers(options.threads), "--steps", str(options.steps), "--rounds", str(options.rounds)],
+         "--threads", numbers(options.threads), "--steps", str(options.steps), "--rounds", str(options.rounds),
+         *seconds],
     )  # fmt: skip
 
 

@@ -125,6 +125,7 @@ class BesideSplit(unittest.TestCase):
         self.program("benchmarks/pass_benchmark", _OWN + "sleep 1\n")
         done, lines = self.run_script("--rounds", "5", "--seconds", "1")
         self.assertEqual((done.returncode, len(lines[0]["rounds"])), (0, 1), done.stderr)
+        self.assertTrue(lines[0]["command"].endswith("--rounds 5 --seconds 1"))
         self.assertIn("1 of 5 rounds: another one would end later than in 1 s", done.stderr)
 
     def test_a_llama_without_a_gpu_is_refused(self) -> None:
