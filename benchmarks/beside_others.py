@@ -21,15 +21,26 @@ import argparse
 import json
 import os
 import shlex
-import statistics
-import subprocess
 import sys
 from pathlib import Path
 
-#: What is measured: tokens a second of decoding by batch, and of a prompt.
-Rates = dict[str, float]
+sys.dont_write_bytecode = True  # the source tree stays as it is
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from turns import (
+    ProgramError,
+    Rates,
+    append,
+    in_turns,
+    json_lines,
+    llama_decoding,
+    llama_environment,
+    output_of,
+    own_decoding,
+)
+
 #: Tokens that are decoded.
-_STEPS = "32"
+_STEPS = 32
 
 _TRANSFORMERS = """
 import json, sys, time, torch, transformers
@@ -59,13 +70,6 @@ print(json.dumps(rates))
 """
 
 
-def output_of(command: list[str | Path], **environment: str) -> str:
-    done = subprocess.run(command, env={**os.environ, **environment}, text=True, capture_output=True)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(map(str, command))} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
-    return done.stdout
-
-
 def own(options: argparse.Namespace, weights: str, instructions: str) -> Rates:
     blocks, _, head = weights.partition("/")
     command = [options.build / "benchmarks/pass_benchmark", "--backend", "cpu", "--model", options.model,
@@ -75,16 +79,12 @@ def own(options: argparse.Namespace, weights: str, instructions: str) -> Rates:
     environment = {"OMP_NUM_THREADS": str(options.threads)}
     if instructions:
         environment["ZI_INSTRUCTION_SET"] = instructions
-    batches = ",".join(map(str, options.batch))
-    decode = output_of([*command, "--batch", batches, "--repeats", "1", "--passes", _STEPS], **environment)
+    rates = own_decoding(command, options.batch, _STEPS, **environment)
     prompt = output_of(
         [*command, "--batch", "1", "--prompt-tokens", str(options.prompt_tokens),
          "--max-pass-tokens", str(options.prompt_tokens), "--repeats", "1", "--passes", "1"], **environment,
     )
-    rates = {}
-    for line in map(json.loads, filter(lambda text: text.startswith("{"), decode.splitlines())):
-        rates[f"decode_{line['batch']}"] = line["batch"] / line["pass_ms"] * 1e3
-    (line,) = (json.loads(text) for text in prompt.splitlines() if text.startswith("{"))
+    (line,) = json_lines(prompt)
     rates["prompt"] = options.prompt_tokens / line["pass_ms"] * 1e3
     return rates
 
@@ -92,28 +92,18 @@ def own(options: argparse.Namespace, weights: str, instructions: str) -> Rates:
 def llama(options: argparse.Namespace, weights: str) -> Rates:
     folder, file = options.llama, options.gguf[weights]
     common = ["-m", file, "-t", str(options.threads)]
-    environment = {"LD_LIBRARY_PATH": str(folder)}
-    decode = output_of(
-        [folder / "llama-batched-bench", *common, "-c", str(64 * max(options.batch)), "-b", "512",
-         "-npp", "1", "-ntg", _STEPS, "-npl", ",".join(map(str, options.batch)), "--output-format", "jsonl"],
-        **environment,
-    )  # fmt: skip
+    rates = llama_decoding(folder, common, options.batch, _STEPS)
     prompt = output_of(
         [folder / "llama-bench", *common, "-p", str(options.prompt_tokens), "-n", "0", "-r", "1", "-o", "json"],
-        **environment,
+        **llama_environment(folder),
     )
-    rates = {}
-    for text in decode.splitlines():
-        if text.startswith("{"):
-            line = json.loads(text)
-            rates[f"decode_{line['pl']}"] = line["speed_tg"]
     rates["prompt"] = json.loads(prompt)[0]["avg_ts"]
     return rates
 
 
 def transformers(options: argparse.Namespace) -> Rates:
     arguments = [options.model, json.dumps(options.threads), json.dumps(options.batch),
-                 json.dumps(options.prompt_tokens), _STEPS]  # fmt: skip
+                 json.dumps(options.prompt_tokens), str(_STEPS)]  # fmt: skip
     return json.loads(output_of([options.transformers, "-c", _TRANSFORMERS, *arguments]).splitlines()[-1])
 
 
@@ -122,7 +112,7 @@ def versions(options: argparse.Namespace) -> dict[str, str]:
     if options.llama:
         said = output_of(
             [options.llama / "llama-bench", "-m", next(iter(options.gguf.values())), "-p", "1", "-n", "0", "-r", "1",
-             "-o", "json"], LD_LIBRARY_PATH=str(options.llama),
+             "-o", "json"], **llama_environment(options.llama),
         )  # fmt: skip
         found["llama.cpp"] = options.llama_version or json.loads(said)[0]["build_commit"]
     if options.transformers:
@@ -170,7 +160,7 @@ def parsed() -> argparse.Namespace:
     return options
 
 
-def main() -> None:
+def main() -> int:
     options = parsed()
     programs = {}
     for weights in options.formats:
@@ -181,23 +171,24 @@ def main() -> None:
         programs["llama.cpp", weights] = lambda w=weights: llama(options, w)
     if options.transformers:
         programs["transformers", "bfloat16"] = lambda: transformers(options)
-    versions_of = versions(options)
-    rounds: dict[tuple[str, str], list[Rates]] = {program: [] for program in programs}
-    for number in range(options.rounds):
-        for program, measure in programs.items():
-            rounds[program].append(measure())
-            print(number, *program, rounds[program][-1], file=sys.stderr)
-    with options.output.open("a", encoding="utf-8") as file:
-        for (name, weights), rates in rounds.items():
-            line = {
-                "name": "beside_others", "machine": options.machine, "commit": options.commit, "world": 1,
-                "command": command_of(options),
-                "program": name, "version": versions_of.get(name, options.commit), "model": options.model,
-                "threads": options.threads, "weights": weights, "prompt_tokens": options.prompt_tokens,
-                "tokens_s": {what: statistics.median(r[what] for r in rates) for what in rates[0]}, "rounds": rates,
-            }  # fmt: skip
-            file.write(json.dumps(line) + "\n")
+    try:
+        versions_of = versions(options)
+    except ProgramError as error:
+        raise SystemExit(str(error)) from error
+    measured = in_turns(programs, options.rounds)
+    lines = [
+        {
+            "name": "beside_others", "machine": options.machine, "commit": options.commit, "world": 1,
+            "command": command_of(options),
+            "program": name, "version": versions_of.get(name, options.commit), "model": options.model,
+            "threads": options.threads, "weights": weights, "prompt_tokens": options.prompt_tokens,
+            **of_program.fields(),
+        }
+        for (name, weights), of_program in measured.items() if of_program.rounds
+    ]  # fmt: skip
+    append(options.output, lines)
+    return 0 if len(lines) == len(measured) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -23,7 +23,7 @@ from reporting.benchmark import benchmark_table, split_table
 from reporting.figures import digest, figures, with_digest
 from reporting.headline import Headline, headline_table
 from reporting.machine import limits_table, loading_table, scaling_rows
-from reporting.others import deepspeed_table, others_table
+from reporting.others import beside_split_table, deepspeed_table, others_table
 from reporting.pages import PAGES, rewritten
 from reporting.passes import PASS_TABLES, pass_block
 from reporting.results import SCHEMA, ReportError, Result, load_results
@@ -63,6 +63,11 @@ OTHERS = RUN | {
     "name": "beside_others", "program": "llama.cpp", "version": "b1", "model": "config/models/bloom-560m",
     "threads": 2, "weights": "int8", "prompt_tokens": 512,
     "tokens_s": {"decode_1": 16.345, "decode_8": 56.65, "prompt": 255.8},
+}  # fmt: skip
+SPLIT = RUN | {
+    "name": "beside_split", "program": "llama.cpp", "version": "b1", "setting": "-ngl 1", "threads": 16,
+    "model": "config/models/bloom-7b1", "weights": "bfloat16", "resident_blocks": 0,
+    "tokens_s": {"decode_1": 5.0, "decode_8": 32.5, "decode_32": 64.0},
 }  # fmt: skip
 DEEPSPEED = RUN | {
     "name": "beside_deepspeed", "program": "DeepSpeed ZeRO-3", "version": "0.19.8", "setting": "default",
@@ -374,6 +379,33 @@ class Machine(unittest.TestCase):
         rows = others_table(results_of(*lines)).splitlines()[2:6]
         cells = [[row.split("|")[column].strip() for column in (1, 4)] for row in rows]
         self.assertEqual(cells, [["one", "int8"], ["", "int4"], ["two", "int8"], ["", "int4"]])
+
+    def test_a_split_stands_below_this_program_with_as_many_blocks_on_the_gpu(self) -> None:
+        own = {"program": "zero-infer", "version": "abc1234", "setting": "--cpu-share auto"}
+        half = SPLIT | {"resident_blocks": 15, "setting": "-ngl 16"}
+        text = beside_split_table(results_of(half, SPLIT | own | {"tokens_s": {"decode_1": 8.0}}, SPLIT))
+        self.assertEqual(
+            text.splitlines()[:1] + text.splitlines()[2:5],
+            [
+                "| machine | model | blocks on the GPU | tokens/s (ms a pass) of | setting | threads "
+                "| batch 1 | batch 8 | batch 32 | run |",
+                "| a machine | 7b1 | 0 | zero-infer (abc1234) | --cpu-share auto | 16 | 8.00 (125) | | | 1 |",
+                "| | | | llama.cpp (b1) | -ngl 1 | 16 | 5.00 (200) | 32.5 (246) | 64.0 (500) | 1 |",
+                "| | | 15 | llama.cpp (b1) | -ngl 16 | 16 | 5.00 (200) | 32.5 (246) | 64.0 (500) | 1 |",
+            ],
+        )
+
+    def test_settings_of_a_split_differ_by_threads_and_the_newest_line_of_each_counts(self) -> None:
+        lines = [SPLIT, SPLIT | {"threads": 8}, SPLIT | {"tokens_s": {"decode_1": 4.0}}]
+        rows = beside_split_table(results_of(*lines)).splitlines()[2:4]
+        self.assertEqual([row.split("|")[6:8] for row in rows], [[" 16 ", " 4.00 (250) "], [" 8 ", " 5.00 (200) "]])
+
+    def test_a_setting_of_a_split_that_failed_reads_failed(self) -> None:
+        failed = SPLIT | {"setting": "-ngl 0", "tokens_s": {}, "failed": "took longer than 120 s"}
+        self.assertIn("| -ngl 0 | 16 | failed | failed | failed | 1 |", beside_split_table(results_of(SPLIT, failed)))
+
+    def test_without_lines_there_is_no_table_of_splits(self) -> None:
+        self.assertEqual(beside_split_table(results_of(OTHERS, PASS)), "")
 
     def test_deepspeed_stands_below_this_program_with_the_same_weights_and_ranks(self) -> None:
         own = {"program": "zero-infer", "version": "abc1234", "setting": "--travel auto", "pass_ms": {"1": 4.04, "8": 4.3}}

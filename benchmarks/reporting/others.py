@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from reporting.results import BESIDE_DEEPSPEED, BESIDE_OTHERS, ReportError, Result, newest, of_kind
+from reporting.results import (
+    BESIDE_DEEPSPEED,
+    BESIDE_OTHERS,
+    BESIDE_SPLIT,
+    ReportError,
+    Result,
+    newest,
+    of_kind,
+)
 from reporting.text import Notes, run_note, runs_below, shape, significant, table
 
 
 def _name(r: Result) -> str:
     return f"{r['program']} ({r['version']})"
+
+
+def _without_number(line: Result) -> str:
+    return "failed" if "failed" in line.fields else ""
 
 
 def others_table(results: list[Result]) -> str:
@@ -34,13 +46,41 @@ def others_table(results: list[Result]) -> str:
     return f"{table(header, rows, labels=4)}\n\n{runs_below(runs)}"
 
 
+def _split_cell(line: Result, batch: int) -> str:
+    if (rate := line["tokens_s"].get(f"decode_{batch}")) is not None:
+        return f"{significant(rate)} ({significant(batch / rate * 1e3)})"
+    return _without_number(line)
+
+
+def beside_split_table(results: list[Result]) -> str:
+    fields = ("machine", "model", "weights", "resident_blocks", "program", "setting", "threads")
+    lines = [g[0] for g in newest(of_kind(results, BESIDE_SPLIT), lambda r: tuple(r[f] for f in fields))]
+    if not lines:
+        return ""
+    lines.sort(key=lambda r: (r["machine"], r["model"], r["resident_blocks"]))
+    batches = sorted({int(what.removeprefix("decode_")) for r in lines for what in r["tokens_s"]})
+    runs = Notes()
+    rows = [
+        [
+            r["machine"], shape(r["model"]), str(r["resident_blocks"]), _name(r), r["setting"], str(r["threads"]),
+            *(_split_cell(r, batch) for batch in batches), runs.mark(run_note(r)),
+        ]
+        for r in lines
+    ]  # fmt: skip
+    header = (
+        "machine", "model", "blocks on the GPU", "tokens/s (ms a pass) of", "setting", "threads",
+        *(f"batch {batch}" for batch in batches), "run",
+    )  # fmt: skip
+    return f"{table(header, rows, labels=4)}\n\n{runs_below(runs)}"
+
+
 _TIERS = {"device": "GPUs", "host": "pinned host memory"}
 
 
 def _pass_cell(line: Result, batch: str) -> str:
     if batch in line["pass_ms"]:
         return significant(line["pass_ms"][batch])
-    return "failed" if "failed" in line.fields else ""
+    return _without_number(line)
 
 
 def deepspeed_table(results: list[Result]) -> str:

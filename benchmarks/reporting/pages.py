@@ -15,7 +15,7 @@ from reporting.machine import (
     product_table,
     scaling_table,
 )
-from reporting.others import deepspeed_table, others_table
+from reporting.others import beside_split_table, deepspeed_table, others_table
 from reporting.passes import PASS_TABLES, pass_block
 from reporting.serving import serving_table
 from reporting.weights import weight_formats_table
@@ -26,7 +26,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "README.md": ("headline",),
     "benchmarks/README.md": (
         *(spec.block for spec in PASS_TABLES), "attention", "products", "published-benchmark", "scaling",
-        "beside-others", "beside-deepspeed", "exchanges", "loading", "limits", "weight-formats", "serving",
+        "beside-others", "beside-split", "beside-deepspeed", "exchanges", "loading", "limits", "weight-formats", "serving",
     ),
 }  # fmt: skip
 
@@ -59,6 +59,7 @@ def blocks(results: list[Result], figures: dict[str, Figure]) -> dict[str, str]:
     )
     made["scaling"] = _joined(_picture(figures, "scaling.svg"), scaling_table(results))
     made["beside-others"] = others_table(results)
+    made["beside-split"] = beside_split_table(results)
     made["beside-deepspeed"] = deepspeed_table(results)
     made["exchanges"] = exchange_table(results)
     made["loading"] = loading_table(results)

@@ -35,6 +35,7 @@ PRODUCT = "product"
 WEIGHT_FORMATS = "weight_formats"
 SERVE = "serve"
 BESIDE_OTHERS = "beside_others"
+BESIDE_SPLIT = "beside_split"
 BESIDE_DEEPSPEED = "beside_deepspeed"
 EXCHANGE = "exchange"
 
@@ -80,6 +81,11 @@ SCHEMA: dict[str, dict[str, type]] = {
     | {
         "program": str, "version": str, "model": str, "threads": int, "weights": str,
         "prompt_tokens": int, "tokens_s": dict,
+    },
+    BESIDE_SPLIT: _RUN
+    | {
+        "program": str, "version": str, "setting": str, "model": str, "weights": str,
+        "resident_blocks": int, "threads": int, "tokens_s": dict,
     },
     BESIDE_DEEPSPEED: _RUN
     | {
