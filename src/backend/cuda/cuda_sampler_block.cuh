@@ -82,9 +82,15 @@ __device__ inline void sort_list(RowShared& s, int count) {
   int size = 2;
   while (size < count) size *= 2;
   for (int i = count + thread_index(); i < size; i += kRowThreads) s.list[i] = 0;
+  bool within = false;  // the last step was: a warp's threads had 64 entries to themselves
   for (int run = 2; run <= size; run *= 2) {
     for (int step = run / 2; step > 0; step /= 2) {
-      __syncthreads();
+      if (within && step <= kLanes) {
+        __syncwarp();
+      } else {
+        __syncthreads();
+      }
+      within = step <= kLanes;
       if (thread_index() >= size / 2) continue;
       const int i = 2 * thread_index() - (thread_index() & (step - 1));
       const std::uint64_t a = s.list[i];
