@@ -143,6 +143,27 @@ TEST_P(SampleTest, DrawsFromALargeVocabulary) {
                              mixed_rows(16, vocabulary, history, 100), 100);
 }
 
+/// A GPU has more blocks for a row among fewer rows.
+TEST_P(SampleTest, DrawsTheSameFromARowAloneAndAmongOthers) {
+  const std::int64_t vocabulary = 70001;
+  const std::vector<std::int32_t> history = {0, 5, 5, 30, 700, 69000};
+  auto rows = mixed_rows(16, vocabulary, history, 30);
+  // All weights are equal: the cut is among equal logits, in the middle of a wide range of others.
+  rows.push_back({.temperature = 1e30f, .top_p = 0.5f, .seed = 17, .sequence = 16});
+  const auto normal = floats(static_cast<std::int64_t>(rows.size()) * vocabulary, 3);
+  auto steps = normal;  // thousands of equals at any cut
+  for (float& x : steps) x = std::round(x);
+  const std::vector<float> equal(normal.size(), -3.5f);
+  for (const auto& logits : {normal, steps, equal}) {
+    expect_samples_of_the_host(*this, logits, vocabulary, vocabulary, rows, 30);
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      const auto begin = logits.begin() + static_cast<std::ptrdiff_t>(i) * vocabulary;
+      expect_samples_of_the_host(*this, {begin, begin + vocabulary}, vocabulary, vocabulary,
+                                 {rows[i]}, 30);
+    }
+  }
+}
+
 TEST_P(SampleTest, TakesTheLowerIdsAmongEquals) {
   const std::int64_t vocabulary = 9001;
   const std::vector<std::int32_t> history = {1, 2, 3, 9000};

@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from reporting.benchmark import benchmark_table, split_table
 from reporting.figures import digest, figures, with_digest
 from reporting.headline import Headline, headline_table
-from reporting.machine import limits_table, loading_table, scaling_rows
+from reporting.machine import limits_table, loading_table, sampling_table, scaling_rows
 from reporting.others import beside_split_table, deepspeed_table, others_table
 from reporting.pages import PAGES, rewritten
 from reporting.passes import PASS_TABLES, pass_block
@@ -73,6 +73,11 @@ DEEPSPEED = RUN | {
     "name": "beside_deepspeed", "program": "DeepSpeed ZeRO-3", "version": "0.19.8", "setting": "default",
     "model": "config/models/bloom-7b1", "weights": "bfloat16", "tier": "device", "world": 2,
     "pass_ms": {"8": 460.04, "64": 471.8, "1": 452.25},
+}  # fmt: skip
+SAMPLE = RUN | {
+    "name": "sample", "backend": "cuda", "logits": "peaked", "settings": "top-p 0.9", "rows": 1,
+    "vocabulary": 250880, "us": 12.34, "us_min": 12.0, "us_max": 13.0, "achieved_gb_s": 81.3,
+    "limit_gb_s": 4200.0, "limit_how": "bare copies", "ratio": 0.0194,
 }  # fmt: skip
 PUBLISHED = {
     "name": "published_row", "source": "somebody", "source_url": "https://example.org",
@@ -442,6 +447,15 @@ class Machine(unittest.TestCase):
             "| a machine | 3b | 1 | nvme | warm | 6.00 GB | 6.10 GB | 3.00 (2.90 to 3.25) "
             "| 2.03 GB/s | 2.10 GB/s (a) | 0.97 | 900 MB | 1 |",
             loading_table(results_of(LOAD)),
+        )
+
+    def test_sampling_has_a_column_for_each_number_of_rows(self) -> None:
+        text = sampling_table(results_of(SAMPLE, SAMPLE | {"rows": 8, "us": 15.0, "ratio": 0.5}))
+        self.assertIn("| ids | logits | settings | us, 1 row | us, 8 rows | limit | run |", text)
+        self.assertIn(
+            "| a machine | 250,880 | peaked | top-p 0.9 | 12.3 (0.02) | 15.0 (0.50) "
+            "| 4200 GB/s (a) | 1 |",
+            text,
         )
 
     def test_limits_that_were_not_measured_are_left_out(self) -> None:

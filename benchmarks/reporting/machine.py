@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from string import ascii_lowercase
 
 from reporting.benchmark import options_of, own_rows, tier_of
@@ -14,6 +15,7 @@ from reporting.results import (
     LOAD,
     PASS,
     PRODUCT,
+    SAMPLE,
     Result,
     newest,
     of_kind,
@@ -153,18 +155,15 @@ def attention_table(results: list[Result]) -> str:
     return f"{table(header, rows, labels=2)}\n\nLimits: {hows}.\n\n{runs_below(runs)}"
 
 
-def product_table(results: list[Result]) -> str:
-    """One product: a row for each format of weights, a column for each number of rows."""
-    fields = ("machine", "outputs", "columns", "dtype", "weights", "rows")
-    lines = [g[0] for g in newest(of_kind(results, PRODUCT), lambda r: tuple(r[f] for f in fields))]
+def _by_rows(lines: list[Result], labels: dict[str, Callable[[Result], str]]) -> str:
+    """A row for each kind of line, by its labels, and a column for each number of rows."""
     if not lines:
         return ""
     limits, runs = Notes(ascii_lowercase), Notes()
     row_counts = sorted({r["rows"] for r in lines})
     groups: dict[tuple, dict[int, Result]] = {}
     for r in lines:
-        key = (r["machine"], f"{r['outputs']:,} x {r['columns']:,}", r["dtype"], r["weights"])
-        groups.setdefault(key, {})[r["rows"]] = r
+        groups.setdefault(tuple(label(r) for label in labels.values()), {})[r["rows"]] = r
     rows = [
         [
             *key,
@@ -179,14 +178,39 @@ def product_table(results: list[Result]) -> str:
         for first in [next(iter(cells.values()))]
     ]
     header = (
-        "machine", "outputs x columns", "activations", "weights",
-        *(f"us, {n} row{'s' if n > 1 else ''}" for n in row_counts), "limit", "run",
+        *labels, *(f"us, {n} row{'s' if n > 1 else ''}" for n in row_counts), "limit", "run",
     )  # fmt: skip
     hows = "; ".join(f"({mark}) {how}" for mark, how in limits)
     return (
         f"{table(header, rows, labels=3)}\n\nIn brackets the share of the limit. Limits: {hows}.\n\n"
         f"{runs_below(runs)}"
     )
+
+
+def product_table(results: list[Result]) -> str:
+    """One product: a row for each format of weights, a column for each number of rows."""
+    fields = ("machine", "outputs", "columns", "dtype", "weights", "rows")
+    lines = [g[0] for g in newest(of_kind(results, PRODUCT), lambda r: tuple(r[f] for f in fields))]
+    labels = {
+        "machine": lambda r: r["machine"],
+        "outputs x columns": lambda r: f"{r['outputs']:,} x {r['columns']:,}",
+        "activations": lambda r: r["dtype"],
+        "weights": lambda r: r["weights"],
+    }
+    return _by_rows(lines, labels)
+
+
+def sampling_table(results: list[Result]) -> str:
+    """Sampling: a row for each kind of logits and settings, a column for each number of rows."""
+    fields = ("machine", "vocabulary", "logits", "settings", "rows")
+    lines = [g[0] for g in newest(of_kind(results, SAMPLE), lambda r: tuple(r[f] for f in fields))]
+    labels = {
+        "machine": lambda r: r["machine"],
+        "ids": lambda r: f"{r['vocabulary']:,}",
+        "logits": lambda r: r["logits"],
+        "settings": lambda r: r["settings"],
+    }
+    return _by_rows(lines, labels)
 
 
 def device_kind(line: Result) -> str:

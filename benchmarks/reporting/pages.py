@@ -13,6 +13,7 @@ from reporting.machine import (
     limits_table,
     loading_table,
     product_table,
+    sampling_table,
     scaling_table,
 )
 from reporting.others import beside_split_table, deepspeed_table, others_table
@@ -25,7 +26,7 @@ from reporting.results import PASS, PROMPT_PASS, ReportError, Result, of_kind
 PAGES: dict[str, tuple[str, ...]] = {
     "README.md": ("headline",),
     "benchmarks/README.md": (
-        *(spec.block for spec in PASS_TABLES), "attention", "products", "published-benchmark", "scaling",
+        *(spec.block for spec in PASS_TABLES), "attention", "products", "sampling", "published-benchmark", "scaling",
         "beside-others", "beside-split", "beside-deepspeed", "exchanges", "loading", "limits", "weight-formats", "serving",
     ),
 }  # fmt: skip
@@ -54,6 +55,7 @@ def blocks(results: list[Result], figures: dict[str, Figure]) -> dict[str, str]:
         made[spec.block] = _joined(_picture(figures, spec.plot), pass_block(results, spec))
     made["attention"] = attention_table(results)
     made["products"] = product_table(results)
+    made["sampling"] = sampling_table(results)
     made["published-benchmark"] = _joined(
         benchmark_table(results), _picture(figures, "ms-per-token.svg"), split_table(results)
     )

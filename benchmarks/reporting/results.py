@@ -32,6 +32,7 @@ LOAD = "load"
 LIMITS = "limits"
 ATTENTION = "attention"
 PRODUCT = "product"
+SAMPLE = "sample"
 WEIGHT_FORMATS = "weight_formats"
 SERVE = "serve"
 BESIDE_OTHERS = "beside_others"
@@ -68,6 +69,12 @@ SCHEMA: dict[str, dict[str, type]] = {
     PRODUCT: _RUN
     | {
         "weights": str, "dtype": str, "rows": int, "outputs": int, "columns": int, "us": float,
+        "us_min": float, "us_max": float, "achieved_gb_s": float, "limit_gb_s": float,
+        "limit_how": str, "ratio": float,
+    },
+    SAMPLE: _RUN
+    | {
+        "logits": str, "settings": str, "rows": int, "vocabulary": int, "us": float,
         "us_min": float, "us_max": float, "achieved_gb_s": float, "limit_gb_s": float,
         "limit_how": str, "ratio": float,
     },

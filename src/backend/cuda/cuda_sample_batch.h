@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "zero_infer/ops.h"
@@ -34,6 +35,32 @@ struct RowState {
   std::int32_t valid = 0;  // 0: NaN or infinity, or nothing but -infinity
 };
 
+/// Blocks that work on one row together, at most.
+inline constexpr int kMostRowBlocks = 32;
+/// Ranges of values that a search looks at together.
+inline constexpr int kBins = 2048;
+
+/// Amounts and numbers of the ids of each bin.
+struct RowTally {
+  unsigned long long amounts[kBins];
+  unsigned counts[kBins];
+};
+
+/// Where the blocks of one row bring their parts together. Enough is there for each use to have its
+/// own until all blocks are done with it: see RowGroup.
+struct alignas(16) RowWork {
+  // 0 at the start:
+  unsigned arrived;
+  unsigned listed[2];
+  RowTally tallies[3];
+  // Written before it is read:
+  alignas(16) unsigned long long sums[2][kMostRowBlocks];
+  int found[2];
+  unsigned long long list[kListedIds];
+};
+
+inline constexpr std::size_t kClearedBytes = offsetof(RowWork, sums);
+
 /// Rows that are sampled together. All memory is the device's, but for `results`: pinned host
 /// memory. `params` and `states` have the same order.
 struct SampleBatch {
@@ -45,6 +72,8 @@ struct SampleBatch {
   const std::uint32_t* bitmaps = nullptr;  // one bit for each id of the vocabulary
   std::int64_t bitmap_words = 0;           // of a row
   float* copies = nullptr;                 // (rows that have one, vocabulary)
+  RowWork* works = nullptr;                // one for each row of finish_rows; null: blocks is 1
+  int blocks = 1;                          // that finish a row
   SampleResults results;
 };
 

@@ -22,6 +22,11 @@ constexpr int kCombineThreads = 256;
 
 constexpr std::size_t kPartialBytes = std::size_t{1} << 20;
 constexpr std::size_t kStateBytes = std::size_t{16} << 10;
+/// Rows that several blocks finish together, at most: 4.4 MB.
+constexpr std::size_t kMostWorks = 48;
+/// Ids of each of those blocks, at least: with fewer, their meetings take longer than a single
+/// block's reads.
+constexpr int kLeastIds = 2048;
 
 /// Largest logit and sum(exp(x - largest)) of some logits, and the best of them after bias and
 /// penalties.
@@ -49,10 +54,23 @@ __device__ Partial merged(const Partial& a, const Partial& b) {
   return out;
 }
 
+/// Clears what the blocks of a row add to, ahead of them.
+__device__ void clear(RowWork* works, int count) {
+  constexpr int kPieces = kClearedBytes / sizeof(uint4);
+  static_assert(kClearedBytes % sizeof(uint4) == 0 && sizeof(RowWork) % sizeof(uint4) == 0);
+  const unsigned block = blockIdx.y * gridDim.x + blockIdx.x;
+  const auto threads = static_cast<int>(gridDim.x * gridDim.y) * kScanThreads;
+  for (auto i = static_cast<int>(block * kScanThreads + threadIdx.x); i < count * kPieces;
+       i += threads) {
+    reinterpret_cast<uint4*>(works + i / kPieces)[i % kPieces] = uint4{};
+  }
+}
+
 /// One block for each chunk (x) of each row (y); partials (rows, chunks). All loads of a thread are
 /// under way at once, and rows may lie at any alignment.
 __global__ void __launch_bounds__(kScanThreads, 4)
-    scan_chunks(const SampleBatch batch, Partial* partials) {
+    scan_chunks(const SampleBatch batch, Partial* partials, int works) {
+  clear(batch.works, works);
   const SampleParams params = batch.params[blockIdx.y];
   const PenalisedRow row = drawn_row(batch, params);
   const int first = static_cast<int>(blockIdx.x) * kChunk + static_cast<int>(threadIdx.x);
@@ -172,17 +190,23 @@ unsigned blocks_of(std::size_t count, std::size_t per_block) {
 struct CudaSampler::State {
   State(Device& device, std::span<std::byte> shared)
       : inputs(device, shared),
-        scratch(device.allocate(kPartialBytes + kStateBytes)),
+        scratch(device.allocate(kPartialBytes + kStateBytes + kMostWorks * sizeof(RowWork))),
+        blocks(blocks_at_once()),
         done(device.make_event()) {}
 
   Partial* partials() const { return scratch.as<Partial>(); }
   RowState* states() const { return reinterpret_cast<RowState*>(scratch.data() + kPartialBytes); }
+
+  RowWork* works() const {
+    return reinterpret_cast<RowWork*>(scratch.data() + kPartialBytes + kStateBytes);
+  }
 
   std::size_t group_of(std::span<const SampleRow> rows, std::size_t vocabulary) const;
   void sample_group(SampleBatch batch, std::span<const SampleRow> rows, Stream& stream);
 
   SamplerInputs inputs;
   Buffer scratch;
+  int blocks;                   // of all rows together, where each has several
   std::unique_ptr<Event> done;  // the last call's work
 };
 
@@ -203,17 +227,24 @@ void CudaSampler::State::sample_group(SampleBatch batch, std::span<const SampleR
   const RowOrder order = inputs.upload(rows, batch, stream);
   batch.states = states();
 
+  const int finished = order.drawn + order.reported;
+  if (finished > 0 && finished <= static_cast<int>(kMostWorks)) {
+    const int useful = std::min(kMostRowBlocks, batch.vocabulary / kLeastIds);
+    batch.blocks = std::max(1, std::min(useful, blocks / finished));
+  }
+  const int works = batch.blocks > 1 ? finished : 0;
+  if (works > 0) batch.works = this->works();
+
   const cudaStream_t cuda = cuda_stream(stream);
   const auto count = static_cast<int>(rows.size());
   const auto chunks = static_cast<unsigned>(chunks_of(static_cast<std::size_t>(batch.vocabulary)));
-  scan_chunks<<<dim3(chunks, static_cast<unsigned>(count)), kScanThreads, 0, cuda>>>(batch,
-                                                                                     partials());
+  scan_chunks<<<dim3(chunks, static_cast<unsigned>(count)), kScanThreads, 0, cuda>>>(
+      batch, partials(), works);
   ZI_CUDA_LAUNCHED();
   combine_chunks<<<blocks_of(rows.size(), kCombineThreads / kLanes), kCombineThreads, 0, cuda>>>(
       batch, partials(), static_cast<int>(chunks), count, order.drawn);
   ZI_CUDA_LAUNCHED();
-  if (order.drawn > 0) draw_rows(batch, order.drawn, cuda);
-  if (order.reported > 0) report_rows(batch, order.first_reported, order.reported, cuda);
+  if (finished > 0) finish_rows(batch, order.drawn, order.first_reported, order.reported, cuda);
 }
 
 CudaSampler::CudaSampler(Device& device, std::span<std::byte> scratch)

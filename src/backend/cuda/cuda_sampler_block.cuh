@@ -2,20 +2,25 @@
 
 #include <cstdint>
 
+#include "backend/cuda/cuda_row_group.cuh"
 #include "backend/cuda/cuda_sample_batch.h"
 
-/// What the threads of a block do together with one row of logits: sums, sorted lists, and where a
+/// What the threads of a row's blocks do together with its logits: sums, sorted lists, and where a
 /// running sum reaches what is needed.
 namespace zi {
 
-/// One block works on one row. Everything it sums is an integer (counts of ids, or weights in fixed
-/// point), so the order in which its threads come never shows in a result.
-inline constexpr int kRowThreads = 1024;
+/// One block works on one row, or a few of them do. Everything they sum is an integer (counts of
+/// ids, or weights in fixed point), so neither the order in which their threads come nor their
+/// number ever shows in a result.
 inline constexpr int kRowWarps = kRowThreads / kLanes;
-inline constexpr int kBins = 2 * kRowThreads;
 inline constexpr int kBinBits = 11;
 inline constexpr int kRowLoads = 8;  // loads that a thread has under way
-static_assert(kBins == 1 << kBinBits && kRowWarps == kLanes && kListedIds == 2 * kRowThreads);
+static_assert(kBins == 1 << kBinBits && kBins == 2 * kRowThreads && kRowWarps == kLanes);
+static_assert(kListedIds == 2 * kRowThreads);
+
+/// What reach_in_row returns where there is no such id, and where another block has it.
+inline constexpr int kNowhere = -1;
+inline constexpr int kElsewhere = -2;
 
 struct RowShared {
   std::uint32_t counts[kBins];
@@ -30,8 +35,6 @@ struct RowShared {
   int index;
   int listed;
 };
-
-__device__ inline int thread_index() { return static_cast<int>(threadIdx.x); }
 
 /// The sum of x over the threads before this one; `total`: over all. All threads call.
 __device__ inline std::uint64_t sum_before(RowShared& s, std::uint64_t x, std::uint64_t& total) {
@@ -79,9 +82,15 @@ __device__ inline void sort_list(RowShared& s, int count) {
   int size = 2;
   while (size < count) size *= 2;
   for (int i = count + thread_index(); i < size; i += kRowThreads) s.list[i] = 0;
+  bool within = false;  // the last step was: a warp's threads had 64 entries to themselves
   for (int run = 2; run <= size; run *= 2) {
     for (int step = run / 2; step > 0; step /= 2) {
-      __syncthreads();
+      if (within && step <= kLanes) {
+        __syncwarp();
+      } else {
+        __syncthreads();
+      }
+      within = step <= kLanes;
       if (thread_index() >= size / 2) continue;
       const int i = 2 * thread_index() - (thread_index() & (step - 1));
       const std::uint64_t a = s.list[i];
@@ -96,22 +105,37 @@ __device__ inline void sort_list(RowShared& s, int count) {
   __syncthreads();
 }
 
-/// Fills the list with the ids of keys low .. high and of at least that order, best first. Returns
-/// their number, at most kListedIds.
-__device__ inline int list_ids(RowShared& s, const PenalisedRow& row, std::uint32_t low,
-                               std::uint32_t high, std::uint64_t least) {
+/// Fills the list with the row's ids for which keep(x, key, id) holds, best first. Returns their
+/// number, at most kListedIds. At most twice for a group.
+template <typename Keep>
+__device__ inline int list_ids(RowShared& s, RowGroup& group, const PenalisedRow& row, Keep keep) {
   __syncthreads();  // the last list has been read
   if (thread_index() == 0) s.listed = 0;
   __syncthreads();
-  visit_ids(row, thread_index(), row.count, kRowThreads, [&](int id, float x) {
+  visit_ids(row, group.begin + thread_index(), group.end, kRowThreads, [&](int id, float x) {
     const std::uint32_t key = key_of(x);
-    const std::uint64_t order = order_of(key, id);
-    if (key < low || key > high || order < least) return;
+    if (!keep(x, key, id)) return;
     const int at = atomicAdd(&s.listed, 1);
-    if (at < kListedIds) s.list[at] = order;
+    if (at < kListedIds) s.list[at] = order_of(key, id);
   });
   __syncthreads();
-  const int count = min(s.listed, kListedIds);
+  int count = min(s.listed, kListedIds);
+  if (!group.alone()) {
+    unsigned* const listed = &group.work->listed[group.lists++];
+    if (thread_index() == 0) {
+      s.index = static_cast<int>(atomicAdd(listed, static_cast<unsigned>(count)));
+    }
+    __syncthreads();
+    const int first = s.index;
+    for (int i = thread_index(); i < count && first + i < kListedIds; i += kRowThreads) {
+      group.work->list[first + i] = s.list[i];
+    }
+    group.meet();
+    count = min(static_cast<int>(__ldcg(listed)), kListedIds);
+    for (int i = thread_index(); i < count; i += kRowThreads) {
+      s.list[i] = __ldcg(group.work->list + i);
+    }
+  }
   sort_list(s, count);
   return count;
 }
@@ -136,16 +160,17 @@ __device__ inline int reach_in_list(RowShared& s, int count, Need need, Amount a
 }
 
 /// The lowest id at which the running sum of amount(id, x), over ascending ids, reaches need(sum of
-/// all) >= 1; -1 if it never does.
+/// all) >= 1: in the block that has it among its ids. Else kElsewhere, or kNowhere.
 template <typename Need, typename Amount>
-__device__ inline int reach_in_row(RowShared& s, const PenalisedRow& row, Need need,
-                                   Amount amount) {
+__device__ inline int reach_in_row(RowShared& s, RowGroup& group, const PenalisedRow& row,
+                                   Need need, Amount amount) {
   // Each warp sums a segment; then the whole block looks at the one that reaches it.
-  const int segment = ((row.count + kRowThreads - 1) / kRowThreads) * kLanes;
+  const int segment = ((group.end - group.begin + kRowThreads - 1) / kRowThreads) * kLanes;
   const int warp = thread_index() / kLanes;
   const int lane = thread_index() % kLanes;
+  const int warp_begin = group.begin + warp * segment;
   std::uint64_t sum = 0;
-  visit_ids(row, warp * segment + lane, min(row.count, (warp + 1) * segment), kLanes,
+  visit_ids(row, warp_begin + lane, min(group.end, warp_begin + segment), kLanes,
             [&](int id, float x) { sum += amount(id, x); });
   for (int other = kLanes / 2; other > 0; other /= 2) {
     sum += __shfl_xor_sync(kAllLanes, sum, other);
@@ -153,21 +178,22 @@ __device__ inline int reach_in_row(RowShared& s, const PenalisedRow& row, Need n
   if (lane != 0) sum = 0;
   std::uint64_t total = 0;
   std::uint64_t before = sum_before(s, sum, total);
+  group.add_sums(before, total);
   const std::uint64_t enough = need(total);
   if (thread_index() == 0) s.index = -1;
   __syncthreads();
   if (before < enough && enough <= before + sum) {
-    s.index = warp * segment;
+    s.index = warp_begin;
     s.above = before;
   }
   __syncthreads();
   const int begin = s.index;
-  if (begin < 0) return -1;
+  if (begin < 0) return enough > total ? kNowhere : kElsewhere;
   const std::uint64_t in_segment = enough - s.above;
 
   const int piece = segment / kLanes;
   const int first = begin + thread_index() * piece / kLanes;
-  const int end = min(row.count, begin + (thread_index() + 1) * piece / kLanes);
+  const int end = min(group.end, begin + (thread_index() + 1) * piece / kLanes);
   sum = 0;
   visit_ids(row, first, end, 1, [&](int id, float x) { sum += amount(id, x); });
   before = sum_before(s, sum, total);
