@@ -6,6 +6,7 @@
 //     [--backend auto|cpu|cuda] [--batch N[,N..]] [--prompt-tokens N] [--gpu-weight-budget SIZE]
 //     [--kv-budget SIZE] [--nvme-path DIR] [--repeats N] [--passes N]
 //     [--weight-format stored|int8|int4] [--head-format stored|int8|int4] [--cpu-share auto|X]
+//     [--compute-dtype bfloat16|float16|float32]
 //   mpirun -np 2 ...: the gathered bytes beside a bare all-gather; with [--travel
 //   activations|auto],
 //     where weights stayed in most passes, the own weights beside a bare read of them
@@ -47,6 +48,7 @@ struct Options : RunOptions {
   std::string tier = "device";
   WeightChoice weight_format = WeightChoice::kStored;
   WeightChoice head_format = WeightChoice::kAuto;
+  std::string compute_dtype = "bfloat16";
   std::string nvme_path = "/tmp";
   std::string gpu_weight_budget;
   std::string kv_budget;
@@ -146,6 +148,7 @@ RunConfig config_of(const Options& o) {
   config.backend = o.choice();
   config.weight_format = o.weight_format;
   config.head_format = o.head_format;
+  config.compute_dtype = parse_dtype(o.compute_dtype);
   config.batch_size = o.batch;
   config.max_pass_tokens = o.max_pass_tokens;
   config.max_new_tokens = o.prompt_tokens > 1 ? 1 : o.passes;
@@ -407,6 +410,8 @@ int main(int argc, char** argv) {
         ->transform(CLI::Transformer(formats));
     app.add_option("--head-format", o.head_format, "as of zero-infer")
         ->transform(CLI::Transformer(formats));
+    app.add_option("--compute-dtype", o.compute_dtype, "as of zero-infer, and of the weights")
+        ->check(CLI::IsMember({"bfloat16", "float16", "float32"}));
     app.add_option("--gpu-weight-budget", o.gpu_weight_budget, "as of zero-infer");
     app.add_option("--kv-budget", o.kv_budget, "as of zero-infer");
     app.add_option("--cpu-share", o.cpu_share, "as of zero-infer");

@@ -27,17 +27,19 @@ void expect_equal_bits(const WeightFormat& format, const std::vector<std::byte>&
                                        {256, cols - 256}}) {
     const PackedPart part{packed.data(), rows, first, columns};
     const std::int64_t stride = columns + 3;
-    const auto run = [&](InstructionSet set) {
-      std::vector<std::uint16_t> out(static_cast<std::size_t>(rows * stride), 0xabcd);
-      unpack_part(format, set)(row, part, out.data(), stride);
-      return out;
-    };
-    const auto want = run(InstructionSet::kBaseline);
-    EXPECT_EQ(want[static_cast<std::size_t>(columns)], 0xabcd) << "written beyond the columns";
-    for (int set = 1; set <= static_cast<int>(instruction_set()); ++set) {
-      EXPECT_EQ(run(static_cast<InstructionSet>(set)), want)
-          << name_of(format) << ", columns from " << first << " of " << cols << ", with "
-          << name_of(static_cast<InstructionSet>(set));
+    for (const DType to : {DType::kBFloat16, DType::kFloat16}) {
+      const auto run = [&](InstructionSet set) {
+        std::vector<std::uint16_t> out(static_cast<std::size_t>(rows * stride), 0xabcd);
+        unpack_part(format, set, to)(row, part, out.data(), stride);
+        return out;
+      };
+      const auto want = run(InstructionSet::kBaseline);
+      EXPECT_EQ(want[static_cast<std::size_t>(columns)], 0xabcd) << "written beyond the columns";
+      for (int set = 1; set <= static_cast<int>(instruction_set()); ++set) {
+        EXPECT_EQ(run(static_cast<InstructionSet>(set)), want)
+            << name_of(format) << " to " << name_of(to) << ", columns from " << first << " of "
+            << cols << ", with " << name_of(static_cast<InstructionSet>(set));
+      }
     }
   }
 }

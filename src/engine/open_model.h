@@ -53,8 +53,9 @@ WeightFormats weight_formats(const OpenModel& open, const RunConfig& config);
 enum class MissingWeights { kRefuse, kAssume };
 
 /// What makes the products of a run, which decides their type unless the config does. A CPU makes
-/// products of float16 in float32, many times slower than those of bfloat16: there, bfloat16 is the
-/// type for packed weights, whose values are less precise than either. kAny takes the weights' own.
+/// products of float16 in float32, and those of bfloat16 faster where it has instructions for them:
+/// there, bfloat16 is the type for packed weights, whose values are less precise than either. kAny
+/// takes the weights' own.
 enum class ProductsOf { kAny, kCpu };
 
 /// Reads config.json and, unless weights are dummies, the headers of the checkpoint. Throws

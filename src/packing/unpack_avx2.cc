@@ -6,25 +6,22 @@
 namespace zi {
 namespace {
 
-template <typename Codes>
+template <typename Codes, typename To>
 inline constexpr UnpackPart kUnpackBytesAvx2 =
-    UnpackGroups<ByteGroupAvx2<Codes, true>, ByteGroupAvx2<Codes, false>>::run;
+    UnpackGroups<ByteGroupAvx2<Codes, To, true>, ByteGroupAvx2<Codes, To, false>>::run;
+
+template <typename To>
+inline constexpr SimdUnpacks kUnpacksAvx2 = {kUnpackPieces<Int8Avx2<To>>,
+                                             kUnpackPieces<Int4Avx2<To>>,
+                                             kUnpackBytesAvx2<Int8CodesAvx2<false>, To>,
+                                             kUnpackBytesAvx2<Int8CodesAvx2<true>, To>,
+                                             UnpackGroups<Int4GroupAvx2<To>>::run,
+                                             kUnpackBytesAvx2<Float8CodesAvx2, To>};
 
 }  // namespace
 
-void unpack_int4_avx2(const PackedRow& row, const PackedPart& part, std::uint16_t* out,
-                      std::int64_t stride) {
-  UnpackPieces<Int4Avx2>::run(Int4Avx2(), row, part, out, stride);
-}
-
-void unpack_int8_avx2(const PackedRow& row, const PackedPart& part, std::uint16_t* out,
-                      std::int64_t stride) {
-  UnpackPieces<Int8Avx2>::run(Int8Avx2(), row, part, out, stride);
-}
-
-const GroupUnpacks kAvx2Groups = {
-    kUnpackBytesAvx2<Int8CodesAvx2<false>>, kUnpackBytesAvx2<Int8CodesAvx2<true>>,
-    UnpackGroups<Int4GroupAvx2>::run, kUnpackBytesAvx2<Float8CodesAvx2>};
+const SimdUnpacks kAvx2ToBFloat16 = kUnpacksAvx2<ToBFloat16Avx2>;
+const SimdUnpacks kAvx2ToFloat16 = kUnpacksAvx2<ToFloat16Avx2>;
 
 }  // namespace zi
 #endif

@@ -4,12 +4,12 @@
 
 #include "packing/unpack_groups.h"
 
-/// Thirty-two columns of a packed row to bfloat16, in registers (`read`) or to memory (`write`),
+/// Thirty-two columns of a packed row to 16 bits, in registers (`read`) or to memory (`write`),
 /// for files that are compiled for AVX2.
 namespace zi {
 namespace {
 
-/// A block of bfloat16s.
+/// A block of 16-bit values.
 struct Pairs256 {
   __m256i half[2];
 
@@ -20,18 +20,28 @@ struct Pairs256 {
   }
 };
 
-/// Rounded to nearest even, in the lower half of each lane.
-inline __m256i rounded(__m256 v) {
-  const __m256i bits = _mm256_castps_si256(v);
-  const __m256i last = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-  const __m256i sum = _mm256_add_epi32(bits, _mm256_add_epi32(last, _mm256_set1_epi32(0x7fff)));
-  return _mm256_srli_epi32(sum, 16);
-}
-
-/// Sixteen bfloat16s.
-inline __m256i rounded(__m256 low, __m256 high) {
-  return _mm256_permute4x64_epi64(_mm256_packus_epi32(rounded(low), rounded(high)), 0xd8);
-}
+/// What makes sixteen bfloat16s of floats, and what makes float16s: rounded to nearest even.
+struct ToBFloat16Avx2 {
+  static constexpr DType kType = DType::kBFloat16;
+  /// In the lower half of each lane.
+  static __m256i lower(__m256 v) {
+    const __m256i bits = _mm256_castps_si256(v);
+    const __m256i last = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i sum = _mm256_add_epi32(bits, _mm256_add_epi32(last, _mm256_set1_epi32(0x7fff)));
+    return _mm256_srli_epi32(sum, 16);
+  }
+  static __m256i join(__m256 low, __m256 high) {
+    return _mm256_permute4x64_epi64(_mm256_packus_epi32(lower(low), lower(high)), 0xd8);
+  }
+};
+struct ToFloat16Avx2 {
+  static constexpr DType kType = DType::kFloat16;
+  static __m256i join(__m256 low, __m256 high) {
+    return _mm256_inserti128_si256(
+        _mm256_castsi128_si256(_mm256_cvtps_ph(low, _MM_FROUND_TO_NEAREST_INT)),
+        _mm256_cvtps_ph(high, _MM_FROUND_TO_NEAREST_INT), 1);
+  }
+};
 
 inline __m256 eight_of_int8(const std::byte* codes) {
   return _mm256_cvtepi32_ps(
@@ -66,10 +76,11 @@ class Int4Block256 {
 };
 
 /// A group of int4 in each half of a register.
+template <typename To>
 struct Int4Avx2 {
   static constexpr std::int64_t kCodeBytes = 16;
   static constexpr std::int64_t kScales = 2;
-  const Int4Bytes& values = int4_bytes();
+  const Int4Bytes& values = int4_bytes(To::kType);
   Int4Block256 block;
 
   __m256i tables(const std::uint8_t (*of)[16], const std::byte* scales) const {
@@ -86,21 +97,27 @@ struct Int4Avx2 {
   }
 };
 
+template <typename To>
 struct Int8Avx2 {
   static constexpr std::int64_t kCodeBytes = 32;
   static constexpr std::int64_t kScales = 1;
   const Int8Scales& scales = int8_scales();
 
-  void write(const std::byte* blocks, const std::byte* scale, std::uint16_t* out) const {
+  Pairs256 read(const std::byte* blocks, const std::byte* scale) const {
     const __m256 by = _mm256_set1_ps(scales.of[static_cast<int>(*scale)]);
-    auto* to = reinterpret_cast<__m256i*>(out);
+    Pairs256 values;
     for (int half = 0; half < 2; ++half, blocks += 16) {
-      _mm256_storeu_si256(to + half, rounded(_mm256_mul_ps(eight_of_int8(blocks), by),
-                                             _mm256_mul_ps(eight_of_int8(blocks + 8), by)));
+      values.half[half] = To::join(_mm256_mul_ps(eight_of_int8(blocks), by),
+                                   _mm256_mul_ps(eight_of_int8(blocks + 8), by));
     }
+    return values;
+  }
+  void write(const std::byte* blocks, const std::byte* scale, std::uint16_t* out) const {
+    read(blocks, scale).store(out);
   }
 };
 
+template <typename To>
 class Int4GroupAvx2 {
  public:
   static constexpr std::int64_t kCodeBytes = 16;
@@ -110,8 +127,8 @@ class Int4GroupAvx2 {
     const __m256 scale = _mm256_set1_ps(group_scale), zero = _mm256_set1_ps(group_zero);
     const __m256 low = _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7);
     const __m256 high = _mm256_setr_ps(8, 9, 10, 11, 12, 13, 14, 15);
-    const __m256i values = rounded(_mm256_mul_ps(_mm256_sub_ps(low, zero), scale),
-                                   _mm256_mul_ps(_mm256_sub_ps(high, zero), scale));
+    const __m256i values = To::join(_mm256_mul_ps(_mm256_sub_ps(low, zero), scale),
+                                    _mm256_mul_ps(_mm256_sub_ps(high, zero), scale));
     lower_ = bytes(_mm256_and_si256(values, _mm256_set1_epi16(0xff)));
     upper_ = bytes(_mm256_srli_epi16(values, 8));
   }
@@ -133,7 +150,7 @@ class Int4GroupAvx2 {
 
 /// `Codes` makes floats of eight codes: their values, but for a factor, kFactor. An ordinary scale
 /// takes the factor upon itself; one near float32's bounds could overflow, and the code takes it.
-template <typename Codes, bool kOrdinary>
+template <typename Codes, typename To, bool kOrdinary>
 class ByteGroupAvx2 {
  public:
   static constexpr std::int64_t kCodeBytes = 32;
@@ -144,7 +161,7 @@ class ByteGroupAvx2 {
         zero_(_mm256_set1_ps(group_zero)) {}
   Pairs256 read(const std::byte* codes) const {
     return {
-        {rounded(eight(codes), eight(codes + 8)), rounded(eight(codes + 16), eight(codes + 24))}};
+        {To::join(eight(codes), eight(codes + 8)), To::join(eight(codes + 16), eight(codes + 24))}};
   }
   void write(const std::byte* codes, std::uint16_t* out) const { read(codes).store(out); }
 

@@ -3,8 +3,9 @@
 #include <immintrin.h>
 
 #include "packing/unpack_groups.h"
+#include "packing/unpack_pieces.h"
 
-/// Thirty-two columns of a packed row to bfloat16, in a register (`read`) or to memory (`write`),
+/// Thirty-two columns of a packed row to 16 bits, in a register (`read`) or to memory (`write`),
 /// for files that are compiled for AVX-512.
 namespace zi {
 namespace {
@@ -30,34 +31,12 @@ class Int4Block512 {
   __m512i code_ = _mm512_set1_epi32(0x000f000f);
 };
 
-/// Each half of a block takes one of the 32 values that two scales can make.
-struct Int4Avx512 {
-  static constexpr std::int64_t kCodeBytes = 16;
-  static constexpr std::int64_t kScales = 2;
-  const Int4Values& values = int4_values();
-  Int4Block512 block;
-  __m512i second = _mm512_set_epi64(0x0010001000100010, 0x0010001000100010, 0x0010001000100010,
-                                    0x0010001000100010, 0, 0, 0, 0);
-
-  __m512i read(const std::byte* codes, const std::byte* scales) const {
-    const __m512i index = block.codes(block.pairs(codes), second);
-    const auto* first = reinterpret_cast<const __m256i*>(values.of[static_cast<int>(scales[0])]);
-    const auto* other = reinterpret_cast<const __m256i*>(values.of[static_cast<int>(scales[1])]);
-    const __m512i table = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_load_si256(first)),
-                                             _mm256_load_si256(other), 1);
-    return _mm512_permutexvar_epi16(index, table);
-  }
-  void write(const std::byte* codes, const std::byte* scales, std::uint16_t* out) const {
-    _mm512_storeu_si512(out, read(codes, scales));
-  }
-};
-
 inline __m512 sixteen_of_int8(const std::byte* codes) {
   return _mm512_cvtepi32_ps(
       _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes))));
 }
 
-/// Two blocks of int8 and their scale; `Rounding` makes bfloat16s of two times sixteen floats.
+/// Two blocks of int8 and their scale; `Rounding` makes 16 bits of two times sixteen floats.
 template <typename Rounding>
 struct Int8Avx512 {
   static constexpr std::int64_t kCodeBytes = 32;
@@ -76,6 +55,8 @@ struct Int8Avx512 {
 
 /// ToBFloat16 of unpack_rows, for any float: rounded to nearest even.
 struct RoundedBits {
+  using Any = RoundedBits;  // the same bits, whatever the float
+  static constexpr DType kType = DType::kBFloat16;
   /// In the upper half of each lane.
   static __m512i upper(__m512 v) {
     const __m512i bits = _mm512_castps_si512(v);
@@ -93,20 +74,55 @@ struct RoundedBits {
   }
 };
 
+/// The same of float16s.
+struct RoundedHalves {
+  using Any = RoundedHalves;
+  static constexpr DType kType = DType::kFloat16;
+  static __m256i narrow(__m512 v) { return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
+  static __m512i join(__m512 low, __m512 high) {
+    return _mm512_inserti64x4(_mm512_castsi256_si512(narrow(low)), narrow(high), 1);
+  }
+};
+
+/// Each half of a block takes one of the 32 values that two scales can make.
+template <typename Rounding>
+struct Int4Avx512 {
+  static constexpr std::int64_t kCodeBytes = 16;
+  static constexpr std::int64_t kScales = 2;
+  const Int4Values& values = int4_values(Rounding::kType);
+  Int4Block512 block;
+  __m512i second = _mm512_set_epi64(0x0010001000100010, 0x0010001000100010, 0x0010001000100010,
+                                    0x0010001000100010, 0, 0, 0, 0);
+
+  __m512i read(const std::byte* codes, const std::byte* scales) const {
+    const __m512i index = block.codes(block.pairs(codes), second);
+    const auto* first = reinterpret_cast<const __m256i*>(values.of[static_cast<int>(scales[0])]);
+    const auto* other = reinterpret_cast<const __m256i*>(values.of[static_cast<int>(scales[1])]);
+    const __m512i table = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_load_si256(first)),
+                                             _mm256_load_si256(other), 1);
+    return _mm512_permutexvar_epi16(index, table);
+  }
+  void write(const std::byte* codes, const std::byte* scales, std::uint16_t* out) const {
+    _mm512_storeu_si512(out, read(codes, scales));
+  }
+};
+
 /// The values of codes 0 to 15.
-inline __m256i int4_values_of(float scale, float zero) {
+template <typename Rounding>
+__m256i int4_values_of(float scale, float zero) {
   const __m512 codes = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   const __m512 less = _mm512_sub_ps(codes, _mm512_set1_ps(zero));
-  return RoundedBits::narrow(_mm512_mul_ps(less, _mm512_set1_ps(scale)));
+  return Rounding::narrow(_mm512_mul_ps(less, _mm512_set1_ps(scale)));
 }
 
+template <typename Rounding>
 class Int4GroupAvx512 {
  public:
   static constexpr std::int64_t kCodeBytes = 16;
 
   Int4GroupAvx512() = default;
   Int4GroupAvx512(float group_scale, float group_zero)
-      : values_(_mm512_castsi256_si512(int4_values_of(group_scale, group_zero))) {}
+      : values_(_mm512_castsi256_si512(int4_values_of<Rounding>(group_scale, group_zero))) {}
   __m512i read(const std::byte* codes) const {
     const Int4Block512 block;  // constants, not a copy of them in each group
     return _mm512_permutexvar_epi16(block.codes(block.pairs(codes)), values_);
@@ -176,7 +192,16 @@ struct Float8CodesAvx512 {
 template <typename Codes, typename Rounding>
 inline constexpr UnpackPart kUnpackBytesAvx512 =
     UnpackGroups<ByteGroupAvx512<Codes, Rounding, true>,
-                 ByteGroupAvx512<Codes, RoundedBits, false>>::run;
+                 ByteGroupAvx512<Codes, typename Rounding::Any, false>>::run;
+
+template <typename Rounding>
+inline constexpr SimdUnpacks kUnpacksAvx512 = {
+    kUnpackPieces<Int8Avx512<Rounding>>,
+    kUnpackPieces<Int4Avx512<typename Rounding::Any>>,
+    kUnpackBytesAvx512<Int8CodesAvx512<false>, Rounding>,
+    kUnpackBytesAvx512<Int8CodesAvx512<true>, Rounding>,
+    UnpackGroups<Int4GroupAvx512<typename Rounding::Any>>::run,
+    kUnpackBytesAvx512<Float8CodesAvx512, Rounding>};
 
 }  // namespace
 }  // namespace zi

@@ -124,7 +124,7 @@ struct Int4Columns64 {
     _mm512_storeu_si512(out, _mm512_permutexvar_epi8(index, values));
   }
 
-  const Int4Values& values_ = int4_values();
+  const Int4Values& values_ = int4_values(DType::kBFloat16);
   __m512i first_ = _mm512_set_epi64(1, 1, 1, 1, 0, 0, 0, 0);  // of the halves of two blocks
   __m512i second_ = _mm512_set_epi64(3, 3, 3, 3, 2, 2, 2, 2);
   __m512i shift_ = _mm512_load_si512(kInt4Places.shift);

@@ -24,11 +24,11 @@ struct PackedPart {
   std::ptrdiff_t ahead_step = 0;
 };
 
-/// Writes the part's bfloat16 values, (rows, columns) with `stride` elements from row to row.
+/// Writes the part's values in 16 bits, (rows, columns) with `stride` elements from row to row.
 using UnpackPart = void (*)(const PackedRow& row, const PackedPart& part, std::uint16_t* out,
                             std::int64_t stride);
 
-/// The fastest way with these instructions; all write the same bits.
-UnpackPart unpack_part(const WeightFormat& format, InstructionSet set);
+/// The fastest way to bfloat16 or float16 with these instructions; all write the same bits.
+UnpackPart unpack_part(const WeightFormat& format, InstructionSet set, DType to);
 
 }  // namespace zi

@@ -89,4 +89,11 @@ class UnpackPieces {
   }
 };
 
+/// Columns are made of tables, once a call.
+template <typename Columns>
+inline constexpr UnpackPart kUnpackPieces =
+    [](const PackedRow& row, const PackedPart& part, std::uint16_t* out, std::int64_t stride) {
+      UnpackPieces<Columns>::run(Columns(), row, part, out, stride);
+    };
+
 }  // namespace zi

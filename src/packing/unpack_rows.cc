@@ -109,7 +109,7 @@ ZI_UNPACK(float8_to_float16, kFloat8, ToFloat16)
 /// The functions of a kind.
 struct Unpacks {
   void (*to_float32)(const PackedRow&, const PackedPart&, float*, std::int64_t);
-  void (*to_float16)(const PackedRow&, const PackedPart&, std::uint16_t*, std::int64_t);
+  UnpackPart to_float16;
   UnpackPart to_bfloat16;
 };
 
@@ -124,40 +124,41 @@ constexpr Unpacks unpacks_of(Kind kind) {
   }
 }
 
+#if defined(__x86_64__)
+const SimdUnpacks& simd_unpacks(InstructionSet set, bool float16) {
+  if (set == InstructionSet::kAvx2) return float16 ? kAvx2ToFloat16 : kAvx2ToBFloat16;
+  if (float16) return kAvx512ToFloat16;
+  return set == InstructionSet::kAvx512 ? kAvx512ToBFloat16 : kAvx512Bf16ToBFloat16;
+}
+#endif
+
 }  // namespace
 
-UnpackPart unpack_part(const WeightFormat& format, InstructionSet set) {
+UnpackPart unpack_part(const WeightFormat& format, InstructionSet set, DType to) {
+  const bool float16 = to == DType::kFloat16;
 #if defined(__x86_64__)
   if (set >= InstructionSet::kAvx2) {
-    if (format == kInt4Weights) {
-      return set >= InstructionSet::kAvx512 ? unpack_int4_avx512 : unpack_int4_avx2;
-    }
-    if (format == kInt8Weights) {
-      if (set >= InstructionSet::kAvx512Bf16) return unpack_int8_avx512_bf16;
-      return set == InstructionSet::kAvx512 ? unpack_int8_avx512 : unpack_int8_avx2;
-    }
-    const GroupUnpacks& groups = set >= InstructionSet::kAvx512Bf16 ? kAvx512Bf16Groups
-                                 : set == InstructionSet::kAvx512   ? kAvx512Groups
-                                                                    : kAvx2Groups;
-    if (format.kind == Kind::kInt4) return groups.int4;
-    if (format.kind == Kind::kFloat8) return groups.float8;
-    return format.zeros ? groups.int8_with_zeros : groups.int8;
+    const SimdUnpacks& unpacks = simd_unpacks(set, float16);
+    if (format == kInt8Weights) return unpacks.own_int8;
+    if (format == kInt4Weights) return unpacks.own_int4;
+    if (format.kind == Kind::kInt4) return unpacks.int4;
+    if (format.kind == Kind::kFloat8) return unpacks.float8;
+    return format.zeros ? unpacks.int8_with_zeros : unpacks.int8;
   }
 #endif
   static_cast<void>(set);  // of other processors there is one
-  return unpacks_of(format.kind).to_bfloat16;
+  const Unpacks unpacks = unpacks_of(format.kind);
+  return float16 ? unpacks.to_float16 : unpacks.to_bfloat16;
 }
 
 void unpack_rows(const std::byte* packed, std::int64_t rows, std::int64_t cols,
                  const WeightFormat& format, DType to, void* out) {
   const PackedRow row(format, cols);
   const PackedPart all{packed, rows, 0, cols};
-  if (to == DType::kBFloat16) {
-    unpack_part(format, instruction_set())(row, all, static_cast<std::uint16_t*>(out), cols);
-  } else if (to == DType::kFloat16) {
-    unpacks_of(format.kind).to_float16(row, all, static_cast<std::uint16_t*>(out), cols);
-  } else {
+  if (to == DType::kFloat32) {
     unpacks_of(format.kind).to_float32(row, all, static_cast<float*>(out), cols);
+  } else {
+    unpack_part(format, instruction_set(), to)(row, all, static_cast<std::uint16_t*>(out), cols);
   }
 }
 

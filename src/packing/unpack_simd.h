@@ -4,41 +4,37 @@
 
 namespace zi {
 
-/// UnpackPart of kInt4Weights and kInt8Weights with the named instructions, which must be there.
-/// Each file of theirs is compiled for its instructions: it calls no inline function of a header
-/// that others use, for of those the linker keeps one copy.
-void unpack_int4_avx2(const PackedRow&, const PackedPart&, std::uint16_t* out, std::int64_t stride);
-void unpack_int8_avx2(const PackedRow&, const PackedPart&, std::uint16_t* out, std::int64_t stride);
-void unpack_int4_avx512(const PackedRow&, const PackedPart&, std::uint16_t* out,
-                        std::int64_t stride);
-void unpack_int8_avx512(const PackedRow&, const PackedPart&, std::uint16_t* out,
-                        std::int64_t stride);
-void unpack_int8_avx512_bf16(const PackedRow&, const PackedPart&, std::uint16_t* out,
-                             std::int64_t stride);
-
-/// UnpackPart of every other format, by its kind of codes.
-struct GroupUnpacks {
+/// UnpackPart to one type with one instruction set. Each file of theirs is compiled for its
+/// instructions: it calls no inline function of a header that others use, for of those the linker
+/// keeps one copy.
+struct SimdUnpacks {
+  UnpackPart own_int8;  // kInt8Weights
+  UnpackPart own_int4;  // kInt4Weights
+  /// Every other format, by its kind of codes.
   UnpackPart int8;
   UnpackPart int8_with_zeros;
   UnpackPart int4;
   UnpackPart float8;
 };
-extern const GroupUnpacks kAvx2Groups;
-extern const GroupUnpacks kAvx512Groups;
-extern const GroupUnpacks kAvx512Bf16Groups;
+extern const SimdUnpacks kAvx2ToBFloat16;
+extern const SimdUnpacks kAvx2ToFloat16;
+extern const SimdUnpacks kAvx512ToBFloat16;
+extern const SimdUnpacks kAvx512ToFloat16;
+extern const SimdUnpacks kAvx512Bf16ToBFloat16;
 
-/// Every value of an int4 weight: the bfloat16s of codes 0 to 15 under each byte of a scale.
+/// Every value of an int4 weight: the bfloat16s or float16s of codes 0 to 15 under each byte of a
+/// scale. Both are exact.
 struct Int4Values {
   alignas(64) std::uint16_t of[256][16];
 };
-const Int4Values& int4_values();
+const Int4Values& int4_values(DType type);
 
 /// The same values' bytes.
 struct Int4Bytes {
   alignas(64) std::uint8_t lower[256][16];
   alignas(64) std::uint8_t upper[256][16];
 };
-const Int4Bytes& int4_bytes();
+const Int4Bytes& int4_bytes(DType type);
 
 /// The scales of int8 weights.
 struct Int8Scales {

@@ -11,9 +11,9 @@
 
 namespace zi {
 
-/// Chooses who makes a product: CpuProducts for activations in bfloat16 with weights in bfloat16 or
-/// packed ones, else FloatProducts. A row's result has the same bits for any number and order of
-/// rows.
+/// Chooses who makes a product: CpuProducts for activations of a 16-bit type with weights of the
+/// same type or packed ones, else FloatProducts. A row's result has the same bits for any number
+/// and order of rows.
 class CpuMatmul {
  public:
   /// Keeps the reference.
@@ -25,8 +25,7 @@ class CpuMatmul {
            std::int64_t ld);
 
  private:
-  void warn_of_float32();
-  void warn_of_float16();
+  void warn_of_float32(DType type);
 
   std::optional<CpuProducts> products_;  // where there is code for this CPU
   FloatProducts float_products_;

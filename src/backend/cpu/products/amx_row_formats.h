@@ -134,7 +134,7 @@ struct Int4Format {
                       group);
           for (std::int64_t i = 0; i < GroupScales::kRows; ++i) {
             _mm256_store_si256(reinterpret_cast<__m256i*>(values_[half][r + i]),
-                               int4_values_of(scales.scale[i], scales.zero[i]));
+                               int4_values_of<RoundedBits>(scales.scale[i], scales.zero[i]));
           }
         }
       }

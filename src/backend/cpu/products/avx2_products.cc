@@ -7,10 +7,10 @@
 namespace zi {
 namespace {
 
-/// A block's floats: even columns, and odd ones.
+/// A block's floats, as lanes take them: of bfloat16s even columns, and odd ones.
 struct Floats256 {
-  __m256 evens[2];
-  __m256 odds[2];
+  __m256 first[2];
+  __m256 second[2];
 };
 
 /// Rounds kInt8Weights, see Int8Factors.
@@ -30,25 +30,70 @@ struct Int8Floats256 {
     for (int half = 0; half < 2; ++half) {
       const __m256i pairs = _mm256_cvtepi16_epi32(
           _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + 16 * half)));
-      floats.evens[half] = value(_mm256_slli_epi32(pairs, 24), by.uppermost, by.above_uppermost);
-      floats.odds[half] =
+      floats.first[half] = value(_mm256_slli_epi32(pairs, 24), by.uppermost, by.above_uppermost);
+      floats.second[half] =
           value(_mm256_and_si256(pairs, _mm256_set1_epi32(-256)), by.second, by.above_second);
     }
     return floats;
   }
 };
 
-/// The sixteen lanes in two registers. The bits are those of Avx512.
-struct Avx2 {
+/// What half of the lanes take of a block of bfloat16s: even columns, then odd ones.
+struct BFloat16Of256 {
+  using Rounding = ToBFloat16Avx2;
   using Int8Columns = Int8Floats256;
-  using Int4Columns = Int4Avx2;
-  using Int4Group = Int4GroupAvx2;
+
+  static __m256 even(__m256i pairs) { return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)); }
+  static __m256 odd(__m256i pairs) {
+    return _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(-65536)));
+  }
+  static __m256i pairs_of(const std::uint16_t* from) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  }
+  static __m256 first(const std::uint16_t* block, int half) {
+    return even(pairs_of(block + 16 * half));
+  }
+  static __m256 second(const std::uint16_t* block, int half) {
+    return odd(pairs_of(block + 16 * half));
+  }
+  static Floats256 floats(const Pairs256& pairs) {
+    return {{even(pairs.half[0]), even(pairs.half[1])}, {odd(pairs.half[0]), odd(pairs.half[1])}};
+  }
+};
+
+/// Of float16s: the first sixteen columns, then the others.
+struct Float16Of256 {
+  using Rounding = ToFloat16Avx2;
+  using Int8Columns = Int8Avx2<Rounding>;
+
+  static __m256 first(const std::uint16_t* block, int half) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block + 8 * half)));
+  }
+  static __m256 second(const std::uint16_t* block, int half) { return first(block + 16, half); }
+  static Floats256 floats(const Pairs256& halves) {
+    Floats256 floats;
+    const auto of = [](__m256i columns, __m256(&two)[2]) {
+      two[0] = _mm256_cvtph_ps(_mm256_castsi256_si128(columns));
+      two[1] = _mm256_cvtph_ps(_mm256_extracti128_si256(columns, 1));
+    };
+    of(halves.half[0], floats.first);
+    of(halves.half[1], floats.second);
+    return floats;
+  }
+};
+
+/// The sixteen lanes in two registers. The bits are those of Avx512.
+template <typename Element>
+struct Avx2 {
+  using Int8Columns = typename Element::Int8Columns;
+  using Int4Columns = Int4Avx2<typename Element::Rounding>;
+  using Int4Group = Int4GroupAvx2<typename Element::Rounding>;
   template <typename Codes, bool kOrdinary>
-  using ByteGroup = ByteGroupAvx2<Codes, kOrdinary>;
+  using ByteGroup = ByteGroupAvx2<Codes, typename Element::Rounding, kOrdinary>;
   template <bool kZeros>
   using Int8Codes = Int8CodesAvx2<kZeros>;
   using Float8Codes = Float8CodesAvx2;
-  using Packed = float;  // the even columns of a block, then the odd ones
+  using Packed = float;  // what the lanes take first of a block, then what they take second
   struct Sum {
     __m256 half[2];
   };
@@ -60,31 +105,23 @@ struct Avx2 {
   static constexpr int kWideWeights = 4;
   static constexpr std::int64_t kWideRows = 3;
 
-  static __m256 even(__m256i pairs) { return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)); }
-  static __m256 odd(__m256i pairs) {
-    return _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(-65536)));
-  }
-  static __m256i pairs_of(const std::uint16_t* from) {
-    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
-  }
   template <int kRows>
   static void step(Sum (&sums)[kRows][2], const std::uint16_t* const (&w)[2], const Packed* a,
                    std::int64_t c, std::int64_t row_elements) {
-    // Even columns first: their weights' registers are those of the odd ones.
+    // One after the other: the first weights' registers are those of the second ones.
     for (int half = 0; half < 2; ++half) {
-      const std::int64_t at = c + 16 * half;
-      const __m256 evens[2] = {even(pairs_of(w[0] + at)), even(pairs_of(w[1] + at))};
+      const __m256 first[2] = {Element::first(w[0] + c, half), Element::first(w[1] + c, half)};
       for (int r = 0; r < kRows; ++r) {
         const __m256 activations = _mm256_loadu_ps(a + r * row_elements + c + 8 * half);
         for (int i = 0; i < 2; ++i) {
-          sums[r][i].half[half] = _mm256_fmadd_ps(evens[i], activations, sums[r][i].half[half]);
+          sums[r][i].half[half] = _mm256_fmadd_ps(first[i], activations, sums[r][i].half[half]);
         }
       }
-      const __m256 odds[2] = {odd(pairs_of(w[0] + at)), odd(pairs_of(w[1] + at))};
+      const __m256 second[2] = {Element::second(w[0] + c, half), Element::second(w[1] + c, half)};
       for (int r = 0; r < kRows; ++r) {
         const __m256 activations = _mm256_loadu_ps(a + r * row_elements + c + 16 + 8 * half);
         for (int i = 0; i < 2; ++i) {
-          sums[r][i].half[half] = _mm256_fmadd_ps(odds[i], activations, sums[r][i].half[half]);
+          sums[r][i].half[half] = _mm256_fmadd_ps(second[i], activations, sums[r][i].half[half]);
         }
       }
     }
@@ -92,10 +129,7 @@ struct Avx2 {
   template <int kRows>
   static void add(Sum (&sums)[kRows][2], std::int64_t row, const Pairs256& weights, const Packed* a,
                   std::int64_t row_elements) {
-    add<kRows>(sums, row,
-               Floats256{{even(weights.half[0]), even(weights.half[1])},
-                         {odd(weights.half[0]), odd(weights.half[1])}},
-               a, row_elements);
+    add<kRows>(sums, row, Element::floats(weights), a, row_elements);
   }
   template <int kRows>
   static void add(Sum (&sums)[kRows][2], std::int64_t row, const Floats256& weights,
@@ -104,8 +138,8 @@ struct Avx2 {
       for (int r = 0; r < kRows; ++r) {
         const Packed* const from = a + r * row_elements + 8 * half;
         __m256& sum = sums[r][row].half[half];
-        sum = _mm256_fmadd_ps(weights.evens[half], _mm256_loadu_ps(from), sum);
-        sum = _mm256_fmadd_ps(weights.odds[half], _mm256_loadu_ps(from + 16), sum);
+        sum = _mm256_fmadd_ps(weights.first[half], _mm256_loadu_ps(from), sum);
+        sum = _mm256_fmadd_ps(weights.second[half], _mm256_loadu_ps(from + 16), sum);
       }
     }
   }
@@ -154,16 +188,16 @@ struct Avx2 {
   }
   static void pack_block(const std::uint16_t* from, Packed* to) {
     for (int half = 0; half < 2; ++half) {
-      const __m256i pairs = pairs_of(from + 16 * half);
-      _mm256_storeu_ps(to + 8 * half, even(pairs));
-      _mm256_storeu_ps(to + 16 + 8 * half, odd(pairs));
+      _mm256_storeu_ps(to + 8 * half, Element::first(from, half));
+      _mm256_storeu_ps(to + 16 + 8 * half, Element::second(from, half));
     }
   }
 };
 
 }  // namespace
 
-const ProductKernels kAvx2Products = dots::kernels<Avx2>();
+const ProductKernels kAvx2Products = dots::kernels<Avx2<BFloat16Of256>>();
+const ProductKernels kAvx2Float16Products = dots::kernels<Avx2<Float16Of256>>();
 
 }  // namespace zi
 #endif

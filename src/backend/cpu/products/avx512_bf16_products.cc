@@ -10,8 +10,8 @@ namespace {
 /// Both products of a lane by one instruction.
 struct Avx512Bf16 {
   using Int8Columns = Int8Avx512<RoundedPairs>;
-  using Int4Columns = Int4Avx512;
-  using Int4Group = Int4GroupAvx512;
+  using Int4Columns = Int4Avx512<RoundedBits>;
+  using Int4Group = Int4GroupAvx512<RoundedBits>;
   template <typename Codes, bool kOrdinary>
   using ByteGroup =
       ByteGroupAvx512<Codes, std::conditional_t<kOrdinary, RoundedPairs, RoundedBits>, kOrdinary>;

@@ -5,8 +5,8 @@
 
 /// Products as dot products along rows, for files that are compiled for one instruction set; `Simd`
 /// is a type of the file's own. Simd::kWeightRows weight rows meet up to Simd::kMostRows rows of
-/// activations in registers. The sum of an element has sixteen lanes; lane i takes columns 32 b + 2
-/// i and 32 b + 2 i + 1 of each block b in turn.
+/// activations in registers. The sum of an element has sixteen lanes; of each block b in turn lane
+/// i takes columns 32 b + 2 i and 32 b + 2 i + 1, of float16s columns 32 b + i and 32 b + i + 16.
 ///
 /// Where an instruction set multiplies floats, weights become floats on their way into registers,
 /// once for each kMostRows rows of activations. Where that costs much, products of kWideFrom rows
@@ -85,7 +85,7 @@ bool streams(std::int64_t activations, std::int64_t padded_cols) {
 }
 
 /// Columns of wide weights: they stay in the first cache, and sums wait in memory between them.
-inline constexpr std::int64_t kWideColumns = 1024;
+inline constexpr std::int64_t kWideColumns = 512;
 
 template <typename Simd>
 bool is_wide(std::int64_t activations) {
@@ -99,7 +99,8 @@ requires(Simd::kWideFrom > 0) std::int64_t
   const std::int64_t row_bytes =
       row_elements<Simd>(padded_cols) * static_cast<std::int64_t>(sizeof(typename Simd::Packed));
   const std::int64_t kept = 2 * kKeptBytes / row_bytes;
-  const std::int64_t most = kept < Simd::kWideRows ? Simd::kWideRows : kept;
+  const std::int64_t most =
+      kept < Simd::kWideRows ? Simd::kWideRows : kept - kept % Simd::kWideRows;
   return activations < most ? activations : most;
 }
 

@@ -20,10 +20,10 @@ struct ProductJob {
   std::byte* scratch;  // of one thread, scratch_bytes, in whole cache lines
 };
 
-/// Products of bfloat16 activations and weights with one instruction set. Each element of y is
-/// summed in float32 in one order, whatever the rows, the activations and the threads. The files
-/// behind this are compiled for their instructions: they call no inline function of a header that
-/// others use, for of those the linker keeps one copy.
+/// Products of 16-bit activations and weights of one type with one instruction set. Each element of
+/// y is summed in float32 in one order, whatever the rows, the activations and the threads. The
+/// files behind this are compiled for their instructions: they call no inline function of a header
+/// that others use, for of those the linker keeps one copy.
 struct ProductKernels {
   /// Rows of activations that are packed together.
   std::int64_t panel_rows;
@@ -46,5 +46,7 @@ extern const ProductKernels kAvx2Products;
 extern const ProductKernels kAvx512Products;
 extern const ProductKernels kAvx512Bf16Products;
 extern const ProductKernels kAmxProducts;
+extern const ProductKernels kAvx2Float16Products;
+extern const ProductKernels kAvx512Float16Products;
 
 }  // namespace zi

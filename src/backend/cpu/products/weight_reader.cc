@@ -26,7 +26,7 @@ WeightReader::Packing packing_of(const WeightFormat& format) {
 
 }  // namespace
 
-WeightReader::WeightReader(const RowBlockMatrix& w, InstructionSet set)
+WeightReader::WeightReader(const RowBlockMatrix& w, DType type, InstructionSet set)
     : cols(w.cols),
       padded_cols(ceil_div(w.cols, kBlockColumns) * kBlockColumns),
       row_bytes(static_cast<std::int64_t>(w.row_bytes())),
@@ -38,7 +38,7 @@ WeightReader::WeightReader(const RowBlockMatrix& w, InstructionSet set)
       packing(packing_of(w.format)) {
   if (!w.format.packed()) return;
   packed_row = &packed_.emplace(w.format, w.cols);
-  unpack_ = unpack_part(w.format, set);
+  unpack_ = unpack_part(w.format, set, type);
 }
 
 void WeightReader::read(const PackedPart& part, std::int64_t height, std::uint16_t* out,

@@ -9,19 +9,19 @@
 
 namespace zi {
 
-/// Products read weights as bfloat16, and whole blocks of so many columns.
+/// Products read weights in 16 bits, and whole blocks of so many columns.
 inline constexpr std::int64_t kBlockColumns = 32;
 /// Columns of a line of codes, which are best read together.
 inline constexpr std::int64_t kInt8PieceColumns = 64;
 inline constexpr std::int64_t kInt4PieceColumns = 128;
 inline constexpr std::int64_t kMostPieceColumns = 128;
 
-/// Rows of a matrix as bfloat16s in whole blocks of columns: where they lie, or copied or unpacked
-/// part by part.
+/// Rows of a matrix as bfloat16s or float16s in whole blocks of columns: where they lie, or copied
+/// or unpacked part by part.
 class WeightReader {
  public:
-  /// For weights in bfloat16 and packed ones, unpacked with these instructions.
-  WeightReader(const RowBlockMatrix& w, InstructionSet set);
+  /// For weights of a 16-bit type, and packed ones, unpacked to it with these instructions.
+  WeightReader(const RowBlockMatrix& w, DType type, InstructionSet set);
   WeightReader(const WeightReader&) = delete;
   WeightReader& operator=(const WeightReader&) = delete;
 
