@@ -168,7 +168,7 @@ TEST_P(FusedTest, AGateEqualsProductAndGate) {
                                                             {72, 17000, 1, 0}}) {
       TestMatrix gate = matrix(block_rows, blocks, cols, dtype);
       TestMatrix up = matrix(block_rows, blocks, cols, dtype);
-      for (const std::int64_t rows : {0, 1, 8, 9, 16, 17, 32, 33, 64, 65}) {
+      for (const std::int64_t rows : {0, 1, 8, 9, 16, 17, 32, 33, 64, 65, 128, 129}) {
         // The other backend does one after the other, and sanitizers are slow.
         if (GetParam().exact && (rows != 9 || block_rows > 1000)) continue;
         match_gate(rows, gate, up, padding, dtype);

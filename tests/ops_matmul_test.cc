@@ -85,9 +85,9 @@ TEST_P(MatmulTest, MatricesSideBySideMatchTheReference) {
         matrices.push_back(parts.back().device);
       }
       const Matrices w{std::span<const RowBlockMatrix>(matrices)};
-      for (const std::int64_t rows : {1, 9, 20, 64, 300}) {
+      for (const std::int64_t rows : {1, 9, 20, 64, 100, 128, 300}) {
         // A long time in double precision.
-        if (w.padded_rows() > 2000 && (rows % 2 == 1 || rows > 64)) continue;
+        if (w.padded_rows() > 2000 && (rows % 2 == 1 || rows > 128)) continue;
         SCOPED_TRACE(fmt::format("{} rows, {} of {} columns", rows, w.padded_rows(), c.cols));
         const auto host_a = as(floats(rows * c.cols), dtype);
         const Buffer a = upload(host_a);
@@ -143,9 +143,8 @@ TEST_P(MatmulTest, FewRowsOfSixteenBitsMatchTheReference) {
 
 TEST_P(MatmulTest, SomeDozenRowsOfSixteenBitsMatchTheReference) {
   // The CUDA backend has a kernel for up to 64 rows, with tiles of 128 weight rows and steps of 64
-  // cols. Where there
-  // are few tiles, up to 8 blocks share the cols of one: here 8 and 4, of which the last has none
-  // or few, then 2 and 1; the last case has more tiles than a device runs blocks at once.
+  // cols. Where there are few tiles, blocks of a cluster share the cols of one; the last case has
+  // more tiles than a device runs blocks at once.
   for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
     for (const auto& [cols, block_rows, blocks] : {std::tuple{8, 33, 1},
                                                    {2056, 107, 2},

@@ -154,6 +154,20 @@ __device__ inline void multiply_add_async(float (&d)[kColumns / 2], std::uint64_
       : ZI_SUMS_32(0)                                                          \
       : "l"(a), "l"(b))
 
+#define ZI_SUMS_64(i) ZI_SUMS_32(i), ZI_SUMS_32(i + 32)
+#define ZI_PRODUCTS_128(type)                                                            \
+  asm volatile(                                                                          \
+      "{.reg .pred add; setp.eq.u32 add, 0, 0;\n"                                        \
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type                       \
+      " {"                                                                               \
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "           \
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"   \
+      "}, %64, %65, add, 1, 1, 0, 0;}\n"                                                 \
+      : ZI_SUMS_64(0)                                                                    \
+      : "l"(a), "l"(b))
+
 template <>
 __device__ inline void multiply_add_async<__nv_bfloat16, 32>(float (&d)[16], std::uint64_t a,
                                                              std::uint64_t b) {
@@ -176,6 +190,18 @@ template <>
 __device__ inline void multiply_add_async<__half, 64>(float (&d)[32], std::uint64_t a,
                                                       std::uint64_t b) {
   ZI_PRODUCTS_64("f16");
+}
+
+template <>
+__device__ inline void multiply_add_async<__nv_bfloat16, 128>(float (&d)[64], std::uint64_t a,
+                                                              std::uint64_t b) {
+  ZI_PRODUCTS_128("bf16");
+}
+
+template <>
+__device__ inline void multiply_add_async<__half, 128>(float (&d)[64], std::uint64_t a,
+                                                       std::uint64_t b) {
+  ZI_PRODUCTS_128("f16");
 }
 
 /// sums (64, kColumns) = a (64, 16) . b, or += with `add`, with `a` in registers as `multiply_add`
@@ -224,7 +250,7 @@ __device__ inline void multiply_add_async(float (&d)[kColumns / 2], const std::u
       "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
       "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"   \
       "}, {%64, %65, %66, %67}, %68, add, 1, 1, 1;}\n"                                   \
-      : ZI_SUMS_32(0), ZI_SUMS_32(32)                                                    \
+      : ZI_SUMS_64(0)                                                                    \
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add ? 1 : 0))
 
 template <>
@@ -286,8 +312,10 @@ __device__ inline void multiply_add_async<__half, 128, true>(float (&d)[64],
 #undef ZI_SUMS_4
 #undef ZI_SUMS_16
 #undef ZI_SUMS_32
+#undef ZI_SUMS_64
 #undef ZI_PRODUCTS_32
 #undef ZI_PRODUCTS_64
+#undef ZI_PRODUCTS_128
 #undef ZI_KEPT_32
 #undef ZI_KEPT_64
 #undef ZI_STEPS_64

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <type_traits>
 
 #include "backend/cuda/launch.cuh"
 #include "backend/cuda/wide_matmul.h"
@@ -15,10 +16,12 @@ constexpr int kRowPieces = kStepCols / 8;  // of 16 bytes
 constexpr int kRowsAtOnce = kWideThreads / kRowPieces;
 constexpr int kWeightBytes = kWideTileRows * kStepCols * 2;  // of a stage
 
-constexpr int kStages = 4;
+constexpr int stages_of(int rows) { return rows > 64 ? 3 : 4; }
 constexpr int kFewestCols = 16 * kStepCols;  // of a block that shares a tile
 constexpr int stage_bytes(int rows) { return kWeightBytes + rows * kStepCols * 2; }
-constexpr int shared_bytes(int rows) { return kStages * stage_bytes(rows) + kRingAlignment; }
+constexpr int shared_bytes(int rows) {
+  return stages_of(rows) * stage_bytes(rows) + kRingAlignment;
+}
 
 /// A thread's share of the copies of weights: a piece of each kRowsAtOnce-th row.
 template <bool kMixed>
@@ -124,6 +127,7 @@ __global__ void __launch_bounds__(kWideThreads, 2)
   using Stores = OutputStores<T, kRows, Output>;
   constexpr int kColumns = kWideTileRows / (Output::kMixed ? 2 : 1);  // of a tile
   __shared__ typename Stores::Shared stores_shared;
+  constexpr int kStages = stages_of(kRows);
   constexpr std::uint32_t kStageBytes = stage_bytes(kRows);
   extern __shared__ std::byte memory[];
   const std::uint32_t start = ptx::shared_address(memory);
@@ -193,8 +197,15 @@ __global__ void __launch_bounds__(kWideThreads, 2)
 template <typename Output>
 using Kernel = void (*)(WideArgs<Output>);
 
+/// Outputs of several matrices, and so of more than kMaxRowsOfAny rows.
+template <typename Output>
+constexpr bool kTakesSeveral = Output::kMixed || std::is_same_v<Output, SumsOutput>;
+
 template <typename T, typename Output>
 Kernel<Output> kernel_of(int rows) {
+  if constexpr (kTakesSeveral<Output>) {
+    if (rows > 64) return wide_kernel<T, 128, Output>;
+  }
   return rows <= 32 ? wide_kernel<T, 32, Output> : wide_kernel<T, 64, Output>;
 }
 
@@ -207,7 +218,8 @@ Kernel<Output> kernel_of(DType dtype, int rows) {
 /// Lets the kernels have their shared memory.
 template <typename Output>
 void prepare_kernels() {
-  for (const int rows : {32, 64}) {
+  for (const int rows : {32, 64, 128}) {
+    if (rows > 64 && !kTakesSeveral<Output>) continue;
     for (const DType dtype : {DType::kFloat16, DType::kBFloat16}) {
       const Kernel<Output> kernel = kernel_of<Output>(dtype, rows);
       allow_shared_memory(reinterpret_cast<const void*>(kernel), shared_bytes(rows));
@@ -229,12 +241,13 @@ WideMatmul::WideMatmul() {
 }
 
 bool WideMatmul::fits(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w) const {
-  return rows >= 1 && rows <= kMaxRows && clusters_[1] > 0 && can_stream(a, a_dtype, w);
+  const bool taken = rows <= kMaxRowsOfAny || (rows <= kMaxRows && w.size() > 1);
+  return rows >= 1 && taken && clusters_[1] > 0 && can_stream(a, a_dtype, w);
 }
 
 void WideMatmul::run(const void* a, std::int64_t rows, const Matrices& w,
                      const ProductOutput& output, cudaStream_t stream) const {
-  const int most_rows = rows <= 32 ? 32 : 64;
+  const int most_rows = rows <= 32 ? 32 : rows <= 64 ? 64 : 128;
   // The same for mixed and unmixed tiles, so that sums are the same.
   const auto whole_tiles = static_cast<int>((w.padded_rows() + kWideTileRows - 1) / kWideTileRows);
   std::visit(
