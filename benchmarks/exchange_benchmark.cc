@@ -1,18 +1,21 @@
 // The exchange around a product whose matrix stays: inputs gathered and results returned, without
-// the product. By collective calls and by the memory of peers, enqueued one by one and from a
-// graph; one JSON line on stdout for each row count.
+// the product. By collective calls, by the memory of peers, and by NCCL's device API; enqueued one
+// by one and from a graph, each checked before it is timed; one JSON line on stdout for each row
+// count.
 //
 //   mpirun -np N build/benchmarks/exchange_benchmark [--hidden N] [--columns N] [--rows N,N..]
-//     [--backend auto|cpu|cuda] [--repeats N]
+//     [--backend auto|cpu|cuda] [--repeats N] [--no-device-api]
 //
-// A row has `hidden` bfloat16 inputs and `columns` float32 results, of which each rank makes its
-// part. The limit is what a rank receives at the rate of gathers of a large block.
+// NVLink multicast is not used, unless NCCL_NVLS_ENABLE=1 in the environment asks for it. A row has
+// `hidden` bfloat16 inputs and `columns` float32 results, of which each rank makes its part. The
+// limit is what a rank receives at the rate of gathers of a large block.
 
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -23,7 +26,9 @@
 #include "command_of.h"
 #include "engine/backend_choice.h"
 #include "engine/row_exchange.h"
+#include "exchange_check.h"
 #include "run_options.h"
+#include "window_exchange.h"
 #include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
 #include "zero_infer/log.h"
@@ -40,6 +45,7 @@ struct Options : RunOptions {
   std::int64_t hidden = 4096;
   std::int64_t columns = 12288;
   std::vector<std::int64_t> rows = {1, 8, 64, 512};
+  bool device_api = true;
 };
 
 class Exchanges {
@@ -50,6 +56,7 @@ class Exchanges {
     exchange_ = backend_.device->make_stream("gather", StreamPriority::kFirst);
     start_ = backend_.device->make_event();
     end_ = backend_.device->make_event();
+    if (options.device_api && backend_.name == "cuda") open_windows();
   }
 
   nlohmann::ordered_json line(std::int64_t rows);
@@ -60,10 +67,17 @@ class Exchanges {
     config.backend = o.choice();
     return config;
   }
+  std::int64_t slice() const { return options_->columns / world_->size(); }
+  RowExchange::Row row() const {
+    return {static_cast<std::size_t>(options_->hidden) * size_of(DType::kBFloat16),
+            static_cast<std::size_t>(slice()) * sizeof(float)};
+  }
+  /// Collective. For all row counts; none, with a line that says why, where there can be none.
+  void open_windows();
   /// Collective. Seconds of one of `enqueue`'s kExchanges on the slowest rank: the median.
   double seconds(const std::function<void()>& enqueue);
-  /// Of all of them from a graph; null where there can be none.
-  nlohmann::ordered_json from_graph(const std::function<void()>& enqueue);
+  /// Collective. Null on all ranks where there is none on one.
+  std::unique_ptr<Graph> graph_of(const std::function<void()>& enqueue);
   /// Bytes a second that a rank receives.
   double gather_rate();
 
@@ -72,7 +86,25 @@ class Exchanges {
   Backend backend_;
   std::unique_ptr<Stream> compute_, exchange_;
   std::unique_ptr<Event> start_, end_;
+  std::unique_ptr<WindowExchange> windows_;
 };
+
+void Exchanges::open_windows() {
+#ifdef ZI_HAVE_CUDA
+  const std::int64_t most = std::ranges::max(options_->rows);
+  try {
+    world_->all_or_none([&] {
+      if ((row().input | row().result) % 16 == 0) return;
+      throw ConfigError("inputs or results of a row are no multiple of 16 bytes");
+    });
+    windows_ = make_window_exchange(*world_, *backend_.device,
+                                    RowExchange::room(row(), most, world_->size()).bytes());
+  } catch (const PeerError&) {  // another rank says why
+  } catch (const Error& error) {
+    log_warning(fmt::format("NCCL's device API is not measured: {}", error.what()));
+  }
+#endif
+}
 
 double Exchanges::seconds(const std::function<void()>& enqueue) {
   std::vector<double> all;
@@ -90,7 +122,7 @@ double Exchanges::seconds(const std::function<void()>& enqueue) {
   return all[all.size() / 2];
 }
 
-nlohmann::ordered_json Exchanges::from_graph(const std::function<void()>& enqueue) {
+std::unique_ptr<Graph> Exchanges::graph_of(const std::function<void()>& enqueue) {
   std::unique_ptr<Graph> graph;
   try {
     graph = backend_.device->record(*compute_, enqueue);
@@ -99,7 +131,7 @@ nlohmann::ordered_json Exchanges::from_graph(const std::function<void()>& enqueu
   }
   const std::vector<char> made = world_->all_gather(static_cast<char>(graph ? 1 : 0));
   if (std::ranges::find(made, 0) != made.end()) return nullptr;
-  return seconds([&] { graph->launch(*compute_); }) * 1e6;
+  return graph;
 }
 
 double Exchanges::gather_rate() {
@@ -117,40 +149,61 @@ double Exchanges::gather_rate() {
 
 nlohmann::ordered_json Exchanges::line(std::int64_t rows) {
   const int ranks = world_->size();
-  const std::array slices = {options_->columns / ranks};
-  const RowExchange::Row row{static_cast<std::size_t>(options_->hidden) * size_of(DType::kBFloat16),
-                             static_cast<std::size_t>(slices[0]) * sizeof(float)};
+  const std::array slices = {slice()};
+  const RowExchange::Row row = this->row();
   const RowExchange::Room room = RowExchange::room(row, rows, ranks);
   Device& device = *backend_.device;
   const auto count = static_cast<std::size_t>(rows);
   const Buffer inputs = device.allocate(count * row.input);
   const Buffer results = device.allocate(count * row.result * static_cast<std::size_t>(ranks));
   const Buffer memory = device.allocate(room.bytes());
-  const auto enqueue = [&](RowExchange& exchange) {
-    const RowExchange::Product product{inputs.data(), row.input, results.data(), DType::kFloat32,
-                                       slices};
-    for (int i = 0; i < kExchanges; ++i)
-      exchange.run(
-          product, rows, [](auto...) {}, *compute_);
-  };
+  ExchangeCheck check(*world_, device, rows, options_->hidden, options_->columns);
   nlohmann::ordered_json line = {
       {"name", "exchange"}, {"commit", options_->commit},   {"machine", options_->machine},
       {"world", ranks},     {"command", options_->command}, {"backend", backend_.name},
       {"rows", rows},       {"hidden", options_->hidden},   {"columns", options_->columns}};
-  const auto by = [&](PeerExchange* peers) {
-    return RowExchange(device, *backend_.ops, *backend_.communicator, peers, ranks, memory.data(),
-                       room, *exchange_);
+  // Collective. Null where a way is not there, alone or in a graph.
+  const auto measure = [&](const std::string& way, PeerExchange* peers, bool there) {
+    const std::string alone = way + "_us";
+    const std::string in_graph = way + "_in_graph_us";
+    line[alone] = nullptr;
+    line[in_graph] = nullptr;
+    if (!there) return;
+    RowExchange exchange(device, *backend_.ops, *backend_.communicator, peers, ranks, memory.data(),
+                         room, *exchange_);
+    const auto enqueue_check = [&] { check.enqueue(exchange, *compute_); };
+    const auto enqueue = [&] {
+      const RowExchange::Product product{inputs.data(), row.input, results.data(), DType::kFloat32,
+                                         slices};
+      for (int i = 0; i < kExchanges; ++i)
+        exchange.run(
+            product, rows, [](auto...) {}, *compute_);
+    };
+    check.run(way, enqueue_check, *compute_);
+    line[alone] = seconds(enqueue) * 1e6;
+    const auto checked = graph_of(enqueue_check);
+    const auto graph = graph_of(enqueue);
+    if (!checked || !graph) return;
+    check.run(
+        way + " in a graph", [&] { checked->launch(*compute_); }, *compute_);
+    line[in_graph] = seconds([&] { graph->launch(*compute_); }) * 1e6;
   };
-  RowExchange calls = by(nullptr);
-  line["calls_us"] = seconds([&] { enqueue(calls); }) * 1e6;
-  line["calls_in_graph_us"] = from_graph([&] { enqueue(calls); });
-  line["peers_us"] = line["peers_in_graph_us"] = nullptr;
+  measure("calls", nullptr, true);
   const auto peers = backend_.communicator->make_peer_exchange(device, room.bytes());
-  if (peers) {
-    RowExchange by_peers = by(peers.get());
-    line["peers_us"] = seconds([&] { enqueue(by_peers); }) * 1e6;
-    line["peers_in_graph_us"] = from_graph([&] { enqueue(by_peers); });
-  }
+  measure("peers", peers.get(), peers != nullptr);
+  const auto measure_windows = [&](const std::string& way, WindowExchange::Meet meet) {
+    if (windows_) windows_->meet(meet);
+    try {
+      measure(way, windows_.get(), windows_ != nullptr);
+    } catch (const Error& error) {
+      if (!world_->leaving_together()) throw;
+      if (dynamic_cast<const PeerError*>(&error) == nullptr) {
+        log_warning(fmt::format("left out: {}", error.what()));
+      }
+    }
+  };
+  measure_windows("device_api", WindowExchange::Meet::kBeforeAndAfter);
+  measure_windows("device_api_in_turn", WindowExchange::Meet::kAfter);
   const Exchanged moved = RowExchange::cost(row, rows, room, ranks);
   const double rate = gather_rate();
   line["received_bytes"] = moved.bytes;
@@ -176,6 +229,7 @@ int run(World& world, const Options& o) {
 }  // namespace zi
 
 int main(int argc, char** argv) {
+  ::setenv("NCCL_NVLS_ENABLE", "0", 0);  // no NVLink multicast; before any thread
   zi::World world(&argc, &argv);
   try {
     zi::Options o;
@@ -184,6 +238,7 @@ int main(int argc, char** argv) {
     app.add_option("--hidden", o.hidden, "inputs of a row")->check(CLI::PositiveNumber);
     app.add_option("--columns", o.columns, "results of a row")->check(CLI::PositiveNumber);
     app.add_option("--rows", o.rows, "of each rank")->delimiter(',')->check(CLI::PositiveNumber);
+    app.add_flag("!--no-device-api", o.device_api, "leave NCCL's device API out");
     o.add_to(app);
     CLI11_PARSE(app, argc, argv);
     return zi::run(world, o);

@@ -20,6 +20,7 @@ REPORT = ROOT / "benchmarks/report"
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from reporting.benchmark import benchmark_table, split_table
+from reporting.exchanges import exchange_table
 from reporting.figures import digest, figures, with_digest
 from reporting.headline import Headline, headline_table
 from reporting.machine import limits_table, loading_table, sampling_table, scaling_rows
@@ -78,6 +79,11 @@ SAMPLE = RUN | {
     "name": "sample", "backend": "cuda", "logits": "peaked", "settings": "top-p 0.9", "rows": 1,
     "vocabulary": 250880, "us": 12.34, "us_min": 12.0, "us_max": 13.0, "achieved_gb_s": 81.3,
     "limit_gb_s": 4200.0, "limit_how": "bare copies", "ratio": 0.0194,
+}  # fmt: skip
+EXCHANGE = RUN | {
+    "name": "exchange", "backend": "cuda", "world": 2, "rows": 1, "hidden": 4096, "columns": 12288,
+    "calls_us": 35.46, "calls_in_graph_us": 20.47, "peers_us": 10.04, "peers_in_graph_us": 7.2,
+    "received_bytes": 32768, "limit_us": 0.0918, "limit_how": "bare gathers", "limit_gb_s": 356.9,
 }  # fmt: skip
 PUBLISHED = {
     "name": "published_row", "source": "somebody", "source_url": "https://example.org",
@@ -457,6 +463,16 @@ class Machine(unittest.TestCase):
             "| 4200 GB/s (a) | 1 |",
             text,
         )
+
+    def test_a_way_of_exchanges_that_is_not_there_is_blank(self) -> None:
+        row = "| a machine | 2 | 4,096 to 12,288 | 1 | 35.5 | 20.5 {} 10.0 | 7.20 | 0.0918 | 1 |"
+        device_api = {
+            "device_api_us": 14.51, "device_api_in_graph_us": 11.26, "device_api_in_turn_us": 12.34,
+            "device_api_in_turn_in_graph_us": None,
+        }  # fmt: skip
+        text = exchange_table(results_of(EXCHANGE | device_api))
+        self.assertIn(row.format("| 14.5 | 11.3 | 12.3 | |"), text)
+        self.assertIn(row.format("| | | | |"), exchange_table(results_of(EXCHANGE)))
 
     def test_limits_that_were_not_measured_are_left_out(self) -> None:
         limits = {field: 0 for field in SCHEMA["limits"]} | {

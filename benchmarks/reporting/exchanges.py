@@ -5,7 +5,10 @@ from __future__ import annotations
 from reporting.results import EXCHANGE, Result, newest, of_kind
 from reporting.text import Notes, run_note, runs_below, significant, table
 
-_WAYS = ("calls_us", "calls_in_graph_us", "peers_us", "peers_in_graph_us", "limit_us")
+_WAYS = (
+    "calls_us", "calls_in_graph_us", "device_api_us", "device_api_in_graph_us", "device_api_in_turn_us",
+    "device_api_in_turn_in_graph_us", "peers_us", "peers_in_graph_us", "limit_us",
+)  # fmt: skip
 
 
 def exchange_table(results: list[Result]) -> str:
@@ -25,6 +28,6 @@ def exchange_table(results: list[Result]) -> str:
     ]  # fmt: skip
     header = (
         "machine", "ranks", "inputs to results of a row", "rows a rank", "us by NCCL's calls", "in a graph",
-        "by peers' memory", "in a graph", "limit", "run",
+        "by NCCL's device API", "in a graph", "in turn", "in a graph", "by peers' memory", "in a graph", "limit", "run",
     )  # fmt: skip
     return f"{table(header, rows, labels=3)}\n\n{runs_below(runs)}"
