@@ -38,8 +38,9 @@ struct Header {
 };
 static_assert(sizeof(Header) <= kPeerHeaderBytes);
 
+/// What the thread stored before, and other threads of its block before a barrier, comes first. (A
+/// fence of its own ahead of it would take as long again.)
 __device__ inline void tell(unsigned* at, unsigned count) {
-  __threadfence_system();  // what the block has stored comes first
   asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(at), "r"(count) : "memory");
 }
 
@@ -49,16 +50,25 @@ __device__ inline unsigned told(const unsigned* at) {
   return count;
 }
 
+__device__ inline Header* header_of(const PeerTable& peers, int rank) {
+  return reinterpret_cast<Header*>(peers.base[rank]);
+}
+
+/// What the block tells when it next meets: to be read ahead of what it stores, as the read takes
+/// its time. After wait_for_previous.
+__device__ inline unsigned next_count(const PeerTable& peers, Step step) {
+  return header_of(peers, peers.rank)->count[step][blockIdx.x] + 1;
+}
+
 /// Called by all threads of a block when they have stored their parts; returns when those of the
 /// blocks of this number on all ranks are here.
-__device__ inline void meet(const PeerTable& peers, Step step) {
-  Header* const own = reinterpret_cast<Header*>(peers.base[peers.rank]);
+__device__ inline void meet(const PeerTable& peers, Step step, unsigned count) {
+  Header* const own = header_of(peers, peers.rank);
   const unsigned block = blockIdx.x;
-  const unsigned count = own->count[step][block] + 1;
   __syncthreads();
   const int peer = static_cast<int>(threadIdx.x);
   if (peer < peers.world && peer != peers.rank) {
-    tell(&reinterpret_cast<Header*>(peers.base[peer])->told[step][block][peers.rank], count);
+    tell(&header_of(peers, peer)->told[step][block][peers.rank], count);
     const unsigned* const at = &own->told[step][block][peer];
     // Counts wrap around.
     for (unsigned turn = 1; static_cast<int>(told(at) - count) < 0; ++turn) {
@@ -96,6 +106,7 @@ template <typename Word>
 __global__ void __launch_bounds__(kThreads)
     gather_kernel(const PeerTable peers, const Word* inputs, unsigned count, std::size_t offset) {
   wait_for_previous();
+  const unsigned meeting = next_count(peers, kInputs);
   const Part part = part_of<Word>(count);
   const std::size_t first = static_cast<std::size_t>(peers.rank) * count;
   for (unsigned i = part.begin + threadIdx.x; i < part.end; i += kThreads) {
@@ -104,7 +115,7 @@ __global__ void __launch_bounds__(kThreads)
       shared_at<Word>(peers, peer, offset)[first + i] = word;
     }
   }
-  meet(peers, kInputs);
+  meet(peers, kInputs, meeting);
 }
 
 /// Columns in words.
@@ -122,6 +133,7 @@ __global__ void __launch_bounds__(kThreads)
     return_kernel(const PeerTable peers, const Word* parts, unsigned count, const Slices slices,
                   std::size_t offset, Word* results) {
   wait_for_previous();
+  const unsigned meeting = next_count(peers, kResults);
   const Part part = part_of<Word>(count);
   const int world = peers.world;
   const int rank = peers.rank;
@@ -136,7 +148,7 @@ __global__ void __launch_bounds__(kThreads)
   for (unsigned i = part.begin + threadIdx.x; i < part.end; i += kThreads) {
     results[interleaved(i, slices, rank, world)] = own[i];
   }
-  meet(peers, kResults);
+  meet(peers, kResults, meeting);
   for (int peer = 0; peer < world; ++peer) {
     if (peer == rank) continue;
     const Word* const from =
