@@ -16,6 +16,9 @@ constexpr int kRowPieces = kStepCols / 8;  // of 16 bytes
 constexpr int kRowsAtOnce = kWideThreads / kRowPieces;
 constexpr int kWeightBytes = kWideTileRows * kStepCols * 2;  // of a stage
 
+/// Of several matrices for more than kMaxRowsOfAny rows: where there are more, launches and the
+/// activation's own kernel take less than what cuBLAS's products save.
+constexpr std::int64_t kMostWeights = std::int64_t{1} << 27;
 constexpr int stages_of(int rows) { return rows > 64 ? 3 : 4; }
 constexpr int kFewestCols = 16 * kStepCols;  // of a block that shares a tile
 constexpr int stage_bytes(int rows) { return kWeightBytes + rows * kStepCols * 2; }
@@ -241,7 +244,8 @@ WideMatmul::WideMatmul() {
 }
 
 bool WideMatmul::fits(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w) const {
-  const bool taken = rows <= kMaxRowsOfAny || (rows <= kMaxRows && w.size() > 1);
+  const bool many = w.size() > 1 && w.padded_rows() * w.cols() <= kMostWeights;
+  const bool taken = rows <= (many ? kMaxRows : kMaxRowsOfAny);
   return rows >= 1 && taken && clusters_[1] > 0 && can_stream(a, a_dtype, w);
 }
 
