@@ -25,8 +25,8 @@
 #include <utility>
 #include <vector>
 
+#include "benchmark_main.h"
 #include "call_seconds.h"
-#include "command_of.h"
 #include "engine/backend_choice.h"
 #include "measure/bare_rates.h"
 #include "run_options.h"
@@ -224,26 +224,18 @@ int run(World& world, Options o) {
 }  // namespace zi
 
 int main(int argc, char** argv) {
-  zi::World world(&argc, &argv);
-  try {
-    zi::Options o;
-    o.command = zi::command_of(world, "attention_benchmark", argc, argv);
-    CLI::App app("Attention of one layer, and the copy rate that bounds it");
-    app.add_option("--lanes", o.lanes, "sequences")->check(CLI::PositiveNumber);
-    app.add_option("--context", o.context, "keys of each")->check(CLI::PositiveNumber);
-    app.add_option("--lengths", o.lengths, "cases instead: lanes x keys, as 1x32768,63x128")
-        ->excludes("--lanes")
-        ->excludes("--context");
-    app.add_option("--rows", o.rows, "of each in the pass")->check(CLI::PositiveNumber);
-    app.add_option("--heads", o.heads, "of queries")->check(CLI::PositiveNumber);
-    app.add_option("--kv-heads", o.kv_heads, "of keys and values")->check(CLI::PositiveNumber);
-    app.add_option("--head-dim", o.head_dim, "elements of a head")->check(CLI::PositiveNumber);
-    app.add_flag("--alibi", o.alibi, "with slopes");
-    o.add_to(app);
-    CLI11_PARSE(app, argc, argv);
-    return zi::run(world, o);
-  } catch (const std::exception& error) {
-    zi::log_error(error.what());
-    world.abort(1);
-  }
+  return zi::benchmark_main<zi::Options>(
+      argc, argv, "attention_benchmark", "Attention of one layer, and the copy rate that bounds it",
+      [](CLI::App& app, zi::Options& o) {
+        app.add_option("--lanes", o.lanes, "sequences")->check(CLI::PositiveNumber);
+        app.add_option("--context", o.context, "keys of each")->check(CLI::PositiveNumber);
+        app.add_option("--lengths", o.lengths, "cases instead: lanes x keys, as 1x32768,63x128")
+            ->excludes("--lanes")
+            ->excludes("--context");
+        app.add_option("--rows", o.rows, "of each in the pass")->check(CLI::PositiveNumber);
+        app.add_option("--heads", o.heads, "of queries")->check(CLI::PositiveNumber);
+        app.add_option("--kv-heads", o.kv_heads, "of keys and values")->check(CLI::PositiveNumber);
+        app.add_option("--head-dim", o.head_dim, "elements of a head")->check(CLI::PositiveNumber);
+        app.add_flag("--alibi", o.alibi, "with slopes");
+      });
 }

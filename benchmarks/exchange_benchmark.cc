@@ -23,7 +23,7 @@
 #include <string>
 #include <vector>
 
-#include "command_of.h"
+#include "benchmark_main.h"
 #include "engine/backend_choice.h"
 #include "engine/row_exchange.h"
 #include "exchange_check.h"
@@ -230,20 +230,15 @@ int run(World& world, const Options& o) {
 
 int main(int argc, char** argv) {
   ::setenv("NCCL_NVLS_ENABLE", "0", 0);  // no NVLink multicast; before any thread
-  zi::World world(&argc, &argv);
-  try {
-    zi::Options o;
-    o.command = zi::command_of(world, "exchange_benchmark", argc, argv);
-    CLI::App app("What an exchange takes around a product whose matrix stays");
-    app.add_option("--hidden", o.hidden, "inputs of a row")->check(CLI::PositiveNumber);
-    app.add_option("--columns", o.columns, "results of a row")->check(CLI::PositiveNumber);
-    app.add_option("--rows", o.rows, "of each rank")->delimiter(',')->check(CLI::PositiveNumber);
-    app.add_flag("!--no-device-api", o.device_api, "leave NCCL's device API out");
-    o.add_to(app);
-    CLI11_PARSE(app, argc, argv);
-    return zi::run(world, o);
-  } catch (const std::exception& error) {
-    zi::log_error(error.what());
-    world.abort(1);
-  }
+  return zi::benchmark_main<zi::Options>(
+      argc, argv, "exchange_benchmark",
+      "What an exchange takes around a product whose matrix stays",
+      [](CLI::App& app, zi::Options& o) {
+        app.add_option("--hidden", o.hidden, "inputs of a row")->check(CLI::PositiveNumber);
+        app.add_option("--columns", o.columns, "results of a row")->check(CLI::PositiveNumber);
+        app.add_option("--rows", o.rows, "of each rank")
+            ->delimiter(',')
+            ->check(CLI::PositiveNumber);
+        app.add_flag("!--no-device-api", o.device_api, "leave NCCL's device API out");
+      });
 }

@@ -25,7 +25,7 @@
 #include <span>
 
 #include "base/link.h"
-#include "command_of.h"
+#include "benchmark_main.h"
 #include "engine/engine.h"
 #include "measure/bare_rates.h"
 #include "measure/run_limits.h"
@@ -389,45 +389,38 @@ int run(World& world, const Options& o) {
 }  // namespace zi
 
 int main(int argc, char** argv) {
-  zi::World world(&argc, &argv);
-  try {
-    zi::Options o;
-    o.command = zi::command_of(world, "pass_benchmark", argc, argv);
-    CLI::App app("Whole passes, and the bare link that bounds them");
-    app.add_option("--model", o.model, "a folder with a config.json");
-    app.add_option("--tier", o.tier, "where the blocks rest")
-        ->check(CLI::IsMember({"device", "host", "nvme"}));
-    app.add_option("--batch", o.batch, "lanes of a rank; several, one line each")
-        ->delimiter(',')
-        ->check(CLI::PositiveNumber);
-    app.add_option("--prompt-tokens", o.prompt_tokens, "tokens of each prompt")
-        ->check(CLI::PositiveNumber);
-    app.add_option("--max-pass-tokens", o.max_pass_tokens, "rows of a pass");
-    const std::map<std::string, zi::WeightChoice> formats = {{"stored", zi::WeightChoice::kStored},
-                                                             {"int8", zi::WeightChoice::kInt8},
-                                                             {"int4", zi::WeightChoice::kInt4}};
-    app.add_option("--weight-format", o.weight_format, "as of zero-infer")
-        ->transform(CLI::Transformer(formats));
-    app.add_option("--head-format", o.head_format, "as of zero-infer")
-        ->transform(CLI::Transformer(formats));
-    app.add_option("--compute-dtype", o.compute_dtype, "as of zero-infer, and of the weights")
-        ->check(CLI::IsMember({"bfloat16", "float16", "float32"}));
-    app.add_option("--gpu-weight-budget", o.gpu_weight_budget, "as of zero-infer");
-    app.add_option("--kv-budget", o.kv_budget, "as of zero-infer");
-    app.add_option("--cpu-share", o.cpu_share, "as of zero-infer");
-    const std::map<std::string, zi::Travel> ways = {{"weights", zi::Travel::kWeights},
-                                                    {"activations", zi::Travel::kActivations},
-                                                    {"auto", zi::Travel::kAuto}};
-    app.add_option("--travel", o.travel, "as of zero-infer, but weights by default")
-        ->transform(CLI::Transformer(ways));
-    app.add_option("--nvme-path", o.nvme_path, "folder of the shard files");
-    app.add_option("--passes", o.passes, "passes of a run")->check(CLI::PositiveNumber);
-    app.add_flag("--profile", o.profile, "times every operation of further passes, on stderr");
-    o.add_to(app);
-    CLI11_PARSE(app, argc, argv);
-    return zi::run(world, o);
-  } catch (const std::exception& error) {
-    zi::log_error(error.what());
-    world.abort(1);
-  }
+  return zi::benchmark_main<zi::Options>(
+      argc, argv, "pass_benchmark", "Whole passes, and the bare link that bounds them",
+      [](CLI::App& app, zi::Options& o) {
+        app.add_option("--model", o.model, "a folder with a config.json");
+        app.add_option("--tier", o.tier, "where the blocks rest")
+            ->check(CLI::IsMember({"device", "host", "nvme"}));
+        app.add_option("--batch", o.batch, "lanes of a rank; several, one line each")
+            ->delimiter(',')
+            ->check(CLI::PositiveNumber);
+        app.add_option("--prompt-tokens", o.prompt_tokens, "tokens of each prompt")
+            ->check(CLI::PositiveNumber);
+        app.add_option("--max-pass-tokens", o.max_pass_tokens, "rows of a pass");
+        const std::map<std::string, zi::WeightChoice> formats = {
+            {"stored", zi::WeightChoice::kStored},
+            {"int8", zi::WeightChoice::kInt8},
+            {"int4", zi::WeightChoice::kInt4}};
+        app.add_option("--weight-format", o.weight_format, "as of zero-infer")
+            ->transform(CLI::Transformer(formats));
+        app.add_option("--head-format", o.head_format, "as of zero-infer")
+            ->transform(CLI::Transformer(formats));
+        app.add_option("--compute-dtype", o.compute_dtype, "as of zero-infer, and of the weights")
+            ->check(CLI::IsMember({"bfloat16", "float16", "float32"}));
+        app.add_option("--gpu-weight-budget", o.gpu_weight_budget, "as of zero-infer");
+        app.add_option("--kv-budget", o.kv_budget, "as of zero-infer");
+        app.add_option("--cpu-share", o.cpu_share, "as of zero-infer");
+        const std::map<std::string, zi::Travel> ways = {{"weights", zi::Travel::kWeights},
+                                                        {"activations", zi::Travel::kActivations},
+                                                        {"auto", zi::Travel::kAuto}};
+        app.add_option("--travel", o.travel, "as of zero-infer, but weights by default")
+            ->transform(CLI::Transformer(ways));
+        app.add_option("--nvme-path", o.nvme_path, "folder of the shard files");
+        app.add_option("--passes", o.passes, "passes of a run")->check(CLI::PositiveNumber);
+        app.add_flag("--profile", o.profile, "times every operation of further passes, on stderr");
+      });
 }

@@ -20,8 +20,8 @@
 #include <string>
 #include <vector>
 
+#include "benchmark_main.h"
 #include "call_seconds.h"
-#include "command_of.h"
 #include "engine/backend_choice.h"
 #include "measure/bare_rates.h"
 #include "run_options.h"
@@ -190,22 +190,16 @@ int run(World& world, const Options& o) {
 }  // namespace zi
 
 int main(int argc, char** argv) {
-  zi::World world(&argc, &argv);
-  try {
-    zi::Options o;
-    o.command = zi::command_of(world, "product_benchmark", argc, argv);
-    CLI::App app("A product of one matrix, and the copy rate that bounds it");
-    app.add_option("--outputs", o.outputs, "rows of the matrix")->check(CLI::PositiveNumber);
-    app.add_option("--columns", o.columns, "of the matrix")->check(CLI::PositiveNumber);
-    app.add_option("--formats", o.formats, "of the weights")->delimiter(',');
-    app.add_option("--rows", o.rows, "of activations")->delimiter(',')->check(CLI::PositiveNumber);
-    app.add_option("--dtype", o.dtype, "of the activations")
-        ->check(CLI::IsMember({"bfloat16", "float16"}));
-    o.add_to(app);
-    CLI11_PARSE(app, argc, argv);
-    return zi::run(world, o);
-  } catch (const std::exception& error) {
-    zi::log_error(error.what());
-    world.abort(1);
-  }
+  return zi::benchmark_main<zi::Options>(
+      argc, argv, "product_benchmark", "A product of one matrix, and the copy rate that bounds it",
+      [](CLI::App& app, zi::Options& o) {
+        app.add_option("--outputs", o.outputs, "rows of the matrix")->check(CLI::PositiveNumber);
+        app.add_option("--columns", o.columns, "of the matrix")->check(CLI::PositiveNumber);
+        app.add_option("--formats", o.formats, "of the weights")->delimiter(',');
+        app.add_option("--rows", o.rows, "of activations")
+            ->delimiter(',')
+            ->check(CLI::PositiveNumber);
+        app.add_option("--dtype", o.dtype, "of the activations")
+            ->check(CLI::IsMember({"bfloat16", "float16"}));
+      });
 }

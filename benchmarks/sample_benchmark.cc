@@ -21,7 +21,7 @@
 #include <string>
 #include <vector>
 
-#include "command_of.h"
+#include "benchmark_main.h"
 #include "engine/backend_choice.h"
 #include "measure/bare_rates.h"
 #include "run_options.h"
@@ -192,20 +192,13 @@ int run(World& world, const Options& o) {
 }  // namespace zi
 
 int main(int argc, char** argv) {
-  zi::World world(&argc, &argv);
-  try {
-    zi::Options o;
-    o.command = zi::command_of(world, "sample_benchmark", argc, argv);
-    CLI::App app("Sampling by settings and rows, and the copy rate that bounds it");
-    app.add_option("--vocabulary", o.vocabulary, "ids")->check(CLI::PositiveNumber);
-    app.add_option("--rows", o.rows, "sampled together")
-        ->delimiter(',')
-        ->check(CLI::PositiveNumber);
-    o.add_to(app);
-    CLI11_PARSE(app, argc, argv);
-    return zi::run(world, o);
-  } catch (const std::exception& error) {
-    zi::log_error(error.what());
-    world.abort(1);
-  }
+  return zi::benchmark_main<zi::Options>(
+      argc, argv, "sample_benchmark",
+      "Sampling by settings and rows, and the copy rate that bounds it",
+      [](CLI::App& app, zi::Options& o) {
+        app.add_option("--vocabulary", o.vocabulary, "ids")->check(CLI::PositiveNumber);
+        app.add_option("--rows", o.rows, "sampled together")
+            ->delimiter(',')
+            ->check(CLI::PositiveNumber);
+      });
 }
