@@ -7,9 +7,9 @@
 //     [--kv-budget SIZE] [--nvme-path DIR] [--repeats N] [--passes N]
 //     [--weight-format stored|int8|int4] [--head-format stored|int8|int4] [--cpu-share auto|X]
 //     [--compute-dtype bfloat16|float16|float32]
-//   mpirun -np 2 ...: the gathered bytes beside a bare all-gather; with [--travel
-//   activations|auto],
-//     where weights stayed in most passes, the own weights beside a bare read of them
+//   mpirun -np 2 ... [--travel activations|auto] [--replicated-blocks auto|N]: the gathered bytes
+//     beside a bare all-gather; where weights stayed in most passes, the own weights beside a bare
+//     read of them, and where all blocks are replicated, all weights
 //
 // With --prompt-tokens above 1 the passes that compute prompts are timed, in products a second.
 
@@ -54,6 +54,7 @@ struct Options : RunOptions {
   std::string kv_budget;
   std::string cpu_share = "0";
   Travel travel = Travel::kWeights;
+  std::string replicated_blocks = "0";
   std::vector<std::int64_t> batch = {1};
   std::int64_t prompt_tokens = 1;
   std::int64_t max_pass_tokens = 0;
@@ -157,6 +158,7 @@ RunConfig config_of(const Options& o) {
   if (!o.gpu_weight_budget.empty()) config.gpu_weight_budget = parse_size(o.gpu_weight_budget);
   config.cpu_share = o.cpu_share == "auto" ? std::nullopt : std::optional(std::stod(o.cpu_share));
   config.travel = o.travel;
+  if (o.replicated_blocks != "auto") config.replicated_blocks = std::stoll(o.replicated_blocks);
   if (!o.kv_budget.empty()) config.kv_budget = parse_size(o.kv_budget);
   return config;
 }
@@ -244,7 +246,7 @@ Bound bound_of(World& world, Engine& engine, const Options& o, const Measured& m
             cpu ? "bare products of one row with the own weights, all ranks at once"
                 : "a bare copy in device memory, reads plus writes"};
   }
-  if (world.size() > 1) {
+  if (world.size() > 1 && m.fetched.bytes[Link::kGather] > 0) {
     return {
         static_cast<double>(m.fetched.bytes[Link::kGather]) / static_cast<double>(m.fetched.passes),
         limits[Link::kGather], "bare all-gathers of as many shards, back to back"};
@@ -287,6 +289,7 @@ ordered_json line_of(World& world, Engine& engine, const Options& o, std::int64_
                        {"tier", o.tier},
                        {"travel", name_of(engine.plan().travel)},
                        {"staying_share", m.staying_share()},
+                       {"replicated_blocks", engine.plan().replicated_count()},
                        {"batch", batch}};
   if (prompts) {
     line["prompt_tokens"] = o.prompt_tokens;
@@ -419,6 +422,8 @@ int main(int argc, char** argv) {
                                                         {"auto", zi::Travel::kAuto}};
         app.add_option("--travel", o.travel, "as of zero-infer, but weights by default")
             ->transform(CLI::Transformer(ways));
+        app.add_option("--replicated-blocks", o.replicated_blocks,
+                       "as of zero-infer, but 0 by default");
         app.add_option("--nvme-path", o.nvme_path, "folder of the shard files");
         app.add_option("--passes", o.passes, "passes of a run")->check(CLI::PositiveNumber);
         app.add_flag("--profile", o.profile, "times every operation of further passes, on stderr");

@@ -31,7 +31,7 @@ struct LayerFetcher::State {
         units(trips.units()),
         world(units.world()),
         queue(units.tiers(), trips.slots() - (trips.nvme_slot() ? 1 : 0),
-              world > 1 && !units.only_own, trips.nvme_slot()) {}
+              world > 1 && !units.only_own, trips.nvme_slot(), units.replicated()) {}
 
   int count() const { return static_cast<int>(units.layouts.size()); }
   UnitWeights weights(int unit) const;
@@ -54,9 +54,7 @@ struct LayerFetcher::State {
 
 UnitWeights LayerFetcher::State::weights(int unit) const {
   if (queue.is_turn_of(unit)) return trips.weights(queue.front(), staying);
-  return {.layout = &units.layout(unit),
-          .data = units.store(unit).resident(unit),
-          .only_block = staying ? units.rank : -1};
+  return units.resting(unit, staying);
 }
 
 /// Stores take what their staging has room for.
@@ -129,14 +127,15 @@ LayerFetcher::LayerFetcher(Device& device, Communicator* communicator, int rank,
 LayerFetcher::~LayerFetcher() = default;
 
 bool LayerFetcher::has_nvme_slot(const std::vector<const PartitionLayout*>& layouts,
-                                 const std::vector<Tier>& tiers, bool only_own) {
-  return TripRunner::has_nvme_slot(layouts, tiers, only_own);
+                                 const std::vector<Tier>& tiers, bool only_own,
+                                 const std::vector<bool>& replicated) {
+  return TripRunner::has_nvme_slot(layouts, tiers, only_own, replicated);
 }
 
 std::size_t LayerFetcher::slots_bytes(const std::vector<const PartitionLayout*>& layouts,
-                                      const std::vector<Tier>& tiers, int slot_count,
-                                      bool only_own) {
-  return TripRunner::slots_bytes(layouts, tiers, slot_count, only_own);
+                                      const std::vector<Tier>& tiers, int slot_count, bool only_own,
+                                      const std::vector<bool>& replicated) {
+  return TripRunner::slots_bytes(layouts, tiers, slot_count, only_own, replicated);
 }
 
 void LayerFetcher::run_pass(const std::function<void(int unit, const UnitWeights& weights)>& body,
@@ -189,18 +188,18 @@ std::vector<UnitTimes> LayerFetcher::unit_times(std::uint64_t pass,
 
 bool LayerFetcher::all_resident(bool stays) const {
   const State& s = *state_;
-  if (s.world > 1 && !stays) return false;
-  return std::ranges::all_of(s.units.tiers(), [](Tier tier) { return tier == Tier::kDevice; });
+  for (int unit = 0; unit < s.count(); ++unit) {
+    if (!s.units.rests(unit, stays)) return false;
+  }
+  return true;
 }
 
 UnitWeights LayerFetcher::resident_weights(int unit, bool stays) const {
   const State& s = *state_;
-  if ((s.world > 1 && !stays) || s.units.store(unit).tier() != Tier::kDevice) {
+  if (!s.units.rests(unit, stays)) {
     throw Error(fmt::format("unit {} is in a slot only during its turn", unit));
   }
-  return {.layout = &s.units.layout(unit),
-          .data = s.units.store(unit).resident(unit),
-          .only_block = stays ? s.units.rank : -1};
+  return s.units.resting(unit, stays);
 }
 
 const PerLink<std::size_t>& LayerFetcher::moved() const { return state_->trips.stats().bytes; }

@@ -19,7 +19,8 @@ namespace zi {
 /// Brings each unit together just before it runs. Walks the units in order and keeps the next ones
 /// in flight (read -> copy -> gather, each on a stream of its own, ordered by events), across the
 /// end of a pass as well: the first units of the next pass travel while the last one of this pass
-/// computes. With a world of one, units of the device tier are used in place and need no slot.
+/// computes. Units that rest on the device as a pass needs them are used in place and need no slot:
+/// with a world of one those of the device tier, and else those that every rank holds gathered.
 /// Where units on NVMe travel between others, they have a slot and a stream of copies to
 /// themselves: storage is read while the units before them are still copied.
 ///
@@ -41,15 +42,17 @@ class LayerFetcher {
   /// the caller waits for `compute` before it destroys those.
   ~LayerFetcher();
 
-  /// Whether units on NVMe travel between others, and so have a slot to themselves.
+  /// Whether units on NVMe travel between others, and so have a slot to themselves. `replicated`:
+  /// of each unit, whether every rank holds it gathered; empty: none.
   static bool has_nvme_slot(const std::vector<const PartitionLayout*>& layouts,
-                            const std::vector<Tier>& tiers, bool only_own = false);
+                            const std::vector<Tier>& tiers, bool only_own = false,
+                            const std::vector<bool>& replicated = {});
 
   /// Device bytes of `slot_count` slots for these layouts and tiers, and of one more where units on
   /// NVMe travel between others; 0 when none is needed.
   static std::size_t slots_bytes(const std::vector<const PartitionLayout*>& layouts,
                                  const std::vector<Tier>& tiers, int slot_count,
-                                 bool only_own = false);
+                                 bool only_own = false, const std::vector<bool>& replicated = {});
 
   /// What kind of pass it is, the first two on every rank alike.
   struct Pass {

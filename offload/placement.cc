@@ -38,24 +38,6 @@ void swap_for_smaller(const std::vector<std::size_t>& sizes, std::vector<bool>& 
   }
 }
 
-/// As many of the sizes as fit the budget, spread evenly: choice j of k at floor(j * n / k), so
-/// that the runs between choices, the one around the end included (passes follow each other),
-/// differ by one at most. Where sizes differ, choices move to smaller neighbours until the sum
-/// fits; each move makes it smaller, so this ends.
-std::vector<bool> choose_spread(const std::vector<std::size_t>& sizes, std::size_t budget) {
-  const std::size_t n = sizes.size();
-  const std::size_t k = most_that_fit(sizes, budget);
-  std::vector<bool> chosen(n, false);
-  for (std::size_t j = 0; j < k; ++j) chosen[j * n / k] = true;
-  const auto total = [&] {
-    std::size_t sum = 0;
-    for (std::size_t i = 0; i < n; ++i) sum += chosen[i] ? sizes[i] : 0;
-    return sum;
-  };
-  while (total() > budget) swap_for_smaller(sizes, chosen);
-  return chosen;
-}
-
 struct Held {
   std::size_t units = 0;
   std::size_t bytes = 0;
@@ -88,6 +70,23 @@ Held held_by(const std::vector<std::size_t>& sizes, const std::vector<Tier>& tie
 }
 
 }  // namespace
+
+/// Choice j of k is at floor(j * n / k), so that the runs between choices, the one around the end
+/// included (passes follow each other), differ by one at most. Where sizes differ, choices move to
+/// smaller neighbours until the sum fits; each move makes it smaller, so this ends.
+std::vector<bool> choose_spread(const std::vector<std::size_t>& sizes, std::size_t budget) {
+  const std::size_t n = sizes.size();
+  const std::size_t k = most_that_fit(sizes, budget);
+  std::vector<bool> chosen(n, false);
+  for (std::size_t j = 0; j < k; ++j) chosen[j * n / k] = true;
+  const auto total = [&] {
+    std::size_t sum = 0;
+    for (std::size_t i = 0; i < n; ++i) sum += chosen[i] ? sizes[i] : 0;
+    return sum;
+  };
+  while (total() > budget) swap_for_smaller(sizes, chosen);
+  return chosen;
+}
 
 std::vector<Tier> place_units(const std::vector<std::size_t>& shard_bytes,
                               const TierBudgets& budgets) {

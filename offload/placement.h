@@ -14,6 +14,10 @@ struct TierBudgets {
   bool nvme = false;  // whether what fits neither may rest on NVMe
 };
 
+/// As many units of these sizes as fit the budget, spread evenly: those that are not chosen have
+/// runs between them that differ by one at most. A pure function.
+std::vector<bool> choose_spread(const std::vector<std::size_t>& sizes, std::size_t budget);
+
 /// Gives each unit its tier, fastest first within the budgets; the units that do not fit a tier are
 /// spread evenly between those that do, so that resident compute hides the others' travel. All
 /// shards are equally large in every family so far, but sizes may differ. Throws ConfigError with

@@ -61,6 +61,45 @@ const std::byte* DeviceStore::resident(int unit) const { return shard(unit).data
 
 std::span<std::byte> DeviceStore::shard(int unit) const { return find(shards_, unit, tier()); }
 
+ReplicatedStore::ReplicatedStore(Device& device, const std::vector<int>& units,
+                                 const std::vector<std::size_t>& shard_bytes, int rank, int world)
+    : device_(&device), rank_(static_cast<std::size_t>(rank)) {
+  check_sizes(units, shard_bytes);
+  const auto gathered = [world](std::size_t bytes) {
+    return bytes * static_cast<std::size_t>(world);
+  };
+  std::size_t total = 0;
+  for (std::size_t bytes : shard_bytes) total += align_up(gathered(bytes), kPageBytes);
+  if (total != 0) memory_ = device.allocate_for_loading(total);
+  std::byte* at = memory_.data();  // as in DeviceStore
+  for (std::size_t i = 0; i < units.size(); ++i) {
+    if (!units_.emplace(units[i], Unit{at, shard_bytes[i]}).second) throw_twice(units[i]);
+    at += align_up(gathered(shard_bytes[i]), kPageBytes);
+  }
+}
+
+void ReplicatedStore::finish_read(int unit, std::byte* dst, Stream& copies) {
+  const std::span<std::byte> from = shard(unit);
+  device_->copy(dst, from.data(), from.size(), copies);
+}
+
+const std::byte* ReplicatedStore::resident(int unit) const { return shard(unit).data(); }
+
+const std::byte* ReplicatedStore::replicated(int unit) const {
+  return find(units_, unit, tier()).data;
+}
+
+std::span<std::byte> ReplicatedStore::shard(int unit) const {
+  const Unit& found = find(units_, unit, tier());
+  return {found.data + rank_ * found.shard_bytes, found.shard_bytes};
+}
+
+void ReplicatedStore::gather(Communicator& communicator, Stream& gathers) {
+  for (const auto& [number, unit] : units_) {
+    communicator.all_gather(shard(number).data(), unit.data, unit.shard_bytes, gathers);
+  }
+}
+
 HostStore::HostStore(Device& device, const std::vector<int>& units,
                      const std::vector<std::size_t>& shard_bytes)
     : device_(&device), memory_(units.size()), there_(units.size()) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "offload/shard_store.h"
+#include "zero_infer/communicator.h"
 
 namespace zi {
 
@@ -31,6 +32,34 @@ class DeviceStore final : public ShardStore {
   Device* device_;
   Buffer memory_;
   std::map<int, std::span<std::byte>> shards_;
+};
+
+/// Units of which every rank holds the shards of all ranks in its device memory: they are gathered
+/// once, and no pass gathers them.
+class ReplicatedStore final : public ShardStore {
+ public:
+  /// `units`, and the bytes of their shards. Fill each rank's own through `shard`, then `gather`.
+  ReplicatedStore(Device& device, const std::vector<int>& units,
+                  const std::vector<std::size_t>& shard_bytes, int rank, int world);
+  Tier tier() const override { return Tier::kDevice; }
+  void start_read(int) override {}
+  void finish_read(int unit, std::byte* dst, Stream& copies) override;
+  const std::byte* resident(int unit) const override;
+  const std::byte* replicated(int unit) const override;
+  /// This rank's, in its place among the others.
+  std::span<std::byte> shard(int unit) const;
+  /// Collective: enqueues the gathers of all units.
+  void gather(Communicator& communicator, Stream& gathers);
+
+ private:
+  Device* device_;
+  std::size_t rank_;
+  Buffer memory_;
+  struct Unit {
+    std::byte* data;
+    std::size_t shard_bytes;
+  };
+  std::map<int, Unit> units_;
 };
 
 /// Shards in pinned host memory, a buffer each. Pinning is slow: a few threads do it side by side,

@@ -56,6 +56,10 @@ class ShardStore {
   /// The shard in device memory, when it rests there; else null.
   virtual const std::byte* resident(int unit) const = 0;
 
+  /// The shards of all ranks in device memory, as a gather puts them into a slot, when they rest
+  /// there; else null. This rank's is then what `resident` returns.
+  virtual const std::byte* replicated(int) const { return nullptr; }
+
   /// The shard in host memory, when it rests there; else null. Any part of it may be copied from
   /// there, whether or not a read was started.
   virtual const std::byte* on_host(int) const { return nullptr; }

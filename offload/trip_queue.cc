@@ -16,16 +16,18 @@ constexpr std::size_t kAheadOfAPass = 2;
 
 }  // namespace
 
-TripQueue::TripQueue(std::vector<Tier> tiers, std::size_t slots, bool mixed, bool nvme_slot)
-    : tiers_(std::move(tiers)), slots_(slots), mixed_(mixed), nvme_slot_free_(nvme_slot) {
+TripQueue::TripQueue(std::vector<Tier> tiers, std::size_t slots, bool mixed, bool nvme_slot,
+                     std::vector<bool> replicated)
+    : tiers_(std::move(tiers)),
+      replicated_(std::move(replicated)),
+      slots_(slots),
+      mixed_(mixed),
+      nvme_slot_free_(nvme_slot) {
   for (std::size_t s = 0; s < slots; ++s) free_.push_back(static_cast<int>(s));
 }
 
 void TripQueue::plan_pass(bool gathers, bool last, double host_share) {
   std::deque<Trip> under_way = std::exchange(trips_, {});
-  const auto rests = [this](int unit) {
-    return tiers_[static_cast<std::size_t>(unit)] == Tier::kDevice;
-  };
   const auto share_of = [&](int unit) {
     const bool on_host = tiers_[static_cast<std::size_t>(unit)] == Tier::kHost;
     return on_host ? host_share : 0;
@@ -37,7 +39,7 @@ void TripQueue::plan_pass(bool gathers, bool last, double host_share) {
       under_way.pop_front();
     }
     // A unit of the device tier that was gathered on a wrong guess holds a slot until its turn.
-    if (!gathers && rests(unit) && trip.slot < 0) continue;
+    if (rests(unit, gathers) && trip.slot < 0) continue;
     trip.gathers = gathers || trip.gathered;
     trip.host_share = trip.gathers ? 0 : share_of(unit);
     trips_.push_back(trip);
@@ -45,7 +47,7 @@ void TripQueue::plan_pass(bool gathers, bool last, double host_share) {
   const std::size_t of_this = trips_.size();
   trips_of_a_pass_ = 0;
   for (int unit = 0; unit < static_cast<int>(tiers_.size()); ++unit) {
-    if (!gathers && rests(unit)) continue;
+    if (rests(unit, gathers)) continue;
     ++trips_of_a_pass_;
     if (last) continue;
     trips_.push_back(
@@ -53,7 +55,7 @@ void TripQueue::plan_pass(bool gathers, bool last, double host_share) {
   }
   // Own shards that were fetched ahead must leave a slot for a pass that gathers after all.
   const std::size_t ahead = gathers  ? kAheadOfAPass
-                            : mixed_ ? std::min(kAheadOfAPass, slots_ - 1)
+                            : mixed_ ? std::min(kAheadOfAPass, std::max<std::size_t>(slots_, 1) - 1)
                                      : trips_.size();
   allowed_ = std::min(trips_.size(), of_this + ahead);
 }
@@ -96,8 +98,8 @@ Trip* TripQueue::next_read() {
   for (std::size_t i = 0; i < end; ++i) {
     Trip& trip = trips_[i];
     // A trip of the device tier may yet be dropped: it is read when it is copied.
-    const bool rests = tiers_[static_cast<std::size_t>(trip.unit)] == Tier::kDevice;
-    if (!rests && !trip.read_started) return &trip;
+    const bool on_device = tiers_[static_cast<std::size_t>(trip.unit)] == Tier::kDevice;
+    if (!on_device && !trip.read_started) return &trip;
   }
   return nullptr;
 }

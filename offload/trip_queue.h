@@ -26,20 +26,23 @@ struct Trip {
 };
 
 /// The trips of a pass and of the next one, in the order in which reads start, shards are fetched,
-/// gathers are enqueued and slots are consumed, on every rank alike. A pass gathers all units or
-/// none; the next one is guessed to be of the same kind. Where it is not, what was fetched stays
-/// where it is: an own shard lies in its rank's place of the slot, so it is gathered there, and a
-/// gathered unit holds the own shard. The same holds of the host's share: where the pass wants less
-/// of it, the rows that are missing follow; where it wants more, they are there already.
+/// gathers are enqueued and slots are consumed, on every rank alike. A pass gathers all units
+/// that do not rest gathered, or none; the next one is guessed to be of the same kind. Where it is
+/// not, what was fetched stays where it is: an own shard lies in its rank's place of the slot, so
+/// it is gathered there, and a gathered unit holds the own shard. The same holds of the host's
+/// share: where the pass wants less of it, the rows that are missing follow; where it wants more,
+/// they are there already.
 class TripQueue {
  public:
   /// For units of these tiers and so many slots. `mixed`: passes of both kinds may come.
-  /// `nvme_slot`: there is one more slot, number `slots`, for units on NVMe alone.
-  TripQueue(std::vector<Tier> tiers, std::size_t slots, bool mixed, bool nvme_slot = false);
+  /// `nvme_slot`: there is one more slot, number `slots`, for units on NVMe alone. `replicated`: of
+  /// each unit, whether it rests gathered and so makes no trip; empty: none does.
+  TripQueue(std::vector<Tier> tiers, std::size_t slots, bool mixed, bool nvme_slot = false,
+            std::vector<bool> replicated = {});
 
-  /// Begins a pass that gathers all units, or one that needs own shards of those that do not rest
-  /// on the device; then `host_share` of the rows of those that rest on the host stay there.
-  /// `last`: no other pass follows.
+  /// Begins a pass that gathers all units that do not rest gathered, or one that needs own shards
+  /// of those that do not rest on the device; then `host_share` of the rows of those that rest on
+  /// the host stay there. `last`: no other pass follows.
   void plan_pass(bool gathers, bool last, double host_share = 0);
   /// Trips of a pass of this kind.
   std::size_t trips_of_a_pass() const { return trips_of_a_pass_; }
@@ -67,9 +70,15 @@ class TripQueue {
   bool has_slot_for(const Trip& trip) const {
     return !free_.empty() || (nvme_slot_free_ && on_nvme(trip));
   }
+  /// Whether a pass of that kind uses the unit where it rests.
+  bool rests(int unit, bool gathers) const {
+    const auto u = static_cast<std::size_t>(unit);
+    return gathers ? !replicated_.empty() && replicated_[u] : tiers_[u] == Tier::kDevice;
+  }
   std::size_t complete_ahead() const;  // trips in front of the first that is not complete
 
   std::vector<Tier> tiers_;
+  std::vector<bool> replicated_;
   std::size_t slots_;
   bool mixed_;
   std::deque<int> free_;  // the one that was consumed first in front

@@ -13,8 +13,12 @@ namespace zi {
 namespace {
 
 /// Whether a unit needs a slot in some pass.
-bool travels(const PartitionLayout& layout, Tier tier, bool only_own) {
-  return tier != Tier::kDevice || (layout.world() > 1 && !only_own);
+bool travels(const PartitionLayout& layout, Tier tier, bool only_own, bool replicated) {
+  return tier != Tier::kDevice || (layout.world() > 1 && !only_own && !replicated);
+}
+
+bool at_or_false(const std::vector<bool>& flags, std::size_t i) {
+  return !flags.empty() && flags.at(i);
 }
 
 }  // namespace
@@ -23,6 +27,27 @@ std::vector<Tier> TripUnits::tiers() const {
   std::vector<Tier> tiers;
   for (const ShardStore* store : stores) tiers.push_back(store->tier());
   return tiers;
+}
+
+std::vector<bool> TripUnits::replicated() const {
+  std::vector<bool> replicated;
+  for (int unit = 0; unit < static_cast<int>(stores.size()); ++unit) {
+    replicated.push_back(store(unit).replicated(unit) != nullptr);
+  }
+  return replicated;
+}
+
+bool TripUnits::rests(int unit, bool stays) const {
+  if (world() > 1 && !stays) return store(unit).replicated(unit) != nullptr;
+  return store(unit).tier() == Tier::kDevice;
+}
+
+UnitWeights TripUnits::resting(int unit, bool stays) const {
+  const ShardStore& from = store(unit);
+  const bool gathered = world() > 1 && !stays;
+  return {.layout = &layout(unit),
+          .data = gathered ? from.replicated(unit) : from.resident(unit),
+          .only_block = stays ? rank : -1};
 }
 
 void TripUnits::check() const {
@@ -55,8 +80,8 @@ TripRunner::TripRunner(Device& device, Communicator* communicator, TripUnits uni
   }
   copies_ = device.make_stream("copies");
   const std::size_t bytes =
-      slots_bytes(units_.layouts, units_.tiers(), slot_count, units_.only_own);
-  if (has_nvme_slot(units_.layouts, units_.tiers(), units_.only_own)) {
+      slots_bytes(units_.layouts, units_.tiers(), slot_count, units_.only_own, units_.replicated());
+  if (has_nvme_slot(units_.layouts, units_.tiers(), units_.only_own, units_.replicated())) {
     read_copies_ = device.make_stream_of_own_copies("read copies");
   }
   if (bytes == 0) return;
@@ -98,17 +123,20 @@ TripRunner::~TripRunner() {
 }
 
 bool TripRunner::has_nvme_slot(const std::vector<const PartitionLayout*>& layouts,
-                               const std::vector<Tier>& tiers, bool only_own) {
+                               const std::vector<Tier>& tiers, bool only_own,
+                               const std::vector<bool>& replicated) {
   bool read = false, other = false;
   for (std::size_t u = 0; u < layouts.size(); ++u) {
     read = read || tiers.at(u) == Tier::kNvme;
-    other = other || (tiers.at(u) != Tier::kNvme && travels(*layouts[u], tiers.at(u), only_own));
+    other = other || (tiers.at(u) != Tier::kNvme &&
+                      travels(*layouts[u], tiers.at(u), only_own, at_or_false(replicated, u)));
   }
   return read && other;
 }
 
 std::size_t TripRunner::slots_bytes(const std::vector<const PartitionLayout*>& layouts,
-                                    const std::vector<Tier>& tiers, int slot_count, bool only_own) {
+                                    const std::vector<Tier>& tiers, int slot_count, bool only_own,
+                                    const std::vector<bool>& replicated) {
   if (slot_count < 2) {
     throw ConfigError(fmt::format(
         "{} slots are too few: one unit computes while the next travels, which takes 2 at least",
@@ -116,11 +144,11 @@ std::size_t TripRunner::slots_bytes(const std::vector<const PartitionLayout*>& l
   }
   std::size_t largest = 0;
   for (std::size_t u = 0; u < layouts.size(); ++u) {
-    if (!travels(*layouts[u], tiers.at(u), only_own)) continue;
+    if (!travels(*layouts[u], tiers.at(u), only_own, at_or_false(replicated, u))) continue;
     largest =
         std::max(largest, only_own ? layouts[u]->shard_bytes() : layouts[u]->gathered_bytes());
   }
-  const int count = slot_count + (has_nvme_slot(layouts, tiers, only_own) ? 1 : 0);
+  const int count = slot_count + (has_nvme_slot(layouts, tiers, only_own, replicated) ? 1 : 0);
   return align_up(largest, kPageBytes) * static_cast<std::size_t>(count);
 }
 

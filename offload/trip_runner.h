@@ -27,6 +27,12 @@ struct TripUnits {
   ShardStore& store(int unit) const { return *stores[static_cast<std::size_t>(unit)]; }
   int world() const { return layouts.empty() ? 1 : layouts.front()->world(); }
   std::vector<Tier> tiers() const;
+  /// Of each unit, whether it rests gathered.
+  std::vector<bool> replicated() const;
+  /// Whether a pass of that kind uses the unit where it rests.
+  bool rests(int unit, bool stays) const;
+  /// The weights of a unit that rests.
+  UnitWeights resting(int unit, bool stays) const;
   /// Throws Error where they contradict each other.
   void check() const;
 };
@@ -44,9 +50,11 @@ class TripRunner {
 
   /// See LayerFetcher.
   static bool has_nvme_slot(const std::vector<const PartitionLayout*>& layouts,
-                            const std::vector<Tier>& tiers, bool only_own);
+                            const std::vector<Tier>& tiers, bool only_own,
+                            const std::vector<bool>& replicated);
   static std::size_t slots_bytes(const std::vector<const PartitionLayout*>& layouts,
-                                 const std::vector<Tier>& tiers, int slot_count, bool only_own);
+                                 const std::vector<Tier>& tiers, int slot_count, bool only_own,
+                                 const std::vector<bool>& replicated);
 
   const TripUnits& units() const { return units_; }
   /// All of them; the last one may be for units on NVMe alone.

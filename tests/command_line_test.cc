@@ -66,6 +66,8 @@ TEST(CommandLine, ReadsEveryFlag) {
                                   "fp16",
                                   "--backend",
                                   "cuda",
+                                  "--replicated-blocks",
+                                  "12",
                                   "--partition-within",
                                   "host",
                                   "--network",
@@ -106,6 +108,10 @@ TEST(CommandLine, ReadsEveryFlag) {
   EXPECT_EQ(config.logprobs, 5);
   EXPECT_EQ(config.compute_dtype, DType::kFloat16);
   EXPECT_EQ(config.backend, BackendChoice::kCuda);
+  EXPECT_EQ(config.replicated_blocks, 12);
+  EXPECT_EQ(parse({"--model", "m", "--prompt", "p", "--replicated-blocks", "auto"})
+                .config.replicated_blocks,
+            std::nullopt);
   EXPECT_EQ(config.partition_within, PartitionWithin::kHost);
   EXPECT_EQ(config.network, 25e9);
   EXPECT_TRUE(config.cpu_offload);
@@ -174,6 +180,7 @@ TEST(CommandLine, ShowsEveryFlagWithItsDefaultUnderItsGroup) {
                            "--compute-dtype",
                            "--score",
                            "--backend",
+                           "--replicated-blocks",
                            "--cpu-offload",
                            "--cpu-share",
                            "--nvme-offload-path",
@@ -296,6 +303,9 @@ TEST(CommandLine, RefusesAMalformedOrMissingValue) {
     EXPECT_THAT(refusal_with({"--cpu-share", share}), HasSubstr("must be from 0 to 1")) << share;
   }
   EXPECT_THAT(refusal_with({"--cpu-share", "some"}), HasSubstr("not auto or a number"));
+  for (const char* blocks : {"some", "-1", "1.5", ""}) {
+    EXPECT_THAT(refusal_with({"--replicated-blocks", blocks}), HasSubstr("--replicated-blocks"));
+  }
 }
 
 TEST(CommandLine, RefusesARepeatedFlagThatIsNoList) {

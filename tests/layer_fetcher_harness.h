@@ -13,6 +13,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <thread>
 #include <utility>
@@ -57,9 +58,11 @@ class FakeStore final : public ShardStore {
   FakeStore(Tier tier, std::uint64_t seed, std::uint64_t delay_us, HostLog* log)
       : tier_(tier), seed_(seed), delay_us_(delay_us), log_(log) {}
 
-  void hold(int unit, std::vector<std::byte> shard) {
-    shards_.resize(std::max(shards_.size(), static_cast<std::size_t>(unit) + 1));
-    shards_[static_cast<std::size_t>(unit)] = std::move(shard);
+  /// `shard`: this rank's, from `at` on in what is given: the shards of all ranks of a unit that is
+  /// replicated.
+  void hold(int unit, std::vector<std::byte> shards, std::size_t at, std::size_t bytes) {
+    held_.resize(std::max(held_.size(), static_cast<std::size_t>(unit) + 1));
+    held_[static_cast<std::size_t>(unit)] = {std::move(shards), at, bytes};
   }
   Tier tier() const override { return tier_; }
   void start_read(int unit) override {
@@ -78,10 +81,10 @@ class FakeStore final : public ShardStore {
       under_way_.pop_front();
     }
     if (tier_ == Tier::kNvme) random_delay(seed_, ++counter_, delay_us_);
-    const std::vector<std::byte>& shard = shards_.at(static_cast<std::size_t>(unit));
+    const std::span<const std::byte> shard = held_.at(static_cast<std::size_t>(unit)).own();
     const std::uint64_t counter = ++counter_;
     const bool fails = finished == fail_in_stream_at;
-    dynamic_cast<CpuStream&>(copies).enqueue([this, unit, &shard, dst, counter, fails] {
+    dynamic_cast<CpuStream&>(copies).enqueue([this, unit, shard, dst, counter, fails] {
       if (fails) throw IoError("a copy failed");
       if (on_copy) on_copy(unit);
       random_delay(seed_, counter, delay_us_);
@@ -89,10 +92,17 @@ class FakeStore final : public ShardStore {
     });
   }
   const std::byte* resident(int unit) const override {
-    return tier_ == Tier::kDevice ? shards_.at(static_cast<std::size_t>(unit)).data() : nullptr;
+    if (tier_ != Tier::kDevice) return nullptr;
+    return held_.at(static_cast<std::size_t>(unit)).own().data();
+  }
+  const std::byte* replicated(int unit) const override {
+    if (static_cast<std::size_t>(unit) >= held_.size()) return nullptr;
+    const Held& held = held_[static_cast<std::size_t>(unit)];
+    return held.shards.size() > held.bytes ? held.shards.data() : nullptr;
   }
   const std::byte* on_host(int unit) const override {
-    return tier_ == Tier::kHost ? shards_.at(static_cast<std::size_t>(unit)).data() : nullptr;
+    if (tier_ != Tier::kHost) return nullptr;
+    return held_.at(static_cast<std::size_t>(unit)).own().data();
   }
 
   std::function<void(int unit)> on_copy;  // called on the stream, before the unit is copied
@@ -106,7 +116,13 @@ class FakeStore final : public ShardStore {
   std::uint64_t delay_us_;
   std::uint64_t counter_ = 0;
   HostLog* log_;
-  std::vector<std::vector<std::byte>> shards_;
+  struct Held {
+    std::vector<std::byte> shards;
+    std::size_t at = 0;
+    std::size_t bytes = 0;
+    std::span<const std::byte> own() const { return std::span(shards).subspan(at, bytes); }
+  };
+  std::vector<Held> held_;
   std::deque<int> under_way_;
 };
 
@@ -118,6 +134,8 @@ struct HarnessOptions {
   std::uint64_t seed = 1;
   std::uint64_t delay_us = 300;
   bool only_own = false;  // weights stay in every pass
+  /// Of each unit of the device tier, whether it is replicated; empty: none.
+  std::vector<bool> replicated = {};
 };
 
 class FetcherHarness {
@@ -141,7 +159,17 @@ class FetcherHarness {
           UnitSpec{"unit " + std::to_string(u), {{"v", {rows, 32}}, {"w", {rows, 32}}}, {}},
           DType::kBFloat16, options.world));
       FakeStore& store = store_in(options.tiers[static_cast<std::size_t>(u)]);
-      store.hold(u, make_shard(u, options.rank, layouts.back()->shard_bytes()));
+      const std::size_t bytes = layouts.back()->shard_bytes();
+      if (replicated(u)) {
+        std::vector<std::byte> all;
+        for (int rank = 0; rank < options.world; ++rank) {
+          const std::vector<std::byte> shard = make_shard(u, rank, bytes);
+          all.insert(all.end(), shard.begin(), shard.end());
+        }
+        store.hold(u, std::move(all), static_cast<std::size_t>(options.rank) * bytes, bytes);
+      } else {
+        store.hold(u, make_shard(u, options.rank, bytes), 0, bytes);
+      }
       store_of.push_back(&store);
       layout_of.push_back(layouts.back().get());
     }
@@ -153,6 +181,12 @@ class FetcherHarness {
   FakeStore& store_in(Tier tier) { return *stores[static_cast<std::size_t>(tier)]; }
 
   FakeStore& store_of(int unit) { return store_in(options.tiers[static_cast<std::size_t>(unit)]); }
+
+  bool replicated(int unit) const {
+    const auto u = static_cast<std::size_t>(unit);
+    return options.tiers[u] == Tier::kDevice && !options.replicated.empty() &&
+           options.replicated[u];
+  }
 
   bool in_place(int unit) const {
     return options.world == 1 && options.tiers[static_cast<std::size_t>(unit)] == Tier::kDevice;
@@ -170,7 +204,9 @@ class FetcherHarness {
     const std::size_t shard = weights.layout->shard_bytes();
     const std::size_t size = stays ? shard : weights.layout->gathered_bytes();
     const int first_rank = stays ? options.rank : 0;
-    const bool rests = bytes == store_of(unit).resident(unit);
+    const bool rests =
+        bytes == store_of(unit).resident(unit) || bytes == store_of(unit).replicated(unit);
+    EXPECT_TRUE(rests || !replicated(unit)) << "unit " << unit << " was brought to a slot";
     const std::uint64_t counter = ++bodies;
     std::vector<bool> on_host(size);  // bytes of the host's share, which the slot need not have
     for (std::size_t i = 0; i < weights.layout->matrices().size(); ++i) {

@@ -56,6 +56,45 @@ TEST(LayerFetcherMpi, GathersOrLeavesWeightsWhereTheyAreFromPassToPass) {
   }
 }
 
+TEST(LayerFetcherMpi, UsesReplicatedUnitsInPlaceAmongThoseThatAreGathered) {
+  auto communicator = world().make_cpu_communicator();
+  constexpr int kPasses = 8;
+  for (const int units : {1, 2, 5, 7}) {
+    for (std::uint64_t seed = 0; seed < 6; ++seed) {
+      HarnessOptions options{mixed_tiers(units, seed), 2,  world().size(), world().rank(),
+                             own_seed(seed),           100};
+      for (int u = 0; u < units; ++u) {
+        const std::uint64_t draw = random_bits(seed, 11, static_cast<std::uint64_t>(u));
+        options.replicated.push_back(seed == 0 || draw % 2 == 0);  // seed 0: all, no slot
+      }
+      FetcherHarness harness(options, communicator.get());
+      std::size_t gathered = 0;
+      for (int u = 0; u < units; ++u) {
+        if (!harness.replicated(u))
+          gathered += harness.layouts[static_cast<std::size_t>(u)]->shard_bytes();
+      }
+      EXPECT_EQ(harness.fetcher->all_resident(false),
+                world().size() == 1 ? seed == 0 : gathered == 0);
+      for (int pass = 0; pass < kPasses; ++pass) {
+        const bool stays =
+            pass >= 4 && random_bits(seed, 7, static_cast<std::uint64_t>(pass)) % 2 == 0;
+        if (pass == 4) {
+          harness.compute.synchronize();
+          EXPECT_GE(harness.fetcher->moved()[Link::kGather],
+                    4 * gathered * static_cast<std::size_t>(world().size() - 1));
+          if (gathered == 0) {
+            EXPECT_EQ(harness.fetcher->moved()[Link::kGather], 0u);
+          }
+        }
+        harness.run_pass(harness.compute, pass + 1 == kPasses, false, stays);
+      }
+      harness.compute.synchronize();
+      EXPECT_EQ(harness.wrong_bytes, 0u) << units << " units, seed " << seed;
+      EXPECT_EQ(harness.units_computed, kPasses * units);
+    }
+  }
+}
+
 TEST(LayerFetcherMpi, HasASlotForAUnitThatMustBeGatheredBeforeWhatWasFetchedAhead) {
   auto communicator = world().make_cpu_communicator();
   constexpr Tier D = Tier::kDevice, H = Tier::kHost;

@@ -193,7 +193,9 @@ TEST_F(Plan, TheRanksOfAHostShareItsDiskAndItsMemory) {
 }
 
 TEST_F(Plan, TheBottleneckMovesFromTheLinkToMemoryAsLanesGrow) {
-  const auto plan = planned(run_of("7b1"), like("h100", 4));
+  RunConfig gathers = run_of("7b1");
+  gathers.replicated_blocks = 0;
+  const auto plan = planned(gathers, like("h100", 4));
   EXPECT_EQ(batch_of(plan, 1).at("bottleneck"), "gather");
   EXPECT_EQ(batch_of(plan, 256).at("bottleneck"), "device memory");
   double last = 0;
@@ -226,9 +228,11 @@ TEST_F(Plan, AdviceIsPlannedAnew) {
   EXPECT_THAT(advice, HasSubstr("another tier: with --cpu-offload, a pass takes"));
   EXPECT_THAT(advice,
               HasSubstr("more ranks: 8 hold all blocks on their devices: a pass takes 861 ms"));
-  // A small model gathers for nothing.
-  EXPECT_THAT(advice_of(planned(run_of("7b1"), like("h100", 4))),
-              HasSubstr("4 jobs of one rank each"));
+  // A small model gathers for nothing: as it is, every rank holds all of it.
+  RunConfig small = run_of("7b1");
+  EXPECT_THAT(advice_of(planned(small, like("h100", 4))), Not(HasSubstr("less travel")));
+  small.replicated_blocks = 0;
+  EXPECT_THAT(advice_of(planned(small, like("h100", 4))), HasSubstr("4 jobs of one rank each"));
 }
 
 TEST_F(Plan, AdvisesFewerBitsWithWhatTheyGive) {
@@ -395,8 +399,10 @@ TEST_F(Plan, AssumesBfloat16WithoutWeightsAndReadsTheTypeOfThoseThatAreThere) {
 TEST_F(Plan, GathersBetweenHostsBoundAPassAsThoseWithinOne) {
   PlanOptions within = like("h100", 2), between = like("h100", 2);
   between.ranks_per_host = 1;
-  EXPECT_EQ(planned(run_of("7b1"), between).at("pass").at("tokens_per_s"),
-            planned(run_of("7b1"), within).at("pass").at("tokens_per_s"));
+  RunConfig gathers = run_of("7b1");
+  gathers.replicated_blocks = 0;
+  EXPECT_EQ(planned(gathers, between).at("pass").at("tokens_per_s"),
+            planned(gathers, within).at("pass").at("tokens_per_s"));
 }
 
 TEST_F(Plan, TheJsonHoldsTheDocumentedFields) {
@@ -416,6 +422,7 @@ TEST_F(Plan, TheJsonHoldsTheDocumentedFields) {
                                          "tokens",
                                          "notes",
                                          "tiers",
+                                         "replicated_blocks",
                                          "memory",
                                          "kv",
                                          "host_peak_bytes",
@@ -427,10 +434,12 @@ TEST_F(Plan, TheJsonHoldsTheDocumentedFields) {
   EXPECT_EQ(plan.at("name"), "plan");
   EXPECT_EQ(plan.at("tiers").size(), 30u);
   EXPECT_EQ(plan.at("tiers").at(0), "device");
+  EXPECT_EQ(plan.at("replicated_blocks"), 30);
   const auto& memory = plan.at("memory");
   std::size_t device = 0;
-  for (const char* part : {"block_shards_device", "head_shard", "vectors", "slots", "kv",
-                           "workspace", "logits", "product_exchange", "row_exchange", "inputs"}) {
+  for (const char* part :
+       {"block_shards_device", "block_replicas", "head_shard", "vectors", "slots", "kv",
+        "workspace", "logits", "product_exchange", "row_exchange", "inputs"}) {
     device += memory.at(part).get<std::size_t>();
   }
   EXPECT_EQ(memory.at("device_bytes"), device);

@@ -78,6 +78,7 @@ score: true
 backend: cpu
 cpu_offload: true
 cpu_share: 0.25
+replicated_blocks: 7
 nvme_offload_path: /nvme
 gpu_weight_budget: 24GiB
 cpu_weight_budget: 1.5GB
@@ -111,6 +112,7 @@ verbose: true
   EXPECT_EQ(config.backend, BackendChoice::kCpu);
   EXPECT_TRUE(config.cpu_offload);
   EXPECT_EQ(config.cpu_share, 0.25);
+  EXPECT_EQ(config.replicated_blocks, 7);
   EXPECT_EQ(config.nvme_offload_path, "/nvme");
   EXPECT_EQ(config.gpu_weight_budget, std::size_t{24} << 30);
   EXPECT_EQ(config.cpu_weight_budget, 1500000000u);

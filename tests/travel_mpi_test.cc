@@ -142,6 +142,40 @@ TEST_P(TravelOfTheBundledModel, TakesNoSlotsForBlocksThatRestOnTheDevice) {
   EXPECT_EQ(host.slots, 2 * host.blocks.front().shard_bytes()) << "own shards alone";
 }
 
+TEST_P(TravelOfTheBundledModel, ReplicatedBlocksGiveTheBitsOfGatheredOnesAndAreNotGathered) {
+  const auto all = prompts(10);
+  const Played base = play(config(Travel::kWeights), all);
+  const auto blocks = static_cast<std::int64_t>(base.plan.blocks.size());
+  const auto gathered_a_pass = [](const Played& run) {
+    return run.outcome.fetched.bytes[Link::kGather] / run.outcome.fetched.passes;
+  };
+  for (const std::int64_t replicated : {std::int64_t{1}, blocks}) {
+    const std::string name = fmt::format("{} of {} blocks", replicated, blocks);
+    RunConfig run = config(Travel::kWeights);
+    run.replicated_blocks = replicated;
+    const Played some = play(run, all);
+    expect_same(base, some, name);
+    std::size_t bytes = 0;
+    for (std::size_t b = 0; b < some.plan.blocks.size(); ++b) {
+      if (!some.plan.replicated[b]) bytes += some.plan.blocks[b].shard_bytes();
+    }
+    EXPECT_EQ(gathered_a_pass(some), bytes * static_cast<std::size_t>(world().size() - 1)) << name;
+    EXPECT_EQ(some.plan.slots == 0, world().size() == 1 || replicated == blocks) << name;
+
+    RunConfig either = config(Travel::kAuto);
+    either.replicated_blocks = replicated;
+    either.max_pass_tokens = 16;
+    expect_same(base, play(either, all, {.stay_rows = 4}), name + ", up to 4 rows stay");
+    expect_same(base, play(either, all), name + ", as measured");
+  }
+  // One prompt: the other ranks have no row in any pass.
+  RunConfig run = config(Travel::kWeights);
+  const std::vector<json> one = {all.back()};
+  const Played alone = play(run, one);
+  run.replicated_blocks = blocks;
+  expect_same(alone, play(run, one), "idle ranks");
+}
+
 INSTANTIATE_TEST_SUITE_P(Bundled, TravelOfTheBundledModel,
                          testing::Values(kModelCases[0], kModelCases[1]),
                          [](const auto& info) { return info.param.name; });

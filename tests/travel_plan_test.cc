@@ -37,6 +37,7 @@ class TravelPlan : public testing::Test {
     in_.device_free = 80 * kOneGiB;
     in_.host_free = 400 * kOneGiB;
     config_.model = "m";
+    config_.replicated_blocks = 0;  // see replicated_plan_test.cc
   }
 
   MemoryPlan plan(Travel travel) const {

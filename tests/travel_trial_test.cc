@@ -9,6 +9,8 @@
 namespace zi {
 namespace {
 
+using testing::HasSubstr;
+
 TEST(RowsToStay, AreThoseUpToWhereBothWaysTakeAsLong) {
   // Gathered 10, whatever the rows; staying 2 + rows: even at 8.
   const TravelTimes times[] = {{1, 10, 3}, {4, 10, 6}, {16, 10, 18}};
@@ -97,13 +99,29 @@ TEST(MeasureTravel, EndsSoonOnASlowMachineAndStillDecides) {
 
 TEST(MeasureTravel, IsToldWithBothTimes) {
   const TravelTimes stays[] = {{1, 0.010, 0.002}, {4, 0.010, 0.012}};
-  EXPECT_EQ(describe(stays, 3, 0.416),
+  EXPECT_EQ(describe(stays, 3, {false, false}, 0.416),
             "weights stay, and activations travel, in passes of up to 3 rows a rank: with 4 rows a "
             "block takes 12.000 ms so, and 10.000 ms gathered (measured in 0.42 s)");
   const TravelTimes gathers[] = {{1, 0.010, 0.012}};
-  EXPECT_EQ(describe(gathers, 0, 1),
+  EXPECT_EQ(describe(gathers, 0, {false, false}, 1),
             "weights travel in every pass: with 1 row a block takes 10.000 ms so, and 12.000 ms "
             "where they stay (measured in 1.00 s)");
+  const TravelTimes replicas[] = {{1, 0.010, 0.012}};
+  EXPECT_THAT(describe(replicas, 0, {true, true}, 1),
+              HasSubstr("every rank multiplies all weights in every pass: with 1 row"));
+  EXPECT_THAT(describe(stays, 3, {true, true}, 1),
+              HasSubstr("and 10.000 ms where every rank multiplies all weights (measured"));
+  EXPECT_THAT(describe(stays, 3, {true, false}, 1),
+              HasSubstr("and 10.000 ms with 1 of 2 blocks gathered (measured"));
+}
+
+TEST(MeasureTravel, CountsGathersOnlyOfBlocksThatAreNotReplicated) {
+  // Gathers take longer than compute: until replicas leave few enough of them.
+  EXPECT_DOUBLE_EQ(block_seconds(0.010, 0.004, 0, 30), 0.010);
+  EXPECT_DOUBLE_EQ(block_seconds(0.010, 0.004, 15, 30), 0.005);
+  EXPECT_DOUBLE_EQ(block_seconds(0.010, 0.004, 24, 30), 0.004);
+  EXPECT_DOUBLE_EQ(block_seconds(0.010, 0.004, 30, 30), 0.004);
+  EXPECT_DOUBLE_EQ(block_seconds(0.010, 0.010, 10, 30), 0.010) << "compute hides gathers already";
 }
 
 }  // namespace

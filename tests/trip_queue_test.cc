@@ -52,6 +52,28 @@ TEST(TripQueue, TakesAllUnitsOfAPassThatGathersAndElseThoseThatDoNotRestOnTheDev
   EXPECT_EQ(queue.next(), nullptr);
 }
 
+TEST(TripQueue, LeavesReplicatedUnitsWhereTheyRestInPassesOfEitherKind) {
+  TripQueue queue({D, D, H, D}, 2, true, false, {true, false, false, true});
+  queue.plan_pass(true, false);
+  EXPECT_THAT(run_pass(queue, 4), ElementsAre(1, 2));
+  queue.plan_pass(false, false);  // what was gathered on a wrong guess has its turn
+  EXPECT_THAT(run_pass(queue, 4), ElementsAre(1, 2));
+  queue.plan_pass(false, false);
+  EXPECT_THAT(run_pass(queue, 4), ElementsAre(2));
+  queue.plan_pass(true, true);
+  EXPECT_THAT(run_pass(queue, 4), ElementsAre(1, 2));
+  EXPECT_EQ(queue.next(), nullptr);
+}
+
+TEST(TripQueue, NeedsNoSlotWhereAllUnitsAreReplicated) {
+  TripQueue queue({D, D}, 0, true, false, {true, true});
+  for (const bool gathers : {true, false, true}) {
+    queue.plan_pass(gathers, false);
+    EXPECT_EQ(queue.trips_of_a_pass(), 0u);
+    EXPECT_THAT(run_pass(queue, 2), ElementsAre());
+  }
+}
+
 TEST(TripQueue, GathersInItsSlotWhatWasFetchedForAPassWithoutGathers) {
   TripQueue queue({D, H, H, H}, 2, true);
   queue.plan_pass(false, false);

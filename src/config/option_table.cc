@@ -148,6 +148,22 @@ Option cpu_share() {
   return made;
 }
 
+Option replicated_blocks() {
+  Option made = option(
+      "replicated-blocks", &RunConfig::replicated_blocks, Arity::kSingle, "auto|N",
+      "blocks that every rank holds whole, gathered once and not in each\npass; auto: as many as "
+      "device memory has room for next to the KV\ncache (CPU backend: 0)",
+      [](const Values& values) -> std::optional<std::int64_t> {
+        if (values.at(0) == "auto") return std::nullopt;
+        return parse_number<std::int64_t>(values[0], "auto or a whole number");
+      },
+      [](const std::optional<std::int64_t>& blocks) {
+        if (blocks) check_count(*blocks, 0, kMostCount);
+      });
+  made.default_text = "auto";
+  return made;
+}
+
 Option seed() {
   Option made = option(
       "seed", &RunConfig::seed, Arity::kSingle, "N",
@@ -313,6 +329,7 @@ std::vector<Option> memory_options() {
                      "what goes from rank to rank: weights, each block just before it\n"
                      "runs, or the inputs and results of products with weights that\n"
                      "stay; auto: in each pass the faster one, as measured at the start"),
+      replicated_blocks(),
       choice<PartitionWithin>(
           "partition-within", &RunConfig::partition_within,
           {{"job", PartitionWithin::kJob}, {"host", PartitionWithin::kHost}},

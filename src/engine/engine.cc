@@ -101,6 +101,8 @@ void Engine::load(const BeforeLoad& before_load) {
     }
     throw;
   }
+  // Collective itself, as the allocation of slots is.
+  if (plan_->replicas > 0) weights_->gather_replicas(*backend_->device, *backend_->communicator);
   make_runner(std::move(slots));
 }
 
@@ -132,7 +134,7 @@ std::int64_t Engine::measure_stay_rows(Buffer& slots) {
       measure_travel(partition(), *backend_, *open_.model, *plan_, *weights_, slots, peers_.get());
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
   const std::int64_t rows = rows_to_stay(times, plan_->pass_tokens);
-  if (world_->rank() == 0) log_info(describe(times, rows, took.count()));
+  if (world_->rank() == 0) log_info(describe(times, rows, plan_->replicated, took.count()));
   return rows;
 }
 
@@ -288,9 +290,11 @@ void Engine::equalize_kv_pages(const PlanInput& input) {
 }
 
 std::vector<Agreed> Engine::plan_agreement() const {
-  std::string tiers;
+  std::string tiers, replicated;
   for (Tier tier : plan_->tiers) tiers += name_of(tier).front();
+  for (bool is : plan_->replicated) replicated += is ? 'y' : 'n';
   return {{"the tiers of the blocks", tiers},
+          {"which blocks are replicated", replicated},
           {"the plan", fmt::format("{} travel, {} rows a pass, {} of logits, {} KV pages, {} slots",
                                    name_of(plan_->travel), plan_->pass_tokens, plan_->head_rows,
                                    plan_->kv_pages, plan_->slot_count)}};
@@ -306,6 +310,8 @@ std::vector<Agreed> Engine::agreement() const {
       {"--head-format", name_of(plan_->head_format)},
       {"--partition-within", std::string(name_of(config_.partition_within))},
       {"--travel", std::string(name_of(config_.travel))},
+      {"--replicated-blocks",
+       config_.replicated_blocks ? fmt::format("{}", *config_.replicated_blocks) : "auto"},
       {"--cpu-share", config_.cpu_share ? fmt::format("{}", *config_.cpu_share) : "auto"},
       {"--batch-size", fmt::format("{}", fmt::join(config_.batch_size, ","))},
       {"--score, --benchmark, --logprobs, --chat",

@@ -21,6 +21,8 @@ std::string MemoryPlan::table() const {
   const std::string head_type = describe(head_format);
   line("block shards, device", device_shards,
        fmt::format("{} blocks, {}", count(Tier::kDevice), type));
+  line("block replicas", replicas,
+       fmt::format("other ranks' shards of {} blocks, which no pass gathers", replicated_count()));
   line("block shards, host", host_shards, fmt::format("{} blocks, {}", count(Tier::kHost), type));
   line("block shards, nvme", nvme_shards,
        fmt::format("{} blocks, {} (on disk)", count(Tier::kNvme), type));

@@ -26,6 +26,7 @@ struct MemoryPlan {
   std::vector<PartitionLayout> head;       // one
   std::vector<PartitionLayout> embedding;  // one, or none: it is the head's matrix
   std::vector<Tier> tiers;                 // of each block
+  std::vector<bool> replicated;            // of each block: every rank holds it gathered
   Tier embedding_tier = Tier::kDevice;     // or host, which the device then reads
   bool device_is_host = true;              // the CPU backend: one memory for both
   std::size_t device_room = 0;             // that a rank may take on its device
@@ -43,6 +44,7 @@ struct MemoryPlan {
 
   // Bytes of one rank.
   std::size_t device_shards = 0;
+  std::size_t replicas = 0;  // the other ranks' shards of replicated blocks, on the device
   std::size_t host_shards = 0;
   std::size_t nvme_shards = 0;
   std::size_t head_shard = 0;
@@ -86,6 +88,8 @@ struct MemoryPlan {
   std::size_t process_bytes() const { return device_is_host ? rank_bytes() : host_bytes(); }
   /// Bytes of an embedding of its own in this tier.
   std::size_t embedding_on(Tier tier) const { return embedding_tier == tier ? embedding_shard : 0; }
+  /// Blocks that every rank holds gathered.
+  std::int64_t replicated_count() const { return std::ranges::count(replicated, true); }
   /// Whether no pass gathers blocks: slots hold a rank's own shards.
   bool all_stay() const { return travel == Travel::kActivations; }
   /// Whether weights stay in some passes.
@@ -101,7 +105,7 @@ struct MemoryPlan {
 
  private:
   std::size_t loaded_device_bytes() const {
-    return device_shards + head_shard + embedding_on(Tier::kDevice) + vectors + slots;
+    return device_shards + replicas + head_shard + embedding_on(Tier::kDevice) + vectors + slots;
   }
   std::size_t pass_host_bytes() const {
     return host_shards + embedding_on(Tier::kHost) + staging + inputs + results + host_products;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 
 #include "engine/embedding_rows.h"
 #include "engine/model_weights.h"
@@ -171,6 +172,89 @@ TierBudgets budgets_of(const MemoryPlan& plan, const Room& room, const PlanInput
   return budgets;
 }
 
+/// Of each block of the device tier, the other ranks' shards, which a replica takes.
+std::vector<std::size_t> replica_bytes(const MemoryPlan& plan) {
+  std::vector<std::size_t> bytes;
+  for (std::size_t b = 0; b < plan.blocks.size(); ++b) {
+    if (plan.tiers[b] != Tier::kDevice) continue;
+    bytes.push_back(plan.blocks[b].gathered_bytes() - plan.blocks[b].shard_bytes());
+  }
+  return bytes;
+}
+
+/// Has as many blocks replicated as fit into so many bytes, spread evenly among those that are
+/// gathered: these then travel while the others compute.
+void replicate(MemoryPlan& plan, std::size_t budget) {
+  const std::vector<std::size_t> bytes = replica_bytes(plan);
+  const std::vector<bool> chosen = choose_spread(bytes, budget);
+  plan.replicas = 0;
+  for (std::size_t b = 0, of_device = 0; b < plan.blocks.size(); ++b) {
+    if (plan.tiers[b] != Tier::kDevice) continue;
+    plan.replicated[b] = chosen[of_device];
+    plan.replicas += chosen[of_device] ? bytes[of_device] : 0;
+    ++of_device;
+  }
+}
+
+/// Slots for the blocks that travel by the plan.
+void plan_slots(MemoryPlan& plan) {
+  std::vector<const PartitionLayout*> layouts;
+  for (const PartitionLayout& layout : plan.blocks) layouts.push_back(&layout);
+  plan.slots = LayerFetcher::slots_bytes(layouts, plan.tiers, plan.slot_count, plan.all_stay(),
+                                         plan.replicated);
+  plan.nvme_slot =
+      LayerFetcher::has_nvme_slot(layouts, plan.tiers, plan.all_stay(), plan.replicated);
+}
+
+/// Blocks that are to be replicated, by --replicated-blocks; 0: none, or what fits.
+std::size_t replicas_asked_for(const PlanInput& in, const RunConfig& config) {
+  const auto asked = static_cast<std::size_t>(config.replicated_blocks.value_or(0));
+  const std::size_t blocks = in.model->spec().blocks.size();
+  if (asked > blocks) {
+    throw ConfigError(
+        fmt::format("--replicated-blocks {} are more than the {} of the model", asked, blocks));
+  }
+  if (asked > 0 && config.travel == Travel::kActivations) {
+    throw ConfigError(fmt::format(
+        "--replicated-blocks {} and --travel activations contradict each other: in a pass in which "
+        "weights stay each rank multiplies its own shards alone",
+        asked));
+  }
+  return in.world == 1 ? 0 : asked;
+}
+
+void replicate_asked(MemoryPlan& plan, std::size_t asked) {
+  std::vector<std::size_t> bytes = replica_bytes(plan);
+  if (bytes.size() < asked) {
+    throw ConfigError(fmt::format(
+        "--replicated-blocks {}: {} blocks rest on the device, and others cannot be replicated; "
+        "lower it, or raise --gpu-weight-budget",
+        asked, bytes.size()));
+  }
+  std::ranges::sort(bytes);
+  replicate(plan, std::reduce(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(asked)));
+}
+
+/// With the memory that the plan leaves on a GPU. On the CPU backend none: ranks share the host's
+/// memory, which is to hold the model once. And none beside an offload: shards that rest on a
+/// device save more than replicas do, so that these have taken the memory.
+void replicate_what_fits(MemoryPlan& plan, const RunConfig& config) {
+  const bool all_on_device = std::ranges::count(plan.tiers, Tier::kDevice) ==
+                             static_cast<std::ptrdiff_t>(plan.tiers.size());
+  if (plan.device_is_host || plan.all_stay() || !all_on_device) return;
+  std::size_t room = plan.device_room > plan.device_bytes()
+                         ? scaled(plan.device_room - plan.device_bytes(), kUsableForKv)
+                         : 0;
+  if (config.gpu_weight_budget) {
+    room = std::min(room, *config.gpu_weight_budget - plan.device_shards);
+  }
+  const std::vector<std::size_t> bytes = replica_bytes(plan);
+  const std::size_t all = std::reduce(bytes.begin(), bytes.end());
+  // Where none is gathered any more, no slots are needed.
+  replicate(plan, all <= room + plan.slots ? all : room);
+  plan_slots(plan);
+}
+
 void check_fit(MemoryPlan& plan, const PlanInput& in, const RunConfig& config, const Room& room) {
   const std::size_t device = plan.device_bytes();
   const std::size_t host = plan.process_bytes();
@@ -248,6 +332,10 @@ MemoryPlan plan_for(const PlanInput& in, const RunConfig& config, const Way& way
   plan.device_room = room.device;
   plan.host_room = room.host;
   plan.results = PassRunner::results_bytes(plan.pass_tokens);
+  const std::size_t asked = replicas_asked_for(in, config);
+  plan.replicated.assign(plan.blocks.size(), false);
+  plan.replicas = asked * static_cast<std::size_t>(in.world - 1) *
+                  *std::max_element(shard_bytes.begin(), shard_bytes.end());
   // Before the tiers are known, every block counts as one that travels: slots are needed.
   const bool copied_and_gathered =
       in.world > 1 && !plan.all_stay() &&
@@ -261,15 +349,16 @@ MemoryPlan plan_for(const PlanInput& in, const RunConfig& config, const Way& way
   if (config.nvme_offload_path) unknown.back() = Tier::kNvme;
   plan.slots = LayerFetcher::slots_bytes(layouts, unknown, plan.slot_count, plan.all_stay());
   const bool stays = !config.cpu_offload && !config.nvme_offload_path;
-  const bool in_place = in.world == 1 || plan.all_stay();  // what rests on the device
+  // What rests on the device.
+  const bool in_place = in.world == 1 || plan.all_stay() || asked == plan.blocks.size();
   if (in_place && stays) plan.slots = 0;
   plan.embedding_tier = Tier::kHost;  // what else the device holds is counted without it
   plan.embedding_tier = embedding_tier(plan, in, config, room, all_shards);
   plan_kv(plan, in, config, kv_room(plan, in, config, room, all_shards));
   plan.inputs = PassInputs::bytes(PassInputs::shape_of(plan, c));
   plan.tiers = place_units(shard_bytes, budgets_of(plan, room, in, config, all_shards));
-  plan.slots = LayerFetcher::slots_bytes(layouts, plan.tiers, plan.slot_count, plan.all_stay());
-  plan.nvme_slot = LayerFetcher::has_nvme_slot(layouts, plan.tiers, plan.all_stay());
+  if (asked > 0) replicate_asked(plan, asked);
+  plan_slots(plan);
   if (std::ranges::find(plan.tiers, Tier::kNvme) == plan.tiers.end()) plan.staging = 0;
   for (std::size_t i = 0; i < plan.tiers.size(); ++i) {
     (plan.tiers[i] == Tier::kDevice ? plan.device_shards
@@ -319,7 +408,10 @@ bool keeps_nearly_all(const MemoryPlan& plan, const MemoryPlan& of) {
 MemoryPlan plan_either_way(const PlanInput& in, const RunConfig& config) {
   std::optional<MemoryPlan> gathers = plan_if_fits(in, config, {Travel::kWeights});
   if (!gathers) {
-    std::optional<MemoryPlan> stays = plan_if_fits(in, config, {Travel::kActivations});
+    std::optional<MemoryPlan> stays;
+    if (config.replicated_blocks.value_or(0) == 0) {
+      stays = plan_if_fits(in, config, {Travel::kActivations});
+    }
     if (!stays) return plan_for(in, config, {Travel::kWeights});  // refuses
     stays->notes.push_back(
         "weights stay in every pass: there is no room for the slots that gathered blocks need "
@@ -341,8 +433,10 @@ MemoryPlan plan_either_way(const PlanInput& in, const RunConfig& config) {
 
 MemoryPlan make_plan(const PlanInput& in, const RunConfig& config) {
   if (in.world == 1) return plan_for(in, config, {Travel::kWeights});
-  if (config.travel == Travel::kAuto) return plan_either_way(in, config);
-  return plan_for(in, config, {config.travel});
+  MemoryPlan plan = config.travel == Travel::kAuto ? plan_either_way(in, config)
+                                                   : plan_for(in, config, {config.travel});
+  if (!config.replicated_blocks) replicate_what_fits(plan, config);
+  return plan;
 }
 
 }  // namespace zi

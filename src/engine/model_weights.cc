@@ -79,12 +79,22 @@ ModelWeights::ModelWeights(Device& device, Ops& ops, const WeightSource& source,
   const auto start = std::chrono::steady_clock::now();
   load_vectors(device, source, spec, plan, options.threads);
   load_shards(device, ops, source, plan, options);
-  for (Tier tier : plan.tiers) {
-    store_of_block_.push_back(tier == Tier::kDevice ? static_cast<ShardStore*>(device_.get())
+  for (std::size_t b = 0; b < plan.blocks.size(); ++b) {
+    const Tier tier = plan.tiers[b];
+    ShardStore* const on_device =
+        plan.replicated[b] ? static_cast<ShardStore*>(replicated_.get()) : device_.get();
+    store_of_block_.push_back(tier == Tier::kDevice ? on_device
                               : tier == Tier::kHost ? static_cast<ShardStore*>(host_.get())
                                                     : nvme_.get());
   }
   load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+void ModelWeights::gather_replicas(Device& device, Communicator& communicator) {
+  const auto stream = device.make_stream("gather");
+  replicated_->gather(communicator, *stream);
+  stream->synchronize();
+  communicator.check();
 }
 
 void ModelWeights::load_vectors(Device& device, const WeightSource& source, const ModelSpec& spec,
@@ -117,10 +127,13 @@ void ModelWeights::load_shards(Device& device, Ops& ops, const WeightSource& sou
                                const MemoryPlan& plan, const LoadOptions& options) {
   std::vector<int> units[3];
   std::vector<std::size_t> bytes[3];
+  std::vector<int> replicated;  // of those on the device
+  std::vector<std::size_t> replicated_bytes;
   for (std::size_t b = 0; b < plan.blocks.size(); ++b) {
     const auto tier = static_cast<std::size_t>(plan.tiers[b]);
-    units[tier].push_back(static_cast<int>(b));
-    bytes[tier].push_back(plan.blocks[b].shard_bytes());
+    const bool one_of_them = plan.replicated[b];
+    (one_of_them ? replicated : units[tier]).push_back(static_cast<int>(b));
+    (one_of_them ? replicated_bytes : bytes[tier]).push_back(plan.blocks[b].shard_bytes());
   }
   const auto of = [](Tier tier) { return static_cast<std::size_t>(tier); };
   const auto layout = [&](int u) -> const PartitionLayout& {
@@ -154,6 +167,11 @@ void ModelWeights::load_shards(Device& device, Ops& ops, const WeightSource& sou
     device_ = std::make_unique<DeviceStore>(device, on_device, bytes[of(Tier::kDevice)]);
     for (int u : on_device) parts.push_back(device_->shard(u));
   }
+  if (!replicated.empty()) {
+    replicated_ = std::make_unique<ReplicatedStore>(device, replicated, replicated_bytes,
+                                                    options.rank, options.world);
+    for (int u : replicated) parts.push_back(replicated_->shard(u));
+  }
   if (const auto& on_host = units[of(Tier::kHost)]; !on_host.empty()) {
     host_ = std::make_unique<HostStore>(device, on_host, bytes[of(Tier::kHost)]);
   }
@@ -167,6 +185,7 @@ void ModelWeights::load_shards(Device& device, Ops& ops, const WeightSource& sou
     loader.load_to_device(plan.embedding.front(), embedding_.data());
   }
   for (int u : units[of(Tier::kDevice)]) loader.load_to_device(layout(u), device_->shard(u).data());
+  for (int u : replicated) loader.load_to_device(layout(u), replicated_->shard(u).data());
   for (int u : units[of(Tier::kHost)]) loader.load_to_host(layout(u), host_->shard(u));
   if (file) {
     // This and the reads of the head are all that a start from an existing file waits for.

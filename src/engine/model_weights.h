@@ -13,6 +13,7 @@
 #include "offload/nvme_store.h"
 #include "offload/resident_stores.h"
 #include "offload/shard_reader.h"
+#include "zero_infer/communicator.h"
 #include "zero_infer/device.h"
 #include "zero_infer/ops.h"
 #include "zero_infer/weight_source.h"
@@ -58,6 +59,9 @@ class ModelWeights {
   ModelWeights(Device& device, Ops& ops, const WeightSource& source, const ModelSpec& spec,
                const MemoryPlan& plan, const LoadOptions& options);
 
+  /// Collective: brings the other ranks' shards of replicated blocks, and waits for them.
+  void gather_replicas(Device& device, Communicator& communicator);
+
   /// Pinned bytes that loading takes in addition to the plan's, and gives back before passes begin.
   /// `by_rule`: all values follow a rule (dummy weights), so that a device makes them itself, if it
   /// can.
@@ -90,6 +94,7 @@ class ModelWeights {
                    const LoadOptions& options);
 
   std::unique_ptr<DeviceStore> device_;
+  std::unique_ptr<ReplicatedStore> replicated_;
   std::unique_ptr<HostStore> host_;
   std::unique_ptr<NvmeStore> nvme_;
   std::filesystem::path shard_file_;

@@ -146,8 +146,7 @@ void PassRunner::run_block(int unit, const UnitWeights& weights) {
 
 void PassRunner::run_blocks(const Request& request) {
   if (stays_) exchange_ops_->begin_pass(most_rows_);
-  // Others need the own rows of each matrix where weights stay: a rank without rows runs with none.
-  const bool runs = stays_ || !request.chunks.empty();
+  const bool runs = runs_blocks(request);
   look_up_embedding();
   embed();
   timer_->mark(PassTimer::Point::kBlocks);
@@ -163,6 +162,11 @@ void PassRunner::run_blocks(const Request& request) {
         timer_->mark(PassTimer::Point::kHead);
         run_head(request);
       });
+}
+
+/// Others need the own rows of each matrix where weights stay: a rank without rows runs with none.
+bool PassRunner::runs_blocks(const Request& request) const {
+  return stays_ || !request.chunks.empty();
 }
 
 double PassRunner::host_share() const {
@@ -195,16 +199,17 @@ bool PassRunner::recordable(const Request& request) const {
   const bool decoding =
       std::ranges::all_of(request.chunks, [](const Chunk& c) { return c.count == 1; });
   // Where ranks exchange by collective calls, whether these can stand in a graph is not known.
-  const bool alone = world_ == 1 && rows > 0;
-  return (alone || (stays_ && row_exchange_->recordable())) && decoding &&
-         request.most_logits_rows > 0 && request.most_logits_rows <= plan_->head_rows &&
-         fetcher_->all_resident(stays_) && ops_->recordable();
+  const bool may_record = world_ == 1 ? rows > 0 : row_exchange_->recordable();
+  return may_record && decoding && request.most_logits_rows > 0 &&
+         request.most_logits_rows <= plan_->head_rows && fetcher_->all_resident(stays_) &&
+         ops_->recordable();
 }
 
 const PassRunner::RecordedPass* PassRunner::recorded_pass(const Request& request) {
   if (!recordable(request)) return nullptr;
-  const Shape shape{request.chunks.size(), inputs_.batch().max_pages, request.samples.size(),
-                    most_rows_, request.most_logits_rows};
+  const Shape shape{request.chunks.size(),    inputs_.batch().max_pages,
+                    request.samples.size(),   most_rows_,
+                    request.most_logits_rows, stays_};
   const auto found = graphs_.find(shape);
   if (found == graphs_.end()) {
     // Recording costs as much as some passes: for shapes that come again. The kernels that this
@@ -222,7 +227,8 @@ const PassRunner::RecordedPass* PassRunner::recorded_pass(const Request& request
     if (stays_) exchange_ops_->begin_pass(most_rows_);
     pass.graph = record([&] {
       embed();
-      for (int unit = 0; unit < static_cast<int>(plan_->blocks.size()); ++unit) {
+      const int blocks = runs_blocks(request) ? static_cast<int>(plan_->blocks.size()) : 0;
+      for (int unit = 0; unit < blocks; ++unit) {
         run_block(unit, fetcher_->resident_weights(unit, stays_));
       }
       head_->logits(inputs_.logits_rows(), static_cast<std::int64_t>(request.samples.size()),

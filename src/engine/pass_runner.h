@@ -99,8 +99,9 @@ class PassRunner {
 
  private:
   /// What fixes every launch of a decoding pass in which nothing is fetched: this rank's sequences,
-  /// their max_pages and logits rows; the most rows and the most logits rows of any rank.
-  using Shape = std::tuple<std::size_t, int, std::size_t, std::int64_t, std::int64_t>;
+  /// their max_pages and logits rows; the most rows and the most logits rows of any rank; and
+  /// whether weights stay.
+  using Shape = std::tuple<std::size_t, int, std::size_t, std::int64_t, std::int64_t, bool>;
   /// Such a pass, but for the look-up of embedding rows and its samples.
   struct RecordedPass {
     std::unique_ptr<Graph> graph;  // null: seen once
@@ -112,6 +113,7 @@ class PassRunner {
   void look_up_embedding();
   void embed();
   void run_blocks(const Request& request);
+  bool runs_blocks(const Request& request) const;
   /// The largest row count of any rank.
   std::int64_t most_rows(const Request& request) const;
   /// The host's share of products in the pass that runs.

@@ -33,7 +33,11 @@ constexpr int kSlots = 2;
 class TrialStore final : public ShardStore {
  public:
   explicit TrialStore(Device& device) : device_(&device) {}
-  void add(std::span<const std::byte> shard) { shards_.push_back(shard); }
+  /// `replica`: where all shards rest on the device; else null.
+  void add(std::span<const std::byte> shard, const std::byte* replica) {
+    shards_.push_back(shard);
+    replicas_.push_back(replica);
+  }
 
   Tier tier() const override { return Tier::kDevice; }
   void start_read(int) override {}
@@ -44,10 +48,22 @@ class TrialStore final : public ShardStore {
   const std::byte* resident(int unit) const override {
     return shards_[static_cast<std::size_t>(unit)].data();
   }
+  const std::byte* replicated(int unit) const override {
+    return replicas_[static_cast<std::size_t>(unit)];
+  }
 
  private:
   Device* device_;
   std::vector<std::span<const std::byte>> shards_;
+  std::vector<const std::byte*> replicas_;
+};
+
+/// Passes over a few blocks, all of one kind: gathered where weights do not stay, or replicated.
+struct TrialPasses {
+  explicit TrialPasses(Device& device) : store(device) {}
+  TrialStore store;
+  std::vector<const PartitionLayout*> layouts;
+  std::unique_ptr<LayerFetcher> fetcher;  // null: there are no blocks of that kind
 };
 
 class TravelTrial {
@@ -58,43 +74,57 @@ class TravelTrial {
         backend_(&backend),
         model_(&model),
         plan_(&plan),
-        store_(*backend.device) {
+        gathered_(*backend.device),
+        replicated_(*backend.device) {
     partition.all_or_none([&] { prepare(weights, slots, peers); });  // no collective call in it
   }
 
   /// Of a block, when the passes before and after are of the same kind.
   TrialTime measure(std::int64_t rows, bool stay) {
     ops_->begin_pass(rows);
-    const int fewest = plan_->device_is_host ? 1 : kFewestOnDevice;
-    const double first = pass_seconds(rows, stay, true);
-    const int repeats = trial_repeats(first, fewest);
-    const std::unique_ptr<Graph> graph = stay && repeats > 0 ? record(rows) : nullptr;
-    TrialTime time{.block = first, .spent = repeats == 0 ? first : 0};
-    for (int i = 1; i <= repeats; ++i) {
-      const double took = pass_seconds(rows, stay, i == repeats, graph.get());
-      time.spent += took;
-      time.block = i == 1 ? took : std::min(time.block, took);
-    }
-    time.block /= static_cast<double>(layouts_.size());
-    return time;
+    if (!replicated_.fetcher) return measure(gathered_, rows, stay);
+    if (!gathered_.fetcher || stay) return measure(replicated_, rows, stay);
+    const TrialTime gathered = measure(gathered_, rows, stay);
+    const TrialTime computed = measure(replicated_, rows, stay);
+    return {.block = block_seconds(gathered.block, computed.block, plan_->replicated_count(),
+                                   static_cast<std::int64_t>(plan_->blocks.size())),
+            .spent = gathered.spent + computed.spent};
   }
 
  private:
+  TrialTime measure(TrialPasses& passes, std::int64_t rows, bool stay) {
+    const int fewest = plan_->device_is_host ? 1 : kFewestOnDevice;
+    const double first = pass_seconds(passes, rows, stay, true);
+    const int repeats = trial_repeats(first, fewest);
+    const std::unique_ptr<Graph> graph = repeats > 0 ? record(passes, rows, stay) : nullptr;
+    TrialTime time{.block = first, .spent = repeats == 0 ? first : 0};
+    for (int i = 1; i <= repeats; ++i) {
+      const double took = pass_seconds(passes, rows, stay, i == repeats, graph.get());
+      time.spent += took;
+      time.block = i == 1 ? took : std::min(time.block, took);
+    }
+    time.block /= static_cast<double>(passes.layouts.size());
+    return time;
+  }
+
   void enqueue(const UnitWeights& weights, std::int64_t rows) {
     enqueue_products(*ops_, *model_, plan_->compute_dtype, weights, false, rows, memory_.data(),
                      *compute_);
   }
 
-  /// A pass in which weights stay, where the passes to come are recorded as well: enqueueing small
-  /// products one by one takes longer than they do.
-  std::unique_ptr<Graph> record(std::int64_t rows) {
+  /// A pass in which nothing travels to a slot, where the passes to come are recorded as well:
+  /// enqueueing small products one by one takes longer than they do.
+  std::unique_ptr<Graph> record(TrialPasses& passes, std::int64_t rows, bool stay) {
     const bool resident =
         std::ranges::all_of(plan_->tiers, [](Tier tier) { return tier == Tier::kDevice; });
-    if (!resident || !row_exchange_->recordable() || !backend_->ops->recordable()) return nullptr;
+    if (!resident || !passes.fetcher->all_resident(stay) || !row_exchange_->recordable() ||
+        !backend_->ops->recordable()) {
+      return nullptr;
+    }
     try {
       return backend_->device->record(*compute_, [&] {
-        for (int unit = 0; unit < static_cast<int>(layouts_.size()); ++unit) {
-          enqueue(fetcher_->resident_weights(unit, true), rows);
+        for (int unit = 0; unit < static_cast<int>(passes.layouts.size()); ++unit) {
+          enqueue(passes.fetcher->resident_weights(unit, stay), rows);
         }
       });
     } catch (const CudaError&) {
@@ -104,13 +134,14 @@ class TravelTrial {
 
   /// Of one pass on the slowest rank, which all ranks know. `last`: of those of its kind. `graph`:
   /// of all that it enqueues, or null.
-  double pass_seconds(std::int64_t rows, bool stay, bool last, Graph* graph = nullptr) {
+  double pass_seconds(TrialPasses& passes, std::int64_t rows, bool stay, bool last,
+                      Graph* graph = nullptr) {
     compute_->record(*start_);
     if (graph != nullptr) {
       graph->launch(*compute_);
     } else {
-      fetcher_->run_pass([&](int, const UnitWeights& weights) { enqueue(weights, rows); },
-                         *compute_, {.last = last, .stays = stay});
+      passes.fetcher->run_pass([&](int, const UnitWeights& weights) { enqueue(weights, rows); },
+                               *compute_, {.last = last, .stays = stay});
     }
     compute_->record(*end_);
     compute_->synchronize();
@@ -135,35 +166,42 @@ class TravelTrial {
     device.zero(memory_.data(), memory_.bytes(), *compute_);
     device.zero(exchange_memory_.data(), exchange_memory_.bytes(), *compute_);
     compute_->synchronize();
-    const auto add = [&](const PartitionLayout& layout, const std::byte* shard) {
-      layouts_.push_back(&layout);
-      store_.add({shard, layout.shard_bytes()});
-    };
     const std::size_t most = plan_->device_is_host ? kHostTrialBytes : kDeviceTrialBytes;
     const std::size_t blocks =
         std::clamp<std::size_t>(most / plan_->blocks.front().gathered_bytes(), 2, kTrialBlocks);
-    for (std::size_t b = 0; b < plan_->blocks.size() && layouts_.size() < blocks; ++b) {
-      const std::byte* const shard = weights.stores()[b]->resident(static_cast<int>(b));
-      if (shard != nullptr) add(plan_->blocks[b], shard);
+    for (std::size_t b = 0; b < plan_->blocks.size(); ++b) {
+      const ShardStore& store = *weights.stores()[b];
+      const std::byte* const shard = store.resident(static_cast<int>(b));
+      TrialPasses& passes = plan_->replicated[b] ? replicated_ : gathered_;
+      if (shard == nullptr || passes.layouts.size() == blocks) continue;
+      passes.layouts.push_back(&plan_->blocks[b]);
+      passes.store.add({shard, plan_->blocks[b].shard_bytes()},
+                       store.replicated(static_cast<int>(b)));
     }
     // Without any on the device there is a slot more than the trial needs: as good as a shard.
     const std::size_t slot = slots.bytes() / static_cast<std::size_t>(plan_->slot_count);
-    while (plan_->slot_count > kSlots && layouts_.size() < blocks) {
-      add(plan_->blocks.front(), slots.data() + kSlots * slot);
+    while (plan_->slot_count > kSlots && gathered_.layouts.size() < blocks) {
+      gathered_.layouts.push_back(&plan_->blocks.front());
+      gathered_.store.add({slots.data() + kSlots * slot, plan_->blocks.front().shard_bytes()},
+                          nullptr);
     }
-    const std::vector<ShardStore*> stores(layouts_.size(), &store_);
+    make_fetcher(gathered_, slots);
+    make_fetcher(replicated_, slots);
+  }
+
+  void make_fetcher(TrialPasses& passes, Buffer& slots) {
+    if (passes.layouts.empty()) return;
     Buffer own_slots(slots.data(), slots.bytes(), [](void*) {});  // they stay the caller's
-    fetcher_ =
-        std::make_unique<LayerFetcher>(device, backend_->communicator.get(), partition_->rank(),
-                                       layouts_, stores, kSlots, *exchange_, std::move(own_slots));
+    passes.fetcher = std::make_unique<LayerFetcher>(
+        *backend_->device, backend_->communicator.get(), partition_->rank(), passes.layouts,
+        std::vector<ShardStore*>(passes.layouts.size(), &passes.store), kSlots, *exchange_,
+        std::move(own_slots));
   }
 
   RankGroup* partition_;
   Backend* backend_;
   const Model* model_;
   const MemoryPlan* plan_;
-  TrialStore store_;
-  std::vector<const PartitionLayout*> layouts_;
   // Memory before streams: their destructors wait for the work that uses it.
   Buffer memory_;
   Buffer exchange_memory_;
@@ -173,7 +211,8 @@ class TravelTrial {
   std::unique_ptr<Event> end_;
   std::unique_ptr<RowExchange> row_exchange_;
   std::unique_ptr<ExchangeOps> ops_;
-  std::unique_ptr<LayerFetcher> fetcher_;
+  TrialPasses gathered_;
+  TrialPasses replicated_;
 };
 
 }  // namespace
@@ -231,18 +270,32 @@ std::vector<TravelTimes> measure_travel(RankGroup& partition, Backend& backend, 
                         [&](std::int64_t rows, bool stay) { return trial.measure(rows, stay); });
 }
 
-std::string describe(std::span<const TravelTimes> times, std::int64_t stay_rows, double seconds) {
+double block_seconds(double gathered, double computed, std::int64_t replicated,
+                     std::int64_t blocks) {
+  const double share = static_cast<double>(blocks - replicated) / static_cast<double>(blocks);
+  return std::max(computed, share * gathered);
+}
+
+std::string describe(std::span<const TravelTimes> times, std::int64_t stay_rows,
+                     const std::vector<bool>& replicated, double seconds) {
   const TravelTimes& last = times.back();
+  const std::ptrdiff_t gathers = std::ranges::count(replicated, false);
+  const bool all_gather = gathers == static_cast<std::ptrdiff_t>(replicated.size());
+  const std::string gathered =
+      all_gather     ? "gathered"
+      : gathers == 0 ? "where every rank multiplies all weights"
+                     : fmt::format("with {} of {} blocks gathered", gathers, replicated.size());
   const std::string measured =
       fmt::format("with {} row{} a block takes {:.3f} ms so, and {:.3f} ms {}", last.rows,
                   last.rows == 1 ? "" : "s", (stay_rows > 0 ? last.staying : last.gathered) * 1e3,
                   (stay_rows > 0 ? last.gathered : last.staying) * 1e3,
-                  stay_rows > 0 ? "gathered" : "where they stay");
+                  stay_rows > 0 ? gathered : "where they stay");
   const std::string decided =
       stay_rows > 0
           ? fmt::format("weights stay, and activations travel, in passes of up to {} rows a rank",
                         stay_rows)
-          : std::string("weights travel in every pass");
+      : gathers == 0 ? std::string("every rank multiplies all weights in every pass")
+                     : std::string("weights travel in every pass");
   return fmt::format("{}: {} (measured in {:.2f} s)", decided, measured, seconds);
 }
 

@@ -17,7 +17,7 @@ namespace zi {
 /// What a block takes either way, on the slowest rank, when each rank has `rows` rows.
 struct TravelTimes {
   std::int64_t rows = 0;
-  double gathered = 0;  // seconds, with the gather of the next one
+  double gathered = 0;  // seconds, with the gather of the next one where it is not replicated
   double staying = 0;   // with the exchanges of its products
 };
 
@@ -58,7 +58,14 @@ std::vector<TravelTimes> measure_travel(RankGroup& partition, Backend& backend, 
                                         const MemoryPlan& plan, const ModelWeights& weights,
                                         Buffer& slots, PeerExchange* peers);
 
-/// For people: what was decided, and from what.
-std::string describe(std::span<const TravelTimes> times, std::int64_t stay_rows, double seconds);
+/// A block of passes that gather, of which `replicated` of `blocks` need no gather: these take
+/// `computed` seconds. `gathered`: a block's of passes that gather all, the gather beside the
+/// compute of the block before. The slower of the two is what passes wait for.
+double block_seconds(double gathered, double computed, std::int64_t replicated,
+                     std::int64_t blocks);
+
+/// For people: what was decided, and from what. `replicated`: see MemoryPlan.
+std::string describe(std::span<const TravelTimes> times, std::int64_t stay_rows,
+                     const std::vector<bool>& replicated, double seconds);
 
 }  // namespace zi

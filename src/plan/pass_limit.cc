@@ -75,6 +75,7 @@ PerLink<double> traffic_of(const MemoryPlan& plan, const ModelConfig& model, con
   double slots_filled = 0;  // bytes of the blocks that travel
   for (std::size_t b = 0; b < plan.blocks.size(); ++b) {
     const PartitionLayout& block = plan.blocks[b];
+    if (gathers && plan.replicated[b]) continue;
     if (gathers) gathered += static_cast<double>(block.shard_bytes());
     if (gathers || plan.tiers[b] != Tier::kDevice) {
       slots_filled += static_cast<double>(gathers ? block.gathered_bytes() : block.shard_bytes());
@@ -102,6 +103,7 @@ PerLink<double> traffic_of(const MemoryPlan& plan, const ModelConfig& model, con
   double memory = static_cast<double>(plan.head_shard) + kv;
   // Shards of the device tier are read in place or for their slot, and in it by the other ranks.
   memory += 2 * slots_filled + device_shards + peers * gathered;
+  if (gathers) memory += static_cast<double>(plan.replicas);  // read in place
   if (plan.device_is_host) {
     // What is copied is read there, too, after storage has written it.
     memory += traffic[Link::kCopy] + traffic[Link::kRead] + multiplied;

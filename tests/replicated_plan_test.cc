@@ -1,0 +1,151 @@
+// Which blocks every rank holds whole, by --replicated-blocks and by the memory that there is.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "engine/memory_planner.h"
+#include "zero_infer/error.h"
+
+namespace zi {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr std::size_t kGibibyte = std::size_t{1} << 30;
+
+/// bloom-7b1 without its large vocabulary, on two GPUs: 30 blocks of 384 MiB, 192 a rank.
+class ReplicatedPlan : public testing::Test {
+ protected:
+  ReplicatedPlan() {
+    ModelConfig c;
+    c.family = "bloom";
+    c.hidden = 4096;
+    c.layers = 30;
+    c.heads = c.kv_heads = 32;
+    c.head_dim = 128;
+    c.ffn = 4 * c.hidden;
+    c.vocabulary = 32000;
+    model_ = make_model(c, false);
+    in_.model = model_.get();
+    in_.world = in_.local_size = 2;
+    in_.device_is_host = false;
+    in_.device_free = 80 * kGibibyte;
+    in_.host_free = 400 * kGibibyte;
+    config_.model = "m";
+  }
+  MemoryPlan plan() const { return make_plan(in_, config_); }
+  MemoryPlan plan_of(std::int64_t blocks) const {
+    RunConfig config = config_;
+    config.replicated_blocks = blocks;
+    return make_plan(in_, config);
+  }
+  std::string refusal() const {
+    try {
+      plan();
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "";
+  }
+
+  std::unique_ptr<Model> model_;
+  PlanInput in_;
+  RunConfig config_;
+};
+
+TEST_F(ReplicatedPlan, HasAllBlocksAndNoSlotsWhereMemoryHasRoom) {
+  const MemoryPlan plan = this->plan(), none = plan_of(0);
+  EXPECT_EQ(plan.replicated_count(), 30);
+  EXPECT_EQ(plan.replicas, 30 * plan.blocks.front().shard_bytes());
+  EXPECT_EQ(plan.slots, 0u);
+  EXPECT_EQ(plan.device_bytes(), none.device_bytes() - none.slots + plan.replicas);
+  EXPECT_EQ(plan.kv_pages, none.kv_pages);
+  EXPECT_EQ(plan.travel, Travel::kAuto) << "few rows may still be faster with shards that stay";
+  EXPECT_EQ(plan_of(30).device_bytes(), plan.device_bytes());
+}
+
+TEST_F(ReplicatedPlan, TakesNothingFromTheKvCacheAndFitsAsManyAsThereIsRoomFor) {
+  for (const std::int64_t lanes : {8, 16, 32, 64}) {
+    config_.batch_size = {lanes};
+    for (std::size_t free = 10; free < 80; free += 7) {
+      in_.device_free = free * kGibibyte;
+      const MemoryPlan plan = this->plan(), none = plan_of(0);
+      EXPECT_EQ(plan.kv_pages, none.kv_pages);
+      EXPECT_EQ(plan.travel, none.travel);
+      EXPECT_LE(plan.device_bytes(), plan.device_room);
+      if (plan.replicated_count() == 30 || plan.all_stay()) continue;
+      EXPECT_EQ(plan.slots, none.slots);
+      const std::size_t left = plan.device_room - none.device_bytes();
+      EXPECT_LT(left * 98 / 100, plan.replicas + plan.blocks.front().shard_bytes())
+          << "another one would fit";
+    }
+  }
+}
+
+TEST_F(ReplicatedPlan, SpreadsThemAmongThoseThatAreGathered) {
+  const MemoryPlan plan = plan_of(10);
+  ASSERT_EQ(plan.replicated_count(), 10);
+  for (std::size_t b = 0; b < 30; ++b) EXPECT_EQ(plan.replicated[b], b % 3 == 0) << b;
+  EXPECT_GT(plan.slots, 0u);
+}
+
+TEST_F(ReplicatedPlan, StaysWithinTheBudgetOfWeights) {
+  const std::size_t shard = plan().blocks.front().shard_bytes();
+  config_.gpu_weight_budget = 37 * shard;
+  EXPECT_EQ(plan().replicated_count(), 7);
+  config_.gpu_weight_budget = 30 * shard;
+  EXPECT_EQ(plan().replicated_count(), 0);
+}
+
+TEST_F(ReplicatedPlan, HasNoneByItselfOnTheCpuBesideAnOffloadOrWhereWeightsAlwaysStay) {
+  const auto count = [&] { return plan().replicated_count(); };
+  config_.travel = Travel::kActivations;
+  EXPECT_EQ(count(), 0);
+  config_.travel = Travel::kAuto;
+  config_.cpu_offload = true;
+  config_.gpu_weight_budget = kGibibyte;
+  EXPECT_EQ(count(), 0);
+  config_.cpu_offload = false;
+  config_.gpu_weight_budget.reset();
+  in_.device_is_host = true;
+  EXPECT_EQ(count(), 0);
+  in_.world = in_.local_size = 1;
+  in_.device_is_host = false;
+  EXPECT_EQ(count(), 0) << "one rank gathers nothing";
+  config_.replicated_blocks = 3;
+  EXPECT_EQ(count(), 0);
+}
+
+TEST_F(ReplicatedPlan, TakesMemoryFromTheKvCacheWhereTheyAreAskedFor) {
+  config_.batch_size = {64};
+  in_.device_free = 24 * kGibibyte;
+  const MemoryPlan some = plan_of(20), none = plan_of(0);
+  EXPECT_EQ(some.replicated_count(), 20);
+  EXPECT_LT(some.kv_pages, none.kv_pages);
+  in_.device_is_host = true;
+  EXPECT_EQ(plan_of(20).replicated_count(), 20) << "on the CPU backend, too";
+  in_.device_is_host = false;
+  config_.cpu_offload = true;
+  config_.gpu_weight_budget = 12 * some.blocks.front().shard_bytes();
+  EXPECT_EQ(plan_of(12).replicated_count(), 12) << "those of the device tier beside offloaded ones";
+}
+
+TEST_F(ReplicatedPlan, RefusesWhatCannotBe) {
+  config_.replicated_blocks = 31;
+  EXPECT_THAT(refusal(), HasSubstr("--replicated-blocks 31 are more than the 30 of the model"));
+  config_.replicated_blocks = 5;
+  config_.travel = Travel::kActivations;
+  EXPECT_THAT(refusal(), HasSubstr("--travel activations contradict"));
+  config_.travel = Travel::kAuto;
+  config_.cpu_offload = true;
+  config_.gpu_weight_budget = 4 * plan_of(0).blocks.front().shard_bytes();
+  EXPECT_THAT(refusal(), HasSubstr("4 blocks rest on the device"));
+  config_.cpu_offload = false;
+  config_.gpu_weight_budget.reset();
+  config_.replicated_blocks = 30;
+  in_.device_free = 12 * kGibibyte;
+  EXPECT_THAT(refusal(), HasSubstr("the plan does not fit"));
+}
+
+}  // namespace
+}  // namespace zi
