@@ -177,6 +177,26 @@ TEST(AllOrNone, TheLowestFailingRankKeepsItsErrorAndAllOthersFollow) {
   }
 }
 
+TEST(AllOrNone, ARankThatFailedSaysWhyWhileOthersAreStillAtWork) {
+  if (world().size() == 1) GTEST_SKIP() << "waits for nobody";
+  const bool fails = world().rank() == 0;
+  testing::internal::CaptureStderr();
+  const auto step = [&] {
+    if (fails) throw IoError("/disk: no space left");
+    std::this_thread::sleep_for(std::chrono::seconds(3));
+  };
+  if (fails) {
+    EXPECT_THROW(world().all_or_none(step), IoError);
+  } else {
+    EXPECT_THROW(world().all_or_none(step), PeerError);
+  }
+  const std::string said = testing::internal::GetCapturedStderr();
+  EXPECT_EQ(said.find("/disk: no space left") != std::string::npos, fails) << said;
+  testing::internal::CaptureStderr();
+  EXPECT_THROW(world().all_or_none([] { throw IoError("/disk: again"); }), Error);
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "") << "all failed at once";
+}
+
 TEST(AllOrNone, TurnsForeignExceptionsIntoErrors) {
   const std::vector<std::pair<std::function<void()>, std::string>> steps = {
       {[] { throw std::bad_alloc(); }, "memory"},

@@ -60,9 +60,10 @@ class RankGroup {
 
   /// Collective: runs `step` on every rank and returns when all succeeded. Where ranks throw, the
   /// lowest of them throws its exception again (turned into a zi::Error if it is none) and all
-  /// others throw PeerError: one line is printed and all leave together, without an abort. `step`
-  /// itself must not be collective, apart from all_or_none inside it: a rank that fails before a
-  /// collective call would leave the others in it.
+  /// others throw PeerError: one line is printed and all leave together, without an abort. A rank
+  /// that waits for seconds after it failed says so, in a warning. `step` itself must not be
+  /// collective, apart from all_or_none inside it: a rank that fails before a collective call would
+  /// leave the others in it.
   void all_or_none(const std::function<void()>& step);
 
   /// Whether the last thing that happened here is that all_or_none threw on every rank: all are on

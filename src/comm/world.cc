@@ -4,15 +4,20 @@
 
 #include <array>
 #include <charconv>
+#include <chrono>
 #include <climits>
+#include <condition_variable>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <iostream>
+#include <mutex>
 #include <new>
 #include <optional>
+#include <stop_token>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -54,6 +59,31 @@ std::exception_ptr as_error() {
     return std::make_exception_ptr(Error("an exception of unknown type was thrown"));
   }
 }
+
+/// Says why this rank failed while it still waits for others, whose steps may take minutes: to load
+/// weights, say, or to write a shard file. Nothing where they end soon: the failure is then told as
+/// all leave.
+class FailureNotice {
+ public:
+  explicit FailureNotice(const std::exception_ptr& error)
+      : thread_([this, error](const std::stop_token& stop) {
+          std::unique_lock lock(mutex_);
+          if (wake_.wait_for(lock, stop, kPatience, [&] { return stop.stop_requested(); })) return;
+          try {
+            std::rethrow_exception(error);
+          } catch (const std::exception& e) {
+            log_warning(fmt::format(
+                "this rank failed, and the job ends once the others are done with this step: {}",
+                e.what()));
+          }
+        }) {}
+
+ private:
+  static constexpr std::chrono::seconds kPatience{2};
+  std::mutex mutex_;
+  std::condition_variable_any wake_;
+  std::jthread thread_;  // last: it uses the others
+};
 
 constexpr const char* kPretendHosts = "ZERO_INFER_PRETEND_HOSTS";
 
@@ -281,6 +311,7 @@ void RankGroup::barrier() {
 void RankGroup::all_or_none(const std::function<void()>& step) {
   Outcome mine = Outcome::kDone;
   std::exception_ptr error;
+  std::optional<FailureNotice> notice;
   try {
     step();
   } catch (const PeerError&) {
@@ -290,8 +321,10 @@ void RankGroup::all_or_none(const std::function<void()>& step) {
   } catch (...) {
     mine = Outcome::kFailed;
     error = as_error();
+    if (size() > 1) notice.emplace(error);
   }
   const std::vector<Outcome> outcomes = all_gather(mine);
+  notice.reset();
   int followed = -1;
   int failed = -1;
   for (int r = size() - 1; r >= 0; --r) {
