@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "engine/memory_planner.h"
+#include "gpu_plan_fixture.h"
 #include "zero_infer/error.h"
 
 namespace zi {
@@ -11,28 +11,11 @@ namespace {
 
 using testing::HasSubstr;
 
-constexpr std::size_t kGibibyte = std::size_t{1} << 30;
-
-/// bloom-7b1 without its large vocabulary, on two GPUs: 30 blocks of 384 MiB, 192 a rank.
-class ReplicatedPlan : public testing::Test {
+/// On two GPUs: 192 MiB of a block are a rank's.
+class ReplicatedPlan : public GpuPlanTest {
  protected:
-  ReplicatedPlan() {
-    ModelConfig c;
-    c.family = "bloom";
-    c.hidden = 4096;
-    c.layers = 30;
-    c.heads = c.kv_heads = 32;
-    c.head_dim = 128;
-    c.ffn = 4 * c.hidden;
-    c.vocabulary = 32000;
-    model_ = make_model(c, false);
-    in_.model = model_.get();
-    in_.world = in_.local_size = 2;
-    in_.device_is_host = false;
-    in_.device_free = 80 * kGibibyte;
-    in_.host_free = 400 * kGibibyte;
-    config_.model = "m";
-  }
+  ReplicatedPlan() : GpuPlanTest(2) {}
+
   MemoryPlan plan() const { return make_plan(in_, config_); }
   MemoryPlan plan_of(std::int64_t blocks) const {
     RunConfig config = config_;
@@ -47,10 +30,6 @@ class ReplicatedPlan : public testing::Test {
     }
     return "";
   }
-
-  std::unique_ptr<Model> model_;
-  PlanInput in_;
-  RunConfig config_;
 };
 
 TEST_F(ReplicatedPlan, HasAllBlocksAndNoSlotsWhereMemoryHasRoom) {

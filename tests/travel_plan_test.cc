@@ -3,8 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "engine/memory_planner.h"
 #include "engine/staying_products.h"
+#include "gpu_plan_fixture.h"
 #include "zero_infer/error.h"
 
 namespace zi {
@@ -15,28 +15,10 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 
 constexpr std::size_t kOneMiB = std::size_t{1} << 20;
-constexpr std::size_t kOneGiB = std::size_t{1} << 30;
 
-/// bloom-7b1 on GPUs of their own; with its own vocabulary the head's exchange would take more than
-/// those of the blocks.
-class TravelPlan : public testing::Test {
+class TravelPlan : public GpuPlanTest {
  protected:
-  TravelPlan() {
-    ModelConfig c;
-    c.family = "bloom";
-    c.hidden = 4096;
-    c.layers = 30;
-    c.heads = c.kv_heads = 32;
-    c.head_dim = 128;
-    c.ffn = 4 * c.hidden;
-    c.vocabulary = 32000;
-    model_ = make_model(c, false);
-    in_.model = model_.get();
-    in_.world = in_.local_size = 4;
-    in_.device_is_host = false;
-    in_.device_free = 80 * kOneGiB;
-    in_.host_free = 400 * kOneGiB;
-    config_.model = "m";
+  TravelPlan() : GpuPlanTest(4) {
     config_.replicated_blocks = 0;  // see replicated_plan_test.cc
   }
 
@@ -58,10 +40,6 @@ class TravelPlan : public testing::Test {
     const std::size_t bytes = plan(travel).device_bytes() + spare;
     in_.device_free = bytes / 95 * 100 + 100;
   }
-
-  std::unique_ptr<Model> model_;
-  PlanInput in_;
-  RunConfig config_;
 };
 
 TEST_F(TravelPlan, AutoIsTheDefaultAndHasSlotsAndExchangesForRoundsOfAThousandRows) {
@@ -81,7 +59,7 @@ TEST_F(TravelPlan, HasASlotForTheTrialWhereverNoBlockNeedRestOnTheDevice) {
   config_.gpu_weight_budget = 0;
   for (const bool offload : {false, true}) {
     config_.cpu_offload = offload;
-    config_.cpu_weight_budget = 100 * kOneGiB;
+    config_.cpu_weight_budget = 100 * kGibibyte;
     const MemoryPlan plan = make_plan(in_, config_);
     ASSERT_EQ(plan.device_shards, 0u);
     EXPECT_EQ(plan.travel, Travel::kAuto);
@@ -90,8 +68,8 @@ TEST_F(TravelPlan, HasASlotForTheTrialWhereverNoBlockNeedRestOnTheDevice) {
 }
 
 TEST_F(TravelPlan, TakesNoSlotForATrialThatHasBlocksOnTheDevice) {
-  config_.gpu_weight_budget = kOneGiB;
-  config_.cpu_weight_budget = 100 * kOneGiB;
+  config_.gpu_weight_budget = kGibibyte;
+  config_.cpu_weight_budget = 100 * kGibibyte;
   const MemoryPlan plan = make_plan(in_, config_);
   ASSERT_GT(plan.device_shards, 0u);
   ASSERT_GT(plan.host_shards, 0u);
@@ -103,7 +81,7 @@ TEST_F(TravelPlan, SaysOfTheHostsShareWhatWouldHelpWhereAutoCannotStay) {
   config_.cpu_offload = true;
   config_.gpu_weight_budget = 0;
   config_.cpu_share.reset();
-  config_.kv_budget = kOneGiB;
+  config_.kv_budget = kGibibyte;
   leave(Travel::kWeights, 0);
   const MemoryPlan plan = make_plan(in_, config_);
   ASSERT_EQ(plan.travel, Travel::kWeights);
@@ -130,7 +108,7 @@ TEST_F(TravelPlan, OneRankExchangesNothingWhateverIsGiven) {
 TEST_F(TravelPlan, ExchangesTakeNoMoreThanA64thOfAScarceKvCache) {
   config_.batch_size = {64};
   for (const std::size_t free : {20u, 16u, 14u}) {
-    in_.device_free = free * kOneGiB;
+    in_.device_free = free * kGibibyte;
     const MemoryPlan gathers = plan(Travel::kWeights), either = plan(Travel::kAuto);
     ASSERT_LT(gathers.max_sequence_tokens, 64 * 2048) << "the cache is scarce";
     EXPECT_EQ(either.travel, Travel::kAuto);
@@ -153,7 +131,7 @@ TEST_F(TravelPlan, WeightsAloneTravelWhereTheCacheIsTooSmallToGiveAPage) {
 }
 
 TEST_F(TravelPlan, WhatFitsWithWeightsFitsAlwaysAndHasItsSlotsAndTiers) {
-  config_.kv_budget = kOneGiB;
+  config_.kv_budget = kGibibyte;
   const std::size_t exchange = plan(Travel::kAuto).product_exchange.bytes() -
                                plan(Travel::kWeights).product_exchange.bytes();
   ASSERT_GT(exchange, 0u);
@@ -170,7 +148,7 @@ TEST_F(TravelPlan, WhatFitsWithWeightsFitsAlwaysAndHasItsSlotsAndTiers) {
 }
 
 TEST_F(TravelPlan, WeightsStayInEveryPassWhereThereIsNoRoomForSlots) {
-  config_.kv_budget = kOneGiB;
+  config_.kv_budget = kGibibyte;
   leave(Travel::kActivations, 0);
   ASSERT_FALSE(fits(Travel::kWeights));
   const MemoryPlan plan = make_plan(in_, config_);
@@ -181,7 +159,7 @@ TEST_F(TravelPlan, WeightsStayInEveryPassWhereThereIsNoRoomForSlots) {
 }
 
 TEST_F(TravelPlan, IsRefusedAsWithWeightsWhereNothingFits) {
-  in_.device_free = kOneGiB;
+  in_.device_free = kGibibyte;
   std::string messages[2];
   for (const Travel travel : {Travel::kWeights, Travel::kAuto}) {
     try {
@@ -197,7 +175,7 @@ TEST_F(TravelPlan, IsRefusedAsWithWeightsWhereNothingFits) {
 TEST_F(TravelPlan, OnTheCpuBackendTheExchangesOfAScarceHostAreTheFirstToGo) {
   in_.device_is_host = true;
   in_.block_format = {kInt8Weights, {}};
-  config_.kv_budget = kOneGiB;
+  config_.kv_budget = kGibibyte;
   const std::size_t needed = plan(Travel::kWeights).process_bytes();
   in_.host_free = (needed + 64 * 1024) * 4 / 9 * 10 + 100;
   EXPECT_EQ(make_plan(in_, config_).travel, Travel::kWeights);
