@@ -112,6 +112,7 @@ TEST(CommandLine, ReadsEveryFlag) {
   EXPECT_EQ(parse({"--model", "m", "--prompt", "p", "--replicated-blocks", "auto"})
                 .config.replicated_blocks,
             std::nullopt);
+  EXPECT_EQ(parse({"--model", "m", "--prompt", "p"}).config.replicated_blocks, 0);
   EXPECT_EQ(config.partition_within, PartitionWithin::kHost);
   EXPECT_EQ(config.network, 25e9);
   EXPECT_TRUE(config.cpu_offload);

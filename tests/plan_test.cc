@@ -228,11 +228,14 @@ TEST_F(Plan, AdviceIsPlannedAnew) {
   EXPECT_THAT(advice, HasSubstr("another tier: with --cpu-offload, a pass takes"));
   EXPECT_THAT(advice,
               HasSubstr("more ranks: 8 hold all blocks on their devices: a pass takes 861 ms"));
-  // A small model gathers for nothing: as it is, every rank holds all of it.
-  RunConfig small = run_of("7b1");
-  EXPECT_THAT(advice_of(planned(small, like("h100", 4))), Not(HasSubstr("less travel")));
-  small.replicated_blocks = 0;
-  EXPECT_THAT(advice_of(planned(small, like("h100", 4))), HasSubstr("4 jobs of one rank each"));
+  // A small model gathers for nothing, where every rank can hold all of it.
+  RunConfig small = run_of("560m");
+  EXPECT_THAT(advice_of(planned(small, like("h100", 4))),
+              AllOf(HasSubstr("fewer gathers: --replicated-blocks auto, a pass takes"),
+                    HasSubstr("4 jobs of one rank each")));
+  small.replicated_blocks.reset();
+  EXPECT_THAT(advice_of(planned(small, like("h100", 4))),
+              AllOf(Not(HasSubstr("fewer gathers")), Not(HasSubstr("less travel"))));
 }
 
 TEST_F(Plan, AdvisesFewerBitsWithWhatTheyGive) {
@@ -406,7 +409,9 @@ TEST_F(Plan, GathersBetweenHostsBoundAPassAsThoseWithinOne) {
 }
 
 TEST_F(Plan, TheJsonHoldsTheDocumentedFields) {
-  const auto plan = planned(run_of("7b1"), like("h100", 2));
+  RunConfig config = run_of("7b1");
+  config.replicated_blocks.reset();
+  const auto plan = planned(config, like("h100", 2));
   std::set<std::string> keys;
   for (const auto& [key, value] : plan.items()) keys.insert(key);
   EXPECT_EQ(keys, (std::set<std::string>{"name",

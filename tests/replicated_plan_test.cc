@@ -14,7 +14,7 @@ using testing::HasSubstr;
 /// On two GPUs: 192 MiB of a block are a rank's.
 class ReplicatedPlan : public GpuPlanTest {
  protected:
-  ReplicatedPlan() : GpuPlanTest(2) {}
+  ReplicatedPlan() : GpuPlanTest(2) { config_.replicated_blocks.reset(); }
 
   MemoryPlan plan() const { return make_plan(in_, config_); }
   MemoryPlan plan_of(std::int64_t blocks) const {

@@ -18,9 +18,7 @@ constexpr std::size_t kOneMiB = std::size_t{1} << 20;
 
 class TravelPlan : public GpuPlanTest {
  protected:
-  TravelPlan() : GpuPlanTest(4) {
-    config_.replicated_blocks = 0;  // see replicated_plan_test.cc
-  }
+  TravelPlan() : GpuPlanTest(4) {}
 
   MemoryPlan plan(Travel travel) const {
     RunConfig config = config_;

@@ -73,7 +73,7 @@ struct RunConfig {
   Travel travel = Travel::kAuto;
   /// Blocks that every rank holds gathered on its device, so that no pass gathers them; none: on a
   /// GPU as many as memory has room for, next to all else.
-  std::optional<std::int64_t> replicated_blocks;
+  std::optional<std::int64_t> replicated_blocks = 0;
   PartitionWithin partition_within = PartitionWithin::kJob;
   std::optional<double> network;  // for plans: bytes a second that a host receives from others
   BackendChoice backend = BackendChoice::kAuto;

@@ -160,7 +160,7 @@ Option replicated_blocks() {
       [](const std::optional<std::int64_t>& blocks) {
         if (blocks) check_count(*blocks, 0, kMostCount);
       });
-  made.default_text = "auto";
+  made.default_text = fmt::format("{}", *RunConfig().replicated_blocks);
   return made;
 }
 

@@ -43,6 +43,7 @@ class Adviser {
     kv_budget();
     tiers();
     travel();
+    replicas();
     partition();
     more_ranks();
     fewer_ranks();
@@ -170,6 +171,19 @@ class Adviser {
                                  limit->stays ? "activations" : "weights",
                                  format_seconds(limit->seconds()),
                                  format_seconds(base_.seconds())));
+  }
+
+  /// Blocks whole on every rank, in what is left of its device.
+  void replicas() {
+    if (plan_.blocks.front().world() == 1 || !config_.replicated_blocks) return;
+    RunConfig other = config_;
+    other.replicated_blocks.reset();
+    const std::optional<PassLimit> limit = at(other);
+    if (!faster(limit, base_.tokens_per_second())) return;
+    lines_.push_back(
+        fmt::format("fewer gathers: --replicated-blocks auto, a pass takes {} instead of {}, {}",
+                    format_seconds(limit->seconds()), format_seconds(base_.seconds()),
+                    tokens_text(limit->tokens_per_second())));
   }
 
   /// Hosts that need no network, or the memory of all of them.
