@@ -70,8 +70,8 @@ FORM = lambda name: {"type": name}
 
 
 def gguf_fields(path):
-    """What a GGUF file says, by name. The package gguf makes an array of each text of a vocabulary, which takes ten
-    times as long, and most of the time of a test."""
+    """What a GGUF file says by name. The package gguf makes an array of each of a vocabulary's texts: ten times as slow,
+    and most of the time of a test."""
     data = path.read_bytes()
     at = 0
 
