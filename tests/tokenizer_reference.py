@@ -12,11 +12,11 @@ answers:
 import itertools
 import json
 import random
-import struct
 import sys
 import unicodedata
 from pathlib import Path
 
+from gguf import GGUFReader
 from tokenizers import AddedToken, Tokenizer
 
 TEXTS = 5500
@@ -69,49 +69,18 @@ SPM_DECODER = sequence("decoders", replace(SPACE, " "), {"type": "ByteFallback"}
 FORM = lambda name: {"type": name}
 
 
-def gguf_fields(path):
-    """What a GGUF file says by name. The package gguf makes an array of each of a vocabulary's texts: ten times as slow,
-    and most of the time of a test."""
-    data = path.read_bytes()
-    at = 0
-
-    def take(form):
-        nonlocal at
-        values = struct.unpack_from("<" + form, data, at)
-        at += struct.calcsize("<" + form)
-        return values
-
-    def value(kind):
-        nonlocal at
-        if kind == 8:
-            length, = take("Q")
-            at += length
-            return data[at - length:at].decode()
-        if kind == 9:
-            kind, length = take("IQ")
-            return [value(kind) for _ in range(length)] if kind in (8, 9) else list(take(f"{length}{FORMS[kind]}"))
-        return take(FORMS[kind])[0]
-
-    magic, version, _, fields = take("4sIQQ")
-    if magic != b"GGUF" or version not in (2, 3):
-        sys.exit(f"{path}: not a GGUF file of version 2 or 3")
-    return {value(8): value(take("I")[0]) for _ in range(fields)}
-
-
-# By the number of the type: integers of 8, 16 and 32 bits without and with a sign, float32, bool, and those of 64 bits.
-FORMS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-
-
 class Gguf:
     def __init__(self, path):
-        fields = gguf_fields(path)
+        fields = GGUFReader(path).fields
         field = lambda key: fields["tokenizer.ggml." + key]
-        self.tokens = field("tokens")
-        types = field("token_type")
+        texts = lambda key: [bytes(field(key).parts[i]).decode() for i in field(key).data]
+        numbers = lambda key: [field(key).parts[i][0] for i in field(key).data]
+        self.tokens = texts("tokens")
+        types = [int(t) for t in numbers("token_type")]
         # 3: special. 4: added by the user. 5: not used. Some vocabularies fill up with tokens of the last kind.
         self.special = [t for t, kind in zip(self.tokens, types) if kind == 3]
-        self.scores = field("scores") if "tokenizer.ggml.scores" in fields else []
-        self.merges = [m.split(" ") for m in field("merges")] if "tokenizer.ggml.merges" in fields else []
+        self.scores = [float(s) for s in numbers("scores")] if "tokenizer.ggml.scores" in fields else []
+        self.merges = [m.split(" ") for m in texts("merges")] if "tokenizer.ggml.merges" in fields else []
 
     def vocab(self, without=()):
         """Numbered without a gap: tokens that are added get the ids from its size on."""
