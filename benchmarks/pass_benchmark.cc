@@ -158,7 +158,9 @@ RunConfig config_of(const Options& o) {
   if (!o.gpu_weight_budget.empty()) config.gpu_weight_budget = parse_size(o.gpu_weight_budget);
   config.cpu_share = o.cpu_share == "auto" ? std::nullopt : std::optional(std::stod(o.cpu_share));
   config.travel = o.travel;
-  if (o.replicated_blocks != "auto") config.replicated_blocks = std::stoll(o.replicated_blocks);
+  config.replicated_blocks = o.replicated_blocks == "auto"
+                                 ? std::nullopt
+                                 : std::optional<std::int64_t>(std::stoll(o.replicated_blocks));
   if (!o.kv_budget.empty()) config.kv_budget = parse_size(o.kv_budget);
   return config;
 }
@@ -251,7 +253,7 @@ Bound bound_of(World& world, Engine& engine, const Options& o, const Measured& m
         static_cast<double>(m.fetched.bytes[Link::kGather]) / static_cast<double>(m.fetched.passes),
         limits[Link::kGather], "bare all-gathers of as many shards, back to back"};
   }
-  if (cpu) {
+  if (cpu && world.size() == 1) {
     const std::vector<RowBlockMatrix> matrices = resident_weights(engine);
     ThreadPool pool(threads_per_rank(1));
     double bytes = 0;
@@ -422,8 +424,7 @@ int main(int argc, char** argv) {
                                                         {"auto", zi::Travel::kAuto}};
         app.add_option("--travel", o.travel, "as of zero-infer, but weights by default")
             ->transform(CLI::Transformer(ways));
-        app.add_option("--replicated-blocks", o.replicated_blocks,
-                       "as of zero-infer, but 0 by default");
+        app.add_option("--replicated-blocks", o.replicated_blocks, "as of zero-infer");
         app.add_option("--nvme-path", o.nvme_path, "folder of the shard files");
         app.add_option("--passes", o.passes, "passes of a run")->check(CLI::PositiveNumber);
         app.add_flag("--profile", o.profile, "times every operation of further passes, on stderr");

@@ -20,7 +20,7 @@ build() {  # PRESET [cmake flags]: configures and builds quietly, and says how l
   local preset=$1 start=$SECONDS
   shift
   cmake --preset "$preset" "$@" >/dev/null
-  # ptxas tells how slow the code is that it was not asked to optimize.
+  # Without the lines of ptxas on how slow unoptimized code will be.
   cmake --build --preset "$preset" --parallel "$jobs" -- --quiet | { grep -v '^ptxas info' || true; }
   echo "built $preset in $((SECONDS - start)) s"
 }
@@ -39,8 +39,8 @@ if ! nvidia-smi -L >/dev/null 2>&1; then
   export CUDAARCHS=90-real
   flags+=(-DZI_CUDA_UNOPTIMIZED=ON)
 fi
-# Some files of a room at a time take half the time that they take one by one, and hide an include that one of them
-# lacks: --quick, which is run before, compiles them as users do.
+# Several files of a room compiled as one take half the time. They hide an include that one of them lacks: --quick
+# compiles file by file, as users do, and is to be run before a change lands.
 [ "$quick" = --quick ] || flags+=(-DCMAKE_UNITY_BUILD=ON)
 build cpu "${flags[@]}"
 wait "$reference_packages" || echo "tests that compare with reference packages will be skipped"

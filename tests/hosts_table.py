@@ -18,7 +18,7 @@ HOSTS = [1, 2, 4, 8, 16, 32, 64]
 RANKS_PER_HOST = 8
 NETWORKS = ["400GB/s", "25GB/s"]  # eight cards of 400 Gbit/s in a host, and one of 200
 LANES = 8
-GATHERED = ["--travel", "weights", "--replicated-blocks", "0"]
+GATHERED = ["--travel", "weights"]
 STAYING = ["--travel", "activations"]
 
 

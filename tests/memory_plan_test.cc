@@ -78,9 +78,7 @@ TEST_F(Plan, OneRankHoldsAllBlocksOnTheDeviceWithoutSlots) {
 }
 
 TEST_F(Plan, FourRanksHoldAQuarterEachAndTwoGatheredSlots) {
-  RunConfig gathers = config();
-  gathers.replicated_blocks = 0;
-  const MemoryPlan plan = make_plan(input(4), gathers);
+  const MemoryPlan plan = make_plan(input(4), config());
   EXPECT_EQ(plan.device_shards, 30 * kBlock / 4);
   EXPECT_EQ(plan.head_shard, kHead / 4);
   EXPECT_EQ(plan.slots, 2 * kBlock);

@@ -14,6 +14,10 @@
 namespace zi {
 
 inline constexpr std::size_t kGiB = std::size_t{1} << 30;
+// 7b1: H = 4096, 30 blocks of 12 H^2 elements, V = 250880; bfloat16.
+inline constexpr double kBlocks = 30 * 12.0 * 4096 * 4096 * 2;
+inline constexpr double kHead = 250880.0 * 4096 * 2;
+inline constexpr double kKv = 491'520;  // of a token
 
 inline std::string shape(const std::string& name) {
   return std::string(ZI_SOURCE_DIR) + "/config/models/bloom-" + name;

@@ -64,16 +64,13 @@ TEST_F(Plan, AShardCrossesTheNetworkOnceForAHost) {
 }
 
 TEST_F(Plan, ASlowNetworkBoundsAPassAndAFastOneDoesNot) {
-  RunConfig gathers = with_network("7b1", 1e9);
-  gathers.replicated_blocks = 0;
-  const auto slow = planned(gathers, hosts_of("h100", 16, 8));
+  const auto slow = planned(with_network("7b1", 1e9), hosts_of("h100", 16, 8));
   const auto network = link_of(slow.at("pass"), "network");
   EXPECT_EQ(network.at("gb_s"), 1);
   EXPECT_EQ(slow.at("pass").at("bottleneck"), "network");
   EXPECT_EQ(seconds_of(slow), network.at("seconds"));
   EXPECT_DOUBLE_EQ(network.at("seconds").get<double>(), network.at("bytes").get<double>() / 1e9);
-  gathers.network = 1e12;
-  const auto fast = planned(gathers, hosts_of("h100", 16, 8));
+  const auto fast = planned(with_network("7b1", 1e12), hosts_of("h100", 16, 8));
   EXPECT_EQ(fast.at("pass").at("bottleneck"), "gather");
   EXPECT_LT(seconds_of(fast), seconds_of(slow));
 }

@@ -71,8 +71,8 @@ struct RunConfig {
   bool score = false;
   bool no_prefix_sharing = false;  // each prompt is computed from its first token on
   Travel travel = Travel::kAuto;
-  /// Blocks that every rank holds gathered on its device, so that no pass gathers them; none: on a
-  /// GPU as many as memory has room for, next to all else.
+  /// Blocks that every rank holds gathered on its device, so that no pass gathers them. Without a
+  /// number, on a GPU: as many as memory has room for, next to all else.
   std::optional<std::int64_t> replicated_blocks = 0;
   PartitionWithin partition_within = PartitionWithin::kJob;
   std::optional<double> network;  // for plans: bytes a second that a host receives from others
