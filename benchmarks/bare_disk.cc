@@ -129,7 +129,7 @@ double resident_share(const FileRange& range, const FileDescriptor& file) {
 
 }  // namespace
 
-std::vector<FileRange> checkpoint_files(const std::filesystem::path& directory) {
+std::vector<FileRange> checkpoint_ranges(const std::filesystem::path& directory) {
   std::vector<FileRange> files;
   for (const auto& entry : std::filesystem::directory_iterator(directory)) {
     if (entry.path().extension() == ".safetensors")

@@ -17,7 +17,7 @@ struct FileRange {
 };
 
 /// The .safetensors files of a directory, whole, by name. Throws IoError.
-std::vector<FileRange> checkpoint_files(const std::filesystem::path& directory);
+std::vector<FileRange> checkpoint_ranges(const std::filesystem::path& directory);
 
 std::uint64_t total_bytes(const std::vector<FileRange>& ranges);
 

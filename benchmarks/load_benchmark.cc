@@ -87,7 +87,7 @@ struct Need {
 class Runner {
  public:
   Runner(World& world, const Options& options)
-      : world_(world), o_(options), files_(checkpoint_files(options.checkpoint)) {
+      : world_(world), o_(options), files_(checkpoint_ranges(options.checkpoint)) {
     config_.model = o_.checkpoint;
     config_.quiet = true;
     config_.batch_size = {1};
