@@ -16,7 +16,6 @@ namespace zi {
 namespace {
 
 constexpr mode_t kFolderMode = 0700;
-constexpr mode_t kFileMode = 0600;
 constexpr mode_t kAccess = 0777;          // the bits of a mode that say who may do what
 constexpr mode_t kWrittenByOthers = 022;  // an access list that lets others write sets one of them
 constexpr int kOpenSafely = O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
@@ -129,7 +128,7 @@ void check_shard_directory(const std::filesystem::path& directory) {
 }
 
 void make_private(int fd, const std::string& path) {
-  if (::fchmod(fd, kFileMode) != 0) {
+  if (::fchmod(fd, kShardFileMode) != 0) {
     throw IoError(system_error_text(path, "cannot make it private (chmod 0600)", errno) +
                   fmt::format("; {}", kOtherDirectory));
   }
@@ -204,8 +203,8 @@ std::optional<FileDescriptor> ShardFolder::open(const std::string& name) const {
   }
   info = stat_of(file.get(), path);
   check_private(info, S_IFREG, path);
-  if (info.st_uid == ::geteuid() && (info.st_mode & kAccess & ~kFileMode) != 0) {
-    static_cast<void>(::fchmod(file.get(), info.st_mode & kFileMode));  // may fail, as above
+  if (info.st_uid == ::geteuid() && (info.st_mode & kAccess & ~kShardFileMode) != 0) {
+    static_cast<void>(::fchmod(file.get(), info.st_mode & kShardFileMode));  // may fail, as above
   }
   // io_uring would give up where it has to wait.
   if (::fcntl(file.get(), F_SETFL, 0) != 0) {
@@ -220,14 +219,14 @@ std::optional<FileDescriptor> ShardFolder::lock(const std::string& name) const {
   if (::fstatat(fd(), name.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0) {
     check_private(info, S_IFREG, path);
   }
-  FileDescriptor file(::openat(fd(), name.c_str(), O_RDWR | O_CREAT | kOpenSafely, kFileMode));
+  FileDescriptor file(::openat(fd(), name.c_str(), O_RDWR | O_CREAT | kOpenSafely, kShardFileMode));
   if (!file.is_open()) {
     throw IoError(system_error_text(path, "cannot write to the folder of shard files", errno) +
                   fmt::format("; {}", kOtherDirectory));
   }
   info = stat_of(file.get(), path);
   check_private(info, S_IFREG, path);
-  if ((info.st_mode & kAccess) != kFileMode) make_private(file.get(), path);
+  if ((info.st_mode & kAccess) != kShardFileMode) make_private(file.get(), path);
   int result = 0;
   do {
     result = ::flock(file.get(), LOCK_EX | LOCK_NB);

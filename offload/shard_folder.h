@@ -1,5 +1,7 @@
 #pragma once
 
+#include <sys/stat.h>
+
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -13,6 +15,9 @@ namespace zi {
 /// What to do about a place that cannot be used: the end of a message.
 inline constexpr std::string_view kOtherDirectory =
     "choose another directory with --nvme-offload-path";
+
+/// The access that shard files are made with: this user alone.
+inline constexpr mode_t kShardFileMode = 0600;
 
 /// Throws IoError where the directory that was given for shard files is missing and so is the one
 /// above it: in what is misspelt, shards would land on another disk. Also where it is no folder.

@@ -17,8 +17,6 @@
 namespace zi {
 namespace {
 
-constexpr mode_t kFileMode = 0600;
-
 std::string temporary_name(const std::string& name) { return name + ".tmp"; }
 
 /// Under the lock of `name`: whatever has its temporary name has no living writer.
@@ -87,9 +85,9 @@ void TemporaryFile::make() {
         fmt::format("{}: a file without a name cannot be used there ({}): a job that is "
                     "killed while it writes leaves {}, which the next start removes",
                     folder_.path(), system_message(refusal), temporary_name_));
-    file_ =
-        FileDescriptor(::openat(folder_.fd(), temporary_name_.c_str(),
-                                O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, kFileMode));
+    file_ = FileDescriptor(::openat(folder_.fd(), temporary_name_.c_str(),
+                                    O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
+                                    kShardFileMode));
     if (!file_.is_open()) fail("cannot make the shard file", errno);
     named_ = true;
   }
@@ -99,7 +97,8 @@ void TemporaryFile::make() {
 int TemporaryFile::make_without_name() {
   int refusal = 0;
   const auto open = [&] {
-    FileDescriptor file(::openat(folder_.fd(), ".", O_TMPFILE | O_WRONLY | O_CLOEXEC, kFileMode));
+    FileDescriptor file(
+        ::openat(folder_.fd(), ".", O_TMPFILE | O_WRONLY | O_CLOEXEC, kShardFileMode));
     if (!file.is_open()) refusal = errno;
     return file;
   };

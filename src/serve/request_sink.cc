@@ -6,7 +6,7 @@
 namespace zi {
 namespace {
 
-double seconds_since(RequestQueue::Clock::time_point then) {
+double age_of(RequestQueue::Clock::time_point then) {
   return std::chrono::duration<double>(RequestQueue::Clock::now() - then).count();
 }
 
@@ -22,7 +22,7 @@ void RequestSink::started(std::uint64_t index, int, const std::string&) {
 void RequestSink::told(std::uint64_t index, const Delta& delta) {
   RequestQueue::Place place = queue_->tell(index);
   if (place.answer == nullptr) return;
-  if (place.told) metrics_->token(seconds_since(*place.told));
+  if (place.told) metrics_->token(age_of(*place.told));
   tasks_.push_back({std::move(place.answer), [number = place.number, delta](PendingAnswer& answer) {
                       answer.told(number, delta);
                     }});
@@ -31,7 +31,7 @@ void RequestSink::told(std::uint64_t index, const Delta& delta) {
 void RequestSink::finished(const Result& result) {
   RequestQueue::Place place = queue_->finish(result.index);
   if (place.answer == nullptr) return;
-  metrics_->finished(result, seconds_since(place.arrived), place.told.has_value());
+  metrics_->finished(result, age_of(place.arrived), place.told.has_value());
   tasks_.push_back(
       {std::move(place.answer), [number = place.number, result](PendingAnswer& answer) {
          answer.finished(number, result);
