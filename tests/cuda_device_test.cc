@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <future>
 #include <numeric>
@@ -49,6 +50,30 @@ TEST(CublasLibrary, IsLoadedWithEveryFunctionAlsoWithoutAGpu) {
   EXPECT_STREQ(cublas.status_string(CUBLAS_STATUS_SUCCESS), "success");
   EXPECT_NE(cublas.gemm, nullptr);
   EXPECT_NE(cublas.gemm_strided_batched, nullptr);
+}
+
+TEST(PretendedGpus, AreANumberOrRefusedByName) {
+  const char* const variable = "ZERO_INFER_PRETEND_GPUS";
+  const char* const set = std::getenv(variable);
+  const std::string before = set != nullptr ? set : "";
+  ::unsetenv(variable);
+  EXPECT_EQ(pretended_gpus(), 0);
+  ::setenv(variable, "3", 1);
+  EXPECT_EQ(pretended_gpus(), 3);
+  for (const char* const wrong : {"", "0", "-1", "two", "2,", "99999999999"}) {
+    ::setenv(variable, wrong, 1);
+    try {
+      pretended_gpus();
+      ADD_FAILURE() << wrong << " was taken";
+    } catch (const ConfigError& e) {
+      EXPECT_NE(std::string(e.what()).find(variable), std::string::npos) << e.what();
+    }
+  }
+  if (set != nullptr) {
+    ::setenv(variable, before.c_str(), 1);
+  } else {
+    ::unsetenv(variable);
+  }
 }
 
 TEST_F(CudaDeviceTest, CopiesInEveryDirectionThroughPinnedMemoryAndZeroes) {

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <mutex>
@@ -102,6 +103,16 @@ void check_gpus_differ(RankGroup& ranks, int gpu) {
                       own, other, mine.bus.data(), ranks.host(), cuda_device_count()));
     }
   });
+}
+
+/// NCCL refuses ranks of one host that share a GPU, and lets ranks of different hosts do so.
+void pretend_hosts_to_nccl(const RankGroup& ranks) {
+  ::setenv("NCCL_HOSTID", fmt::format("rank {}", ranks.rank()).c_str(), 1);
+  if (ranks.rank() == 0) {
+    log_warning(fmt::format("ZERO_INFER_PRETEND_GPUS is set: hosts are taken to have {} GPUs, and "
+                            "ranks share what they have; for tests, as it is slow",
+                            pretended_gpus()));
+  }
 }
 
 /// Polls for asynchronous errors, which no call and no stream reports.
@@ -208,6 +219,7 @@ std::string NcclCommunicator::copy_engine_obstacle(const RankGroup& ranks) {
                        version_text(version));
   }
   if (ranks.hosts().count() > 1) return "the ranks are on several hosts";
+  if (pretended_gpus() > 0) return "the ranks share a GPU";
   return {};
 }
 
@@ -221,7 +233,11 @@ NcclCommunicator::NcclCommunicator(RankGroup& ranks, Device& device, Options opt
     s.copy_engine = options.copy_engine && copy_engine_obstacle(ranks).empty();
     ZI_CUDA(cudaGetDevice(&s.gpu));
   });
-  check_gpus_differ(ranks, s.gpu);
+  if (pretended_gpus() > 0) {
+    pretend_hosts_to_nccl(ranks);
+  } else {
+    check_gpus_differ(ranks, s.gpu);
+  }
   connect(ranks);
   warm_up(ranks);
 }

@@ -7,7 +7,10 @@
 #include <algorithm>
 #include <atomic>
 #include <cctype>
+#include <charconv>
 #include <cstdint>
+#include <cstdlib>
+#include <cstring>
 #include <deque>
 #include <exception>
 #include <fstream>
@@ -30,6 +33,7 @@ namespace zi {
 namespace {
 
 /// Threads that take the pages of one pinned buffer.
+constexpr const char* kPretendGpus = "ZERO_INFER_PRETEND_GPUS";
 constexpr int kMostPopulateThreads = 2;  // stores pin several at once
 
 class CudaEvent final : public Event {
@@ -332,6 +336,19 @@ class CudaDevice final : public Device {
 
 }  // namespace
 
+int pretended_gpus() {
+  const char* const text = std::getenv(kPretendGpus);
+  if (text == nullptr) return 0;
+  int gpus = 0;
+  const char* const end = text + std::strlen(text);
+  const auto [rest, error] = std::from_chars(text, end, gpus);
+  if (error != std::errc() || rest != end || gpus < 1) {
+    throw ConfigError(fmt::format("{} is `{}`, which is not a number of GPUs, such as 2; unset it",
+                                  kPretendGpus, text));
+  }
+  return gpus;
+}
+
 int cuda_device_count(std::string* why, bool* loud) {
   const auto none = [&](std::string reason, bool surprise) {
     cudaGetLastError();
@@ -348,7 +365,7 @@ int cuda_device_count(std::string* why, bool* loud) {
   for (int index = 0; index < count; ++index) {
     if (std::string reason = unusable(index); !reason.empty()) return none(std::move(reason), true);
   }
-  return count;
+  return std::max(count, pretended_gpus());
 }
 
 std::string cuda_build_note() {
@@ -363,7 +380,14 @@ std::string cuda_build_note() {
       compiled / 10, compiled % 10, device / 10, device % 10, device);
 }
 
-std::unique_ptr<Device> make_cuda_device(int index) { return std::make_unique<CudaDevice>(index); }
+std::unique_ptr<Device> make_cuda_device(int index) {
+  if (pretended_gpus() > 0) {
+    int real = 0;
+    ZI_CUDA(cudaGetDeviceCount(&real));
+    index %= real;
+  }
+  return std::make_unique<CudaDevice>(index);
+}
 
 void* cuda_stream_handle(Stream& stream) {
   auto* cuda = dynamic_cast<CudaStream*>(&stream);
