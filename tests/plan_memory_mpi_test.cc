@@ -160,6 +160,7 @@ struct Case {
   std::int64_t logprobs = 0;
   Travel travel = Travel::kWeights;
   double cpu_share = 0;
+  std::int64_t replicated = 0;
 };
 
 RunConfig config_of(const Case& c, const SharedModel& shared) {
@@ -174,6 +175,7 @@ RunConfig config_of(const Case& c, const SharedModel& shared) {
   config.logprobs = c.logprobs;
   config.travel = c.travel;
   config.cpu_share = c.cpu_share;
+  config.replicated_blocks = c.replicated;
   config.kv_budget = 16 << 20;  // so that weights weigh
   config.max_new_tokens = 4;
   return config;
@@ -229,27 +231,31 @@ TEST(PlannedMemory, IsWhatARunTakesOnEveryTier) {
   if (const std::string why = missing_backend(); !why.empty()) GTEST_SKIP() << why;
   const SharedModel shared(kSmall);
   const std::size_t some = (std::size_t{40} << 20) / static_cast<std::size_t>(world().size());
-  for (const Case& c : {Case{.name = "resident"}, Case{.name = "resident, dummies", .dummy = true},
-                        Case{.name = "resident, with log-probabilities", .logprobs = 100},
-                        Case{.name = "host", .cpu_offload = true, .device_budget = 0},
-                        Case{.name = "nvme", .nvme = true, .device_budget = 0},
-                        Case{.name = "device and host", .cpu_offload = true, .device_budget = some},
-                        Case{.name = "device and nvme", .nvme = true, .device_budget = some},
-                        Case{.name = "resident, weights stay", .travel = Travel::kActivations},
-                        Case{.name = "device and host, weights stay",
-                        .cpu_offload = true,
-                        .device_budget = some,
-                        .travel = Travel::kActivations},
-                        Case{.name = "either way", .travel = Travel::kAuto},
-                        Case{.name = "device and host, either way",
-                        .cpu_offload = true,
-                        .device_budget = some,
-                        .travel = Travel::kAuto},
-                        Case{.name = "host, which has a share of products",
-                        .cpu_offload = true,
-                        .device_budget = 0,
-                        .travel = Travel::kActivations,
-                        .cpu_share = 0.5}}) {
+  for (const Case& c :
+       {Case{.name = "resident"}, Case{.name = "resident, dummies", .dummy = true},
+        Case{.name = "resident, with log-probabilities", .logprobs = 100},
+        Case{.name = "host", .cpu_offload = true, .device_budget = 0},
+        Case{.name = "nvme", .nvme = true, .device_budget = 0},
+        Case{.name = "device and host", .cpu_offload = true, .device_budget = some},
+        Case{.name = "device and nvme", .nvme = true, .device_budget = some},
+        Case{.name = "resident, weights stay", .travel = Travel::kActivations},
+        Case{.name = "device and host, weights stay",
+        .cpu_offload = true,
+        .device_budget = some,
+        .travel = Travel::kActivations},
+        Case{.name = "either way", .travel = Travel::kAuto},
+        Case{.name = "device and host, either way",
+        .cpu_offload = true,
+        .device_budget = some,
+        .travel = Travel::kAuto},
+        Case{.name = "3 of 8 replicated", .replicated = 3},
+        Case{.name = "all replicated", .replicated = 8},
+        Case{.name = "all replicated, either way", .travel = Travel::kAuto, .replicated = 8},
+        Case{.name = "host, which has a share of products",
+        .cpu_offload = true,
+        .device_budget = 0,
+        .travel = Travel::kActivations,
+        .cpu_share = 0.5}}) {
     expect_as_planned(CountedRun(config_of(c, shared)), c.name);
   }
 }

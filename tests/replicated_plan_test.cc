@@ -74,6 +74,29 @@ TEST_F(ReplicatedPlan, StaysWithinTheBudgetOfWeights) {
   EXPECT_EQ(plan().replicated_count(), 7);
   config_.gpu_weight_budget = 30 * shard;
   EXPECT_EQ(plan().replicated_count(), 0);
+  for (const int more : {27, 28, 29, 30}) {  // with all of them, slots become free
+    config_.gpu_weight_budget = static_cast<std::size_t>(30 + more) * shard;
+    EXPECT_EQ(plan().replicated_count(), more);
+    EXPECT_EQ(plan_of(more).replicated_count(), more) << "exactly enough";
+    EXPECT_THROW(plan_of(more + 1), Error);
+  }
+}
+
+TEST_F(ReplicatedPlan, PassesOfEitherKindAreRefusedOnlyWherePassesThatGatherAre) {
+  config_.cpu_offload = true;
+  config_.kv_budget = kGibibyte;
+  config_.replicated_blocks = 6;
+  int refused = 0, planned = 0;
+  for (std::size_t free = 16; free < 60; ++free) {
+    in_.device_free = free * kGibibyte / 4;
+    config_.travel = Travel::kWeights;
+    const std::string gathers = refusal();
+    config_.travel = Travel::kAuto;
+    EXPECT_EQ(refusal().empty(), gathers.empty()) << free << ": " << refusal();
+    ++(gathers.empty() ? planned : refused);
+  }
+  EXPECT_GT(refused, 0);
+  EXPECT_GT(planned, 0);
 }
 
 TEST_F(ReplicatedPlan, HasNoneByItselfOnTheCpuBesideAnOffloadOrWhereWeightsAlwaysStay) {
@@ -93,6 +116,8 @@ TEST_F(ReplicatedPlan, HasNoneByItselfOnTheCpuBesideAnOffloadOrWhereWeightsAlway
   EXPECT_EQ(count(), 0) << "one rank gathers nothing";
   config_.replicated_blocks = 3;
   EXPECT_EQ(count(), 0);
+  config_.travel = Travel::kActivations;
+  EXPECT_EQ(count(), 0) << "nor does anything travel";
 }
 
 TEST_F(ReplicatedPlan, TakesMemoryFromTheKvCacheWhereTheyAreAskedFor) {
@@ -101,11 +126,16 @@ TEST_F(ReplicatedPlan, TakesMemoryFromTheKvCacheWhereTheyAreAskedFor) {
   const MemoryPlan some = plan_of(20), none = plan_of(0);
   EXPECT_EQ(some.replicated_count(), 20);
   EXPECT_LT(some.kv_pages, none.kv_pages);
+  const auto note =
+      testing::Contains(AllOf(HasSubstr("--replicated-blocks 20 leave the KV cache of a rank"),
+                              HasSubstr("tokens instead of")));
+  EXPECT_THAT(some.notes, note);
+  EXPECT_THAT(none.notes, testing::Not(note));
   in_.device_is_host = true;
   EXPECT_EQ(plan_of(20).replicated_count(), 20) << "on the CPU backend, too";
   in_.device_is_host = false;
   config_.cpu_offload = true;
-  config_.gpu_weight_budget = 12 * some.blocks.front().shard_bytes();
+  config_.gpu_weight_budget = 24 * some.blocks.front().shard_bytes();
   EXPECT_EQ(plan_of(12).replicated_count(), 12) << "those of the device tier beside offloaded ones";
 }
 
@@ -117,13 +147,22 @@ TEST_F(ReplicatedPlan, RefusesWhatCannotBe) {
   EXPECT_THAT(refusal(), HasSubstr("--travel activations contradict"));
   config_.travel = Travel::kAuto;
   config_.cpu_offload = true;
-  config_.gpu_weight_budget = 4 * plan_of(0).blocks.front().shard_bytes();
-  EXPECT_THAT(refusal(), HasSubstr("4 blocks rest on the device"));
-  config_.cpu_offload = false;
+  config_.gpu_weight_budget = 9 * plan_of(0).blocks.front().shard_bytes();
+  EXPECT_THAT(refusal(), AllOf(HasSubstr("the shards of 4 blocks"),
+                               HasSubstr("or raise --gpu-weight-budget")));
   config_.gpu_weight_budget.reset();
+  in_.device_free = 6 * kGibibyte;
+  config_.replicated_blocks = 15;
+  EXPECT_THAT(refusal(), AllOf(HasSubstr("--replicated-blocks 15"),
+                               testing::Not(HasSubstr("--gpu-weight-budget"))));
+  config_.cpu_offload = false;
   config_.replicated_blocks = 30;
   in_.device_free = 12 * kGibibyte;
-  EXPECT_THAT(refusal(), HasSubstr("the plan does not fit"));
+  EXPECT_THAT(refusal(), AllOf(HasSubstr("the plan does not fit"),
+                               HasSubstr("lower --replicated-blocks, --batch-size")));
+  config_.replicated_blocks = 0;
+  in_.device_free = 4 * kGibibyte;
+  EXPECT_THAT(refusal(), HasSubstr("lower --batch-size"));
 }
 
 }  // namespace

@@ -168,6 +168,21 @@ TEST_P(TravelOfTheBundledModel, ReplicatedBlocksGiveTheBitsOfGatheredOnesAndAreN
     expect_same(base, play(either, all, {.stay_rows = 4}), name + ", up to 4 rows stay");
     expect_same(base, play(either, all), name + ", as measured");
   }
+  // Beside blocks that are offloaded, and with an offload that none needs.
+  const std::size_t shard = base.plan.blocks.front().shard_bytes();
+  for (const auto& [on_device, replicated] :
+       {std::pair{blocks / 2, std::int64_t{1}}, std::pair{blocks, std::int64_t{2}},
+        std::pair{blocks, blocks}}) {
+    RunConfig offload = config(Travel::kAuto);
+    offload.cpu_offload = true;
+    offload.gpu_weight_budget =
+        shard * static_cast<std::size_t>(on_device + replicated * (world().size() - 1));
+    offload.replicated_blocks = replicated;
+    const std::string name =
+        fmt::format("{} of {} on the device replicated", replicated, on_device);
+    expect_same(base, play(offload, all, {.stay_rows = 4}), name);
+    expect_same(base, play(offload, all), name + ", as measured");
+  }
   // One prompt: the other ranks have no row in any pass.
   RunConfig run = config(Travel::kWeights);
   const std::vector<json> one = {all.back()};

@@ -140,6 +140,19 @@ void plan_kv(MemoryPlan& plan, const PlanInput& in, const RunConfig& config, std
   plan.kv = pages * page;
 }
 
+/// Says how many tokens fewer the KV cache has for the memory that replicas are given.
+void note_lost_kv(MemoryPlan& plan, const PlanInput& in, const RunConfig& config, const Room& room,
+                  std::size_t all_shards) {
+  MemoryPlan without = plan;
+  without.replicas = 0;
+  plan_kv(without, in, config, kv_room(without, in, config, room, all_shards));
+  if (without.kv_pages == plan.kv_pages) return;
+  plan.notes.push_back(fmt::format(
+      "--replicated-blocks {} leave the KV cache of a rank {} tokens instead of {}; lower it, or "
+      "give --kv-budget",
+      *config.replicated_blocks, plan.kv_pages * kKvPageTokens, without.kv_pages * kKvPageTokens));
+}
+
 /// How the weights of blocks and the activations meet, in passes of several ranks.
 struct Way {
   Travel travel = Travel::kWeights;
@@ -152,8 +165,9 @@ TierBudgets budgets_of(const MemoryPlan& plan, const Room& room, const PlanInput
   TierBudgets budgets;
   budgets.nvme = config.nvme_offload_path.has_value();
   const bool offload = config.cpu_offload || budgets.nvme;
-  if (config.gpu_weight_budget) {
-    budgets.device_bytes = *config.gpu_weight_budget;
+  if (config.gpu_weight_budget) {  // of shards and replicas
+    budgets.device_bytes =
+        *config.gpu_weight_budget - std::min(*config.gpu_weight_budget, plan.replicas);
   } else if (!offload) {
     budgets.device_bytes = all_shards;
   } else if (!in.device_is_host) {
@@ -210,6 +224,7 @@ void plan_slots(MemoryPlan& plan) {
 std::size_t replicas_asked_for(const PlanInput& in, const RunConfig& config) {
   const auto asked = static_cast<std::size_t>(config.replicated_blocks.value_or(0));
   const std::size_t blocks = in.model->spec().blocks.size();
+  if (in.world == 1) return 0;
   if (asked > blocks) {
     throw ConfigError(
         fmt::format("--replicated-blocks {} are more than the {} of the model", asked, blocks));
@@ -220,38 +235,39 @@ std::size_t replicas_asked_for(const PlanInput& in, const RunConfig& config) {
         "weights stay each rank multiplies its own shards alone",
         asked));
   }
-  return in.world == 1 ? 0 : asked;
+  return asked;
 }
 
-void replicate_asked(MemoryPlan& plan, std::size_t asked) {
+void replicate_asked(MemoryPlan& plan, const RunConfig& config, std::size_t asked) {
   std::vector<std::size_t> bytes = replica_bytes(plan);
   if (bytes.size() < asked) {
-    throw ConfigError(fmt::format(
-        "--replicated-blocks {}: {} blocks rest on the device, and others cannot be replicated; "
-        "lower it, or raise --gpu-weight-budget",
-        asked, bytes.size()));
+    throw MemoryError(fmt::format(
+        "--replicated-blocks {} leave device memory for the shards of {} blocks, and only blocks "
+        "whose shards are there can be replicated; lower it{}",
+        asked, bytes.size(), config.gpu_weight_budget ? ", or raise --gpu-weight-budget" : ""));
   }
   std::ranges::sort(bytes);
   replicate(plan, std::reduce(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(asked)));
 }
 
 /// With the memory that the plan leaves on a GPU. On the CPU backend none: ranks share the host's
-/// memory, which is to hold the model once. And none beside an offload: shards that rest on a
+/// memory, which is to hold the model once. And none beside offloaded blocks: shards that rest on a
 /// device save more than replicas do, so that these have taken the memory.
 void replicate_what_fits(MemoryPlan& plan, const RunConfig& config) {
   const bool all_on_device = std::ranges::count(plan.tiers, Tier::kDevice) ==
                              static_cast<std::ptrdiff_t>(plan.tiers.size());
   if (plan.device_is_host || plan.all_stay() || !all_on_device) return;
-  std::size_t room = plan.device_room > plan.device_bytes()
-                         ? scaled(plan.device_room - plan.device_bytes(), kUsableForKv)
-                         : 0;
-  if (config.gpu_weight_budget) {
-    room = std::min(room, *config.gpu_weight_budget - plan.device_shards);
-  }
+  const std::size_t room = plan.device_room > plan.device_bytes()
+                               ? scaled(plan.device_room - plan.device_bytes(), kUsableForKv)
+                               : 0;
+  const std::size_t budget = config.gpu_weight_budget
+                                 ? *config.gpu_weight_budget - plan.device_shards
+                                 : std::numeric_limits<std::size_t>::max();
   const std::vector<std::size_t> bytes = replica_bytes(plan);
   const std::size_t all = std::reduce(bytes.begin(), bytes.end());
   // Where none is gathered any more, no slots are needed.
-  replicate(plan, all <= room + plan.slots ? all : room);
+  const bool all_fit = all <= room + plan.slots && all <= budget;
+  replicate(plan, all_fit ? all : std::min(room, budget));
   plan_slots(plan);
 }
 
@@ -272,8 +288,9 @@ void check_fit(MemoryPlan& plan, const PlanInput& in, const RunConfig& config, c
   };
   if (!in.device_is_host && device > room.device) {
     refuse("device", device, room.device,
-           "lower --batch-size, --kv-budget or --gpu-weight-budget, give --cpu-offload or "
-           "--nvme-offload-path, or use --backend cpu");
+           fmt::format("lower {}--batch-size, --kv-budget or --gpu-weight-budget, give "
+                       "--cpu-offload or --nvme-offload-path, or use --backend cpu",
+                       plan.replicas > 0 ? "--replicated-blocks, " : ""));
   }
   if (host > room.host && !in.device_is_host && config.cpu_weight_budget) {
     // Virtual machines can be given memory as they use it: an explicit budget knows better.
@@ -355,9 +372,10 @@ MemoryPlan plan_for(const PlanInput& in, const RunConfig& config, const Way& way
   plan.embedding_tier = Tier::kHost;  // what else the device holds is counted without it
   plan.embedding_tier = embedding_tier(plan, in, config, room, all_shards);
   plan_kv(plan, in, config, kv_room(plan, in, config, room, all_shards));
+  if (asked > 0 && !config.kv_budget) note_lost_kv(plan, in, config, room, all_shards);
   plan.inputs = PassInputs::bytes(PassInputs::shape_of(plan, c));
   plan.tiers = place_units(shard_bytes, budgets_of(plan, room, in, config, all_shards));
-  if (asked > 0) replicate_asked(plan, asked);
+  if (asked > 0) replicate_asked(plan, config, asked);
   plan_slots(plan);
   if (std::ranges::find(plan.tiers, Tier::kNvme) == plan.tiers.end()) plan.staging = 0;
   for (std::size_t i = 0; i < plan.tiers.size(); ++i) {

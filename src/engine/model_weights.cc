@@ -91,10 +91,12 @@ ModelWeights::ModelWeights(Device& device, Ops& ops, const WeightSource& source,
 }
 
 void ModelWeights::gather_replicas(Device& device, Communicator& communicator) {
+  const auto start = std::chrono::steady_clock::now();
   const auto stream = device.make_stream("gather");
   replicated_->gather(communicator, *stream);
   stream->synchronize();
   communicator.check();
+  load_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 void ModelWeights::load_vectors(Device& device, const WeightSource& source, const ModelSpec& spec,

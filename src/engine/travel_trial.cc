@@ -180,7 +180,7 @@ class TravelTrial {
     }
     // Without any on the device there is a slot more than the trial needs: as good as a shard.
     const std::size_t slot = slots.bytes() / static_cast<std::size_t>(plan_->slot_count);
-    while (plan_->slot_count > kSlots && gathered_.layouts.size() < blocks) {
+    while (slot > 0 && plan_->slot_count > kSlots && gathered_.layouts.size() < blocks) {
       gathered_.layouts.push_back(&plan_->blocks.front());
       gathered_.store.add({slots.data() + kSlots * slot, plan_->blocks.front().shard_bytes()},
                           nullptr);

@@ -15,17 +15,21 @@ constexpr std::size_t kRunReadBytes = std::size_t{512} << 20;
 constexpr std::size_t kRunCopyBytes = std::size_t{1} << 30;
 constexpr std::size_t kRunGatherBytes = std::size_t{2} << 30;
 
-/// Bare products of one row with everything that rests on the device, in the order of a pass: as
-/// much memory is read as a pass reads there, so that caches help neither more nor less.
+/// Bare products of one row with everything that rests on the device, in the order of a pass that
+/// gathers: as much memory is read as such a pass reads there, so that caches help neither more nor
+/// less.
 double resident_product_rate(RankGroup& ranks, Device& device, Ops& ops, const MemoryPlan& plan,
                              const ModelWeights& weights, Stream& stream) {
   std::vector<RowBlockMatrix> matrices = {
       plan.head.front().own(0, weights.head_shard(), ranks.rank())};
   for (std::size_t b = 0; b < plan.blocks.size(); ++b) {
+    const PartitionLayout& block = plan.blocks[b];
     const std::byte* const shard = weights.stores()[b]->resident(static_cast<int>(b));
+    const std::byte* const whole = weights.stores()[b]->replicated(static_cast<int>(b));
     if (shard == nullptr) continue;
-    for (std::size_t i = 0; i < plan.blocks[b].matrices().size(); ++i) {
-      matrices.push_back(plan.blocks[b].own(i, shard, ranks.rank()));
+    for (std::size_t i = 0; i < block.matrices().size(); ++i) {
+      matrices.push_back(whole != nullptr ? block.gathered(i, whole)
+                                          : block.own(i, shard, ranks.rank()));
     }
   }
   return product_rate(ranks, device, ops, matrices, plan.compute_dtype, 1, stream, {}).own;
@@ -58,7 +62,7 @@ RunLimits measure_travel_limits(Engine& engine) {
   const PartitionLayout& layout = plan.blocks.front();
   const auto stream = device.make_stream("limits");
   const std::size_t shard = layout.shard_bytes();
-  const bool gathers = communicator != nullptr && !plan.all_stay();
+  const bool gathers = plan.slots > 0 && communicator != nullptr && !plan.all_stay();
   const std::size_t slot_bytes = gathers ? layout.gathered_bytes() : shard;
   Buffer slot;
   if (plan.host_shards > 0 || gathers) {

@@ -180,10 +180,10 @@ class Adviser {
     other.replicated_blocks.reset();
     const std::optional<PassLimit> limit = at(other);
     if (!faster(limit, base_.tokens_per_second())) return;
-    lines_.push_back(
-        fmt::format("fewer gathers: --replicated-blocks auto, a pass takes {} instead of {}, {}",
-                    format_seconds(limit->seconds()), format_seconds(base_.seconds()),
-                    tokens_text(limit->tokens_per_second())));
+    lines_.push_back(fmt::format("{}: --replicated-blocks auto, a pass takes {} instead of {}, {}",
+                                 base_.stays ? "fewer exchanges" : "fewer gathers",
+                                 format_seconds(limit->seconds()), format_seconds(base_.seconds()),
+                                 tokens_text(limit->tokens_per_second())));
   }
 
   /// Hosts that need no network, or the memory of all of them.
