@@ -51,7 +51,11 @@ constexpr milliseconds kSilentGrace(1000);
 constexpr milliseconds kEndedGrace(3000);
 /// Ranks that MPI_Abort does not end leave by themselves.
 constexpr seconds kAbortTime(2);
-constexpr seconds kLauncherTime(4);
+/// Before the others are told, for the reason to be written: they end the job as well, and what is
+/// not written by then is lost. On a busy machine a line can take a second.
+constexpr milliseconds kExplainTime(2000);
+constexpr milliseconds kExplainPoll(5);
+constexpr seconds kLauncherTime(5);
 
 constexpr int kFailed = 1;  // exit code
 
@@ -70,7 +74,9 @@ struct Peer {
 enum class Loss { kNone, kSilent, kEnded, kLeft };
 
 /// What the thread is to do that ends the job.
-enum class Order { kWait, kEndJob, kNothing };
+/// From the thread that watches to the other one: kEndJob asks for the reason, and kTold, when the
+/// other ranks know, for the end. kExplained is the answer to the first.
+enum class Order { kWait, kEndJob, kExplained, kTold, kNothing };
 
 /// Of each rank, known on all.
 std::vector<std::string> all_hosts(World& world) {
@@ -354,10 +360,16 @@ std::string HostWatch::State::what_is_lost() const {
 }
 
 void HostWatch::State::end_job() {
-  say(kEnd);
   // A log that nobody reads, an MPI_Abort that waits for a host which does not answer, memory that
-  // does not come: none of them is waited for.
+  // does not come: none of them is waited for beyond a time.
   order = Order::kEndJob;
+  order.notify_one();
+  const Clock::time_point asked = Clock::now();
+  while (order == Order::kEndJob && Clock::now() - asked < kExplainTime) {
+    std::this_thread::sleep_for(kExplainPoll);
+  }
+  say(kEnd);
+  order = Order::kTold;
   order.notify_one();
   std::this_thread::sleep_for(kAbortTime);
   std::_Exit(kFailed);
@@ -370,6 +382,8 @@ void HostWatch::State::wait_and_end() {
   log_error(fmt::format("{}; {}{}{}", what_is_lost(),
                         world->rank() == 0 ? "ending the job" : "leaving the job",
                         loss == Loss::kSilent ? " (--host-timeout sets the limit)" : "", advice));
+  Order asked = Order::kEndJob;
+  if (order.compare_exchange_strong(asked, Order::kExplained)) order.wait(Order::kExplained);
   world->abort(kFailed);
 }
 

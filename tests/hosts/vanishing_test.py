@@ -19,7 +19,8 @@ from hosts import MODEL, Host, Hosts, Job, enter_sandbox, shared
 
 PROMPTS = 48
 LIMIT = 4  # seconds of silence; where it is not given, 15
-#: From the limit on: others of the host are waited for (1 s), MPI_Abort (2 s), mpirun (4 s).
+#: From the limit on: others of the host are waited for (1 s), the reason is written (2 s at most), MPI_Abort (2 s),
+#: mpirun (5 s).
 END = 20
 START = ["In the beginning", "Jesus wept.", "Thou shalt not", "And it came to pass, when"]
 
