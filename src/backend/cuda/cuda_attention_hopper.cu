@@ -8,23 +8,35 @@
 #include "backend/cuda/weight_stream.cuh"
 #include "zero_infer/bytes.h"
 
-/// Attention of sequences with several rows on Hopper's matrix units. A block takes 192 rows: as
+/// Attention of sequences with several rows on Hopper's matrix units. A block takes 128 rows: as
 /// many tokens as fit with all queries of a group, so that their keys and values come to the chip
-/// once for all of them. It meets the keys 64 at a time, in a ring in shared memory. Weights stay
-/// in registers between the two products. Each warpgroup has 64 rows, and while one computes
-/// weights the matrix units work for the others; products with values run into the next step.
+/// once for all of them. It meets the keys 128 at a time, in a ring in shared memory. Weights stay
+/// in registers between the two products. Each of two warpgroups has 64 rows, and they take turns:
+/// one gives the matrix units its products with the keys of a step and with the values of the step
+/// before, and meanwhile the other one computes weights.
 namespace zi {
 namespace {
 
 constexpr int kGroupRows = 64;  // of a warpgroup
-constexpr int kWarpgroups = 3;
+constexpr int kWarpgroups = 2;
 constexpr int kThreads = 128 * kWarpgroups;
 constexpr int kRows = kGroupRows * kWarpgroups;
-constexpr int kKeys = 64;  // of a step
+constexpr int kKeys = 128;  // of a step
 constexpr int kPages = kKeys / kKvPageTokens;
-constexpr int kStages = 4;
+constexpr int kStages = 3;
 constexpr int kLookups = 4;  // steps whose page numbers are kept
 constexpr int kAlignment = 1024;
+/// How far a score may be above what weights are relative to, in powers of two: sums are multiplied
+/// anew only where one is further above.
+constexpr float kSlack = 8;
+
+/// Waits for the warpgroup's turn at the matrix units, and passes it on.
+__device__ __forceinline__ void wait_for_turn(int warpgroup) {
+  asm volatile("bar.sync %0, 256;\n" ::"r"(warpgroup + 1) : "memory");
+}
+__device__ __forceinline__ void give_turn(int warpgroup) {
+  asm volatile("bar.arrive %0, 256;\n" ::"r"(warpgroup + 1) : "memory");
+}
 
 /// A stage: K, then V, each in blocks of 64 elements of all keys, as describe_rows says.
 template <int kDim>
@@ -47,21 +59,24 @@ __global__ void __launch_bounds__(kThreads, 1)
   using S = Stage<kDim>;
   extern __shared__ std::byte memory[];
   __shared__ std::int32_t shared_pages[kLookups][kPages];
+  __shared__ std::uint64_t barriers[2 * kStages];  // a stage's keys are there, are used up
   const std::uint32_t start = ptx::shared_address(memory);
   const std::uint32_t queries = (start + kAlignment - 1) / kAlignment * kAlignment;
   const std::uint32_t ring = queries + kWarpgroups * S::kQueryBytes;
+  const std::uint32_t full = ptx::shared_address(barriers);
+  const std::uint32_t used = full + kStages * 8;
 
   const auto thread = static_cast<int>(threadIdx.x);
   const auto kv_head = static_cast<int>(blockIdx.x);
   // The last tiles of a prompt meet most keys: they go first.
   const auto tile = static_cast<int>(gridDim.y - 1 - blockIdx.y);
-  const PromptTile of = PromptTile::find<kThreads>(a, tile, tile_tokens);
+  const PromptTile of = PromptTile::find<kThreads>(a, tile, tile_tokens).in_all_lanes();
   if (of.tokens == 0) return;
 
-  const int warp = thread / 32;
+  const int warp = __shfl_sync(0xffffffffu, thread / 32, 0);  // the same in all lanes, it says
   const int lane = thread % 32;
   const int pair = 2 * (lane % 4);  // the first of this lane's columns
-  const int group_row = thread / 128 * kGroupRows;
+  const int group_row = warp / 4 * kGroupRows;
   const bool has_rows = group_row < of.tokens * a.group;
   // Of the warpgroup's first and last rows; one without rows meets no keys.
   const int first_position = of.position + group_row / a.group;
@@ -72,7 +87,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   bool there[2];
   std::int64_t column[2];  // in q and out
   float slope[2];
-  const std::uint32_t own_queries = queries + thread / 128 * S::kQueryBytes;
+  const std::uint32_t own_queries = queries + warp / 4 * S::kQueryBytes;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const int row = warp * 16 + lane / 4 + 8 * r;
@@ -104,8 +119,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   };
   // Of kPagesAtOnce pages of a step, a thread copies a piece of 16 bytes of a slot.
   constexpr int kRowPieces = kDim / 8;
-  constexpr int kCopyThreads = 256;
-  constexpr int kPagesAtOnce = kCopyThreads / (kRowPieces * kKvPageTokens);
+  constexpr int kPagesAtOnce = kThreads / (kRowPieces * kKvPageTokens);
   const int piece = thread % kRowPieces;
   const int slot = thread / kRowPieces;  // of all pages at once
   const std::byte *own =
@@ -117,7 +131,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   /// Starts the copies of a step and the lookups two steps on, one group. Slots that hold no key
   /// yet may hold NaN, which a weight of zero would not silence: they become zeros.
   const auto start_copies = [&](int step, int stage) {
-    if (thread < kCopyThreads && step * kKeys < of.keys) {
+    if (step * kKeys < of.keys) {
       std::uint32_t to = own_stage + stage * S::kBytes;
       int key = step * kKeys + slot;
 #pragma unroll
@@ -137,55 +151,50 @@ __global__ void __launch_bounds__(kThreads, 1)
   float out[kDim / 2];
 #pragma unroll
   for (float &sum : out) sum = 0.0f;
-  float maximum[2] = {-INFINITY, -INFINITY};
-  float total[2] = {0.0f, 0.0f};  // of this lane's columns
+  float reference[2] = {-INFINITY, -INFINITY};  // weights are relative to that score
+  float total[2] = {0.0f, 0.0f};                // of this lane's columns
+  float weights[kKeys / 2];
+  std::uint32_t p[kKeys / 16][4];
 
-  // Copies run two steps ahead, lookups four.
-  start_lookups(0);
-  start_lookups(1);
-  ptx::wait_for_copies();
-  __syncthreads();
-  start_copies(0, 0);
-  start_copies(1, 1);
-  int stage = 0;
-  for (int step = 0; step * kKeys < of.keys; ++step) {
-    wait_for_all_copies_but<1>();
-    ptx::show_to_async_proxy();
-    // After this, the step's keys are in shared memory, and no warp reads the stage two before.
-    __syncthreads();
-    const std::uint32_t at = ring + stage * S::kBytes;
-    const int first_key = step * kKeys;
-    const bool sees_keys = first_key <= last_position;
-    float weights[kKeys / 2];
-    if (sees_keys) {
-      const std::uint64_t q = ptx::describe_rows(own_queries);
-      const std::uint64_t k = ptx::describe_rows(at);
+  /// Begins weights = the scores of the keys in a stage.
+  const auto begin_scores = [&](int stage) {
+    const std::uint64_t q = ptx::describe_rows(own_queries);
+    const std::uint64_t k = ptx::describe_rows(ring + stage * S::kBytes);
 #pragma unroll
-      for (float &weight : weights) weight = 0.0f;
-      ptx::begin_products();
+    for (float &weight : weights) weight = 0.0f;
+    ptx::begin_products();
 #pragma unroll
-      for (int i = 0; i < kDim / 16; ++i) {
-        ptx::multiply_add_async<T, kKeys>(weights,
-                                          q + i / 4 * (S::kQueryBlockBytes / 16) + i % 4 * 2,
-                                          k + i / 4 * (S::kBlockBytes / 16) + i % 4 * 2);
-      }
-      ptx::commit_products();
+    for (int i = 0; i < kDim / 16; ++i) {
+      ptx::multiply_add_async<T, kKeys>(weights, q + i / 4 * (S::kQueryBlockBytes / 16) + i % 4 * 2,
+                                        k + i / 4 * (S::kBlockBytes / 16) + i % 4 * 2);
     }
-    start_copies(step + 2, (stage + 2) % kStages);
-    stage = (stage + 1) % kStages;
-    ptx::wait_for_products();  // those with the values of the step before, too
-    ptx::take_sums(out);
-    if (!sees_keys) continue;
-    ptx::take_sums(weights);
-
+    ptx::commit_products();
+  };
+  /// Begins out += p . the values in a stage.
+  const auto begin_values = [&](int stage) {
+    const std::uint64_t v =
+        ptx::describe_columns(ring + stage * S::kBytes + S::kMatrixBytes, S::kBlockBytes);
+    ptx::begin_products();
+#pragma unroll
+    for (int n = 0; n < kKeys / 16; ++n) {
+      ptx::multiply_add_async<T, kDim, true>(out, p[n], v + 128 * n, true);
+    }
+    ptx::commit_products();
+  };
+  /// Turns the scores of a step into weights. True where references of the warp's rows have
+  /// changed: then out must be multiplied by `fade`.
+  const auto weigh = [&](int step, float(&fade)[2]) {
+    const int first_key = step * kKeys;
     // ALiBi is relative to the row's own position: softmax does not see that, and near keys, which
     // weigh most, carry the smallest rounding.
     const int first_column = first_key + pair;
     if (a.slopes != nullptr) {
+      const float first_distance[2] = {static_cast<float>(first_column - row_position[0]),
+                                       static_cast<float>(first_column - row_position[1])};
 #pragma unroll
       for (int i = 0; i < kKeys / 2; ++i) {
-        const int distance = first_column + i / 4 * 8 + i % 2 - row_position[i / 2 % 2];
-        weights[i] = fmaf(slope[i / 2 % 2], static_cast<float>(distance), weights[i]);
+        const float distance = first_distance[i / 2 % 2] + static_cast<float>(i / 4 * 8 + i % 2);
+        weights[i] = fmaf(slope[i / 2 % 2], distance, weights[i]);
       }
     }
     if (first_key + kKeys - 1 > first_position) {  // some row does not see some key
@@ -194,26 +203,31 @@ __global__ void __launch_bounds__(kThreads, 1)
         if (first_column + i / 4 * 8 + i % 2 > row_position[i / 2 % 2]) weights[i] = -INFINITY;
       }
     }
-    // All rows see key 0: from the first step on, maxima are finite.
-    float best[2] = {maximum[0], maximum[1]};
+    // All rows see key 0: from the first step on, references are finite.
+    float best[2] = {-INFINITY, -INFINITY};
 #pragma unroll
     for (int i = 0; i < kKeys / 2; ++i) best[i / 2 % 2] = fmaxf(best[i / 2 % 2], weights[i]);
-    float fade[2];
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      best[r] = quad_maximum(best[r]);
-      fade[r] = ptx::exp2(maximum[r] - best[r]);
-      maximum[r] = best[r];
-      total[r] *= fade[r];
+    for (int r = 0; r < 2; ++r) best[r] = quad_maximum(best[r]);
+    const bool changes =
+        __any_sync(0xffffffffu, best[0] > reference[0] + kSlack || best[1] > reference[1] + kSlack);
+    if (changes) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        best[r] = fmaxf(best[r], reference[r]);
+        fade[r] = ptx::exp2(reference[r] - best[r]);
+        reference[r] = best[r];
+        total[r] *= fade[r];
+      }
     }
 #pragma unroll
     for (int i = 0; i < kKeys / 2; ++i) {
-      weights[i] = ptx::exp2(weights[i] - best[i / 2 % 2]);
+      weights[i] = ptx::exp2(weights[i] - reference[i / 2 % 2]);
       total[i / 2 % 2] += weights[i];
     }
-#pragma unroll
-    for (int i = 0; i < kDim / 2; ++i) out[i] *= fade[i / 2 % 2];
-    std::uint32_t p[kKeys / 16][4];
+    return changes;
+  };
+  const auto pack_weights = [&] {
 #pragma unroll
     for (int n = 0; n < kKeys / 16; ++n) {
 #pragma unroll
@@ -221,17 +235,98 @@ __global__ void __launch_bounds__(kThreads, 1)
         p[n][i] = ptx::pack<T>(weights[8 * n + 2 * i], weights[8 * n + 2 * i + 1]);
       }
     }
-    const std::uint64_t v = ptx::describe_columns(at + S::kMatrixBytes, S::kBlockBytes);
-    ptx::begin_products();
-#pragma unroll
-    for (int n = 0; n < kKeys / 16; ++n) {
-      ptx::multiply_add_async<T, kDim, true>(out, p[n], v + 128 * n, true);
+  };
+
+  const int warpgroup = warp / 4;
+  const auto next_of = [](int stage) { return stage + 1 == kStages ? 0 : stage + 1; };
+  const auto before_of = [](int stage) { return stage == 0 ? kStages - 1 : stage - 1; };
+  const int steps = (of.keys + kKeys - 1) / kKeys;
+  const int own_steps = has_rows ? last_position / kKeys + 1 : 0;
+  /// The end of a step: what this thread has copied for the next one is there, for all to see; and
+  /// where the step before had its keys is room for those of the next but one.
+  const auto finish_step = [&](int step, int stage) {
+    wait_for_all_copies_but<0>();
+    ptx::show_to_async_proxy();
+    ptx::arrive(full + next_of(stage) * 8);
+    if (step >= 1) ptx::wait_for_phase(used + before_of(stage) * 8, (step - 1) / kStages % 2);
+    start_copies(step + 2, before_of(stage));
+  };
+  const auto pass_turn = [&](int step) {
+    if (step + 1 < steps || warpgroup + 1 < kWarpgroups) give_turn((warpgroup + 1) % kWarpgroups);
+  };
+  const auto release = [&](int stage) {
+    if (lane == 0) ptx::arrive(used + stage * 8);
+  };
+
+  // Copies run two steps ahead, lookups four.
+  if (thread == 0) {
+    for (int stage = 0; stage < kStages; ++stage) {
+      ptx::make_barrier(full + stage * 8, kThreads);
+      ptx::make_barrier(used + stage * 8, kThreads / 32);
     }
-    ptx::commit_products();
+    ptx::show_barriers();
+  }
+  start_lookups(0);
+  start_lookups(1);
+  ptx::wait_for_copies();
+  ptx::show_to_async_proxy();  // the queries
+  __syncthreads();
+  start_copies(0, 0);
+  start_copies(1, 1);
+  wait_for_all_copies_but<1>();
+  ptx::show_to_async_proxy();
+  ptx::arrive(full);
+  if (warpgroup == kWarpgroups - 1) give_turn(0);
+
+  int stage = 0, parity = 0;
+  if (own_steps > 0) {
+    ptx::wait_for_phase(full, 0);
+    wait_for_turn(warpgroup);
+    begin_scores(0);
+    pass_turn(0);
+    ptx::wait_for_products();
+    ptx::take_sums(weights);
+    float fade[2];  // of nothing
+    weigh(0, fade);
+    pack_weights();
+    finish_step(0, 0);
+    stage = 1;
+  }
+  for (int step = 1; step < own_steps; ++step) {
+    ptx::wait_for_phase(full + stage * 8, parity);
+    wait_for_turn(warpgroup);
+    begin_scores(stage);
+    begin_values(before_of(stage));
+    pass_turn(step);
+    ptx::wait_for_products_but<1>();
+    ptx::take_sums(weights);
+    float fade[2];
+    const bool changes = weigh(step, fade);
+    ptx::wait_for_products();
+    ptx::take_sums(out);
+    release(before_of(stage));
+    if (changes) {
+#pragma unroll
+      for (int i = 0; i < kDim / 2; ++i) out[i] *= fade[i / 2 % 2];
+    }
+    pack_weights();
+    finish_step(step, stage);
+    stage = next_of(stage);
+    if (stage == 0) parity ^= 1;
+  }
+  if (own_steps > 0) {
+    begin_values(before_of(stage));
+    ptx::wait_for_products();
+    ptx::take_sums(out);
+  }
+  for (int step = own_steps; step < steps; ++step) {  // keys for other warpgroups
+    wait_for_turn(warpgroup);
+    pass_turn(step);
+    if (step > 0) release(before_of(stage));
+    finish_step(step, stage);
+    stage = next_of(stage);
   }
   ptx::wait_for_copies();
-  ptx::wait_for_products();
-  ptx::take_sums(out);
 
 #pragma unroll
   for (int r = 0; r < 2; ++r) {

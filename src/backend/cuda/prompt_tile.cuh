@@ -47,6 +47,12 @@ struct PromptTile {
     found.keys = found.position + found.tokens;
     return found;
   }
+
+  /// The same: loops over its keys then are no branches on which the lanes of a warp could part.
+  __device__ __forceinline__ PromptTile in_all_lanes() const {
+    const auto same = [](int value) { return __shfl_sync(0xffffffffu, value, 0); };
+    return {same(sequence), same(first), same(tokens), same(position), same(keys)};
+  }
 };
 
 }  // namespace zi
