@@ -4,6 +4,7 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <type_traits>
 
 /// The PTX of Hopper's asynchronous matrix units and of clusters, under names. It exists on compute
 /// capability 9.0 alone (sm_90a). PTX ISA 9.0: 9.7.15 (wgmma), 5.5 (matrix descriptors).
@@ -124,201 +125,92 @@ __device__ inline float4 load_from_block(std::uint32_t shared, int block) {
   return v;
 }
 
-/// sums (64, kColumns) += a (64, 16) . b (kColumns, 16)^T, by the four warps of a warpgroup. Warp w
-/// holds rows 16 w .. 16 w + 15 as 16 x 8 tiles side by side, each as `multiply_add` leaves them.
-template <typename T, int kColumns>
-__device__ inline void multiply_add_async(float (&d)[kColumns / 2], std::uint64_t a,
-                                          std::uint64_t b);
-
+// The text of an instruction names its operands by number: first the sums.
 #define ZI_SUMS_4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define ZI_SUMS_16(i) ZI_SUMS_4(i), ZI_SUMS_4(i + 4), ZI_SUMS_4(i + 8), ZI_SUMS_4(i + 12)
 #define ZI_SUMS_32(i) ZI_SUMS_16(i), ZI_SUMS_16(i + 16)
-#define ZI_PRODUCTS_32(type)                                                 \
-  asm volatile(                                                              \
-      "{.reg .pred add; setp.eq.u32 add, 0, 0;\n"                            \
-      "wgmma.mma_async.sync.aligned.m64n32k16.f32." type "." type            \
-      " {"                                                                   \
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15" \
-      "}, %16, %17, add, 1, 1, 0, 0;}\n"                                     \
-      : ZI_SUMS_16(0)                                                        \
-      : "l"(a), "l"(b))
-#define ZI_PRODUCTS_64(type)                                                   \
-  asm volatile(                                                                \
-      "{.reg .pred add; setp.eq.u32 add, 0, 0;\n"                              \
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type              \
-      " {"                                                                     \
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, " \
-      "%30, %31"                                                               \
-      "}, %32, %33, add, 1, 1, 0, 0;}\n"                                       \
-      : ZI_SUMS_32(0)                                                          \
-      : "l"(a), "l"(b))
-
 #define ZI_SUMS_64(i) ZI_SUMS_32(i), ZI_SUMS_32(i + 32)
-#define ZI_PRODUCTS_128(type)                                                            \
-  asm volatile(                                                                          \
-      "{.reg .pred add; setp.eq.u32 add, 0, 0;\n"                                        \
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type                       \
-      " {"                                                                               \
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "           \
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"   \
-      "}, %64, %65, add, 1, 1, 0, 0;}\n"                                                 \
-      : ZI_SUMS_64(0)                                                                    \
+#define ZI_NAMES_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define ZI_NAMES_32 \
+  ZI_NAMES_16       \
+  ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define ZI_NAMES_64                                                                    \
+  ZI_NAMES_32                                                                          \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+
+// Both factors in shared memory: `a_name` and `b_name` are the operands after the sums.
+#define ZI_PRODUCTS(type, columns, sums, a_name, b_name)                                         \
+  asm volatile(                                                                                  \
+      "{.reg .pred add; setp.eq.u32 add, 0, 0;\n"                                                \
+      "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." type "." type " {" ZI_NAMES_##sums \
+      "}, " a_name ", " b_name ", add, 1, 1, 0, 0;}\n"                                           \
+      : ZI_SUMS_##sums(0)                                                                        \
       : "l"(a), "l"(b))
 
-template <>
-__device__ inline void multiply_add_async<__nv_bfloat16, 32>(float (&d)[16], std::uint64_t a,
-                                                             std::uint64_t b) {
-  ZI_PRODUCTS_32("bf16");
-}
+// `a` in registers; by_steps is 1 where rows of b are the contraction's steps.
+#define ZI_KEPT_PRODUCTS(type, columns, sums, by_steps, a_names, b_name, add_name)               \
+  asm volatile("{.reg .pred add; setp.ne.u32 add, " add_name                                     \
+               ", 0;\n"                                                                          \
+               "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." type "." type             \
+               " {" ZI_NAMES_##sums "}, {" a_names "}, " b_name ", add, 1, 1, " #by_steps ";}\n" \
+               : ZI_SUMS_##sums(0)                                                               \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add ? 1 : 0))
 
-template <>
-__device__ inline void multiply_add_async<__half, 32>(float (&d)[16], std::uint64_t a,
-                                                      std::uint64_t b) {
-  ZI_PRODUCTS_32("f16");
-}
+#define ZI_OF_TYPE(PRODUCTS, ...)                     \
+  do {                                                \
+    if constexpr (std::is_same_v<T, __nv_bfloat16>) { \
+      PRODUCTS("bf16", __VA_ARGS__);                  \
+    } else {                                          \
+      static_assert(std::is_same_v<T, __half>);       \
+      PRODUCTS("f16", __VA_ARGS__);                   \
+    }                                                 \
+  } while (false)
 
-template <>
-__device__ inline void multiply_add_async<__nv_bfloat16, 64>(float (&d)[32], std::uint64_t a,
-                                                             std::uint64_t b) {
-  ZI_PRODUCTS_64("bf16");
-}
-
-template <>
-__device__ inline void multiply_add_async<__half, 64>(float (&d)[32], std::uint64_t a,
-                                                      std::uint64_t b) {
-  ZI_PRODUCTS_64("f16");
-}
-
-template <>
-__device__ inline void multiply_add_async<__nv_bfloat16, 128>(float (&d)[64], std::uint64_t a,
-                                                              std::uint64_t b) {
-  ZI_PRODUCTS_128("bf16");
-}
-
-template <>
-__device__ inline void multiply_add_async<__half, 128>(float (&d)[64], std::uint64_t a,
-                                                       std::uint64_t b) {
-  ZI_PRODUCTS_128("f16");
+/// sums (64, kColumns) += a (64, 16) . b (kColumns, 16)^T, by the four warps of a warpgroup. Warp w
+/// holds rows 16 w .. 16 w + 15 as 16 x 8 tiles side by side, each as `multiply_add` leaves them.
+/// 32, 64 or 128 columns.
+template <typename T, int kColumns>
+__device__ inline void multiply_add_async(float (&d)[kColumns / 2], std::uint64_t a,
+                                          std::uint64_t b) {
+  if constexpr (kColumns == 32) {
+    ZI_OF_TYPE(ZI_PRODUCTS, 32, 16, "%16", "%17");
+  } else if constexpr (kColumns == 64) {
+    ZI_OF_TYPE(ZI_PRODUCTS, 64, 32, "%32", "%33");
+  } else {
+    static_assert(kColumns == 128);
+    ZI_OF_TYPE(ZI_PRODUCTS, 128, 64, "%64", "%65");
+  }
 }
 
 /// sums (64, kColumns) = a (64, 16) . b, or += with `add`, with `a` in registers as `multiply_add`
-/// takes it, warp by warp: of b (kColumns, 16)^T as `describe_rows` says, or with kSteps of
-/// b (16, kColumns) as `describe_columns` says. Neither sums nor `a` may change until
-/// wait_for_products.
+/// takes it, warp by warp: of b (kColumns, 16)^T as `describe_rows` says, 32 or 64 columns; or with
+/// kSteps of b (16, kColumns) as `describe_columns` says, 64 or 128. Neither sums nor `a` may
+/// change until wait_for_products.
 template <typename T, int kColumns, bool kSteps>
 __device__ inline void multiply_add_async(float (&d)[kColumns / 2], const std::uint32_t (&a)[4],
-                                          std::uint64_t b, bool add);
-
-#define ZI_KEPT_32(type)                                                    \
-  asm volatile(                                                             \
-      "{.reg .pred add; setp.ne.u32 add, %21, 0;\n"                         \
-      "wgmma.mma_async.sync.aligned.m64n32k16.f32." type "." type           \
-      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, " \
-      "%15}, {%16, %17, %18, %19}, %20, add, 1, 1, 0;}\n"                   \
-      : ZI_SUMS_16(0)                                                       \
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add ? 1 : 0))
-#define ZI_KEPT_64(type)                                                               \
-  asm volatile(                                                                        \
-      "{.reg .pred add; setp.ne.u32 add, %37, 0;\n"                                    \
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type                      \
-      " {"                                                                             \
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "         \
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31" \
-      "}, {%32, %33, %34, %35}, %36, add, 1, 1, 0;}\n"                                 \
-      : ZI_SUMS_32(0)                                                                  \
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add ? 1 : 0))
-#define ZI_STEPS_64(type)                                                              \
-  asm volatile(                                                                        \
-      "{.reg .pred add; setp.ne.u32 add, %37, 0;\n"                                    \
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type                      \
-      " {"                                                                             \
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "         \
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31" \
-      "}, {%32, %33, %34, %35}, %36, add, 1, 1, 1;}\n"                                 \
-      : ZI_SUMS_32(0)                                                                  \
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add ? 1 : 0))
-#define ZI_STEPS_128(type)                                                               \
-  asm volatile(                                                                          \
-      "{.reg .pred add; setp.ne.u32 add, %69, 0;\n"                                      \
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type                       \
-      " {"                                                                               \
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "           \
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"   \
-      "}, {%64, %65, %66, %67}, %68, add, 1, 1, 1;}\n"                                   \
-      : ZI_SUMS_64(0)                                                                    \
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add ? 1 : 0))
-
-template <>
-__device__ inline void multiply_add_async<__nv_bfloat16, 32, false>(float (&d)[16],
-                                                                    const std::uint32_t (&a)[4],
-                                                                    std::uint64_t b, bool add) {
-  ZI_KEPT_32("bf16");
-}
-
-template <>
-__device__ inline void multiply_add_async<__half, 32, false>(float (&d)[16],
-                                                             const std::uint32_t (&a)[4],
-                                                             std::uint64_t b, bool add) {
-  ZI_KEPT_32("f16");
-}
-
-template <>
-__device__ inline void multiply_add_async<__nv_bfloat16, 64, false>(float (&d)[32],
-                                                                    const std::uint32_t (&a)[4],
-                                                                    std::uint64_t b, bool add) {
-  ZI_KEPT_64("bf16");
-}
-
-template <>
-__device__ inline void multiply_add_async<__half, 64, false>(float (&d)[32],
-                                                             const std::uint32_t (&a)[4],
-                                                             std::uint64_t b, bool add) {
-  ZI_KEPT_64("f16");
-}
-
-template <>
-__device__ inline void multiply_add_async<__nv_bfloat16, 64, true>(float (&d)[32],
-                                                                   const std::uint32_t (&a)[4],
-                                                                   std::uint64_t b, bool add) {
-  ZI_STEPS_64("bf16");
-}
-
-template <>
-__device__ inline void multiply_add_async<__half, 64, true>(float (&d)[32],
-                                                            const std::uint32_t (&a)[4],
-                                                            std::uint64_t b, bool add) {
-  ZI_STEPS_64("f16");
-}
-
-template <>
-__device__ inline void multiply_add_async<__nv_bfloat16, 128, true>(float (&d)[64],
-                                                                    const std::uint32_t (&a)[4],
-                                                                    std::uint64_t b, bool add) {
-  ZI_STEPS_128("bf16");
-}
-
-template <>
-__device__ inline void multiply_add_async<__half, 128, true>(float (&d)[64],
-                                                             const std::uint32_t (&a)[4],
-                                                             std::uint64_t b, bool add) {
-  ZI_STEPS_128("f16");
+                                          std::uint64_t b, bool add) {
+  if constexpr (kColumns == 32 && !kSteps) {
+    ZI_OF_TYPE(ZI_KEPT_PRODUCTS, 32, 16, 0, "%16, %17, %18, %19", "%20", "%21");
+  } else if constexpr (kColumns == 64 && !kSteps) {
+    ZI_OF_TYPE(ZI_KEPT_PRODUCTS, 64, 32, 0, "%32, %33, %34, %35", "%36", "%37");
+  } else if constexpr (kColumns == 64) {
+    ZI_OF_TYPE(ZI_KEPT_PRODUCTS, 64, 32, 1, "%32, %33, %34, %35", "%36", "%37");
+  } else {
+    static_assert(kColumns == 128 && kSteps);
+    ZI_OF_TYPE(ZI_KEPT_PRODUCTS, 128, 64, 1, "%64, %65, %66, %67", "%68", "%69");
+  }
 }
 
 #undef ZI_SUMS_4
 #undef ZI_SUMS_16
 #undef ZI_SUMS_32
 #undef ZI_SUMS_64
-#undef ZI_PRODUCTS_32
-#undef ZI_PRODUCTS_64
-#undef ZI_PRODUCTS_128
-#undef ZI_KEPT_32
-#undef ZI_KEPT_64
-#undef ZI_STEPS_64
-#undef ZI_STEPS_128
+#undef ZI_NAMES_16
+#undef ZI_NAMES_32
+#undef ZI_NAMES_64
+#undef ZI_PRODUCTS
+#undef ZI_KEPT_PRODUCTS
+#undef ZI_OF_TYPE
 
 }  // namespace zi::ptx
