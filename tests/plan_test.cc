@@ -226,9 +226,12 @@ TEST_F(Plan, AdviceIsPlannedAnew) {
   EXPECT_THAT(advice_of(planned(small, like("h100", 4))),
               AllOf(HasSubstr("fewer gathers: --replicated-blocks auto, a pass takes"),
                     HasSubstr("4 jobs of one rank each")));
+  small.travel = Travel::kAuto;
+  EXPECT_THAT(advice_of(planned(small, like("h100", 4))),
+              HasSubstr("fewer exchanges: --replicated-blocks auto, a pass takes"));
   small.replicated_blocks.reset();
   EXPECT_THAT(advice_of(planned(small, like("h100", 4))),
-              AllOf(Not(HasSubstr("fewer gathers")), Not(HasSubstr("less travel"))));
+              AllOf(Not(HasSubstr("fewer gathers")), Not(HasSubstr("fewer exchanges"))));
 }
 
 TEST_F(Plan, AWrongGpuIsRefusedOnOneLineWithTheList) {
