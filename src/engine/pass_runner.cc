@@ -11,12 +11,6 @@
 #include "zero_infer/log.h"
 
 namespace zi {
-namespace {
-
-/// Graphs kept at once: some hundred launches each.
-constexpr std::size_t kMostGraphs = 64;
-
-}  // namespace
 
 PassRunner::PassRunner(const Parts& parts, Buffer slots)
     : device_(&parts.device),
@@ -210,19 +204,15 @@ const PassRunner::RecordedPass* PassRunner::recorded_pass(const Request& request
   const Shape shape{request.chunks.size(),    inputs_.batch().max_pages,
                     request.samples.size(),   most_rows_,
                     request.most_logits_rows, stays_};
-  const auto found = graphs_.find(shape);
-  if (found == graphs_.end()) {
+  RecordedPass* const found = graphs_.find(shape);
+  if (found == nullptr) {
     // Recording costs as much as some passes: for shapes that come again. The kernels that this
     // shape needs are loaded by its first pass.
-    if (graphs_.size() >= kMostGraphs) {
-      std::erase_if(graphs_, [](const auto& pass) { return pass.second.graph == nullptr; });
-    }
-    if (graphs_.size() >= kMostGraphs) graphs_.clear();
-    graphs_[shape] = {};
+    graphs_.add(shape);
     return nullptr;
   }
   if (graphs_failed_) return nullptr;
-  RecordedPass& pass = found->second;
+  RecordedPass& pass = *found;
   if (pass.graph == nullptr) {
     if (stays_) exchange_ops_->begin_pass(most_rows_);
     pass.graph = record([&] {

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -17,6 +16,7 @@
 #include "engine/pass_inputs.h"
 #include "engine/pass_timer.h"
 #include "engine/pass_times.h"
+#include "engine/recent_map.h"
 #include "engine/row_exchange.h"
 #include "engine/scheduler.h"
 #include "engine/split_ops.h"
@@ -165,7 +165,9 @@ class PassRunner {
   Exchanged exchanged_;
   std::uint64_t network_taken_ = 0;   // bytes, at the last take_fetch_stats
   std::uint64_t network_passed_ = 0;  // at the end of the last pass
-  std::map<Shape, RecordedPass> graphs_;
+  /// Graphs kept at once: some hundred launches each.
+  static constexpr std::size_t kMostGraphs = 64;
+  RecentMap<Shape, RecordedPass> graphs_{kMostGraphs};
   bool graphs_failed_ = false;
   std::vector<RowBlockMatrix> matrices_;
   std::optional<PassTimer> timer_;  // there once the fetcher is
