@@ -209,8 +209,9 @@ __global__ void __launch_bounds__(kThreads, 1)
     for (int i = 0; i < kKeys / 2; ++i) best[i / 2 % 2] = fmaxf(best[i / 2 % 2], weights[i]);
 #pragma unroll
     for (int r = 0; r < 2; ++r) best[r] = quad_maximum(best[r]);
+    // Differences: a sum of a large reference and the slack would be rounded.
     const bool changes =
-        __any_sync(0xffffffffu, best[0] > reference[0] + kSlack || best[1] > reference[1] + kSlack);
+        __any_sync(0xffffffffu, best[0] - reference[0] > kSlack || best[1] - reference[1] > kSlack);
     if (changes) {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
