@@ -73,9 +73,9 @@ struct Peer {
 
 enum class Loss { kNone, kSilent, kEnded, kLeft };
 
-/// What the thread is to do that ends the job.
-/// From the thread that watches to the other one: kEndJob asks for the reason, and kTold, when the
-/// other ranks know, for the end. kExplained is the answer to the first.
+/// What the thread is to do that ends the job: kEndJob, to write the reason, which it answers with
+/// kExplained; and when the other ranks know, kTold, to end the job. Where it is late, it finds
+/// kTold at once, and does both.
 enum class Order { kWait, kEndJob, kExplained, kTold, kNothing };
 
 /// Of each rank, known on all.
@@ -377,7 +377,7 @@ void HostWatch::State::end_job() {
 
 void HostWatch::State::wait_and_end() {
   order.wait(Order::kWait);
-  if (order != Order::kEndJob) return;
+  if (order == Order::kNothing) return;
   if (loss != Loss::kEnded) end_launcher_after(kLauncherTime);
   log_error(fmt::format("{}; {}{}{}", what_is_lost(),
                         world->rank() == 0 ? "ending the job" : "leaving the job",
