@@ -9,7 +9,9 @@
 namespace zi {
 namespace {
 
+using testing::Contains;
 using testing::HasSubstr;
+using testing::Not;
 
 /// On two GPUs: 192 MiB of a block are a rank's.
 class ReplicatedPlan : public GpuPlanTest {
@@ -80,6 +82,13 @@ TEST_F(ReplicatedPlan, StaysWithinTheBudgetOfWeights) {
     EXPECT_EQ(plan_of(more).replicated_count(), more) << "exactly enough";
     EXPECT_THROW(plan_of(more + 1), Error);
   }
+  // Within a budget they take nothing from the KV cache.
+  config_.gpu_weight_budget = 40 * shard;
+  config_.batch_size = {64};
+  in_.device_free = 24 * kGibibyte;
+  EXPECT_LT(plan_of(0).kv_pages, plan_of(0).lanes * 2048 / kKvPageTokens) << "it is scarce";
+  EXPECT_EQ(plan_of(10).kv_pages, plan_of(0).kv_pages);
+  EXPECT_THAT(plan_of(10).notes, Not(Contains(HasSubstr("leave the KV cache"))));
 }
 
 TEST_F(ReplicatedPlan, PassesOfEitherKindAreRefusedOnlyWherePassesThatGatherAre) {
@@ -126,11 +135,10 @@ TEST_F(ReplicatedPlan, TakesMemoryFromTheKvCacheWhereTheyAreAskedFor) {
   const MemoryPlan some = plan_of(20), none = plan_of(0);
   EXPECT_EQ(some.replicated_count(), 20);
   EXPECT_LT(some.kv_pages, none.kv_pages);
-  const auto note =
-      testing::Contains(AllOf(HasSubstr("--replicated-blocks 20 leave the KV cache of a rank"),
-                              HasSubstr("tokens instead of")));
+  const auto note = Contains(AllOf(HasSubstr("--replicated-blocks 20 leave the KV cache of a rank"),
+                                   HasSubstr("tokens instead of")));
   EXPECT_THAT(some.notes, note);
-  EXPECT_THAT(none.notes, testing::Not(note));
+  EXPECT_THAT(none.notes, Not(note));
   in_.device_is_host = true;
   EXPECT_EQ(plan_of(20).replicated_count(), 20) << "on the CPU backend, too";
   in_.device_is_host = false;
@@ -153,8 +161,8 @@ TEST_F(ReplicatedPlan, RefusesWhatCannotBe) {
   config_.gpu_weight_budget.reset();
   in_.device_free = 6 * kGibibyte;
   config_.replicated_blocks = 15;
-  EXPECT_THAT(refusal(), AllOf(HasSubstr("--replicated-blocks 15"),
-                               testing::Not(HasSubstr("--gpu-weight-budget"))));
+  EXPECT_THAT(refusal(),
+              AllOf(HasSubstr("--replicated-blocks 15"), Not(HasSubstr("--gpu-weight-budget"))));
   config_.cpu_offload = false;
   config_.replicated_blocks = 30;
   in_.device_free = 12 * kGibibyte;

@@ -4,12 +4,12 @@
 
 #include <algorithm>
 #include <limits>
-#include <numeric>
 
 #include "engine/embedding_rows.h"
 #include "engine/model_weights.h"
 #include "engine/pass_inputs.h"
 #include "engine/pass_runner.h"
+#include "engine/replica_planner.h"
 #include "engine/workspace_plan.h"
 #include "offload/layer_fetcher.h"
 #include "offload/nvme_store.h"
@@ -75,6 +75,12 @@ std::size_t vectors_bytes(const ModelSpec& spec) {
   return static_cast<std::size_t>(elements) * sizeof(float);
 }
 
+/// What --gpu-weight-budget, which counts replicas, leaves for shards.
+std::optional<std::size_t> shard_budget(const MemoryPlan& plan, const RunConfig& config) {
+  if (!config.gpu_weight_budget) return std::nullopt;
+  return *config.gpu_weight_budget - std::min(*config.gpu_weight_budget, plan.replicas);
+}
+
 /// Device memory that the KV cache may take without --kv-budget. Blocks that must stay on the GPU
 /// come first. Where blocks may be offloaded, or share memory with everything else on the host, the
 /// cache gets a quarter, or what slots, head and activations leave of that.
@@ -86,9 +92,9 @@ std::size_t kv_room(const MemoryPlan& plan, const PlanInput& in, const RunConfig
   };
   if (in.device_is_host || offload) {
     return std::min(room.device / 4,
-                    left_of(plan.device_bytes() + config.gpu_weight_budget.value_or(0)));
+                    left_of(plan.device_bytes() + shard_budget(plan, config).value_or(0)));
   }
-  return left_of(plan.device_bytes() + config.gpu_weight_budget.value_or(all_shards));
+  return left_of(plan.device_bytes() + shard_budget(plan, config).value_or(all_shards));
 }
 
 /// Bytes of a page of the KV cache, in all layers.
@@ -114,7 +120,7 @@ Tier embedding_tier(const MemoryPlan& plan, const PlanInput& in, const RunConfig
   const std::size_t kv = config.kv_budget.value_or(usual_pages(plan, in.model->config()) *
                                                    page_bytes(plan, in.model->config()));
   const std::size_t taken =
-      plan.device_bytes() + plan.embedding_shard + config.gpu_weight_budget.value_or(all_shards);
+      plan.device_bytes() + plan.embedding_shard + shard_budget(plan, config).value_or(all_shards);
   return taken < room.device && kv <= scaled(room.device - taken, kUsableForKv) ? Tier::kDevice
                                                                                 : Tier::kHost;
 }
@@ -140,9 +146,11 @@ void plan_kv(MemoryPlan& plan, const PlanInput& in, const RunConfig& config, std
   plan.kv = pages * page;
 }
 
-/// Says how many tokens fewer the KV cache has for the memory that replicas are given.
+/// Says how many tokens fewer the KV cache has for the memory that replicas are given. Within
+/// --gpu-weight-budget it has no fewer.
 void note_lost_kv(MemoryPlan& plan, const PlanInput& in, const RunConfig& config, const Room& room,
                   std::size_t all_shards) {
+  if (config.gpu_weight_budget) return;
   MemoryPlan without = plan;
   without.replicas = 0;
   plan_kv(without, in, config, kv_room(without, in, config, room, all_shards));
@@ -165,9 +173,8 @@ TierBudgets budgets_of(const MemoryPlan& plan, const Room& room, const PlanInput
   TierBudgets budgets;
   budgets.nvme = config.nvme_offload_path.has_value();
   const bool offload = config.cpu_offload || budgets.nvme;
-  if (config.gpu_weight_budget) {  // of shards and replicas
-    budgets.device_bytes =
-        *config.gpu_weight_budget - std::min(*config.gpu_weight_budget, plan.replicas);
+  if (const auto budget = shard_budget(plan, config)) {
+    budgets.device_bytes = *budget;
   } else if (!offload) {
     budgets.device_bytes = all_shards;
   } else if (!in.device_is_host) {
@@ -186,30 +193,6 @@ TierBudgets budgets_of(const MemoryPlan& plan, const Room& room, const PlanInput
   return budgets;
 }
 
-/// Of each block of the device tier, the other ranks' shards, which a replica takes.
-std::vector<std::size_t> replica_bytes(const MemoryPlan& plan) {
-  std::vector<std::size_t> bytes;
-  for (std::size_t b = 0; b < plan.blocks.size(); ++b) {
-    if (plan.tiers[b] != Tier::kDevice) continue;
-    bytes.push_back(plan.blocks[b].gathered_bytes() - plan.blocks[b].shard_bytes());
-  }
-  return bytes;
-}
-
-/// Has as many blocks replicated as fit into so many bytes, spread evenly among those that are
-/// gathered: these then travel while the others compute.
-void replicate(MemoryPlan& plan, std::size_t budget) {
-  const std::vector<std::size_t> bytes = replica_bytes(plan);
-  const std::vector<bool> chosen = choose_spread(bytes, budget);
-  plan.replicas = 0;
-  for (std::size_t b = 0, of_device = 0; b < plan.blocks.size(); ++b) {
-    if (plan.tiers[b] != Tier::kDevice) continue;
-    plan.replicated[b] = chosen[of_device];
-    plan.replicas += chosen[of_device] ? bytes[of_device] : 0;
-    ++of_device;
-  }
-}
-
 /// Slots for the blocks that travel by the plan.
 void plan_slots(MemoryPlan& plan) {
   std::vector<const PartitionLayout*> layouts;
@@ -218,57 +201,6 @@ void plan_slots(MemoryPlan& plan) {
                                          plan.replicated);
   plan.nvme_slot =
       LayerFetcher::has_nvme_slot(layouts, plan.tiers, plan.all_stay(), plan.replicated);
-}
-
-/// Blocks that are to be replicated, by --replicated-blocks; 0: none, or what fits.
-std::size_t replicas_asked_for(const PlanInput& in, const RunConfig& config) {
-  const auto asked = static_cast<std::size_t>(config.replicated_blocks.value_or(0));
-  const std::size_t blocks = in.model->spec().blocks.size();
-  if (in.world == 1) return 0;
-  if (asked > blocks) {
-    throw ConfigError(
-        fmt::format("--replicated-blocks {} are more than the {} of the model", asked, blocks));
-  }
-  if (asked > 0 && config.travel == Travel::kActivations) {
-    throw ConfigError(fmt::format(
-        "--replicated-blocks {} and --travel activations contradict each other: in a pass in which "
-        "weights stay each rank multiplies its own shards alone",
-        asked));
-  }
-  return asked;
-}
-
-void replicate_asked(MemoryPlan& plan, const RunConfig& config, std::size_t asked) {
-  std::vector<std::size_t> bytes = replica_bytes(plan);
-  if (bytes.size() < asked) {
-    throw MemoryError(fmt::format(
-        "--replicated-blocks {} leave device memory for the shards of {} blocks, and only blocks "
-        "whose shards are there can be replicated; lower it{}",
-        asked, bytes.size(), config.gpu_weight_budget ? ", or raise --gpu-weight-budget" : ""));
-  }
-  std::ranges::sort(bytes);
-  replicate(plan, std::reduce(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(asked)));
-}
-
-/// With the memory that the plan leaves on a GPU. On the CPU backend none: ranks share the host's
-/// memory, which is to hold the model once. And none beside offloaded blocks: shards that rest on a
-/// device save more than replicas do, so that these have taken the memory.
-void replicate_what_fits(MemoryPlan& plan, const RunConfig& config) {
-  const bool all_on_device = std::ranges::count(plan.tiers, Tier::kDevice) ==
-                             static_cast<std::ptrdiff_t>(plan.tiers.size());
-  if (plan.device_is_host || plan.all_stay() || !all_on_device) return;
-  const std::size_t room = plan.device_room > plan.device_bytes()
-                               ? scaled(plan.device_room - plan.device_bytes(), kUsableForKv)
-                               : 0;
-  const std::size_t budget = config.gpu_weight_budget
-                                 ? *config.gpu_weight_budget - plan.device_shards
-                                 : std::numeric_limits<std::size_t>::max();
-  const std::vector<std::size_t> bytes = replica_bytes(plan);
-  const std::size_t all = std::reduce(bytes.begin(), bytes.end());
-  // Where none is gathered any more, no slots are needed.
-  const bool all_fit = all <= room + plan.slots && all <= budget;
-  replicate(plan, all_fit ? all : std::min(room, budget));
-  plan_slots(plan);
 }
 
 void check_fit(MemoryPlan& plan, const PlanInput& in, const RunConfig& config, const Room& room) {
@@ -349,7 +281,7 @@ MemoryPlan plan_for(const PlanInput& in, const RunConfig& config, const Way& way
   plan.device_room = room.device;
   plan.host_room = room.host;
   plan.results = PassRunner::results_bytes(plan.pass_tokens);
-  const std::size_t asked = replicas_asked_for(in, config);
+  const std::size_t asked = replicas_asked_for(config, spec.blocks.size(), in.world);
   plan.replicated.assign(plan.blocks.size(), false);
   plan.replicas = asked * static_cast<std::size_t>(in.world - 1) *
                   *std::max_element(shard_bytes.begin(), shard_bytes.end());
@@ -453,7 +385,12 @@ MemoryPlan make_plan(const PlanInput& in, const RunConfig& config) {
   if (in.world == 1) return plan_for(in, config, {Travel::kWeights});
   MemoryPlan plan = config.travel == Travel::kAuto ? plan_either_way(in, config)
                                                    : plan_for(in, config, {config.travel});
-  if (!config.replicated_blocks) replicate_what_fits(plan, config);
+  if (!config.replicated_blocks) {
+    const std::size_t taken = plan.device_bytes();
+    const std::size_t left = plan.device_room > taken ? plan.device_room - taken : 0;
+    replicate_what_fits(plan, config, scaled(left, kUsableForKv));
+    plan_slots(plan);
+  }
   return plan;
 }
 
