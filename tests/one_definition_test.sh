@@ -7,10 +7,12 @@ nm=$1 list=$2
 
 # nm's lines are "FILE:ADDRESS TYPE NAME". T, D, B and R are code and data that may be defined once; templates and
 # inline functions are W or V. 2zi is how the linker's names spell the namespace.
-definitions=$(xargs -d '\n' "$nm" -A --defined-only --extern-only <"$list" | awk '$2 ~ /^[TDBR]$/ && $3 ~ /2zi/ {print $3, $1}')
+definitions=$(xargs -d '\n' "$nm" -A --defined-only --extern-only <"$list" |
+  awk '$2 ~ /^[TDBR]$/ && $3 ~ /2zi/ {print $3, $1}')
 [ -n "$definitions" ] || { echo "$list: no object file defines anything" >&2; exit 1; }
 twice=$(cut -d' ' -f1 <<<"$definitions" | sort | uniq -d)
 for name in $twice; do
-  grep "^$name " <<<"$definitions" | sed -E "s#^[^ ]+ (.*):[^:]*\$#\1#" | { echo "$(c++filt "$name") is defined in"; sed 's/^/  /'; }
+  echo "$(c++filt "$name") is defined in"
+  grep "^$name " <<<"$definitions" | sed -E 's#^[^ ]+ (.*):[^:]*$#  \1#'
 done >&2
 [ -z "$twice" ]

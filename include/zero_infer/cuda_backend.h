@@ -16,10 +16,11 @@ namespace zi {
 /// and `loud` whether that is a surprise, because there is a GPU or a driver that cannot be used.
 int cuda_device_count(std::string* why = nullptr, bool* loud = nullptr);
 
-/// For tests of several ranks on a host with one GPU: the environment's ZERO_INFER_PRETEND_GPUS, the
-/// number of GPUs that this host is taken to have; 0 where it is not set. Beyond the real ones,
+/// For tests of several ranks on a host with one GPU: the environment's ZERO_INFER_PRETEND_GPUS,
+/// the number of GPUs that this host is taken to have; 0 where it is not set. Beyond the real ones,
 /// indices begin again: ranks share a GPU, which works for one of them at a time, and NCCL sends
-/// through the host's network. Right, and slow. Throws ConfigError for anything but a number from 1.
+/// through the host's network. Right, and slow. Throws ConfigError for anything but a number
+/// from 1.
 int pretended_gpus();
 
 /// The GPU of that index; it becomes the calling thread's current device. Throws ConfigError for a

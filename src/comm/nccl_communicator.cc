@@ -105,13 +105,26 @@ void check_gpus_differ(RankGroup& ranks, int gpu) {
   });
 }
 
+/// Collective. Whether ranks may share GPUs; the environment's word, which must be that of all.
+bool ranks_share_gpus(RankGroup& ranks) {
+  const std::vector<int> all = ranks.all_gather(pretended_gpus());
+  ranks.all_or_none([&] {
+    if (std::ranges::all_of(all, [&](int gpus) { return (gpus > 0) == (all.front() > 0); })) return;
+    throw ConfigError(
+        "ZERO_INFER_PRETEND_GPUS is set for some ranks and not for others; give it to all (mpirun "
+        "-x ZERO_INFER_PRETEND_GPUS) or to none");
+  });
+  return all.front() > 0;
+}
+
 /// NCCL refuses ranks of one host that share a GPU, and lets ranks of different hosts do so.
 void pretend_hosts_to_nccl(const RankGroup& ranks) {
   ::setenv("NCCL_HOSTID", fmt::format("rank {}", ranks.rank()).c_str(), 1);
   if (ranks.rank() == 0) {
-    log_warning(fmt::format("ZERO_INFER_PRETEND_GPUS is set: hosts are taken to have {} GPUs, and "
-                            "ranks share what they have; for tests, as it is slow",
-                            pretended_gpus()));
+    log_warning(
+        fmt::format("ZERO_INFER_PRETEND_GPUS is set: hosts are taken to have {} GPUs, and "
+                    "ranks share what they have; for tests, as it is slow",
+                    pretended_gpus()));
   }
 }
 
@@ -233,7 +246,7 @@ NcclCommunicator::NcclCommunicator(RankGroup& ranks, Device& device, Options opt
     s.copy_engine = options.copy_engine && copy_engine_obstacle(ranks).empty();
     ZI_CUDA(cudaGetDevice(&s.gpu));
   });
-  if (pretended_gpus() > 0) {
+  if (ranks_share_gpus(ranks)) {
     pretend_hosts_to_nccl(ranks);
   } else {
     check_gpus_differ(ranks, s.gpu);

@@ -101,7 +101,8 @@ std::optional<int> choose_gpu(World& world, std::string& why, bool& loud) {
   };
   std::string reason;
   bool surprise = false;
-  const int count = cuda_device_count(&reason, &surprise);
+  int count = 0;
+  world.all_or_none([&] { count = cuda_device_count(&reason, &surprise); });
   const Mine mine{count, world.local_size(), surprise ? 1 : 0,
                   std::getenv("CUDA_VISIBLE_DEVICES") != nullptr ? 1 : 0};
   const std::vector<Mine> all = world.all_gather(mine);

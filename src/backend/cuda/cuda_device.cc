@@ -32,8 +32,8 @@
 namespace zi {
 namespace {
 
-/// Threads that take the pages of one pinned buffer.
 constexpr const char* kPretendGpus = "ZERO_INFER_PRETEND_GPUS";
+/// Threads that take the pages of one pinned buffer.
 constexpr int kMostPopulateThreads = 2;  // stores pin several at once
 
 class CudaEvent final : public Event {

@@ -48,7 +48,8 @@ struct PromptTile {
     return found;
   }
 
-  /// The same: loops over its keys then are no branches on which the lanes of a warp could part.
+  /// The same, through shuffles: so the compiler knows that all lanes of a warp have it, and that
+  /// they stay together in loops over its keys.
   __device__ __forceinline__ PromptTile in_all_lanes() const {
     const auto same = [](int value) { return __shfl_sync(0xffffffffu, value, 0); };
     return {same(sequence), same(first), same(tokens), same(position), same(keys)};
