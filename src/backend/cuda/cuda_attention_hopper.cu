@@ -5,26 +5,29 @@
 #include "backend/cuda/kernel_architecture.h"
 #include "backend/cuda/kernel_probe.h"
 #include "backend/cuda/prompt_tile.cuh"
-#include "backend/cuda/weight_stream.cuh"
+#include "backend/cuda/tensor_map.h"
 #include "zero_infer/bytes.h"
 
 /// Attention of sequences with several rows on Hopper's matrix units. A block takes 128 rows: as
 /// many tokens as fit with all queries of a group, so that their keys and values come to the chip
-/// once for all of them. It meets the keys 128 at a time, in a ring in shared memory. Weights stay
-/// in registers between the two products. Each of two warpgroups has 64 rows, and they take turns:
-/// one gives the matrix units its products with the keys of a step and with the values of the step
-/// before, and meanwhile the other one computes weights.
+/// once for all of them. It meets the keys 128 at a time, in a ring in shared memory, to which a
+/// warp of its own has them copied. Weights stay in registers between the two products. Each of two
+/// warpgroups has 64 rows, and they take turns: one gives the matrix units its products with the
+/// keys of a step and with the values of the step before, and meanwhile the other one computes
+/// weights.
 namespace zi {
 namespace {
 
 constexpr int kGroupRows = 64;  // of a warpgroup
-constexpr int kWarpgroups = 2;
-constexpr int kThreads = 128 * kWarpgroups;
+constexpr int kWarpgroups = 2;  // that compute
 constexpr int kRows = kGroupRows * kWarpgroups;
+constexpr int kComputingThreads = 128 * kWarpgroups;
+constexpr int kThreads = kComputingThreads + 128;  // and a warpgroup that copies
+constexpr int kComputingRegisters = 240;
+constexpr int kCopyingRegisters = 24;
 constexpr int kKeys = 128;  // of a step
 constexpr int kPages = kKeys / kKvPageTokens;
 constexpr int kStages = 3;
-constexpr int kLookups = 4;  // steps whose page numbers are kept
 constexpr int kAlignment = 1024;
 /// How far a score may be above what weights are relative to, in powers of two: sums are multiplied
 /// anew only where one is further above.
@@ -32,10 +35,15 @@ constexpr float kSlack = 8;
 
 /// Waits for the warpgroup's turn at the matrix units, and passes it on.
 __device__ __forceinline__ void wait_for_turn(int warpgroup) {
-  asm volatile("bar.sync %0, 256;\n" ::"r"(warpgroup + 1) : "memory");
+  asm volatile("bar.sync %0, %1;\n" ::"r"(warpgroup + 1), "n"(kComputingThreads) : "memory");
 }
 __device__ __forceinline__ void give_turn(int warpgroup) {
-  asm volatile("bar.arrive %0, 256;\n" ::"r"(warpgroup + 1) : "memory");
+  asm volatile("bar.arrive %0, %1;\n" ::"r"(warpgroup + 1), "n"(kComputingThreads) : "memory");
+}
+
+/// A barrier of the threads of a warpgroup alone.
+__device__ __forceinline__ void wait_for_warpgroup(int warpgroup) {
+  asm volatile("bar.sync %0, 128;\n" ::"r"(kWarpgroups + warpgroup + 1) : "memory");
 }
 
 /// A stage: K, then V, each in blocks of 64 elements of all keys, as describe_rows says.
@@ -49,22 +57,74 @@ struct Stage {
   static constexpr std::uint32_t kQueryBytes = kQueryBlockBytes * (kDim / 64);
   static constexpr int kSharedBytes =
       static_cast<int>(kWarpgroups * kQueryBytes + kStages * kBytes) + kAlignment;
+  /// A step is copied by page and block.
+  static constexpr int kBoxBytes = kKvPageTokens * 128;
+  static constexpr int kBoxesOfPage = 2 * kDim / 64;
+  static_assert(kPages * kBoxesOfPage <= 32, "one for each lane of a warp");
 };
+
+/// The barriers of the ring: a stage's keys are there (one arrival), they are used up (one of each
+/// warp that computes).
+struct Ring {
+  std::uint32_t stages, full, used;
+
+  __device__ __forceinline__ std::uint32_t full_of(int stage) const { return full + stage * 8; }
+  __device__ __forceinline__ std::uint32_t used_of(int stage) const { return used + stage * 8; }
+};
+
+/// Copies the keys and values of a tile to the ring, step by step; by one warp.
+template <int kDim>
+__device__ __forceinline__ void copy_steps(const AttentionArgs &a, const CUtensorMap &map,
+                                           const PromptTile &of, int kv_head, const Ring &ring) {
+  using S = Stage<kDim>;
+  const auto lane = static_cast<int>(threadIdx.x % 32);
+  const int own_page = lane / S::kBoxesOfPage;  // of those of a step
+  const int block = lane % S::kBoxesOfPage;
+  const bool values = block >= kDim / 64;
+  const int column = block % (kDim / 64) * 64;
+  const int page_rows = static_cast<int>(a.page_bytes / (kDim * 2));
+  const int first_row = (values ? page_rows / 2 : 0) + kv_head * kKvPageTokens;
+  const std::uint32_t own_box = ring.stages + block * S::kBlockBytes + own_page * S::kBoxBytes;
+
+  const std::int32_t *const table =
+      a.block_tables + static_cast<std::int64_t>(of.sequence) * a.max_pages;
+  const int pages = (of.keys + kKvPageTokens - 1) / kKvPageTokens;
+  int page = own_page < kPages && own_page < pages ? table[own_page] : 0;
+  for (int step = 0, stage = 0, parity = 1; step * kPages < pages; ++step) {
+    const int left = pages - step * kPages;
+    const int next = step * kPages + kPages + own_page;
+    const int next_page = own_page < kPages && next < pages ? table[next] : 0;
+    ptx::wait_for_phase(ring.used_of(stage), parity);  // at first, it is
+    if (lane == 0) {
+      ptx::arrive_expecting(ring.full_of(stage),
+                            min(left, kPages) * S::kBoxesOfPage * S::kBoxBytes);
+    }
+    __syncwarp();
+    if (own_page < min(left, kPages)) {
+      ptx::copy_box(own_box + stage * S::kBytes, map, column, page * page_rows + first_row,
+                    ring.full_of(stage));
+    }
+    page = next_page;
+    if (++stage == kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+}
 
 /// Grid: (heads of K and V, tokens / tile_tokens + sequences), tiles as PromptTile says; row r of
 /// one is token r / group and head r % group.
 template <typename T, int kDim>
 __global__ void __launch_bounds__(kThreads, 1)
-    hopper_prefill_kernel(const AttentionArgs a, const int tile_tokens) {
+    hopper_prefill_kernel(const AttentionArgs a, const __grid_constant__ CUtensorMap map,
+                          const int tile_tokens) {
   using S = Stage<kDim>;
   extern __shared__ std::byte memory[];
-  __shared__ std::int32_t shared_pages[kLookups][kPages];
-  __shared__ std::uint64_t barriers[2 * kStages];  // a stage's keys are there, are used up
+  __shared__ std::uint64_t barriers[2 * kStages];
   const std::uint32_t start = ptx::shared_address(memory);
   const std::uint32_t queries = (start + kAlignment - 1) / kAlignment * kAlignment;
-  const std::uint32_t ring = queries + kWarpgroups * S::kQueryBytes;
-  const std::uint32_t full = ptx::shared_address(barriers);
-  const std::uint32_t used = full + kStages * 8;
+  const std::uint32_t barrier = ptx::shared_address(barriers);
+  const Ring ring{queries + kWarpgroups * S::kQueryBytes, barrier, barrier + kStages * 8};
 
   const auto thread = static_cast<int>(threadIdx.x);
   const auto kv_head = static_cast<int>(blockIdx.x);
@@ -73,10 +133,26 @@ __global__ void __launch_bounds__(kThreads, 1)
   const PromptTile of = PromptTile::find<kThreads>(a, tile, tile_tokens).in_all_lanes();
   if (of.tokens == 0) return;
 
-  const int warp = __shfl_sync(0xffffffffu, thread / 32, 0);  // the same in all lanes, it says
+  if (thread == 0) {
+    for (int stage = 0; stage < kStages; ++stage) {
+      ptx::make_barrier(ring.full_of(stage), 1);
+      ptx::make_barrier(ring.used_of(stage), kComputingThreads / 32);
+    }
+    ptx::show_barriers();
+  }
+  __syncthreads();
+  const int warp = __shfl_sync(0xffffffffu, thread / 32, 0);  // as PromptTile::in_all_lanes
+  const int warpgroup = warp / 4;
+  if (warpgroup == kWarpgroups) {
+    ptx::give_registers_but<kCopyingRegisters>();
+    if (warp % 4 == 0) copy_steps<kDim>(a, map, of, kv_head, ring);
+    return;
+  }
+  ptx::take_registers<kComputingRegisters>();
+
   const int lane = thread % 32;
   const int pair = 2 * (lane % 4);  // the first of this lane's columns
-  const int group_row = warp / 4 * kGroupRows;
+  const int group_row = warpgroup * kGroupRows;
   const bool has_rows = group_row < of.tokens * a.group;
   // Of the warpgroup's first and last rows; one without rows meets no keys.
   const int first_position = of.position + group_row / a.group;
@@ -87,7 +163,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   bool there[2];
   std::int64_t column[2];  // in q and out
   float slope[2];
-  const std::uint32_t own_queries = queries + warp / 4 * S::kQueryBytes;
+  const std::uint32_t own_queries = queries + warpgroup * S::kQueryBytes;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const int row = warp * 16 + lane / 4 + 8 * r;
@@ -107,47 +183,6 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
   }
 
-  const std::int32_t *const table =
-      a.block_tables + static_cast<std::int64_t>(of.sequence) * a.max_pages;
-  /// Starts to look up the pages of a step; pages without keys become page 0, which is not read.
-  const auto start_lookups = [&](int step) {
-    if (thread >= kPages) return;
-    const int page = step * kPages + thread;
-    const bool has_keys = page * kKvPageTokens < of.keys;
-    ptx::copy_async_4(ptx::shared_address(&shared_pages[step % kLookups][thread]),
-                      table + (has_keys ? page : 0), has_keys);
-  };
-  // Of kPagesAtOnce pages of a step, a thread copies a piece of 16 bytes of a slot.
-  constexpr int kRowPieces = kDim / 8;
-  constexpr int kPagesAtOnce = kThreads / (kRowPieces * kKvPageTokens);
-  const int piece = thread % kRowPieces;
-  const int slot = thread / kRowPieces;  // of all pages at once
-  const std::byte *own =
-      a.kv + (static_cast<std::size_t>(kv_head) * kKvPageTokens + slot % kKvPageTokens) * kDim * 2 +
-      piece * 16;
-  ptx::make_whole(own);
-  const std::uint32_t own_stage =
-      ring + piece / 8 * S::kBlockBytes + ptx::swizzled(slot, piece % 8);
-  /// Starts the copies of a step and the lookups two steps on, one group. Slots that hold no key
-  /// yet may hold NaN, which a weight of zero would not silence: they become zeros.
-  const auto start_copies = [&](int step, int stage) {
-    if (step * kKeys < of.keys) {
-      std::uint32_t to = own_stage + stage * S::kBytes;
-      int key = step * kKeys + slot;
-#pragma unroll
-      for (int i = 0; i < kPages; i += kPagesAtOnce) {
-        const std::int32_t page = shared_pages[step % kLookups][i + slot / kKvPageTokens];
-        const std::byte *const from = own + page_offset(a, page);
-        ptx::copy_async_16(to, from, key < of.keys);
-        ptx::copy_async_16(to + S::kMatrixBytes, from + a.page_bytes / 2, key < of.keys);
-        to += kPagesAtOnce * kKvPageTokens * 128;
-        key += kPagesAtOnce * kKvPageTokens;
-      }
-    }
-    start_lookups(step + 2);
-    commit_copies();
-  };
-
   float out[kDim / 2];
 #pragma unroll
   for (float &sum : out) sum = 0.0f;
@@ -156,10 +191,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   float weights[kKeys / 2];
   std::uint32_t p[kKeys / 16][4];
 
+  const auto values_of = [&](int stage) {
+    return ring.stages + stage * S::kBytes + S::kMatrixBytes;
+  };
   /// Begins weights = the scores of the keys in a stage.
   const auto begin_scores = [&](int stage) {
     const std::uint64_t q = ptx::describe_rows(own_queries);
-    const std::uint64_t k = ptx::describe_rows(ring + stage * S::kBytes);
+    const std::uint64_t k = ptx::describe_rows(ring.stages + stage * S::kBytes);
 #pragma unroll
     for (float &weight : weights) weight = 0.0f;
     ptx::begin_products();
@@ -172,8 +210,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   };
   /// Begins out += p . the values in a stage.
   const auto begin_values = [&](int stage) {
-    const std::uint64_t v =
-        ptx::describe_columns(ring + stage * S::kBytes + S::kMatrixBytes, S::kBlockBytes);
+    const std::uint64_t v = ptx::describe_columns(values_of(stage), S::kBlockBytes);
     ptx::begin_products();
 #pragma unroll
     for (int n = 0; n < kKeys / 16; ++n) {
@@ -238,50 +275,41 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
   };
 
-  const int warpgroup = warp / 4;
-  const auto next_of = [](int stage) { return stage + 1 == kStages ? 0 : stage + 1; };
   const auto before_of = [](int stage) { return stage == 0 ? kStages - 1 : stage - 1; };
   const int steps = (of.keys + kKeys - 1) / kKeys;
   const int own_steps = has_rows ? last_position / kKeys + 1 : 0;
-  /// The end of a step: what this thread has copied for the next one is there, for all to see; and
-  /// where the step before had its keys is room for those of the next but one.
-  const auto finish_step = [&](int step, int stage) {
-    wait_for_all_copies_but<0>();
-    ptx::show_to_async_proxy();
-    ptx::arrive(full + next_of(stage) * 8);
-    if (step >= 1) ptx::wait_for_phase(used + before_of(stage) * 8, (step - 1) / kStages % 2);
-    start_copies(step + 2, before_of(stage));
-  };
   const auto pass_turn = [&](int step) {
     if (step + 1 < steps || warpgroup + 1 < kWarpgroups) give_turn((warpgroup + 1) % kWarpgroups);
   };
   const auto release = [&](int stage) {
-    if (lane == 0) ptx::arrive(used + stage * 8);
+    if (lane == 0) ptx::arrive(ring.used_of(stage));
+  };
+  /// Slots that hold no key yet may hold NaN, which a weight of zero would not silence.
+  const auto clear_values = [&](int stage) {
+    const int piece = of.keys % kKeys * 8 + thread % 128;  // of 16 bytes
+    for (std::uint32_t block = 0; block < kDim / 64; ++block) {
+      const std::uint32_t values = values_of(stage) + block * S::kBlockBytes - start;
+      for (int i = piece; i < kKeys * 8; i += 128) {
+        *reinterpret_cast<uint4 *>(memory + values + i * 16) = uint4{};
+      }
+    }
+    ptx::show_to_async_proxy();
+    wait_for_warpgroup(warpgroup);
   };
 
-  // Copies run two steps ahead, lookups four.
-  if (thread == 0) {
-    for (int stage = 0; stage < kStages; ++stage) {
-      ptx::make_barrier(full + stage * 8, kThreads);
-      ptx::make_barrier(used + stage * 8, kThreads / 32);
-    }
-    ptx::show_barriers();
-  }
-  start_lookups(0);
-  start_lookups(1);
-  ptx::wait_for_copies();
-  ptx::show_to_async_proxy();  // the queries
-  __syncthreads();
-  start_copies(0, 0);
-  start_copies(1, 1);
-  wait_for_all_copies_but<1>();
-  ptx::show_to_async_proxy();
-  ptx::arrive(full);
   if (warpgroup == kWarpgroups - 1) give_turn(0);
+  ptx::show_to_async_proxy();  // the queries
+  wait_for_warpgroup(warpgroup);
 
   int stage = 0, parity = 0;
+  const auto next_stage = [&] {
+    if (++stage == kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  };
   if (own_steps > 0) {
-    ptx::wait_for_phase(full, 0);
+    ptx::wait_for_phase(ring.full_of(0), 0);
     wait_for_turn(warpgroup);
     begin_scores(0);
     pass_turn(0);
@@ -290,11 +318,10 @@ __global__ void __launch_bounds__(kThreads, 1)
     float fade[2];  // of nothing
     weigh(0, fade);
     pack_weights();
-    finish_step(0, 0);
-    stage = 1;
+    next_stage();
   }
   for (int step = 1; step < own_steps; ++step) {
-    ptx::wait_for_phase(full + stage * 8, parity);
+    ptx::wait_for_phase(ring.full_of(stage), parity);
     wait_for_turn(warpgroup);
     begin_scores(stage);
     begin_values(before_of(stage));
@@ -311,23 +338,21 @@ __global__ void __launch_bounds__(kThreads, 1)
       for (int i = 0; i < kDim / 2; ++i) out[i] *= fade[i / 2 % 2];
     }
     pack_weights();
-    finish_step(step, stage);
-    stage = next_of(stage);
-    if (stage == 0) parity ^= 1;
+    next_stage();
   }
   if (own_steps > 0) {
+    if (own_steps == steps && of.keys % kKeys != 0) clear_values(before_of(stage));
     begin_values(before_of(stage));
     ptx::wait_for_products();
     ptx::take_sums(out);
   }
-  for (int step = own_steps; step < steps; ++step) {  // keys for other warpgroups
+  for (int step = own_steps; step < steps; ++step) {  // keys for the other warpgroup
+    ptx::wait_for_phase(ring.full_of(stage), parity);
     wait_for_turn(warpgroup);
     pass_turn(step);
     if (step > 0) release(before_of(stage));
-    finish_step(step, stage);
-    stage = next_of(stage);
+    next_stage();
   }
-  ptx::wait_for_copies();
 
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -357,7 +382,8 @@ void launch(const AttentionArgs &args, int tokens, cudaStream_t stream) {
   const int tile_tokens = kRows / args.group;
   const dim3 grid(static_cast<unsigned>(args.heads / args.group),
                   static_cast<unsigned>(tokens / tile_tokens + args.sequences));
-  hopper_prefill_kernel<T, kDim><<<grid, kThreads, kBytes, stream>>>(args, tile_tokens);
+  hopper_prefill_kernel<T, kDim><<<grid, kThreads, kBytes, stream>>>(
+      args, map_of_rows(args.kv, kDim, kKvPageTokens), tile_tokens);
   ZI_CUDA_LAUNCHED();
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cuda.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -71,16 +72,30 @@ __device__ inline void arrive_after_copies(std::uint32_t barrier) {
 __device__ inline void show_barriers() {
   asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
 }
+/// An arrival after which the phase does not end before copies of so many bytes.
+__device__ inline void arrive_expecting(std::uint32_t barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(barrier), "r"(bytes)
+               : "memory");
+}
 /// Starts a copy of `bytes`, a multiple of 16, and arrives at `barrier`, whose phase does not end
 /// before the copy. By one thread. What was there before is read, and by matrix units alone.
 __device__ inline void copy_bulk(std::uint32_t shared, const void* global, int bytes,
                                  std::uint32_t barrier) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(barrier), "r"(bytes)
-               : "memory");
+  arrive_expecting(barrier, bytes);
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::
           "r"(shared),
       "l"(global), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+/// The same of a box of a matrix that map_of_rows describes, from that element on; `shared` is a
+/// multiple of 1024. It does not arrive: arrive_expecting says how many bytes come.
+__device__ inline void copy_box(std::uint32_t shared, const CUtensorMap& map, int column, int row,
+                                std::uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], "
+      "[%1, {%2, %3}], [%4];\n" ::"r"(shared),
+      "l"(&map), "r"(column), "r"(row), "r"(barrier)
       : "memory");
 }
 /// Waits for the end of the phase of this parity: of the first phase it is 0. What was copied is
@@ -94,6 +109,17 @@ __device__ inline void wait_for_phase(std::uint32_t barrier, int parity) {
       "}\n" ::"r"(barrier),
       "r"(parity)
       : "memory");
+}
+
+/// Gives registers of a warpgroup back, or takes what others gave: each thread then has so many, a
+/// multiple of 8. By all warps of the warpgroup.
+template <int kCount>
+__device__ inline void give_registers_but() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(kCount));
+}
+template <int kCount>
+__device__ inline void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(kCount));
 }
 
 /// After wait_for_products: keeps the compiler from reading sums before it.
