@@ -1,6 +1,6 @@
 // What a RecentMap keeps.
 
-#include "engine/recent_map.h"
+#include "zero_infer/recent_map.h"
 
 #include <gtest/gtest.h>
 

@@ -170,7 +170,8 @@ class Ops {
 
   /// activate of matmul: y (rows, w[0].rows) of `y_dtype`. w is one matrix, or the gate and `up`
   /// with activate.up = w.first(1). `product` (rows, w.padded_rows()) is scratch memory, which may
-  /// or may not be written. `a` and y do not overlap.
+  /// or may not be written. `a` and y do not overlap. Biases, and the sums of a gate and of what it
+  /// opens, may be rounded to a 16-bit `y_dtype` before they are used.
   virtual void matmul_activate(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w,
                                const Activate& activate, float* product, void* y, DType y_dtype,
                                Stream& stream) {
@@ -205,7 +206,7 @@ class Ops {
 
   /// split_qkv of matmul: q, and the pages of each row's position, from a (batch.tokens, w.cols()).
   /// `product` (batch.tokens, w.padded_rows()) is scratch memory, which may or may not be written.
-  /// `a` and q do not overlap.
+  /// `a` and q do not overlap. Queries may be rounded to kv.dtype.
   virtual void matmul_qkv(const void* a, DType a_dtype, const Matrices& w, const QkvSplit& split,
                           const RaggedBatch& batch, const KvLayer& kv, float* product, float* q,
                           Stream& stream) {

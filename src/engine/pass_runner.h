@@ -16,7 +16,6 @@
 #include "engine/pass_inputs.h"
 #include "engine/pass_timer.h"
 #include "engine/pass_times.h"
-#include "engine/recent_map.h"
 #include "engine/row_exchange.h"
 #include "engine/scheduler.h"
 #include "engine/split_ops.h"
@@ -27,6 +26,7 @@
 #include "zero_infer/device.h"
 #include "zero_infer/model.h"
 #include "zero_infer/ops.h"
+#include "zero_infer/recent_map.h"
 
 namespace zi {
 

@@ -1,6 +1,9 @@
 #pragma once
 
+#include <cublasLt.h>
 #include <cublas_v2.h>
+
+#include "zero_infer/dtype.h"
 
 namespace zi {
 
@@ -36,4 +39,36 @@ struct CublasLibrary {
 /// Loads it at the first call. Throws CudaError with the loader's reason.
 const CublasLibrary& cublas_library();
 
+/// The same of cuBLASLt, which cuBLAS is made of. A cublasHandle_t serves as its handle.
+struct CublasLtLibrary {
+  decltype(&cublasLtMatmulDescCreate) create_product;
+  decltype(&cublasLtMatmulDescDestroy) destroy_product;
+  decltype(&cublasLtMatmulDescSetAttribute) set_product;
+  decltype(&cublasLtMatrixLayoutCreate) create_layout;
+  decltype(&cublasLtMatrixLayoutDestroy) destroy_layout;
+  decltype(&cublasLtMatmulPreferenceCreate) create_preference;
+  decltype(&cublasLtMatmulPreferenceDestroy) destroy_preference;
+  decltype(&cublasLtMatmulPreferenceSetAttribute) set_preference;
+  decltype(&cublasLtMatmulAlgoGetHeuristic) choose_algorithms;
+  decltype(&cublasLtMatmul) multiply;
+};
+
+/// Loads it at the first call. Throws CudaError with the loader's reason.
+const CublasLtLibrary& cublas_lt_library();
+
+/// The libraries' name of a type.
+cudaDataType_t cublas_type(DType dtype);
+
+/// Throws CudaError `call failed: text` with file and line.
+[[noreturn]] void throw_cublas(cublasStatus_t status, const char* call, const char* file, int line);
+
 }  // namespace zi
+
+/// Checks a call of either library.
+#define ZI_CUBLAS(call)                                         \
+  do {                                                          \
+    const cublasStatus_t zi_status = (call);                    \
+    if (zi_status != CUBLAS_STATUS_SUCCESS) {                   \
+      ::zi::throw_cublas(zi_status, #call, __FILE__, __LINE__); \
+    }                                                           \
+  } while (false)

@@ -222,16 +222,18 @@ __global__ void __launch_bounds__(kThreads, 1)
   /// changed: then out must be multiplied by `fade`.
   const auto weigh = [&](int step, float(&fade)[2]) {
     const int first_key = step * kKeys;
-    // ALiBi is relative to the row's own position: softmax does not see that, and near keys, which
-    // weigh most, carry the smallest rounding.
     const int first_column = first_key + pair;
+    // ALiBi is relative to the row's own position: softmax does not see that, and near keys, which
+    // weigh most, carry the smallest rounding. What a row's keys share is added to none of them.
+    float shared[2] = {0.0f, 0.0f};
     if (a.slopes != nullptr) {
-      const float first_distance[2] = {static_cast<float>(first_column - row_position[0]),
-                                       static_cast<float>(first_column - row_position[1])};
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        shared[r] = slope[r] * static_cast<float>(first_column - row_position[r]);
+      }
 #pragma unroll
       for (int i = 0; i < kKeys / 2; ++i) {
-        const float distance = first_distance[i / 2 % 2] + static_cast<float>(i / 4 * 8 + i % 2);
-        weights[i] = fmaf(slope[i / 2 % 2], distance, weights[i]);
+        weights[i] = fmaf(slope[i / 2 % 2], static_cast<float>(i / 4 * 8 + i % 2), weights[i]);
       }
     }
     if (first_key + kKeys - 1 > first_position) {  // some row does not see some key
@@ -245,7 +247,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
     for (int i = 0; i < kKeys / 2; ++i) best[i / 2 % 2] = fmaxf(best[i / 2 % 2], weights[i]);
 #pragma unroll
-    for (int r = 0; r < 2; ++r) best[r] = quad_maximum(best[r]);
+    for (int r = 0; r < 2; ++r) best[r] = quad_maximum(best[r] + shared[r]);
     // Differences: a sum of a large reference and the slack would be rounded.
     const bool changes =
         __any_sync(0xffffffffu, best[0] - reference[0] > kSlack || best[1] - reference[1] > kSlack);
@@ -258,9 +260,10 @@ __global__ void __launch_bounds__(kThreads, 1)
         total[r] *= fade[r];
       }
     }
+    const float of_weights[2] = {reference[0] - shared[0], reference[1] - shared[1]};
 #pragma unroll
     for (int i = 0; i < kKeys / 2; ++i) {
-      weights[i] = ptx::exp2(weights[i] - reference[i / 2 % 2]);
+      weights[i] = ptx::exp2(weights[i] - of_weights[i / 2 % 2]);
       total[i / 2 % 2] += weights[i];
     }
     return changes;

@@ -13,25 +13,17 @@
 namespace zi {
 namespace {
 
-#define ZI_CUBLAS(call)                                                                            \
-  do {                                                                                             \
-    const cublasStatus_t zi_status = (call);                                                       \
-    if (zi_status != CUBLAS_STATUS_SUCCESS) {                                                      \
-      throw CudaError(fmt::format("{} failed: {} at {}:{}", #call,                                 \
-                                  cublas_library().status_string(zi_status), __FILE__, __LINE__)); \
-    }                                                                                              \
-  } while (false)
-
-cudaDataType_t cuda_type(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return CUDA_R_32F;
-    case DType::kFloat16:
-      return CUDA_R_16F;
-    case DType::kBFloat16:
-      return CUDA_R_16BF;
-  }
-  throw Error("a product was given a dtype that does not exist");
+/// Some of the rows of a block, as a matrix of one block.
+RowBlockMatrix rows_of_block(const RowBlockMatrix& w, int block, std::int64_t first,
+                             std::int64_t count) {
+  return {.data = w.data + static_cast<std::size_t>(block) * w.block_stride_bytes +
+                  static_cast<std::size_t>(first) * w.row_bytes(),
+          .rows = count,
+          .cols = w.cols,
+          .blocks = 1,
+          .rows_per_block = count,
+          .block_stride_bytes = 0,
+          .format = w.format};
 }
 
 }  // namespace
@@ -43,6 +35,7 @@ CudaMatmul::CudaMatmul(std::span<std::byte> workspace, std::span<std::byte> scra
   ZI_CUBLAS(cublas_library().set_math_mode(
       handle_, static_cast<cublasMath_t>(CUBLAS_DEFAULT_MATH |
                                          CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)));
+  rounded_.emplace(handle_, workspace_);
 }
 
 CudaMatmul::~CudaMatmul() { cublas_library().destroy(handle_); }
@@ -62,7 +55,7 @@ void CudaMatmul::run(const void* a, DType a_dtype, std::int64_t rows, const Matr
     if (w.format().packed()) {
       product_of_packed(a, a_dtype, rows, w[i], columns, w.padded_rows(), stream);
     } else if (w.format() == a_dtype) {
-      product(a, cuda_type(a_dtype), rows, w[i], columns, w.padded_rows());
+      product(a, cublas_type(a_dtype), rows, w[i], columns, w.padded_rows());
     } else {
       product_in_float32(a, a_dtype, rows, w[i], columns, w.padded_rows(), stream);
     }
@@ -94,6 +87,44 @@ bool CudaMatmul::run_streamed(const void* a, DType a_dtype, std::int64_t rows, c
   return false;
 }
 
+bool CudaMatmul::run_rounded(const void* a, DType type, std::int64_t rows, const RowBlockMatrix& w,
+                             const float* bias, std::optional<Activation> activation, void* scratch,
+                             void* y, std::int64_t ld, cudaStream_t stream) {
+  // The kernels for few rows keep sums in registers, or are bound by other things.
+  if (rows <= WideMatmul::kMaxRows || type == DType::kFloat32 ||
+      !(w.format == type || w.format.packed()) ||
+      (activation && !RoundedProduct::has(*activation))) {
+    return false;
+  }
+  if (bias != nullptr) cuda_convert(bias, DType::kFloat32, scratch, type, w.rows, stream);
+  const std::size_t element = size_of(type);
+  bool done = true;
+  const auto multiply = [&](const RowBlockMatrix& piece, std::int64_t first) {
+    const std::size_t offset = static_cast<std::size_t>(first) * element;
+    done =
+        done && rounded_->run(
+                    {.a = a,
+                     .w = piece.data,
+                     .bias = bias == nullptr ? nullptr : static_cast<std::byte*>(scratch) + offset,
+                     .y = static_cast<std::byte*>(y) + offset,
+                     .rows = rows,
+                     .w_rows = piece.rows,
+                     .cols = piece.cols,
+                     .ld = ld,
+                     .type = type,
+                     .activation = activation},
+                    stream);
+  };
+  if (w.format.packed()) {
+    unpack_in_pieces(w, type, multiply, stream);
+  } else {
+    for (int block = 0; block < w.blocks; ++block) {
+      multiply(rows_of_block(w, block, 0, w.rows_per_block), block * w.rows_per_block);
+    }
+  }
+  return done;
+}
+
 void CudaMatmul::product(const void* a, cudaDataType_t type, std::int64_t rows,
                          const RowBlockMatrix& w, float* y, std::int64_t ld) {
   // cuBLAS counts columns first: y^T (block rows, rows) = w (block rows, cols) . a^T (cols, rows).
@@ -115,11 +146,11 @@ void CudaMatmul::product(const void* a, cudaDataType_t type, std::int64_t rows,
                                                   CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
 }
 
-void CudaMatmul::product_of_packed(const void* a, DType a_dtype, std::int64_t rows,
-                                   const RowBlockMatrix& w, float* y, std::int64_t ld,
-                                   cudaStream_t stream) {
-  const auto most = static_cast<std::int64_t>(
-      scratch_.size() / (static_cast<std::size_t>(w.cols) * size_of(a_dtype)));
+template <typename Call>
+void CudaMatmul::unpack_in_pieces(const RowBlockMatrix& w, DType type, const Call& call,
+                                  cudaStream_t stream) {
+  const auto most = static_cast<std::int64_t>(scratch_.size() /
+                                              (static_cast<std::size_t>(w.cols) * size_of(type)));
   if (most == 0) {
     throw Error(fmt::format("rows of {} elements are too long to be unpacked", w.cols));
   }
@@ -131,19 +162,24 @@ void CudaMatmul::product_of_packed(const void* a, DType a_dtype, std::int64_t ro
   for (int block = 0; block < w.blocks; ++block) {
     for (std::int64_t first = 0; first < w.rows_per_block; first += piece_rows) {
       const std::int64_t count = std::min(piece_rows, w.rows_per_block - first);
-      cuda_unpack_rows(w.data + static_cast<std::size_t>(block) * w.block_stride_bytes +
-                           static_cast<std::size_t>(first) * w.row_bytes(),
-                       count, w.cols, w.format, a_dtype, scratch_.data(), stream);
-      const RowBlockMatrix piece{.data = scratch_.data(),
-                                 .rows = count,
-                                 .cols = w.cols,
-                                 .blocks = 1,
-                                 .rows_per_block = count,
-                                 .block_stride_bytes = 0,
-                                 .format = a_dtype};
-      product(a, cuda_type(a_dtype), rows, piece, y + block * w.rows_per_block + first, ld);
+      RowBlockMatrix piece = rows_of_block(w, block, first, count);
+      cuda_unpack_rows(piece.data, count, w.cols, w.format, type, scratch_.data(), stream);
+      piece.data = scratch_.data();
+      piece.format = type;
+      call(piece, block * w.rows_per_block + first);
     }
   }
+}
+
+void CudaMatmul::product_of_packed(const void* a, DType a_dtype, std::int64_t rows,
+                                   const RowBlockMatrix& w, float* y, std::int64_t ld,
+                                   cudaStream_t stream) {
+  unpack_in_pieces(
+      w, a_dtype,
+      [&](const RowBlockMatrix& piece, std::int64_t first) {
+        product(a, cublas_type(a_dtype), rows, piece, y + first, ld);
+      },
+      stream);
 }
 
 void CudaMatmul::product_in_float32(const void* a, DType a_dtype, std::int64_t rows,
@@ -169,15 +205,8 @@ void CudaMatmul::product_in_float32(const void* a, DType a_dtype, std::int64_t r
     for (int block = 0; block < w.blocks; ++block) {
       for (std::int64_t first = 0; first < w.rows_per_block; first += most) {
         const std::int64_t w_count = std::min(most, w.rows_per_block - first);
-        RowBlockMatrix piece{.data = w.data +
-                                     static_cast<std::size_t>(block) * w.block_stride_bytes +
-                                     static_cast<std::size_t>(first) * w.row_bytes(),
-                             .rows = w_count,
-                             .cols = w.cols,
-                             .blocks = 1,
-                             .rows_per_block = w_count,
-                             .block_stride_bytes = 0,
-                             .format = DType::kFloat32};
+        RowBlockMatrix piece = rows_of_block(w, block, first, w_count);
+        piece.format = DType::kFloat32;
         if (w.format != DType::kFloat32) {
           cuda_convert(piece.data, w.format.dtype, w_piece, DType::kFloat32, w_count * w.cols,
                        stream);

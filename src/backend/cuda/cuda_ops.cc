@@ -8,6 +8,7 @@
 #include "backend/cuda/row_kernels.h"
 #include "backend/host/attention_shape.h"
 #include "backend/host/sample_rows.h"
+#include "zero_infer/bytes.h"
 #include "zero_infer/error.h"
 
 namespace zi {
@@ -46,7 +47,7 @@ class CudaOps final : public Ops {
 
   void activate(const float* x, std::int64_t ld, const Activate& activate, std::int64_t rows,
                 std::int64_t cols, void* y, DType y_dtype, Stream& stream) override {
-    cuda_activate(x, ld, activate, rows, cols, y, y_dtype, cuda_stream(stream));
+    cuda_activate(x, DType::kFloat32, ld, activate, rows, cols, y, y_dtype, cuda_stream(stream));
   }
 
   void matmul_activate(const void* a, DType a_dtype, std::int64_t rows, const Matrices& w,
@@ -55,6 +56,9 @@ class CudaOps final : public Ops {
     const auto output = activate_output(activate, y, w);
     if (output && (w.format() == y_dtype || (w.format().packed() && a_dtype == y_dtype)) &&
         matmul_.run_streamed(a, a_dtype, rows, w, *output, cuda_stream(stream))) {
+      return;
+    }
+    if (a_dtype == y_dtype && activate_rounded(a, a_dtype, rows, w, activate, product, y, stream)) {
       return;
     }
     Ops::matmul_activate(a, a_dtype, rows, w, activate, product, y, y_dtype, stream);
@@ -93,6 +97,16 @@ class CudaOps final : public Ops {
     const auto output = qkv_output(w, split, batch, kv, q);
     if (output && (w.format() == kv.dtype || (w.format().packed() && a_dtype == kv.dtype)) &&
         matmul_.run_streamed(a, a_dtype, batch.tokens, w, *output, cuda_stream(stream))) {
+      return;
+    }
+    // Keys and values are rounded once, as otherwise; queries are rounded before they are scaled,
+    // too, which the range of float16 might not bear.
+    if (a_dtype == DType::kBFloat16 && kv.dtype == a_dtype && w.size() == 1 &&
+        is_interleaved(split, kv) &&
+        matmul_.run_rounded(a, a_dtype, batch.tokens, w[0], split.q.bias, {},
+                            behind_rounded(product, batch.tokens, w), product, w.padded_rows(),
+                            cuda_stream(stream))) {
+      cuda_split_rounded_qkv(product, w.padded_rows(), batch, kv, q, cuda_stream(stream));
       return;
     }
     Ops::matmul_qkv(a, a_dtype, w, split, batch, kv, product, q, stream);
@@ -153,6 +167,33 @@ class CudaOps final : public Ops {
   }
 
  private:
+  /// matmul_activate of many rows, whose sums are rounded to `type` on their way: without a gate
+  /// after the activation, so that this is no loss. Gates of float16 keep their range.
+  bool activate_rounded(const void* a, DType type, std::int64_t rows, const Matrices& w,
+                        const Activate& activate, float* product, void* y, Stream& stream) {
+    cudaStream_t const on = cuda_stream(stream);
+    if (activate.up < 0) {
+      return w.size() == 1 && w.padded_rows() == w[0].rows &&
+             matmul_.run_rounded(a, type, rows, w[0], activate.bias, activate.activation, product,
+                                 y, w[0].rows, on);
+    }
+    if (type != DType::kBFloat16) return false;
+    for (std::size_t i = 0; i < w.size(); ++i) {
+      if (!matmul_.run_rounded(a, type, rows, w[i], nullptr, {}, nullptr,
+                               reinterpret_cast<std::uint16_t*>(product) + w.first(i),
+                               w.padded_rows(), on)) {
+        return false;
+      }
+    }
+    cuda_activate(product, type, w.padded_rows(), activate, rows, w[0].rows, y, type, on);
+    return true;
+  }
+
+  /// Where a product's scratch memory is free behind its sums in 16 bits.
+  static void* behind_rounded(float* product, std::int64_t rows, const Matrices& w) {
+    return product + ceil_div(rows * w.padded_rows(), std::int64_t{128}) * 64;
+  }
+
   std::span<std::byte> scratch() const {
     return memory_.span().subspan(kCublasBytes, kScratchBytes);
   }

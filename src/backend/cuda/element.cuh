@@ -34,25 +34,51 @@ __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
   return __float2bfloat16_rn(x);
 }
 
-/// Four neighbours, moved by one access.
-template <typename T>
-struct alignas(4 * sizeof(T)) Four {
-  T v[4];
+/// Neighbours, a power of two of them, moved by accesses of up to 16 bytes.
+template <typename T, int kCount>
+struct alignas(kCount * sizeof(T)) Neighbours {
+  T v[kCount];
 };
+template <typename T>
+using Four = Neighbours<T, 4>;
+
+/// Zeros for null.
+template <int kCount, typename T>
+__device__ __forceinline__ Neighbours<float, kCount> load_floats(const T* from) {
+  Neighbours<float, kCount> floats{};
+  if (from == nullptr) return floats;
+  const auto x = *reinterpret_cast<const Neighbours<T, kCount>*>(from);
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) floats.v[i] = to_float(x.v[i]);
+  return floats;
+}
+
+template <typename T, int kCount>
+__device__ __forceinline__ void store_floats(T* to, const Neighbours<float, kCount>& floats) {
+  Neighbours<T, kCount> x;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) x.v[i] = from_float<T>(floats.v[i]);
+  *reinterpret_cast<Neighbours<T, kCount>*>(to) = x;
+}
+
+/// x / (1 + e^y), to some units in the last place of float32: -0 where the power overflows.
+__device__ __forceinline__ float over_one_plus_exp(float x, float y) {
+  return __fdividef(x, 1.0f + __expf(y));
+}
 
 /// x / (1 + e^-2u) is 0.5 x (1 + tanh(u)), the tanh form of GELU.
 __device__ __forceinline__ float activated(Activation activation, float x) {
   switch (activation) {
     case Activation::kGeluTanh: {
       const float u = 0.79788456f * x * (1.0f + 0.044715f * x * x);
-      return x / (1.0f + expf(-2.0f * u));
+      return over_one_plus_exp(x, -2.0f * u);
     }
     case Activation::kGelu:
       return 0.5f * x * (1.0f + erff(x * 0.70710678f));
     case Activation::kRelu:
       return x < 0.0f ? 0.0f : x;  // NaN stays NaN
     case Activation::kSilu:
-      return x / (1.0f + expf(-x));
+      return over_one_plus_exp(x, -x);
   }
   return x;
 }

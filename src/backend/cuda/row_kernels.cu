@@ -177,44 +177,26 @@ void normalize(const NormInput& in, const Norm& norm, std::int64_t rows, std::in
   });
 }
 
-template <typename T, int kWidth>
-__global__ void activate_kernel(const float* x, std::int64_t ld, Activate activate,
-                                std::int64_t rows, std::int64_t cols, T* y) {
+template <typename T, typename X, int kWidth>
+__global__ void activate_kernel(const X* x, std::int64_t ld, Activate activate, std::int64_t rows,
+                                std::int64_t cols, T* y) {
   wait_for_previous();
   const std::int64_t col =
       (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * kWidth;
   if (col >= cols) return;
-  using Values = Four<float>;
-  const auto load = [](const float* from) {
-    Values v{};
-    if (from == nullptr) return v;
-    if constexpr (kWidth == 4) {
-      v = *reinterpret_cast<const Values*>(from);
-    } else {
-      v.v[0] = *from;
-    }
-    return v;
-  };
   const auto at = [&](const float* vector) { return vector == nullptr ? nullptr : vector + col; };
-  const Values bias = load(at(activate.bias));
-  const Values up_bias = load(at(activate.up_bias));
+  const auto bias = load_floats<kWidth>(at(activate.bias));
+  const auto up_bias = load_floats<kWidth>(at(activate.up_bias));
   for (std::int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
-    const float* const from = x + row * ld + col;
-    const Values v = load(from);
-    const Values up = load(activate.up < 0 ? nullptr : from + activate.up);
-    Four<T> out;
+    const X* const from = x + row * ld + col;
+    auto v = load_floats<kWidth>(from);
+    const auto up = load_floats<kWidth>(activate.up < 0 ? nullptr : from + activate.up);
 #pragma unroll
     for (int j = 0; j < kWidth; ++j) {
-      float value = activated(activate.activation, v.v[j] + bias.v[j]);
-      if (activate.up >= 0) value *= up.v[j] + up_bias.v[j];
-      out.v[j] = from_float<T>(value);
+      v.v[j] = activated(activate.activation, v.v[j] + bias.v[j]);
+      if (activate.up >= 0) v.v[j] *= up.v[j] + up_bias.v[j];
     }
-    T* const to = y + row * cols + col;
-    if constexpr (kWidth == 4) {
-      *reinterpret_cast<Four<T>*>(to) = out;
-    } else {
-      *to = out.v[0];
-    }
+    store_floats(y + row * cols + col, v);
   }
 }
 
@@ -263,6 +245,7 @@ __global__ void gather_rows_kernel(const T* x, const std::int32_t* rows, std::in
 
 template <typename From, typename To>
 __global__ void convert_kernel(const From* x, To* y, std::int64_t count) {
+  wait_for_previous();
   const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
        i += stride) {
@@ -297,6 +280,29 @@ dim3 grid_of(std::int64_t rows, std::int64_t cols, int width) {
           static_cast<unsigned>(std::min(rows, kMostGridY))};
 }
 
+template <typename T, typename X, int kWidth>
+bool launch_activate(const X* x, std::int64_t ld, const Activate& activate, std::int64_t rows,
+                     std::int64_t cols, T* y, cudaStream_t stream) {
+  if (cols % kWidth != 0 || ld % kWidth != 0 || (activate.up >= 0 && activate.up % kWidth != 0) ||
+      !is_aligned(x, kWidth * sizeof(X)) || !is_aligned(activate.bias, kWidth * sizeof(float)) ||
+      !is_aligned(activate.up_bias, kWidth * sizeof(float)) || !is_aligned(y, kWidth * sizeof(T))) {
+    return false;
+  }
+  launch_early(activate_kernel<T, X, kWidth>, grid_of(rows, cols, kWidth), kElementThreads, 0,
+               stream, x, ld, activate, rows, cols, y);
+  return true;
+}
+
+/// With accesses of x of 16 bytes where they can be.
+template <typename T, typename X>
+void launch_activate(const X* x, std::int64_t ld, const Activate& activate, std::int64_t rows,
+                     std::int64_t cols, T* y, cudaStream_t stream) {
+  constexpr int kMostWidth = 16 / sizeof(X);
+  if (!launch_activate<T, X, kMostWidth>(x, ld, activate, rows, cols, y, stream)) {
+    launch_activate<T, X, 1>(x, ld, activate, rows, cols, y, stream);
+  }
+}
+
 /// Blocks for a walk over `count` elements.
 unsigned blocks_of(std::int64_t count) {
   return static_cast<unsigned>(
@@ -316,20 +322,16 @@ void cuda_bias_residual_norm(const float* x, std::int64_t ld, const float* bias,
   normalize({x, ld, bias, residual}, norm, rows, cols, y, y_dtype, stream);
 }
 
-void cuda_activate(const float* x, std::int64_t ld, const Activate& activate, std::int64_t rows,
-                   std::int64_t cols, void* y, DType y_dtype, cudaStream_t stream) {
+void cuda_activate(const void* x, DType x_dtype, std::int64_t ld, const Activate& activate,
+                   std::int64_t rows, std::int64_t cols, void* y, DType y_dtype,
+                   cudaStream_t stream) {
   if (rows == 0) return;
   with_type(y_dtype, [&]<typename T>(T) {
     T* const out = static_cast<T*>(y);
-    const bool vector = cols % 4 == 0 && ld % 4 == 0 && (activate.up < 0 || activate.up % 4 == 0) &&
-                        is_aligned(x, 16) && is_aligned(activate.bias, 16) &&
-                        is_aligned(activate.up_bias, 16) && is_aligned(y, 4 * sizeof(T));
-    if (vector) {
-      launch_early(activate_kernel<T, 4>, grid_of(rows, cols, 4), kElementThreads, 0, stream, x, ld,
-                   activate, rows, cols, out);
+    if (x_dtype == DType::kFloat32) {
+      launch_activate(static_cast<const float*>(x), ld, activate, rows, cols, out, stream);
     } else {
-      launch_early(activate_kernel<T, 1>, grid_of(rows, cols, 1), kElementThreads, 0, stream, x, ld,
-                   activate, rows, cols, out);
+      launch_activate(static_cast<const T*>(x), ld, activate, rows, cols, out, stream);
     }
   });
 }
@@ -374,9 +376,8 @@ void cuda_convert(const void* x, DType from, void* y, DType to, std::int64_t cou
   }
   with_type(from, [&]<typename From>(From) {
     with_type(to, [&]<typename To>(To) {
-      convert_kernel<<<blocks_of(count), kElementThreads, 0, stream>>>(static_cast<const From*>(x),
-                                                                       static_cast<To*>(y), count);
-      ZI_CUDA_LAUNCHED();
+      launch_early(convert_kernel<From, To>, blocks_of(count), kElementThreads, 0, stream,
+                   static_cast<const From*>(x), static_cast<To*>(y), count);
     });
   });
 }

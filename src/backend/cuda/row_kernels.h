@@ -15,8 +15,10 @@ void cuda_normalize(const float* x, const Norm& norm, std::int64_t rows, std::in
 void cuda_bias_residual_norm(const float* x, std::int64_t ld, const float* bias, float* residual,
                              const Norm& norm, std::int64_t rows, std::int64_t cols, void* y,
                              DType y_dtype, cudaStream_t stream);
-void cuda_activate(const float* x, std::int64_t ld, const Activate& activate, std::int64_t rows,
-                   std::int64_t cols, void* y, DType y_dtype, cudaStream_t stream);
+/// x is float32, or of y's type.
+void cuda_activate(const void* x, DType x_dtype, std::int64_t ld, const Activate& activate,
+                   std::int64_t rows, std::int64_t cols, void* y, DType y_dtype,
+                   cudaStream_t stream);
 void cuda_bias_residual(const float* x, std::int64_t ld, const float* bias, std::int64_t rows,
                         std::int64_t cols, float* residual, cudaStream_t stream);
 void cuda_gather_rows(const void* x, DType dtype, const std::int32_t* rows, std::int64_t count,
