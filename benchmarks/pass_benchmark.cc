@@ -273,6 +273,13 @@ Bound bound_of(World& world, Engine& engine, const Options& o, const Measured& m
   return {weights, limits[Link::kDeviceMemory], "a bare copy in device memory, reads plus writes"};
 }
 
+/// A row of a prompt sees half of its keys on average, in two products.
+double attention_operations(const Engine& engine, std::int64_t prompt_tokens, double rows) {
+  const ModelConfig& c = engine.model().config();
+  const double mean_keys = static_cast<double>(prompt_tokens + 1) / 2;
+  return 4 * static_cast<double>(c.layers * c.heads * c.head_dim) * rows * mean_keys;
+}
+
 ordered_json line_of(World& world, Engine& engine, const Options& o, std::int64_t batch,
                      const Measured& m, const Bound& bound, const RunLimits& limits,
                      std::size_t peak_device, std::size_t peak_host) {
@@ -309,6 +316,11 @@ ordered_json line_of(World& world, Engine& engine, const Options& o, std::int64_
   line[fmt::format("limit_{}", unit)] = bound.rate * scale;
   line["limit_how"] = bound.how;
   line["ratio"] = achieved / bound.rate;
+  if (prompts) {
+    const double attention = attention_operations(engine, o.prompt_tokens, m.rows);
+    line["attention_operations_per_pass"] = attention;
+    line["ratio_with_attention"] = (bound.amount + attention) / m.pass() / bound.rate;
+  }
   const MemoryPlan& plan = engine.plan();
   if (!prompts && world.size() == 1 && plan.host_shards + plan.nvme_shards == 0) {
     const double seconds = bare_products_seconds(world, engine, batch, o.repeats);

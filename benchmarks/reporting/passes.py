@@ -147,7 +147,9 @@ def where_blocks_rest(line: Result) -> str:
 
 def moved(line: Result) -> str:
     if line.name == PROMPT_PASS:
-        return f"{significant(line['operations_per_pass'] / 1e12)} TFLOP"
+        text = f"{significant(line['operations_per_pass'] / 1e12)} TFLOP"
+        attention = line.get("attention_operations_per_pass")
+        return f"{text}, attention {significant(attention / 1e12)}" if attention else text
     verb = {"gathered": "received", "resident": "weights read", "staying": "weights read"}.get(travel(line))
     verb = verb or {"host": "copied", "nvme": "read"}[line["tier"]]
     return f"{size(line['bytes_per_pass'])} {verb}"
@@ -169,6 +171,8 @@ def _cells(line: Result, limits: Notes, runs: Notes) -> list[str]:
         how = "bare products of as many rows with every weight, one after the other"
         limit += f"; {significant(line['bare_products_ms'], 3)} ms ({limits.mark(how)})"
         share += f"; {line['ratio_to_bare_products']:.2f}"
+    if "ratio_with_attention" in line.fields:
+        share += f"; {line['ratio_with_attention']:.2f} with attention's"
     return [
         shape(line["model"]) + types_of(line),
         where_blocks_rest(line),
