@@ -135,7 +135,8 @@ struct SampleResults {
 
 /// The operations of a pass, enqueued on a stream. Matrices are row-major, `ld` is a leading
 /// dimension in elements, all pointers are to device memory. The residual `x`, products and softmax
-/// are float32; inputs of products and the KV cache have the compute type. A row's result never
+/// are float32, but where an op says otherwise; inputs of products and the KV cache have the compute
+/// type. A row's result never
 /// depends on the other rows of the batch: on the CPU backend not in one bit.
 ///
 /// A GPU may read some operands while the stream's last kernels still run: weights, vectors (gamma,
